@@ -1,0 +1,1 @@
+//! meta.json, marks, fetching and filtering block lists, upload, download, verify.

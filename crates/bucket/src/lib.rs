@@ -1,0 +1,1 @@
+//! Thanos' objstore configuration over object_store, with metrics and retry.

@@ -1,0 +1,1 @@
+//! Replicas into one series, at sample and chunk level.

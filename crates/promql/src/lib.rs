@@ -1,0 +1,6 @@
+//! PromQL: parse, plan, execute; the `.test` script runner.
+//!
+//! The crate sees only `parallax_model`; data comes in through [`source::Source`].
+
+pub mod ast;
+pub mod source;

@@ -1,0 +1,1 @@
+//! Seeded series, history in real blocks, a stand-in Prometheus: used by demo and by tests.

@@ -1,0 +1,1 @@
+//! Test certificate authority, StoreAPI fakes, process harness, fault schedules; a dev-dependency only.

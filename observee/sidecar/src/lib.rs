@@ -1,0 +1,1 @@
+//! Prometheus to StoreAPI, and its finished blocks to the bucket.

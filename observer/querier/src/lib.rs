@@ -1,0 +1,1 @@
+//! StoreAPIs to one deduplicated answer: fan-out, merge, dedup, PromQL, the Prometheus HTTP API, and StoreAPI again.

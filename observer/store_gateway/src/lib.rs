@@ -1,0 +1,1 @@
+//! A bucket of blocks behind one StoreAPI.

@@ -1,0 +1,1 @@
+//! Authority, issuing, identity, trust bundles, hot-reloaded credentials.
