@@ -1,0 +1,1 @@
+//! Chunks: runs of samples of one series, as bytes.

@@ -1,0 +1,1 @@
+//! Segment files of a block: `chunks/000001` and on.
