@@ -3,4 +3,6 @@
 //! The crate sees only `parallax_model`; data comes in through [`source::Source`].
 
 pub mod ast;
+pub mod engine;
 pub mod source;
+pub mod value;
