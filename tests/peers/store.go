@@ -255,4 +255,3 @@ func fetchInfo(address string) error {
 	}
 	return json.NewEncoder(os.Stdout).Encode(summary)
 }
-
