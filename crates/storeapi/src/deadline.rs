@@ -1,0 +1,88 @@
+//! When a call has to be over: the `grpc-timeout` of a request as an instant.
+//!
+//! A deadline travels as an absolute instant inside a process (a request extension) and as the time left on the wire (gRPC's
+//! `grpc-timeout` header). It covers the whole stream; whoever serves a stream carries the instant into it.
+
+use std::time::{Duration, Instant};
+
+use tonic::Request;
+
+/// The request extension that holds the instant while a request stays in this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Deadline(Instant);
+
+const TIMEOUT_HEADER: &str = "grpc-timeout";
+
+/// Most digits of a `grpc-timeout`, by the gRPC specification.
+const MAX_TIMEOUT_DIGITS: usize = 8;
+
+/// The instant by which the answer has to be complete, or `None` if the caller set no limit.
+///
+/// A header counts from now, so call this first. A malformed header is no limit, as in other gRPC implementations.
+pub fn deadline_of<T>(request: &Request<T>) -> Option<Instant> {
+    if let Some(Deadline(instant)) = request.extensions().get::<Deadline>() {
+        return Some(*instant);
+    }
+    let header = request.metadata().get(TIMEOUT_HEADER)?.to_str().ok()?;
+    Instant::now().checked_add(parse_timeout(header)?)
+}
+
+/// Sets the deadline of `request`, for a callee in this process and for one on the wire.
+pub fn set_deadline<T>(request: &mut Request<T>, deadline: Instant) {
+    request.extensions_mut().insert(Deadline(deadline));
+    request.set_timeout(deadline.saturating_duration_since(Instant::now()));
+}
+
+/// A request with a deadline.
+pub fn with_deadline<T>(message: T, deadline: Option<Instant>) -> Request<T> {
+    let mut request = Request::new(message);
+    if let Some(deadline) = deadline {
+        set_deadline(&mut request, deadline);
+    }
+    request
+}
+
+/// Up to eight digits and a unit, `H M S m u n`.
+fn parse_timeout(header: &str) -> Option<Duration> {
+    let (digits, unit) = header.split_at_checked(header.len().checked_sub(1)?)?;
+    if digits.is_empty() || digits.len() > MAX_TIMEOUT_DIGITS || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let amount: u64 = digits.parse().ok()?;
+    match unit {
+        "H" => Some(Duration::from_secs(amount * 3600)),
+        "M" => Some(Duration::from_secs(amount * 60)),
+        "S" => Some(Duration::from_secs(amount)),
+        "m" => Some(Duration::from_millis(amount)),
+        "u" => Some(Duration::from_micros(amount)),
+        "n" => Some(Duration::from_nanos(amount)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_follow_the_specification() {
+        assert_eq!(parse_timeout("2H"), Some(Duration::from_secs(7200)));
+        assert_eq!(parse_timeout("99999999n"), Some(Duration::from_nanos(99_999_999)));
+        for bad in ["", "5", "S", "-1S", "1.5S", "123456789S", "1s", "5\u{e9}"] {
+            assert_eq!(parse_timeout(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_deadline_is_exact_in_process_and_a_timeout_on_the_wire() {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let request = with_deadline((), Some(deadline));
+        assert_eq!(deadline_of(&request), Some(deadline));
+
+        let mut wire = Request::new(());
+        *wire.metadata_mut() = request.metadata().clone();
+        let received = deadline_of(&wire).unwrap();
+        assert!(received <= deadline + Duration::from_secs(30) && received > Instant::now());
+        assert_eq!(deadline_of(&Request::new(())), None);
+    }
+}
