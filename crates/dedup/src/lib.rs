@@ -1,1 +1,150 @@
-//! Replicas into one series, at sample and chunk level.
+//! Replicas into one series, at sample level: what a querier does with the chunks of one label set.
+//!
+//! [`Dedup::series`] takes every chunk that stores returned for one label set (replica labels already taken off),
+//! tells the replicas apart by their overlap in time, decodes each once into columns and merges them with the
+//! penalty or the chain algorithm. Both are exact with Thanos' `pkg/dedup`, so that an answer does not change when
+//! a querier is replaced. Output columns are strictly increasing in time, whatever the chunks held.
+//!
+//! It knows nothing of stores, streams or label sets, and nothing of chunk-level dedup, which the compactor does.
+
+#![forbid(unsafe_code)]
+
+mod chain;
+mod chunks;
+mod cursor;
+mod penalty;
+mod replica;
+
+use parallax_model::{FloatColumn, HistogramColumn, TimeRange};
+
+pub use chunks::{Chunk, ChunkEncoding, split_overlaps};
+pub use replica::{DecodedChunk, decode, decode_replica, join};
+
+/// The samples of one series or replica: each column strictly increasing in time, no timestamp in both.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Samples {
+    pub floats: FloatColumn,
+    pub histograms: HistogramColumn,
+}
+
+impl Samples {
+    pub fn len(&self) -> usize {
+        self.floats.len() + self.histograms.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.floats.is_empty() && self.histograms.is_empty()
+    }
+}
+
+/// Why the samples of a series could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A store sent bytes that are no chunk. Asking again will not help.
+    #[error("decode {encoding:?} chunk [{min_time_ms}, {max_time_ms}]: {reason}")]
+    Chunk { encoding: ChunkEncoding, min_time_ms: i64, max_time_ms: i64, reason: String },
+}
+
+/// How replicas become one series.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Algorithm {
+    /// Follow one replica, and switch only when it has a gap: never more samples than one replica has.
+    #[default]
+    Penalty,
+    /// Every sample of every replica; of equal timestamps one.
+    Chain,
+}
+
+impl Algorithm {
+    /// From the value of `--deduplication.func`.
+    pub fn from_name(name: &str) -> Option<Self> {
+        match name {
+            "penalty" => Some(Self::Penalty),
+            "chain" => Some(Self::Chain),
+            _ => None,
+        }
+    }
+}
+
+/// What one selector does to its series. Without [`Dedup::algorithm`] nothing is altered.
+#[derive(Clone, Debug)]
+pub struct Dedup {
+    /// `None`: no dedup. Then overlapping chunks of one series are chained, and counters stay as they are.
+    pub algorithm: Option<Algorithm>,
+    /// Counters lose their resets (and NaN samples) before they are merged.
+    flattens_counters: bool,
+    /// A switch of replica raises counters, so that they do not fall.
+    raises_counters: bool,
+    /// The whole query's range: merging starts with the first returned sample in it.
+    pub query_range: TimeRange,
+    /// What the caller reads: output is cut to it, after merging.
+    pub output_range: TimeRange,
+}
+
+impl Dedup {
+    /// For the selector inside `function` (empty if there is none).
+    pub fn new(
+        algorithm: Option<Algorithm>,
+        function: &str,
+        query_range: TimeRange,
+        output_range: TimeRange,
+    ) -> Self {
+        let is_counter = matches!(function, "rate" | "irate" | "increase" | "resets");
+        // Thanos asks for counter aggregates for these two as well, but does not raise them on a switch.
+        let is_extended = matches!(function, "xrate" | "xincrease");
+        Self {
+            algorithm,
+            flattens_counters: algorithm.is_some() && (is_counter || is_extended),
+            raises_counters: is_counter,
+            query_range,
+            output_range,
+        }
+    }
+
+    /// The one series that `chunks` hold together, from whatever number of replicas and stores they come.
+    ///
+    /// # Errors
+    /// If a chunk cannot be decoded.
+    pub fn series(&self, chunks: Vec<Chunk>) -> Result<Samples, Error> {
+        let replicas = split_overlaps(chunks);
+        let bounds = match replicas.len() {
+            1 => self.query_range.intersect(&self.output_range),
+            _ => self.query_range,
+        };
+        let decoded: Result<Vec<Samples>, Error> =
+            replicas.iter().map(|chunks| decode_replica(chunks, bounds, self.flattens_counters)).collect();
+        Ok(self.merge(decoded?))
+    }
+
+    /// The one series that `replicas` make, in their order: the first one is preferred.
+    pub fn merge(&self, mut replicas: Vec<Samples>) -> Samples {
+        if replicas.len() < 2 {
+            return replicas.pop().map(|only| cut(only, self.output_range)).unwrap_or_default();
+        }
+        match self.algorithm {
+            Some(Algorithm::Penalty) => penalty::merge(&replicas, self.raises_counters, self.output_range),
+            Some(Algorithm::Chain) | None => chain::merge(&replicas, self.output_range),
+        }
+    }
+}
+
+/// `samples` without those outside of `range`; moves nothing if none is.
+fn cut(mut samples: Samples, range: TimeRange) -> Samples {
+    fn keep(timestamps_ms: &[i64], range: TimeRange) -> std::ops::Range<usize> {
+        let start = timestamps_ms.partition_point(|t| *t < range.min_ms);
+        let end = timestamps_ms.partition_point(|t| *t <= range.max_ms);
+        start..end.max(start)
+    }
+    let floats = keep(&samples.floats.timestamps_ms, range);
+    if floats.len() < samples.floats.len() {
+        samples.floats.timestamps_ms = samples.floats.timestamps_ms.drain(floats.clone()).collect();
+        samples.floats.values = samples.floats.values.drain(floats).collect();
+    }
+    let histograms = keep(&samples.histograms.timestamps_ms, range);
+    if histograms.len() < samples.histograms.len() {
+        samples.histograms.timestamps_ms =
+            samples.histograms.timestamps_ms.drain(histograms.clone()).collect();
+        samples.histograms.values = samples.histograms.values.drain(histograms).collect();
+    }
+    samples
+}
