@@ -1,0 +1,159 @@
+//! What a bucket counts, under Thanos' names, so that existing dashboards and alerts keep working.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+use std::sync::atomic::AtomicU64;
+
+/// What is done to a bucket; the label value `operation` of its metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Operation {
+    Iter,
+    Get,
+    GetRange,
+    Exists,
+    Upload,
+    Delete,
+    Attributes,
+}
+
+impl Operation {
+    const ALL: [Self; 7] =
+        [Self::Iter, Self::Get, Self::GetRange, Self::Exists, Self::Upload, Self::Delete, Self::Attributes];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Iter => "iter",
+            Self::Get => "get",
+            Self::GetRange => "get_range",
+            Self::Exists => "exists",
+            Self::Upload => "upload",
+            Self::Delete => "delete",
+            Self::Attributes => "attributes",
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OperationLabels {
+    bucket: String,
+    operation: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BucketLabels {
+    bucket: String,
+}
+
+/// Upper bounds of the duration histogram, in seconds: Thanos' own.
+const DURATION_BUCKETS_SECONDS: [f64; 12] =
+    [0.001, 0.01, 0.1, 0.3, 0.6, 1.0, 3.0, 6.0, 9.0, 20.0, 30.0, 60.0];
+
+/// The metrics of one or more buckets; a clone counts into the same numbers.
+///
+/// Made once per registry; [`crate::Bucket::with_metrics`] labels them with the bucket's name.
+#[derive(Clone, Debug)]
+pub struct BucketMetrics {
+    operations: Family<OperationLabels, Counter>,
+    failures: Family<OperationLabels, Counter>,
+    duration: Family<OperationLabels, Histogram>,
+    last_upload: Family<BucketLabels, Gauge<f64, AtomicU64>>,
+    fetched: Family<OperationLabels, Counter>,
+}
+
+impl Default for BucketMetrics {
+    fn default() -> Self {
+        Self {
+            operations: Family::default(),
+            failures: Family::default(),
+            duration: Family::new_with_constructor(|| Histogram::new(DURATION_BUCKETS_SECONDS)),
+            last_upload: Family::default(),
+            fetched: Family::default(),
+        }
+    }
+}
+
+impl BucketMetrics {
+    /// Metrics registered in `registry`.
+    pub fn register(registry: &mut Registry) -> Self {
+        let metrics = Self::default();
+        registry.register(
+            "thanos_objstore_bucket_operations",
+            "All attempted operations against a bucket",
+            metrics.operations.clone(),
+        );
+        registry.register(
+            "thanos_objstore_bucket_operation_failures",
+            "Operations against a bucket that failed, apart from objects that do not exist",
+            metrics.failures.clone(),
+        );
+        registry.register(
+            "thanos_objstore_bucket_operation_duration_seconds",
+            "Duration of successful operations against a bucket, retries included",
+            metrics.duration.clone(),
+        );
+        registry.register(
+            "thanos_objstore_bucket_last_successful_upload_time",
+            "Unix time in seconds of the last successful upload",
+            metrics.last_upload.clone(),
+        );
+        registry.register(
+            "thanos_objstore_bucket_operation_fetched_bytes",
+            "Bytes fetched from a bucket",
+            metrics.fetched.clone(),
+        );
+        metrics
+    }
+
+    /// Makes every series of this bucket exist, at zero, so that rates have a start.
+    pub(crate) fn begin(&self, bucket: &str) {
+        for operation in Operation::ALL {
+            let labels = OperationLabels { bucket: bucket.to_owned(), operation: operation.name() };
+            drop(self.operations.get_or_create(&labels));
+            drop(self.failures.get_or_create(&labels));
+        }
+        drop(self.last_upload.get_or_create(&BucketLabels { bucket: bucket.to_owned() }));
+    }
+
+    pub(crate) fn finished(&self, bucket: &str, operation: Operation, outcome: Outcome) {
+        let labels = OperationLabels { bucket: bucket.to_owned(), operation: operation.name() };
+        self.operations.get_or_create(&labels).inc();
+        match outcome {
+            Outcome::Failed => {
+                self.failures.get_or_create(&labels).inc();
+            }
+            Outcome::Missing => {}
+            Outcome::Done { took } => {
+                self.duration.get_or_create(&labels).observe(took.as_secs_f64());
+                if operation == Operation::Upload {
+                    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+                    let labels = BucketLabels { bucket: bucket.to_owned() };
+                    self.last_upload.get_or_create(&labels).set(now.as_secs_f64());
+                }
+            }
+        }
+    }
+
+    pub(crate) fn fetched(&self, bucket: &str, operation: Operation, bytes: usize) {
+        let labels = OperationLabels { bucket: bucket.to_owned(), operation: operation.name() };
+        self.fetched.get_or_create(&labels).inc_by(bytes as u64);
+    }
+
+    /// How many operations of a kind were attempted on a bucket: for tests that count requests.
+    pub fn operations_of(&self, bucket: &str, operation: Operation) -> u64 {
+        let labels = OperationLabels { bucket: bucket.to_owned(), operation: operation.name() };
+        self.operations.get_or_create(&labels).get()
+    }
+}
+
+/// How an operation ended.
+pub(crate) enum Outcome {
+    Done { took: Duration },
+    Missing,
+    Failed,
+}
