@@ -4,4 +4,8 @@ pub mod chunk;
 pub mod crc;
 pub mod cursor;
 pub mod error;
+pub mod index;
+pub mod index_header;
+pub mod postings;
 pub mod segment;
+pub mod tombstones;
