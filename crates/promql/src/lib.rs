@@ -4,5 +4,10 @@
 
 pub mod ast;
 pub mod engine;
+mod lex;
+pub mod memory_source;
+pub mod parse;
+mod print;
+pub mod signature;
 pub mod source;
 pub mod value;
