@@ -1,14 +1,14 @@
 //! What a bucket counts, under Thanos' names, so that existing dashboards and alerts keep working.
 
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use parallax_telemetry::Metrics;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
-use prometheus_client::registry::Registry;
-use std::sync::atomic::AtomicU64;
 
 /// What is done to a bucket; the label value `operation` of its metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -79,35 +79,36 @@ impl Default for BucketMetrics {
 }
 
 impl BucketMetrics {
-    /// Metrics registered in `registry`.
-    pub fn register(registry: &mut Registry) -> Self {
-        let metrics = Self::default();
-        registry.register(
-            "thanos_objstore_bucket_operations",
-            "All attempted operations against a bucket",
-            metrics.operations.clone(),
-        );
-        registry.register(
-            "thanos_objstore_bucket_operation_failures",
-            "Operations against a bucket that failed, apart from objects that do not exist",
-            metrics.failures.clone(),
-        );
-        registry.register(
-            "thanos_objstore_bucket_operation_duration_seconds",
-            "Duration of successful operations against a bucket, retries included",
-            metrics.duration.clone(),
-        );
-        registry.register(
-            "thanos_objstore_bucket_last_successful_upload_time",
-            "Unix time in seconds of the last successful upload",
-            metrics.last_upload.clone(),
-        );
-        registry.register(
-            "thanos_objstore_bucket_operation_fetched_bytes",
-            "Bytes fetched from a bucket",
-            metrics.fetched.clone(),
-        );
-        metrics
+    /// Metrics registered in `registry`; a second call gives the same ones.
+    pub fn register(registry: &Metrics) -> Self {
+        let fresh = Self::default();
+        Self {
+            operations: registry.register(
+                "thanos_objstore_bucket_operations",
+                "All attempted operations against a bucket",
+                fresh.operations,
+            ),
+            failures: registry.register(
+                "thanos_objstore_bucket_operation_failures",
+                "Operations against a bucket that failed, apart from objects that do not exist",
+                fresh.failures,
+            ),
+            duration: registry.register(
+                "thanos_objstore_bucket_operation_duration_seconds",
+                "Duration of successful operations against a bucket, retries included",
+                fresh.duration,
+            ),
+            last_upload: registry.register(
+                "thanos_objstore_bucket_last_successful_upload_time",
+                "Unix time in seconds of the last successful upload",
+                fresh.last_upload,
+            ),
+            fetched: registry.register(
+                "thanos_objstore_bucket_operation_fetched_bytes",
+                "Bytes fetched from a bucket",
+                fresh.fetched,
+            ),
+        }
     }
 
     /// Makes every series of this bucket exist, at zero, so that rates have a start.

@@ -97,8 +97,8 @@ async fn a_missing_directory_is_named_and_never_an_empty_bucket() {
 
 #[tokio::test]
 async fn operations_are_counted_under_thanos_names() {
-    let mut registry = prometheus_client::registry::Registry::default();
-    let metrics = BucketMetrics::register(&mut registry);
+    let registry = parallax_telemetry::Metrics::new();
+    let metrics = BucketMetrics::register(&registry);
     let store = Arc::new(object_store::memory::InMemory::new());
     let bucket = Bucket::new(store, "", "memory")
         .unwrap()
@@ -109,8 +109,7 @@ async fn operations_are_counted_under_thanos_names() {
     assert!(bucket.get_range("a/b", 7..9).await.is_err());
     assert_eq!(metrics.operations_of("memory", Operation::Get), 1);
 
-    let mut text = String::new();
-    prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+    let text = registry.encode().unwrap();
     for line in [
         "thanos_objstore_bucket_operations_total{bucket=\"memory\",operation=\"upload\"} 1",
         "thanos_objstore_bucket_operation_failures_total{bucket=\"memory\",operation=\"get\"} 0",
