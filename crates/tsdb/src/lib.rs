@@ -9,3 +9,5 @@ pub mod index_header;
 pub mod postings;
 pub mod segment;
 pub mod tombstones;
+
+pub use error::TsdbError;
