@@ -11,6 +11,7 @@ mod check;
 mod duration;
 mod error;
 mod literal;
+mod regex_error;
 mod selector;
 
 pub use error::ParseError;
@@ -119,6 +120,8 @@ struct Parser<'a> {
     peeked: Option<Token<'a>>,
     contexts: Vec<Context>,
     nesting: usize,
+    /// A duration function where an expression should stand: fatal, but only if the grammar has no complaint.
+    stray: Option<PosRange>,
 }
 
 impl<'a> Parser<'a> {
@@ -128,7 +131,7 @@ impl<'a> Parser<'a> {
             return Err(ParseError::new("", PosRange::default(), message));
         }
         let lexer = Lexer::new(text, options.later_syntax);
-        Ok(Self { text, options, lexer, peeked: None, contexts: Vec::new(), nesting: 0 })
+        Ok(Self { text, options, lexer, peeked: None, contexts: Vec::new(), nesting: 0, stray: None })
     }
 
     fn peek(&mut self) -> Result<Token<'a>, ParseError> {
@@ -227,7 +230,10 @@ impl<'a> Parser<'a> {
         }
         let node = self.expression(0)?;
         self.expect_end()?;
-        Ok(node.expr)
+        match self.stray {
+            Some(pos) => Err(self.error(pos, "unknown node type: *parser.DurationExpr")),
+            None => Ok(node.expr),
+        }
     }
 
     /// An expression whose binary operators all bind at least as strongly as `min_power`.
@@ -307,11 +313,9 @@ impl<'a> Parser<'a> {
             }
             (T::Identifier, T::LeftParen) => self.call(word),
             (T::Call(Preprocessor::Step | Preprocessor::Range), T::LeftParen) => {
-                // The grammar lets a duration stand here, and the type check knows no such thing.
-                self.next()?;
-                self.expect(T::RightParen)?;
-                self.peek()?;
-                Err(self.error(word.pos, "unknown node type: *parser.DurationExpr"))
+                let pos = self.stray_duration(word)?;
+                self.stray = self.stray.or(Some(pos));
+                self.node(Expr { pos, kind: ExprKind::Number(0.0) }, 1)
             }
             _ => {
                 let expr = self.vector_selector(Some(word))?;

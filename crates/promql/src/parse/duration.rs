@@ -24,6 +24,23 @@ impl Duration {
         }
     }
 
+    /// Where Prometheus sees it begin: `min(…)` and `max(…)` with their first argument.
+    fn first_pos(&self) -> PosRange {
+        fn first(expr: &DurationExpr) -> PosRange {
+            match &expr.kind {
+                DurationKind::Min(left, _)
+                | DurationKind::Max(left, _)
+                | DurationKind::Binary { left, .. }
+                | DurationKind::Paren(left) => first(left),
+                _ => expr.pos,
+            }
+        }
+        match self {
+            Self::Literal { pos, .. } => *pos,
+            Self::Expression(expr) => first(expr),
+        }
+    }
+
     /// As a whole duration: a number alone means seconds.
     pub(super) fn into_ast(self) -> DurationExpr {
         match self {
@@ -71,8 +88,11 @@ impl<'a> Parser<'a> {
                 self.next()?;
                 let next = self.peek()?.kind;
                 let double_sign = matches!(next, TokenKind::Operator(BinaryOp::Add | BinaryOp::Sub));
-                let operand =
-                    if double_sign { self.duration(UNARY_POWER)? } else { self.duration_operand()? };
+                let operand = match next {
+                    _ if double_sign => self.duration(UNARY_POWER)?,
+                    TokenKind::LeftParen => self.duration_in_parentheses()?.0,
+                    _ => self.duration_operand()?,
+                };
                 let signed = self.signed(token, op == BinaryOp::Sub, operand)?;
                 if double_sign { self.duration_operators(signed, 0) } else { Ok(signed) }
             }
@@ -112,7 +132,7 @@ impl<'a> Parser<'a> {
             }
             self.next()?;
             let right = self.duration(power(binary) + u8::from(op != DurationOp::Pow))?;
-            self.require_duration_expressions(left.pos())?;
+            self.require_duration_expressions(left.first_pos())?;
             match op {
                 DurationOp::Div if right.is_literal_zero() => {
                     return Err(self.error(token.pos, "division by zero"));
@@ -154,18 +174,39 @@ impl<'a> Parser<'a> {
                 Ok(Duration::Expression(DurationExpr { pos, kind }))
             }
             TokenKind::LeftParen => {
-                self.next()?;
-                let inner = self.duration(0)?;
-                let close = self.expect(TokenKind::RightParen)?;
-                self.require_duration_expressions(inner.pos())?;
-                // Parentheses around a literal mean nothing.
-                let Duration::Expression(inner) = inner else { return Ok(inner) };
-                let pos = PosRange { start: token.pos.start, end: close.pos.end };
-                let kind = DurationKind::Paren(Box::new(inner));
-                Ok(Duration::Expression(DurationExpr { pos, kind }))
+                let (duration, inner_pos) = self.duration_in_parentheses()?;
+                self.require_duration_expressions(inner_pos)?;
+                Ok(duration)
             }
             _ => Err(self.unexpected(token)),
         }
+    }
+
+    /// A duration in parentheses, and where its inside stands. Around a literal they mean nothing, and twice
+    /// is as good as once.
+    fn duration_in_parentheses(&mut self) -> Result<(Duration, PosRange), ParseError> {
+        let open = self.expect(TokenKind::LeftParen)?;
+        let inner = self.duration(0)?;
+        let close = self.expect(TokenKind::RightParen)?;
+        let inner_pos = inner.first_pos();
+        let pos = PosRange { start: open.pos.start, end: close.pos.end };
+        let duration = match inner {
+            Duration::Expression(inner) if !matches!(inner.kind, DurationKind::Paren(_)) => {
+                Duration::Expression(DurationExpr { pos, kind: DurationKind::Paren(Box::new(inner)) })
+            }
+            inner => inner,
+        };
+        Ok((duration, inner_pos))
+    }
+
+    /// The rest of a duration function that stands where an expression should, up to its last operator.
+    /// The grammar allows it; no type does.
+    pub(super) fn stray_duration(&mut self, name: Token<'a>) -> Result<PosRange, ParseError> {
+        self.expect(TokenKind::LeftParen)?;
+        let close = self.expect(TokenKind::RightParen)?;
+        let pos = PosRange { start: name.pos.start, end: close.pos.end };
+        let duration = Duration::Expression(DurationExpr { pos, kind: DurationKind::Step });
+        self.duration_operators(duration, 0).map(|duration| duration.pos())
     }
 
     /// `step()` or `range()`.

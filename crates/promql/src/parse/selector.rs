@@ -2,7 +2,7 @@
 
 use parallax_model::{METRIC_NAME, MatchOp, Matcher};
 
-use super::{Node, ParseError, Parser};
+use super::{Node, ParseError, Parser, regex_error};
 use crate::ast::{
     At, BinaryOp, DurationKind, Expr, ExprKind, MatrixSelector, PosRange, RangeExtension, Subquery,
     TimeModifiers, VectorSelector,
@@ -72,8 +72,8 @@ impl<'a> Parser<'a> {
         self.next()?;
         let value = self.string_value(literal)?;
         let pos = PosRange { start: label.pos.start, end: literal.pos.end };
-        Matcher::new(op, name, value)
-            .map_err(|error| self.error(pos, format!("error parsing regexp: {}", error.reason)))
+        Matcher::new(op, name, value.as_str())
+            .map_err(|error| self.error(pos, regex_error::wording(&error.reason, &value)))
     }
 
     /// `[range]` or `[range:step]` after an expression.
