@@ -1,1 +1,26 @@
-//! meta.json, marks, fetching and filtering block lists, upload, download, verify.
+//! Blocks in a bucket: `meta.json`, marks, fetching and filtering the list of blocks, upload and verification.
+//!
+//! Invariants: a block is visible only with its `meta.json`, which goes up last; every block that is not served has a named
+//! reason; one bad block never hides another. What the bytes of a block mean is the tsdb crate's.
+
+#![forbid(unsafe_code)]
+
+pub mod error;
+pub mod fetcher;
+pub mod filter;
+pub mod id;
+pub mod mark;
+pub mod meta;
+pub mod metrics;
+pub mod upload;
+pub mod verify;
+
+pub use error::BlockError;
+pub use fetcher::{Fetcher, FetcherConfig, Problem, SyncedBlocks};
+pub use filter::{BlockState, Filter};
+pub use id::BlockId;
+pub use mark::{DeletionMark, NoCompactMark, NoDownsampleMark};
+pub use meta::{BlockMeta, BlockStats, Compaction, MetaFile, ThanosMeta};
+pub use metrics::FetcherMetrics;
+pub use upload::{HashFunction, UploadOptions, upload_block};
+pub use verify::{VerifyReport, verify_block};

@@ -358,7 +358,11 @@ fn within(
 fn failed(operation: Operation, object: &str) -> impl Fn(object_store::Error) -> BucketError {
     move |source| match source {
         object_store::Error::NotFound { .. } => BucketError::NotFound { object: object.to_owned() },
-        source => BucketError::Store { operation: operation.name(), object: object.to_owned(), source },
+        source => BucketError::Store {
+            operation: operation.name(),
+            object: object.to_owned(),
+            source: Box::new(source),
+        },
     }
 }
 

@@ -45,7 +45,7 @@ pub enum BucketError {
     LocalFile { path: PathBuf, source: std::io::Error },
 
     #[error("bucket operation {operation} on {object:?}: {source}")]
-    Store { operation: &'static str, object: String, source: object_store::Error },
+    Store { operation: &'static str, object: String, source: Box<object_store::Error> },
 }
 
 impl BucketError {

@@ -90,7 +90,7 @@ mod tests {
         BucketError::Store {
             operation: "get",
             object: "x".to_owned(),
-            source: object_store::Error::Generic { store: "S3", source: "reset".into() },
+            source: Box::new(object_store::Error::Generic { store: "S3", source: "reset".into() }),
         }
     }
 

@@ -1,0 +1,154 @@
+//! Filters: which blocks of the list a reader leaves out, each with a named reason.
+//!
+//! They run in the order given; the store's is time, consistency delay, deletion marks, duplicates. A filter sees only what those
+//! before it left. Source of the rules: Thanos `pkg/block/fetcher.go`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use parallax_bucket::Bucket;
+use parallax_model::TimeRange;
+
+use crate::fetcher::Problem;
+use crate::mark::{DeletionMark, read_mark};
+use crate::{BlockError, BlockId, BlockMeta};
+
+mod duplicate;
+
+/// What a sync made of a block; the label value `state` of `thanos_blocks_meta_synced`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum BlockState {
+    Loaded,
+    /// There is no `meta.json` (yet, or any more).
+    NoMeta,
+    CorruptedMeta,
+    /// The bucket failed to say.
+    Failed,
+    TimeExcluded,
+    TooFresh,
+    MarkedForDeletion,
+    Duplicate,
+}
+
+impl BlockState {
+    pub const ALL: [Self; 8] = [
+        Self::Loaded,
+        Self::NoMeta,
+        Self::CorruptedMeta,
+        Self::Failed,
+        Self::TimeExcluded,
+        Self::TooFresh,
+        Self::MarkedForDeletion,
+        Self::Duplicate,
+    ];
+
+    /// Thanos' name for it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Loaded => "loaded",
+            Self::NoMeta => "no-meta-json",
+            Self::CorruptedMeta => "corrupted-meta-json",
+            Self::Failed => "failed",
+            Self::TimeExcluded => "time-excluded",
+            Self::TooFresh => "too-fresh",
+            Self::MarkedForDeletion => "marked-for-deletion",
+            Self::Duplicate => "duplicate",
+        }
+    }
+}
+
+/// One rule.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Filter {
+    /// Drops blocks with no sample in the range.
+    Time(TimeRange),
+    /// Drops blocks uploaded less than this ago: a reader elsewhere may not see all their objects yet.
+    Consistency { delay: Duration },
+    /// Drops blocks whose deletion mark is older than this. Readers keep using a marked block for a while, so that
+    /// what replaces it is everywhere before it goes.
+    DeletionMark { delay: Duration },
+    /// Drops blocks whose sources are all in another block of the same external labels and resolution.
+    Duplicate,
+}
+
+/// The list that filters work on.
+pub(crate) struct View<'a> {
+    pub bucket: &'a Bucket,
+    pub concurrency: usize,
+    pub now_ms: i64,
+    pub blocks: BTreeMap<BlockId, Arc<BlockMeta>>,
+    pub dropped: BTreeMap<BlockId, BlockState>,
+    pub problems: Vec<Problem>,
+}
+
+/// Blocks that these made are complete from the start: their parts are read by whoever waits for them.
+const SOURCES_WITHOUT_DELAY: [&str; 3] = ["compactor", "compactor.repair", "bucket.repair"];
+
+impl Filter {
+    pub(crate) async fn apply(&self, view: &mut View<'_>) {
+        match self {
+            Self::Time(range) => {
+                // As Thanos: the block's exclusive end counts as touched.
+                let overlaps =
+                    |meta: &BlockMeta| meta.max_time_ms >= range.min_ms && meta.min_time_ms <= range.max_ms;
+                view.keep(BlockState::TimeExcluded, overlaps);
+            }
+            Self::Consistency { delay } => {
+                let oldest_ms = view.now_ms.saturating_sub(millis(*delay));
+                view.keep(BlockState::TooFresh, |meta| {
+                    let made_ms = meta.upload_time_ms().unwrap_or_else(|| meta.ulid.time_ms());
+                    delay.is_zero() || made_ms <= oldest_ms || SOURCES_WITHOUT_DELAY.contains(&meta.source())
+                });
+            }
+            Self::DeletionMark { delay } => drop_marked(view, *delay).await,
+            Self::Duplicate => {
+                let covered = duplicate::covered(view.blocks.values().map(Arc::as_ref));
+                view.keep(BlockState::Duplicate, |meta| !covered.contains(&meta.ulid));
+            }
+        }
+    }
+}
+
+impl View<'_> {
+    fn keep(&mut self, otherwise: BlockState, keep: impl Fn(&BlockMeta) -> bool) {
+        let dropped = &mut self.dropped;
+        self.blocks.retain(|id, meta| {
+            let keeps = keep(meta);
+            if !keeps {
+                dropped.insert(*id, otherwise);
+            }
+            keeps
+        });
+    }
+}
+
+async fn drop_marked(view: &mut View<'_>, delay: Duration) {
+    let bucket = view.bucket;
+    let marks: Vec<(BlockId, Result<Option<DeletionMark>, BlockError>)> =
+        futures::stream::iter(view.blocks.keys().copied())
+            .map(|id| async move { (id, read_mark(bucket, id).await) })
+            .buffer_unordered(view.concurrency)
+            .collect()
+            .await;
+    for (id, mark) in marks {
+        match mark {
+            Ok(None) => {}
+            Ok(Some(mark)) => {
+                let age_ms = view.now_ms.saturating_sub(mark.deletion_time_s.saturating_mul(1000));
+                if age_ms > millis(delay) {
+                    view.blocks.remove(&id);
+                    view.dropped.insert(id, BlockState::MarkedForDeletion);
+                }
+            }
+            // A mark that cannot be read is no mark, but the operator hears of it.
+            Err(error) => view.problems.push(Problem { block: id, state: BlockState::Loaded, error }),
+        }
+    }
+}
+
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
