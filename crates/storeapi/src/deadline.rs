@@ -3,9 +3,17 @@
 //! A deadline travels as an absolute instant inside a process (a request extension) and as the time left on the wire (gRPC's
 //! `grpc-timeout` header). It covers the whole stream; whoever serves a stream carries the instant into it.
 
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use tonic::Request;
+use futures::Stream;
+use tokio::time::Sleep;
+use tonic::{Request, Status};
+
+use crate::SeriesStream;
+use crate::proto::thanos::SeriesResponse;
 
 /// The request extension that holds the instant while a request stays in this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +48,60 @@ pub fn with_deadline<T>(message: T, deadline: Option<Instant>) -> Request<T> {
         set_deadline(&mut request, deadline);
     }
     request
+}
+
+/// Waits for an answer until the deadline, if there is one.
+///
+/// # Errors
+/// What the call answers, or `DeadlineExceeded`; the call is dropped then.
+pub async fn by<T>(
+    deadline: Option<Instant>,
+    call: impl Future<Output = Result<T, Status>>,
+) -> Result<T, Status> {
+    match deadline {
+        None => call.await,
+        Some(deadline) => {
+            tokio::time::timeout_at(deadline.into(), call).await.unwrap_or_else(|_| Err(exceeded()))
+        }
+    }
+}
+
+/// Ends a stream with `DeadlineExceeded` at the deadline, and drops it then.
+pub fn until(stream: SeriesStream, deadline: Option<Instant>) -> SeriesStream {
+    match deadline {
+        None => stream,
+        Some(deadline) => {
+            let sleep = Box::pin(tokio::time::sleep_until(deadline.into()));
+            Box::pin(Until { stream: Some(stream), sleep })
+        }
+    }
+}
+
+fn exceeded() -> Status {
+    Status::deadline_exceeded("the deadline of the request has passed")
+}
+
+struct Until {
+    stream: Option<SeriesStream>,
+    sleep: Pin<Box<Sleep>>,
+}
+
+impl Stream for Until {
+    type Item = Result<SeriesResponse, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = &mut *self;
+        let Some(stream) = &mut this.stream else { return Poll::Ready(None) };
+        if this.sleep.as_mut().poll(context).is_ready() {
+            this.stream = None;
+            return Poll::Ready(Some(Err(exceeded())));
+        }
+        let item = futures::ready!(stream.as_mut().poll_next(context));
+        if item.is_none() {
+            this.stream = None;
+        }
+        Poll::Ready(item)
+    }
 }
 
 /// Up to eight digits and a unit, `H M S m u n`.
@@ -84,5 +146,22 @@ mod tests {
         let received = deadline_of(&wire).unwrap();
         assert!(received <= deadline + Duration::from_secs(30) && received > Instant::now());
         assert_eq!(deadline_of(&Request::new(())), None);
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_hangs_ends_at_its_deadline() {
+        use futures::StreamExt;
+        let frames = futures::stream::iter([Ok(crate::frames::warning("one"))]);
+        let hung: SeriesStream = Box::pin(frames.chain(futures::stream::pending()));
+        let items: Vec<_> = until(hung, Some(Instant::now() + Duration::from_millis(20))).collect().await;
+        assert_eq!(items.len(), 2);
+        assert_eq!(items[1].as_ref().unwrap_err().code(), tonic::Code::DeadlineExceeded);
+    }
+
+    #[tokio::test]
+    async fn a_call_that_hangs_ends_at_its_deadline() {
+        let deadline = Some(Instant::now() + Duration::from_millis(20));
+        let error = by(deadline, std::future::pending::<Result<(), Status>>()).await.unwrap_err();
+        assert_eq!(error.code(), tonic::Code::DeadlineExceeded);
     }
 }

@@ -1,9 +1,28 @@
 //! Thanos' gRPC protocol in our own words: generated code, the Store trait, client, server.
+//!
+//! Protobuf packages, messages, fields and numbers are Thanos', so either side of a connection may be Thanos. Everything here works
+//! on the wire form, whose text and data are `Bytes`; conversion to `model` happens where somebody reads.
 #![forbid(unsafe_code)]
 
+pub mod chunks;
+mod client;
+pub mod conformance;
 pub mod deadline;
+mod error;
+pub mod frames;
+pub mod labels;
+pub mod matchers;
 pub mod proto;
+mod resort;
+mod server;
+mod shard;
 mod store;
 
+pub use async_trait::async_trait;
+pub use client::StoreClient;
 pub use deadline::{deadline_of, set_deadline, with_deadline};
+pub use error::Error;
+pub use resort::{Resorter, resort};
+pub use server::{MAX_MESSAGE_SIZE_BYTES, ReflectionError, routes};
+pub use shard::ShardMatcher;
 pub use store::{SeriesStream, Store};

@@ -1,0 +1,126 @@
+//! Any `Store` as gRPC services: Store, Info, health and reflection.
+//!
+//! Deadlines that come in as `grpc-timeout` are kept inside the stream; dropping a call drops the store's stream. Who listens, with
+//! which certificates and keepalive, is up to whoever serves the routes.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use tonic::service::Routes;
+use tonic::{Request, Response, Status};
+use tonic_health::ServingStatus;
+use tonic_health::pb::health_server::HealthServer;
+use tonic_health::server::{HealthReporter, HealthService};
+
+use crate::deadline::{by, deadline_of, set_deadline, until};
+use crate::proto::DESCRIPTOR_SET;
+use crate::proto::thanos::info::info_server::{Info, InfoServer};
+use crate::proto::thanos::info::{InfoRequest, InfoResponse};
+use crate::proto::thanos::store_server;
+use crate::proto::thanos::{
+    LabelNamesRequest, LabelNamesResponse, LabelValuesRequest, LabelValuesResponse, SeriesRequest,
+};
+use crate::{SeriesStream, Store};
+
+/// Largest message both ways: what gRPC itself allows, and Thanos sends. tonic's own default is 4 MiB.
+pub const MAX_MESSAGE_SIZE_BYTES: usize = i32::MAX as usize;
+
+/// Names that `grpc.health.v1.Health` answers for; the empty one is the whole server.
+const HEALTH_SERVICES: [&str; 3] = ["", "thanos.Store", "thanos.info.Info"];
+
+/// Why a set of routes could not be made.
+#[derive(Debug, thiserror::Error)]
+#[error("server reflection: {0}")]
+pub struct ReflectionError(#[from] tonic_reflection::server::Error);
+
+/// The services of one store. While `ready` is false, Info answers `Unavailable` and health says not serving.
+///
+/// Call it inside a tokio runtime: a task follows `ready` until its sender is dropped.
+///
+/// # Errors
+/// If the committed descriptors are broken, which `tests/generated.rs` rules out.
+pub fn routes(store: Arc<dyn Store>, ready: watch::Receiver<bool>) -> Result<Routes, ReflectionError> {
+    let service = Service { store, ready: ready.clone() };
+    let reporter = HealthReporter::new();
+    let health = HealthServer::new(HealthService::from_health_reporter(reporter.clone()));
+    tokio::spawn(follow_readiness(reporter, ready));
+
+    let store = store_server::StoreServer::new(service.clone())
+        .max_decoding_message_size(MAX_MESSAGE_SIZE_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_SIZE_BYTES);
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    Ok(Routes::new(store)
+        .add_service(InfoServer::new(service))
+        .add_service(health)
+        .add_service(reflection().build_v1()?)
+        .add_service(reflection().build_v1alpha()?))
+}
+
+async fn follow_readiness(reporter: HealthReporter, mut ready: watch::Receiver<bool>) {
+    loop {
+        let status =
+            if *ready.borrow_and_update() { ServingStatus::Serving } else { ServingStatus::NotServing };
+        for service in HEALTH_SERVICES {
+            reporter.set_service_status(service, status).await;
+        }
+        if ready.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+#[derive(Clone)]
+struct Service {
+    store: Arc<dyn Store>,
+    ready: watch::Receiver<bool>,
+}
+
+/// Fixes the deadline at the moment the call came in.
+fn received<T>(mut request: Request<T>) -> (Request<T>, Option<std::time::Instant>) {
+    let deadline = deadline_of(&request);
+    if let Some(deadline) = deadline {
+        set_deadline(&mut request, deadline);
+    }
+    (request, deadline)
+}
+
+#[tonic::async_trait]
+impl store_server::Store for Service {
+    type SeriesStream = SeriesStream;
+
+    async fn series(&self, request: Request<SeriesRequest>) -> Result<Response<SeriesStream>, Status> {
+        let (request, deadline) = received(request);
+        let stream = by(deadline, self.store.series(request)).await?;
+        Ok(Response::new(until(stream, deadline)))
+    }
+
+    async fn label_names(
+        &self,
+        request: Request<LabelNamesRequest>,
+    ) -> Result<Response<LabelNamesResponse>, Status> {
+        let (request, deadline) = received(request);
+        Ok(Response::new(by(deadline, self.store.label_names(request)).await?))
+    }
+
+    async fn label_values(
+        &self,
+        request: Request<LabelValuesRequest>,
+    ) -> Result<Response<LabelValuesResponse>, Status> {
+        let (request, deadline) = received(request);
+        Ok(Response::new(by(deadline, self.store.label_values(request)).await?))
+    }
+}
+
+#[tonic::async_trait]
+impl Info for Service {
+    async fn info(&self, _: Request<InfoRequest>) -> Result<Response<InfoResponse>, Status> {
+        if !*self.ready.borrow() {
+            return Err(Status::unavailable("this component is not ready yet"));
+        }
+        Ok(Response::new(self.store.info().await?))
+    }
+}
