@@ -8,14 +8,7 @@
 use std::cmp::Ordering;
 
 use bytes::Bytes;
-
-/// How a chunk's bytes are to be read. The order is that of the wire's numbers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum ChunkEncoding {
-    Xor,
-    Histogram,
-    FloatHistogram,
-}
+use parallax_tsdb::chunk::ChunkEncoding;
 
 /// One raw chunk: its closed range of time as its store states it, and its bytes without the encoding byte.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -16,9 +16,11 @@ mod penalty;
 mod replica;
 
 use parallax_model::{FloatColumn, HistogramColumn, TimeRange};
+use parallax_tsdb::error::TsdbError;
 
-pub use chunks::{Chunk, ChunkEncoding, split_overlaps};
-pub use replica::{DecodedChunk, decode, decode_replica, join};
+pub use chunks::{Chunk, split_overlaps};
+pub use parallax_tsdb::chunk::ChunkEncoding;
+pub use replica::{DecodedChunk, decode_replica, join};
 
 /// The samples of one series or replica: each column strictly increasing in time, no timestamp in both.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -41,8 +43,8 @@ impl Samples {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A store sent bytes that are no chunk. Asking again will not help.
-    #[error("decode {encoding:?} chunk [{min_time_ms}, {max_time_ms}]: {reason}")]
-    Chunk { encoding: ChunkEncoding, min_time_ms: i64, max_time_ms: i64, reason: String },
+    #[error("decode {encoding:?} chunk [{min_time_ms}, {max_time_ms}]: {source}")]
+    Chunk { encoding: ChunkEncoding, min_time_ms: i64, max_time_ms: i64, source: TsdbError },
 }
 
 /// How replicas become one series.

@@ -4,11 +4,10 @@
 //! fall, and drops NaN and stale samples. It begins with the first sample of the first chunk that was returned,
 //! even where that lies before the query's range: the level of the result depends on where chunks begin.
 
-use std::sync::Arc;
+use parallax_model::{FloatColumn, HistogramColumn, TimeRange};
+use parallax_tsdb::chunk::decode_chunk;
 
-use parallax_model::{FloatColumn, FloatHistogram, HistogramColumn, TimeRange};
-
-use crate::{Chunk, ChunkEncoding, Error, Samples};
+use crate::{Chunk, Error, Samples};
 
 /// The samples of one chunk, which are all of one kind.
 #[derive(Clone, Debug, PartialEq)]
@@ -17,32 +16,14 @@ pub enum DecodedChunk {
     Histograms(HistogramColumn),
 }
 
-/// Decodes the samples of `chunk` that lie in `range`.
-///
-/// # Errors
-/// If its bytes are not a chunk of its encoding.
-pub fn decode(chunk: &Chunk, range: TimeRange) -> Result<DecodedChunk, Error> {
-    let _ = range;
-    Err(Error::Chunk {
-        encoding: chunk.encoding,
-        min_time_ms: chunk.min_time_ms,
-        max_time_ms: chunk.max_time_ms,
-        reason: "no decoder".to_owned(),
-    })
-}
-
 /// The samples within `bounds` of one replica, whose `chunks` do not overlap and come in order of time.
 ///
 /// # Errors
 /// If a chunk cannot be decoded.
 pub fn decode_replica(chunks: &[Chunk], bounds: TimeRange, flattens: bool) -> Result<Samples, Error> {
     let mut replica = Replica::new(bounds, flattens);
-    let range = if flattens { TimeRange::ALL } else { bounds };
     for chunk in chunks {
-        if !flattens && (chunk.max_time_ms < bounds.min_ms || chunk.min_time_ms > bounds.max_ms) {
-            continue;
-        }
-        replica.add(decode(chunk, range)?);
+        replica.decode(chunk)?;
     }
     Ok(replica.samples)
 }
@@ -51,7 +32,10 @@ pub fn decode_replica(chunks: &[Chunk], bounds: TimeRange, flattens: bool) -> Re
 pub fn join(chunks: impl IntoIterator<Item = DecodedChunk>, bounds: TimeRange, flattens: bool) -> Samples {
     let mut replica = Replica::new(bounds, flattens);
     for chunk in chunks {
-        replica.add(chunk);
+        match chunk {
+            DecodedChunk::Floats(floats) => replica.add_floats(floats),
+            DecodedChunk::Histograms(histograms) => replica.add_histograms(histograms),
+        }
     }
     replica.samples
 }
@@ -60,6 +44,8 @@ struct Replica {
     samples: Samples,
     bounds: TimeRange,
     counter: Option<Counter>,
+    /// A counter's chunk before it is flattened; kept for its memory.
+    scratch: FloatColumn,
     /// Of the last sample seen, in bounds or not.
     last_ms: Option<i64>,
 }
@@ -86,56 +72,101 @@ impl Counter {
 
 impl Replica {
     fn new(bounds: TimeRange, flattens: bool) -> Self {
-        Self { samples: Samples::default(), bounds, counter: flattens.then(Counter::default), last_ms: None }
-    }
-
-    fn add(&mut self, chunk: DecodedChunk) {
-        match chunk {
-            DecodedChunk::Floats(floats) if self.counter.is_some() => self.add_counter(&floats),
-            DecodedChunk::Floats(floats) => self.add_floats(floats),
-            DecodedChunk::Histograms(histograms) => self.add_histograms(histograms),
+        Self {
+            samples: Samples::default(),
+            bounds,
+            counter: flattens.then(Counter::default),
+            scratch: FloatColumn::default(),
+            last_ms: None,
         }
     }
 
-    fn add_floats(&mut self, floats: FloatColumn) {
-        let (Some(first_ms), Some(last_ms)) =
-            (floats.timestamps_ms.first().copied(), floats.timestamps_ms.last().copied())
-        else {
-            return;
-        };
-        let is_whole = self.last_ms.is_none_or(|last_ms| last_ms < first_ms)
-            && self.bounds.min_ms <= first_ms
-            && last_ms <= self.bounds.max_ms
-            && floats.timestamps_ms.is_sorted_by(|a, b| a < b);
-        if is_whole {
-            self.last_ms = Some(last_ms);
-            let mine = &mut self.samples.floats;
-            if mine.is_empty() {
-                *mine = floats;
-            } else {
-                mine.timestamps_ms.extend_from_slice(&floats.timestamps_ms);
-                mine.values.extend_from_slice(&floats.values);
-            }
+    fn decode(&mut self, chunk: &Chunk) -> Result<(), Error> {
+        if chunk.min_time_ms > self.bounds.max_ms {
+            return Ok(());
+        }
+        // A counter's total begins with the first sample there is, in bounds or not.
+        let is_counter = self.counter.is_some();
+        let range = if is_counter { TimeRange::new(i64::MIN, self.bounds.max_ms) } else { self.bounds };
+        let (first_float, first_histogram) = (self.samples.floats.len(), self.samples.histograms.len());
+        let mut scratch = std::mem::take(&mut self.scratch);
+        let floats = if is_counter { &mut scratch } else { &mut self.samples.floats };
+        decode_chunk(chunk.encoding, &chunk.data, range, floats, &mut self.samples.histograms).map_err(
+            |source| Error::Chunk {
+                encoding: chunk.encoding,
+                min_time_ms: chunk.min_time_ms,
+                max_time_ms: chunk.max_time_ms,
+                source,
+            },
+        )?;
+        if is_counter {
+            self.add_counter(&scratch);
+            scratch.timestamps_ms.clear();
+            scratch.values.clear();
+        }
+        self.scratch = scratch;
+        if !is_counter {
+            self.keep_new_floats(first_float);
+        }
+        self.keep_new_histograms(first_histogram);
+        Ok(())
+    }
+
+    fn add_floats(&mut self, mut floats: FloatColumn) {
+        if self.counter.is_some() {
+            return self.add_counter(&floats);
+        }
+        let first = self.samples.floats.len();
+        self.samples.floats.timestamps_ms.append(&mut floats.timestamps_ms);
+        self.samples.floats.values.append(&mut floats.values);
+        self.keep_new_floats(first);
+    }
+
+    fn add_histograms(&mut self, mut histograms: HistogramColumn) {
+        let first = self.samples.histograms.len();
+        self.samples.histograms.timestamps_ms.append(&mut histograms.timestamps_ms);
+        self.samples.histograms.values.append(&mut histograms.values);
+        self.keep_new_histograms(first);
+    }
+
+    /// Of the floats from index `first` on, keeps those that are newer than all before, and in bounds.
+    fn keep_new_floats(&mut self, first: usize) {
+        let added = self.samples.floats.timestamps_ms.get(first..).unwrap_or_default();
+        if self.are_new(added) {
+            self.last_ms = added.last().copied().or(self.last_ms);
             return;
         }
-        for (time_ms, value) in floats.iter() {
+        let timestamps_ms = self.samples.floats.timestamps_ms.split_off(first);
+        let values = self.samples.floats.values.split_off(first);
+        for (time_ms, value) in timestamps_ms.into_iter().zip(values) {
             if self.takes(time_ms) {
                 self.samples.floats.push(time_ms, value);
             }
         }
     }
 
-    fn add_histograms(&mut self, histograms: HistogramColumn) {
-        let HistogramColumn { timestamps_ms, values } = histograms;
+    fn keep_new_histograms(&mut self, first: usize) {
+        let added = self.samples.histograms.timestamps_ms.get(first..).unwrap_or_default();
+        if self.are_new(added) {
+            self.last_ms = added.last().copied().or(self.last_ms);
+            return;
+        }
+        let timestamps_ms = self.samples.histograms.timestamps_ms.split_off(first);
+        let values = self.samples.histograms.values.split_off(first);
         for (time_ms, value) in timestamps_ms.into_iter().zip(values) {
-            self.add_histogram(time_ms, value);
+            if self.takes(time_ms) {
+                self.samples.histograms.push(time_ms, value);
+            }
         }
     }
 
-    fn add_histogram(&mut self, time_ms: i64, value: Arc<FloatHistogram>) {
-        if self.takes(time_ms) {
-            self.samples.histograms.push(time_ms, value);
-        }
+    /// Whether all of `times_ms` can be taken, and in this order. That is nearly always so.
+    fn are_new(&self, times_ms: &[i64]) -> bool {
+        let (Some(first_ms), Some(last_ms)) = (times_ms.first(), times_ms.last()) else { return true };
+        self.last_ms.is_none_or(|before_ms| before_ms < *first_ms)
+            && self.bounds.contains(*first_ms)
+            && self.bounds.contains(*last_ms)
+            && times_ms.is_sorted_by(|a, b| a < b)
     }
 
     fn add_counter(&mut self, floats: &FloatColumn) {

@@ -1,0 +1,95 @@
+//! Encoded chunks: replicas told apart and decoded, and bytes that are no chunk.
+
+use bytes::Bytes;
+use parallax_dedup::{Algorithm, Chunk, ChunkEncoding, Dedup};
+use parallax_model::TimeRange;
+use parallax_tsdb::chunk::XorAppender;
+use proptest::prelude::*;
+
+fn chunk(samples: &[(i64, f64)]) -> Chunk {
+    let mut appender = XorAppender::new();
+    for (time_ms, value) in samples {
+        appender.append(*time_ms, *value).unwrap();
+    }
+    let data: Vec<u8> = appender.into_bytes();
+    let (first, last) = (samples.first().unwrap(), samples.last().unwrap());
+    Chunk { min_time_ms: first.0, max_time_ms: last.0, encoding: ChunkEncoding::Xor, data: Bytes::from(data) }
+}
+
+fn series(dedup: &Dedup, chunks: Vec<Chunk>) -> Vec<(i64, f64)> {
+    dedup.series(chunks).unwrap().floats.iter().collect()
+}
+
+fn penalty(function: &str, query_range: TimeRange, output_range: TimeRange) -> Dedup {
+    Dedup::new(Some(Algorithm::Penalty), function, query_range, output_range)
+}
+
+const EVERYTHING: TimeRange = TimeRange::ALL;
+
+#[test]
+fn replicas_are_told_apart_by_their_overlap() {
+    let left = [chunk(&[(10_000, 1.0), (20_000, 1.0)]), chunk(&[(30_000, 1.0), (40_000, 1.0)])];
+    let right = [chunk(&[(11_000, 2.0), (21_000, 2.0)]), chunk(&[(31_000, 2.0), (41_000, 2.0)])];
+    let chunks = left.iter().chain(&right).cloned().collect();
+    assert_eq!(
+        series(&penalty("", EVERYTHING, EVERYTHING), chunks),
+        [(10_000, 1.0), (20_000, 1.0), (30_000, 1.0), (40_000, 1.0)]
+    );
+}
+
+#[test]
+fn a_counter_counts_from_the_first_chunk_that_was_returned() {
+    // The reset at 20 s lies before the query, but in a chunk that reaches into it: it lifts what follows.
+    let chunks = vec![chunk(&[(10_000, 100.0), (20_000, 5.0), (30_000, 10.0), (40_000, 20.0)])];
+    let range = TimeRange::new(30_000, 40_000);
+    assert_eq!(series(&penalty("rate", range, range), chunks.clone()), [(30_000, 110.0), (40_000, 120.0)]);
+    assert_eq!(series(&penalty("", range, range), chunks), [(30_000, 10.0), (40_000, 20.0)]);
+}
+
+#[test]
+fn merging_starts_with_the_query_and_output_with_the_selector() {
+    let chunks =
+        vec![chunk(&[(10_000, 1.0), (60_000, 1.0)]), chunk(&[(12_000, 2.0), (22_000, 2.0), (32_000, 2.0)])];
+    // The right side fills the gap of the left one. What the query does not reach does not count.
+    let selector = TimeRange::new(32_000, 60_000);
+    assert_eq!(
+        series(&penalty("", TimeRange::new(10_000, 60_000), selector), chunks.clone()),
+        [(32_000, 2.0), (60_000, 1.0)]
+    );
+    assert_eq!(series(&penalty("", TimeRange::new(33_000, 60_000), selector), chunks), [(60_000, 1.0)]);
+}
+
+#[test]
+fn without_dedup_overlapping_chunks_are_chained() {
+    let dedup = Dedup::new(None, "rate", EVERYTHING, EVERYTHING);
+    let chunks = vec![chunk(&[(10, 9.0), (30, 1.0)]), chunk(&[(20, 5.0), (40, 2.0)])];
+    assert_eq!(series(&dedup, chunks), [(10, 9.0), (20, 5.0), (30, 1.0), (40, 2.0)]);
+}
+
+#[test]
+fn broken_bytes_name_the_chunk() {
+    let mut broken = chunk(&[(10, 1.0), (20, 2.0)]);
+    broken.data = broken.data.slice(..4);
+    let error = penalty("", EVERYTHING, EVERYTHING).series(vec![broken]).unwrap_err();
+    assert!(error.to_string().starts_with("decode Xor chunk [10, 20]: "), "{error}");
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_are_an_error_or_sorted_samples(
+        data in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..80), 0..5),
+        encoding in 0u8..3,
+        counter in any::<bool>(),
+    ) {
+        let encoding = [ChunkEncoding::Xor, ChunkEncoding::Histogram, ChunkEncoding::FloatHistogram][usize::from(encoding)];
+        let chunks = data
+            .into_iter()
+            .map(|data| Chunk { min_time_ms: 0, max_time_ms: 1_000, encoding, data: Bytes::from(data) })
+            .collect();
+        let dedup = penalty(if counter { "rate" } else { "" }, EVERYTHING, EVERYTHING);
+        if let Ok(samples) = dedup.series(chunks) {
+            prop_assert!(samples.floats.timestamps_ms.is_sorted_by(|a, b| a < b));
+            prop_assert!(samples.histograms.timestamps_ms.is_sorted_by(|a, b| a < b));
+        }
+    }
+}
