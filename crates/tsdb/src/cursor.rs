@@ -127,6 +127,9 @@ impl<'a> Cursor<'a> {
     /// An unsigned LEB128 integer that must fit 32 bits.
     pub fn uvarint32(&mut self) -> Result<u32, TsdbError> {
         let before = self.clone();
+        if self.rest().get(..MAX_UVARINT32_BYTES).is_some_and(|head| head.iter().all(|byte| *byte >= 0x80)) {
+            return Err(self.corrupt("a uvarint does not fit 32 bits"));
+        }
         let value = self.uvarint64()?;
         u32::try_from(value).map_err(|_| {
             *self = before;

@@ -1,0 +1,225 @@
+//! The variable-length numbers of chunks: integers in buckets of bits, and floats as XOR with the value before.
+//!
+//! Source: Prometheus `tsdb/docs/format/chunks.md` (`varbit_int`, `varbit_uint`, `varbit_xor`). Byte boxes stand in
+//! `FORMAT-chunks.md`.
+
+use crate::bits::{BitReader, BitWriter, REFILLED_BITS};
+
+/// The sizes in bits of a number whose prefix has 0, 1, ..., 8 ones.
+const VARBIT_SIZES: [u32; 9] = [0, 3, 6, 9, 12, 18, 25, 56, 64];
+
+/// Reads the prefix of a number; gives the size of what follows. At least 48 bits are valid afterwards.
+#[inline(always)]
+fn read_prefix(reader: &mut BitReader<'_>) -> u32 {
+    reader.refill();
+    let ones = (reader.peek().leading_ones()).min(8);
+    // Eight ones need no zero to end them.
+    reader.consume((ones + 1).min(8));
+    VARBIT_SIZES.get(ones as usize).copied().unwrap_or_default()
+}
+
+#[inline(always)]
+pub(crate) fn read_varbit_int(reader: &mut BitReader<'_>) -> i64 {
+    match read_prefix(reader) {
+        0 => 0,
+        64 => reader.read(64) as i64,
+        size @ ..=25 => reader.take_signed(size),
+        size => {
+            reader.refill();
+            reader.take_signed(size)
+        }
+    }
+}
+
+#[inline(always)]
+pub(crate) fn read_varbit_uint(reader: &mut BitReader<'_>) -> u64 {
+    match read_prefix(reader) {
+        0 => 0,
+        size => reader.read(size),
+    }
+}
+
+/// Whether `value` is one of the numbers that [`BitReader::take_signed`] gives for `size`.
+pub(crate) fn fits_signed(value: i64, size: u32) -> bool {
+    let half = 1i64 << (size - 1);
+    -(half - 1) <= value && value <= half
+}
+
+fn write_varbit(writer: &mut BitWriter, value: u64, fits: impl Fn(u32) -> bool) {
+    if value == 0 {
+        return writer.write_bit(false);
+    }
+    let found = VARBIT_SIZES.iter().enumerate().skip(1).find(|(_, size)| **size == 64 || fits(**size));
+    let (ones, size) = found.map_or((8, 64), |(ones, size)| (ones as u32, *size));
+    if ones == 8 {
+        writer.write(0xff, 8);
+    } else {
+        writer.write((1 << (ones + 1)) - 2, ones + 1);
+    }
+    writer.write(value, size);
+}
+
+pub(crate) fn write_varbit_int(writer: &mut BitWriter, value: i64) {
+    write_varbit(writer, value as u64, |size| fits_signed(value, size));
+}
+
+pub(crate) fn write_varbit_uint(writer: &mut BitWriter, value: u64) {
+    write_varbit(writer, value, |size| value >> size == 0);
+}
+
+/// The decoding state of a float that is stored as XOR with the value before.
+#[derive(Clone, Copy, Debug)]
+pub struct XorReading {
+    pub(crate) bits: u64,
+    significant: u32,
+    trailing: u32,
+    /// Whether a window was wider than 64 bits: the bytes are corrupt, and `bits` is not to be used.
+    pub(crate) broken: bool,
+}
+
+impl XorReading {
+    /// After the first value, which is stored raw.
+    pub(crate) fn starting(bits: u64) -> Self {
+        Self { bits, significant: 64, trailing: 0, broken: false }
+    }
+
+    pub(crate) fn value(&self) -> f64 {
+        f64::from_bits(self.bits)
+    }
+
+    /// Reads the next value. At least 13 bits must be valid.
+    #[inline(always)]
+    pub(crate) fn advance(&mut self, reader: &mut BitReader<'_>) {
+        let head = reader.peek();
+        if head >> 63 == 0 {
+            return reader.consume(1);
+        }
+        if (head >> 62) & 1 == 0 {
+            reader.consume(2);
+        } else {
+            let leading = ((head >> 57) & 31) as u32;
+            let stored = ((head >> 51) & 63) as u32;
+            // 64 does not fit six bits and is stored as 0, which is never needed for itself.
+            let significant = if stored == 0 { 64 } else { stored };
+            self.broken |= leading + significant > 64;
+            self.significant = significant;
+            self.trailing = 64u32.wrapping_sub(leading + significant) & 63;
+            reader.consume(13);
+        }
+        reader.refill();
+        let difference = if self.significant <= REFILLED_BITS {
+            reader.take(self.significant)
+        } else {
+            reader.read(self.significant)
+        };
+        self.bits ^= difference << self.trailing;
+    }
+}
+
+/// The encoding state of a float that is stored as XOR with the value before.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct XorWriting {
+    bits: u64,
+    /// Leading and trailing zeros of the window in use, if there is one.
+    window: Option<(u32, u32)>,
+}
+
+impl XorWriting {
+    /// After the first value, which the caller stores raw.
+    pub(crate) fn starting(value: f64) -> Self {
+        Self { bits: value.to_bits(), window: None }
+    }
+
+    pub(crate) fn value(&self) -> f64 {
+        f64::from_bits(self.bits)
+    }
+
+    pub(crate) fn append(&mut self, writer: &mut BitWriter, value: f64) {
+        let difference = self.bits ^ value.to_bits();
+        self.bits = value.to_bits();
+        if difference == 0 {
+            return writer.write_bit(false);
+        }
+        // Five bits hold the leading zeros.
+        let leading = difference.leading_zeros().min(31);
+        let trailing = difference.trailing_zeros();
+        if let Some((window_leading, window_trailing)) = self.window
+            && leading >= window_leading
+            && trailing >= window_trailing
+        {
+            writer.write(0b10, 2);
+            return writer.write(difference >> window_trailing, 64 - window_leading - window_trailing);
+        }
+        self.window = Some((leading, trailing));
+        let significant = 64 - leading - trailing;
+        writer.write(0b11, 2);
+        writer.write(u64::from(leading), 5);
+        writer.write(u64::from(significant), 6);
+        writer.write(difference >> trailing, significant);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn varbits_come_back_as_they_were_written(values in prop::collection::vec((any::<i64>(), 0u32..64), 0..40)) {
+            let values: Vec<i64> = values.into_iter().map(|(value, shift)| value >> shift).collect();
+            let mut writer = BitWriter::default();
+            for value in &values {
+                write_varbit_int(&mut writer, *value);
+                write_varbit_uint(&mut writer, *value as u64);
+            }
+            let mut reader = BitReader::new(writer.bytes(), 0);
+            for value in &values {
+                prop_assert_eq!(read_varbit_int(&mut reader), *value);
+                prop_assert_eq!(read_varbit_uint(&mut reader), *value as u64);
+            }
+            prop_assert!(reader.check("test").is_ok());
+        }
+
+        #[test]
+        fn xored_floats_come_back_bit_by_bit(values in prop::collection::vec((any::<u64>(), 0u32..64, 0u32..64), 1..40)) {
+            let values: Vec<u64> = values.into_iter().map(|(bits, left, right)| bits >> right << left).collect();
+            let mut writer = BitWriter::default();
+            let mut writing = XorWriting::starting(f64::from_bits(values[0]));
+            for bits in &values[1..] {
+                writing.append(&mut writer, f64::from_bits(*bits));
+            }
+            let mut reader = BitReader::new(writer.bytes(), 0);
+            let mut reading = XorReading::starting(values[0]);
+            for bits in &values[1..] {
+                reader.refill();
+                reading.advance(&mut reader);
+                prop_assert_eq!(reading.bits, *bits);
+            }
+            prop_assert!(!reading.broken && reader.check("test").is_ok());
+        }
+    }
+
+    #[test]
+    fn small_numbers_take_the_documented_sizes() {
+        for (value, bits) in [
+            (0, 1),
+            (4, 5),
+            (-3, 5),
+            (5, 9),
+            (-4, 9),
+            (256, 13),
+            (-255, 13),
+            (2048, 17),
+            (131_072, 24),
+            (-131_072, 32),
+        ] {
+            let mut writer = BitWriter::default();
+            write_varbit_int(&mut writer, value);
+            let mut reader = BitReader::new(writer.bytes(), 0);
+            assert_eq!(read_varbit_int(&mut reader), value);
+            assert_eq!(reader.position_bits(), bits, "{value}");
+        }
+    }
+}
