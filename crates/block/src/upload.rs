@@ -11,9 +11,7 @@ use parallax_bucket::Bucket;
 use sha2::{Digest, Sha256};
 use tokio::io::AsyncReadExt;
 
-use crate::meta::{
-    CHUNKS_DIRECTORY, FileHash, INDEX_FILE_NAME, IndexStats, META_FILE_NAME, MetaFile, ThanosMeta,
-};
+use crate::meta::{CHUNKS_DIRECTORY, FileHash, INDEX_FILE_NAME, META_FILE_NAME, MetaFile, ThanosMeta};
 use crate::{BlockError, BlockMeta};
 
 /// How the files of a block are hashed into `meta.json`.
@@ -94,7 +92,7 @@ fn with_thanos(
         source: options.source.clone(),
         segment_files,
         files,
-        index_stats: Some(thanos.index_stats.take().unwrap_or_else(IndexStats::default)),
+        index_stats: Some(thanos.index_stats.take().unwrap_or_default()),
         upload_time: Some(uploaded.to_string()),
         ..std::mem::take(thanos)
     };
