@@ -12,6 +12,7 @@ use parallax_tsdb::index::{
 };
 use parallax_tsdb::index_header::{IndexHeader, IndexHeaderPlan};
 use parallax_tsdb::postings::LabelValueIndex;
+use parallax_tsdb::segment::ChunkRef;
 use proptest::prelude::*;
 
 /// The smallest golden index (a real one), and one of ours with enough values that the table is sampled.
@@ -35,7 +36,7 @@ fn many_values() -> Bytes {
     let mut writer = IndexWriter::new(Vec::new(), symbols).unwrap();
     for (at, pod) in (0i64..).zip(&pods) {
         let labels = Labels::from_pairs([("__name__", "up"), ("pod", pod)]);
-        let chunk_ref = 8 + at.unsigned_abs() * 40;
+        let chunk_ref = ChunkRef::from_u64(8 + at.unsigned_abs() * 40);
         let chunk = ChunkMeta { chunk_ref, min_time_ms: at, max_time_ms: 1000 + at };
         writer.add_series(&labels, &[chunk]).unwrap();
     }

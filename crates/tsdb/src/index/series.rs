@@ -8,6 +8,7 @@ use super::symbols::{SymbolRef, Symbols};
 use crate::crc::{CRC_SIZE_BYTES, crc32c};
 use crate::cursor::{Cursor, put_uvarint, put_varint};
 use crate::error::TsdbError;
+use crate::segment::ChunkRef;
 
 /// No series entry is larger: a million chunks fit. Bounds what a damaged length can make a caller fetch.
 pub const MAX_SERIES_ENTRY_SIZE_BYTES: u64 = 64 << 20;
@@ -15,8 +16,7 @@ pub const MAX_SERIES_ENTRY_SIZE_BYTES: u64 = 64 << 20;
 /// Where and when one chunk is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ChunkMeta {
-    /// The segment's index (from 0) in the upper 32 bits, the chunk's offset in that segment file in the lower.
-    pub chunk_ref: u64,
+    pub chunk_ref: ChunkRef,
     /// The time of the first sample.
     pub min_time_ms: i64,
     /// The time of the last sample.
@@ -115,8 +115,9 @@ impl SeriesEntry {
             };
             let chunk_ref = match last {
                 None => cursor.uvarint64()?,
-                Some(last) => last.chunk_ref.wrapping_add_signed(cursor.varint64()?),
+                Some(last) => last.chunk_ref.as_u64().wrapping_add_signed(cursor.varint64()?),
             };
+            let chunk_ref = ChunkRef::from_u64(chunk_ref);
             let meta = ChunkMeta { chunk_ref, min_time_ms, max_time_ms };
             self.chunks.push(meta);
             last = Some(meta);
@@ -147,9 +148,10 @@ impl SeriesEntry {
             }
             put_uvarint(&mut content, wrapped_distance(chunk.min_time_ms, chunk.max_time_ms));
             match last {
-                None => put_uvarint(&mut content, chunk.chunk_ref),
+                None => put_uvarint(&mut content, chunk.chunk_ref.as_u64()),
                 Some(last) => {
-                    put_varint(&mut content, chunk.chunk_ref.wrapping_sub(last.chunk_ref).cast_signed());
+                    let distance = chunk.chunk_ref.as_u64().wrapping_sub(last.chunk_ref.as_u64());
+                    put_varint(&mut content, distance.cast_signed());
                 }
             }
             last = Some(chunk);
@@ -188,7 +190,7 @@ mod tests {
     fn entry() -> impl Strategy<Value = SeriesEntry> {
         let labels = prop::collection::btree_map(any::<u32>(), any::<u32>(), 0..6);
         let chunk = (any::<u64>(), any::<i64>(), any::<i64>()).prop_map(|(chunk_ref, a, b)| ChunkMeta {
-            chunk_ref,
+            chunk_ref: ChunkRef::from_u64(chunk_ref),
             min_time_ms: a.min(b),
             max_time_ms: a.max(b),
         });

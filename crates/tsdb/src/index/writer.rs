@@ -18,6 +18,7 @@ use super::{INDEX_MAGIC, INDEX_VERSION, SERIES_ALIGNMENT_BYTES};
 use crate::crc;
 use crate::error::TsdbError;
 use crate::postings::SeriesRef;
+use crate::segment::ChunkRef;
 
 /// Postings lists begin at multiples of this.
 const LIST_ALIGNMENT_BYTES: u64 = 4;
@@ -58,7 +59,7 @@ pub struct IndexWriter<W: Write> {
     uses: Vec<(SymbolRef, SymbolRef, SeriesRef)>,
     series: Vec<SeriesRef>,
     last_labels: Labels,
-    last_chunk_ref: u64,
+    last_chunk_ref: ChunkRef,
     entry: SeriesEntry,
     buffer: Vec<u8>,
     stats: IndexStats,
@@ -67,7 +68,7 @@ pub struct IndexWriter<W: Write> {
 impl<W: Write> IndexWriter<W> {
     /// Begins an index with its symbols: every text that any label of a later series has, in strict order.
     ///
-    /// Prometheus also lists the empty text; see [`super::super::block::BlockWriter`].
+    /// Prometheus also lists the empty text, though no label has it.
     pub fn new<'a>(sink: W, symbols: impl IntoIterator<Item = &'a str>) -> Result<Self, WriteError> {
         let texts: Vec<&str> = symbols.into_iter().collect();
         if let Some(at) = texts.windows(2).position(|pair| pair[0] >= pair[1]) {
@@ -87,7 +88,7 @@ impl<W: Write> IndexWriter<W> {
             uses: Vec::new(),
             series: Vec::new(),
             last_labels: Labels::empty(),
-            last_chunk_ref: 0,
+            last_chunk_ref: ChunkRef::from_u64(0),
             entry: SeriesEntry::default(),
             buffer: Vec::new(),
             stats: IndexStats::default(),
@@ -100,11 +101,7 @@ impl<W: Write> IndexWriter<W> {
     /// Labels that do not sort behind the last series', or are not among the symbols; chunks that are not in order of
     /// time without overlap, or not in order of their refs over the whole index.
     pub fn add_series(&mut self, labels: &Labels, chunks: &[ChunkMeta]) -> Result<SeriesRef, WriteError> {
-        if *labels <= self.last_labels {
-            let reason = format!("series {labels} after {}", self.last_labels);
-            return Err(TsdbError::out_of_order(WHAT, reason).into());
-        }
-        self.check_chunks(labels, chunks)?;
+        self.check(labels, chunks)?;
         self.entry.labels.clear();
         for (name, value) in labels {
             self.entry.labels.push((self.symbol(name)?, self.symbol(value)?));
@@ -182,6 +179,19 @@ impl<W: Write> IndexWriter<W> {
         postings_list::encode(refs, &mut self.buffer)?;
         self.sink.write(&self.buffer)?;
         Ok(())
+    }
+
+    /// Whether [`Self::add_series`] would take this series, without adding it.
+    pub fn check(&self, labels: &Labels, chunks: &[ChunkMeta]) -> Result<(), TsdbError> {
+        if *labels <= self.last_labels {
+            let reason = format!("series {labels} after {}", self.last_labels);
+            return Err(TsdbError::out_of_order(WHAT, reason));
+        }
+        for (name, value) in labels {
+            self.symbol(name)?;
+            self.symbol(value)?;
+        }
+        self.check_chunks(labels, chunks)
     }
 
     fn check_chunks(&self, labels: &Labels, chunks: &[ChunkMeta]) -> Result<(), TsdbError> {
