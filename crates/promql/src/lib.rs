@@ -8,6 +8,8 @@ mod lex;
 pub mod memory_source;
 pub mod parse;
 mod print;
+pub mod script;
+pub mod series_notation;
 pub mod signature;
 pub mod source;
 pub mod value;

@@ -11,10 +11,13 @@ mod check;
 mod duration;
 mod error;
 mod literal;
+mod metric;
 mod regex_error;
 mod selector;
 
 pub use error::ParseError;
+pub(crate) use literal::number;
+pub(crate) use metric::parse_labels;
 
 use parallax_model::Matcher;
 

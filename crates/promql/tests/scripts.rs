@@ -1,0 +1,94 @@
+//! Runs scripts: our own, and those that Prometheus publishes, where they are at hand.
+//!
+//! Prometheus' scripts are read from `PROMQLTEST_DIR`, or else from `promqltest` in the shared folder beside the
+//! workspace. They are not part of the repository; ours in `tests/scripts` are.
+
+use std::path::{Path, PathBuf};
+
+use parallax_promql::engine::{Engine, EngineOptions};
+use parallax_promql::parse::ParserOptions;
+use parallax_promql::script::{Report, Script};
+
+/// How many of the published scripts' evals must hold. It may only rise.
+const PUBLISHED_FLOOR: usize = 0;
+
+/// Published evals that are known not to hold, as `file:line`, each with its reason.
+const KNOWN_EXCEPTIONS: [(&str, &str); 0] = [];
+
+fn published_scripts() -> Option<PathBuf> {
+    let shared = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/promqltest");
+    let named = std::env::var_os("PROMQLTEST_DIR").map(PathBuf::from);
+    let in_shared =
+        std::env::var_os("PARALLAX_SHARED").map(|folder| PathBuf::from(folder).join("promqltest"));
+    [named, in_shared, Some(shared)].into_iter().flatten().find(|folder| folder.is_dir())
+}
+
+fn scripts_in(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).expect("a folder of scripts");
+    let mut files: Vec<PathBuf> = entries
+        .map(|entry| entry.expect("an entry").path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "test"))
+        .collect();
+    files.sort();
+    files
+}
+
+fn name_of(file: &Path) -> String {
+    file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+/// The engine as Prometheus' own runner sets it up.
+fn engine() -> Engine {
+    Engine::new(EngineOptions { delayed_name_removal: true, ..EngineOptions::default() })
+}
+
+fn run(file: &Path) -> Report {
+    let text = std::fs::read_to_string(file).expect("a readable script");
+    let script = Script::read(&text).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+    script.run(&engine(), &ParserOptions::all_features())
+}
+
+#[test]
+fn our_scripts_hold() {
+    let files = scripts_in(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scripts"));
+    assert!(!files.is_empty());
+    let mut failures = Vec::new();
+    for file in files {
+        let report = run(&file);
+        println!("{}: {} passed, {} failed", name_of(&file), report.passed, report.failures.len());
+        failures.extend(report.failures.iter().map(|failure| format!("{}: {failure}", name_of(&file))));
+    }
+    assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
+}
+
+#[test]
+fn published_scripts_hold() {
+    let Some(folder) = published_scripts() else {
+        println!("no published scripts at hand; set PROMQLTEST_DIR to run them");
+        return;
+    };
+    let (mut passed, mut unexpected) = (0, Vec::new());
+    for file in scripts_in(&folder) {
+        let name = name_of(&file);
+        let report = run(&file);
+        println!("{name}: {} passed, {} failed", report.passed, report.failures.len());
+        passed += report.passed;
+        for failure in &report.failures {
+            println!("  {name}:{}: {}: {}", failure.line, failure.query, shortened(&failure.reason));
+            let place = format!("{name}:{}", failure.line);
+            if !KNOWN_EXCEPTIONS.iter().any(|(known, _)| *known == place) {
+                unexpected.push(place);
+            }
+        }
+    }
+    println!("{passed} passed in all, {} failed unexpectedly", unexpected.len());
+    assert!(passed >= PUBLISHED_FLOOR, "only {passed} evals hold, not {PUBLISHED_FLOOR} as before");
+}
+
+fn shortened(reason: &str) -> String {
+    const MOST: usize = 400;
+    match reason.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{}…", &reason[..end]),
+        None => reason.to_owned(),
+    }
+}
