@@ -80,7 +80,7 @@ impl Postings {
             return Self::empty();
         }
         // The shortest leads: each of its members is looked for in the others, which gallop over the rest.
-        sets.sort_by_key(Self::len_bound);
+        sets.sort_by_cached_key(Self::len_bound);
         match sets.len() {
             0 => Self::empty(),
             1 => sets.remove(0),

@@ -12,7 +12,7 @@ use parallax_tsdb::index::ChunkMeta;
 use parallax_tsdb::segment::{Chunk, SegmentConfig};
 use parallax_tsdb::tombstones::{TOMBSTONES_FILE_NAME, Tombstones};
 
-/// Every block of every golden bucket.
+/// The blocks of all golden buckets.
 fn blocks() -> Vec<PathBuf> {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let shared = std::env::var_os("PARALLAX_SHARED").map_or(workspace.join("../shared"), PathBuf::from);
@@ -23,9 +23,13 @@ fn blocks() -> Vec<PathBuf> {
     let mut found = Vec::new();
     for bucket in ["bucket-short", "bucket-long", "bucket-long-raw"] {
         let Ok(entries) = fs::read_dir(golden.join(bucket)) else { continue };
-        found.extend(entries.map(|entry| entry.unwrap().path()).filter(|path| path.join("index").is_file()));
+        let mut blocks: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+        blocks.retain(|path| path.join("index").is_file());
+        blocks.sort();
+        // Each copy is synced to disk, and the uncompacted blocks are many and alike.
+        let step = if bucket == "bucket-long-raw" { 20 } else { 1 };
+        found.extend(blocks.into_iter().step_by(step));
     }
-    found.sort();
     found
 }
 

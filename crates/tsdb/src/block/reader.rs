@@ -58,11 +58,11 @@ impl BlockReader {
     /// The series that all `matchers` match and that have a chunk which overlaps `range`, in the order of their labels.
     ///
     /// Series are read as the iterator is advanced; it goes on after an error, which concerns one series.
-    pub fn series(
-        &self,
+    pub fn series<'a>(
+        &'a self,
         matchers: &[Matcher],
         range: TimeRange,
-    ) -> Result<impl Iterator<Item = Result<BlockSeries, TsdbError>>, TsdbError> {
+    ) -> Result<impl Iterator<Item = Result<BlockSeries, TsdbError>> + use<'a>, TsdbError> {
         Ok(self.read_each(self.index.select(matchers)?, range))
     }
 

@@ -9,7 +9,7 @@
 
 use parallax_model::{MatchOp, Matcher};
 
-use super::Postings;
+use super::{Postings, REF_SIZE_BYTES};
 
 /// The labels of one block and the places of their postings lists.
 pub trait LabelValueIndex {
@@ -48,8 +48,16 @@ pub struct PostingsPlan<P> {
     /// The list of all series, if nothing else bounds the result.
     all_series: Option<P>,
     /// Each group is the union of its lists. No group here is empty.
-    keep: Vec<Vec<P>>,
-    drop: Vec<P>,
+    keep: Vec<Group<P>>,
+    drop: Vec<Group<P>>,
+}
+
+/// The lists that one matcher needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Group<P> {
+    /// The matcher's index among those that the plan was made from.
+    matcher: usize,
+    places: Vec<P>,
 }
 
 impl<P> PostingsPlan<P> {
@@ -65,7 +73,7 @@ impl<P> PostingsPlan<P> {
         // A label that some matcher requires to be there turns `l=~"a|"` into something to intersect with.
         let must_be_set =
             |name: &str| !name.is_empty() && matchers.iter().any(|m| m.name() == name && !m.matches_empty());
-        for matcher in matchers {
+        for (at, matcher) in matchers.iter().enumerate() {
             let matches_empty = matcher.matches_empty();
             if matcher.name().is_empty() {
                 if matches_empty {
@@ -77,13 +85,13 @@ impl<P> PostingsPlan<P> {
                 if matches_everything(matcher) {
                     continue;
                 }
-                let group = matching_places(index, matcher)?;
-                if group.is_empty() {
+                let places = matching_places(index, matcher)?;
+                if places.is_empty() {
                     return Ok(Self::nothing());
                 }
-                plan.keep.push(group);
+                plan.keep.push(Group { matcher: at, places });
             } else if !matches_everything(matcher) {
-                plan.drop.extend(other_places(index, matcher)?);
+                plan.drop.push(Group { matcher: at, places: other_places(index, matcher)? });
             }
         }
         if plan.keep.is_empty() {
@@ -106,7 +114,39 @@ impl<P> PostingsPlan<P> {
 
     /// Every list that [`Self::combine`] will ask for, in the same order.
     pub fn places(&self) -> impl Iterator<Item = &P> {
-        self.all_series.iter().chain(self.keep.iter().flatten()).chain(&self.drop)
+        let grouped = self.keep.iter().chain(&self.drop).flat_map(|group| &group.places);
+        self.all_series.iter().chain(grouped)
+    }
+
+    /// Takes those groups out of the plan whose lists cost more than reading every series that the rest may leave.
+    ///
+    /// `{name="x", pod=~"a.*"}` may need the lists of a hundred thousand pods in order to narrow a hundred series.
+    /// `size_bytes` is what a list takes, `series_size_bytes` what a series is expected to take. The matchers with the returned
+    /// indexes must then be held against the labels of each series that the plan selects.
+    pub fn defer_costly(&mut self, size_bytes: impl Fn(&P) -> u64, series_size_bytes: u64) -> Vec<usize> {
+        let cost =
+            |places: &[P]| places.iter().fold(0u64, |sum, place| sum.saturating_add(size_bytes(place)));
+        let cheapest = match &self.all_series {
+            Some(place) => Some((None, size_bytes(place))),
+            None => self
+                .keep
+                .iter()
+                .map(|group| (Some(group.matcher), cost(&group.places)))
+                .min_by_key(|found| found.1),
+        };
+        let Some((base, base_bytes)) = cheapest else { return Vec::new() };
+        let worth_bytes = (base_bytes / REF_SIZE_BYTES as u64).saturating_mul(series_size_bytes);
+        let mut deferred = Vec::new();
+        for groups in [&mut self.keep, &mut self.drop] {
+            groups.retain(|group| {
+                let stays = base == Some(group.matcher) || cost(&group.places) <= worth_bytes;
+                if !stays {
+                    deferred.push(group.matcher);
+                }
+                stays
+            });
+        }
+        deferred
     }
 
     /// The matching series, from the lists that `load` gives for places. Each place is asked for once.
@@ -116,10 +156,11 @@ impl<P> PostingsPlan<P> {
             kept.push(load(place)?);
         }
         for group in &self.keep {
-            let lists = group.iter().map(&mut load).collect::<Result<Vec<_>, E>>()?;
+            let lists = group.places.iter().map(&mut load).collect::<Result<Vec<_>, E>>()?;
             kept.push(Postings::union(lists));
         }
-        let dropped = self.drop.iter().map(load).collect::<Result<Vec<_>, E>>()?;
+        let dropped = self.drop.iter().flat_map(|group| &group.places);
+        let dropped = dropped.map(load).collect::<Result<Vec<_>, E>>()?;
         Ok(Postings::intersection(kept).without(Postings::union(dropped)))
     }
 }
@@ -285,6 +326,25 @@ mod tests {
                 .collect();
             prop_assert_eq!(found, model.expected(&matchers));
             prop_assert_eq!(asked, plan.places().cloned().collect::<Vec<_>>());
+        }
+
+        #[test]
+        fn deferred_matchers_and_the_rest_of_the_plan_select_the_same(
+            model in model(),
+            matchers in prop::collection::vec(matcher(), 1..5),
+            series_size_bytes in 0u64..6,
+        ) {
+            let mut plan = PostingsPlan::new(&model, &matchers).unwrap();
+            let before = plan.places().count();
+            let size_bytes = |place: &(String, String)| model.lists[place].len() as u64 * 4;
+            let deferred = plan.defer_costly(size_bytes, series_size_bytes);
+            prop_assert!(deferred.is_empty() || plan.places().count() < before);
+            let found: Vec<u32> = plan
+                .combine(|place| model.postings_at(place))
+                .unwrap()
+                .filter(|at| deferred.iter().all(|m| matchers[*m].matches_labels(&model.series[*at as usize])))
+                .collect();
+            prop_assert_eq!(found, model.expected(&matchers));
         }
     }
 
