@@ -1,0 +1,155 @@
+//! The bytes of a client's connection, watched: the first of the server prove that it accepts us, an error is put into words.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use parallax_pki::{Explanation, FailureReason, Side, explain};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
+
+use super::connector::ConnectFailure;
+use super::health::Health;
+
+/// First bytes of a TLS alert record: what a TLS port answers to plain text.
+const TLS_ALERT: [u8; 2] = [0x15, 0x03];
+
+enum Transport {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+pub(crate) struct ClientStream {
+    transport: Transport,
+    health: Arc<Health>,
+    heard: bool,
+}
+
+impl ClientStream {
+    pub(super) fn plain(stream: TcpStream, health: Arc<Health>) -> Self {
+        Self { transport: Transport::Plain(stream), health, heard: false }
+    }
+
+    pub(super) fn tls(stream: TlsStream<TcpStream>, health: Arc<Health>) -> Self {
+        Self { transport: Transport::Tls(Box::new(stream)), health, heard: false }
+    }
+
+    fn failed(&self, explanation: Explanation, kind: io::ErrorKind) -> io::Error {
+        self.health.note_failure(explanation.clone());
+        io::Error::new(kind, ConnectFailure { explanation })
+    }
+
+    /// Judges the first bytes of the server.
+    fn note_first(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if bytes.is_empty() {
+            let text = "the server closed the connection before it said anything".to_owned();
+            // Not an error of the stream: its end is for HTTP/2 to judge.
+            self.health.note_failure(Explanation { reason: FailureReason::Closed, text });
+        } else if matches!(self.transport, Transport::Plain(_)) && bytes.starts_with(&TLS_ALERT) {
+            let text = "the server speaks TLS on this port, and we sent plain text".to_owned();
+            let explanation = Explanation { reason: FailureReason::PlainText, text };
+            return Err(self.failed(explanation, io::ErrorKind::InvalidData));
+        } else {
+            self.health.note_heard();
+        }
+        self.heard = true;
+        Ok(())
+    }
+
+    /// A write failed: if the server said why, that is the better error.
+    fn write_failed(&mut self, context: &mut Context<'_>, error: io::Error) -> io::Error {
+        let mut scratch = [0_u8; 1024];
+        let mut buffer = ReadBuf::new(&mut scratch);
+        let said = match &mut self.transport {
+            Transport::Plain(stream) => Pin::new(stream).poll_read(context, &mut buffer),
+            Transport::Tls(stream) => Pin::new(stream.as_mut()).poll_read(context, &mut buffer),
+        };
+        let (explanation, kind) = match said {
+            Poll::Ready(Err(better)) => (explain(&better, Side::Client), better.kind()),
+            _ => (explain(&error, Side::Client), error.kind()),
+        };
+        self.failed(explanation, kind)
+    }
+}
+
+impl AsyncRead for ClientStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let read = match &mut self.transport {
+            Transport::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
+            Transport::Tls(stream) => Pin::new(stream.as_mut()).poll_read(context, buffer),
+        };
+        match read {
+            Poll::Ready(Ok(())) if !self.heard => {
+                Poll::Ready(self.note_first(buffer.filled().get(before..).unwrap_or_default()))
+            }
+            Poll::Ready(Err(error)) => {
+                Poll::Ready(Err(self.failed(explain(&error, Side::Client), error.kind())))
+            }
+            other => other,
+        }
+    }
+}
+
+impl AsyncWrite for ClientStream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = match &mut self.transport {
+            Transport::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
+            Transport::Tls(stream) => Pin::new(stream.as_mut()).poll_write(context, bytes),
+        };
+        match written {
+            Poll::Ready(Err(error)) => Poll::Ready(Err(self.write_failed(context, error))),
+            other => other,
+        }
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = match &mut self.transport {
+            Transport::Plain(stream) => Pin::new(stream).poll_write_vectored(context, slices),
+            Transport::Tls(stream) => Pin::new(stream.as_mut()).poll_write_vectored(context, slices),
+        };
+        match written {
+            Poll::Ready(Err(error)) => Poll::Ready(Err(self.write_failed(context, error))),
+            other => other,
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match &self.transport {
+            Transport::Plain(stream) => stream.is_write_vectored(),
+            Transport::Tls(stream) => stream.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = match &mut self.transport {
+            Transport::Plain(stream) => Pin::new(stream).poll_flush(context),
+            Transport::Tls(stream) => Pin::new(stream.as_mut()).poll_flush(context),
+        };
+        match flushed {
+            Poll::Ready(Err(error)) => Poll::Ready(Err(self.write_failed(context, error))),
+            other => other,
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.transport {
+            Transport::Plain(stream) => Pin::new(stream).poll_shutdown(context),
+            Transport::Tls(stream) => Pin::new(stream.as_mut()).poll_shutdown(context),
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! From a listener to connections with a verified peer.
+//!
+//! Invariant: whatever a client does, the accept loop goes on; each refusal is counted under its reason and logged, up to a rate.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use parallax_pki::certificate::Facts;
+use parallax_pki::verify::identity_of;
+use parallax_pki::{CredentialSource, Explanation, FailureReason, Side, explain};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::AbortHandle;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+
+use super::GrpcServerConfig;
+use super::stream::{Place, ServerStream, Transport};
+use crate::connection_metrics::ConnectionMetrics;
+use crate::peer::PeerInfo;
+
+/// After an accept error that will not go away by itself (no file descriptors left).
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long a refused client is listened to, so that closing does not destroy the alert on its way (unread bytes turn a close into a reset).
+const LINGER: Duration = Duration::from_secs(1);
+/// How much of what it says is read meanwhile.
+const LINGER_BYTES: usize = 64 << 10;
+/// Refusals that are logged in one [`LOG_WINDOW`].
+const LOGGED_REFUSALS: u32 = 20;
+const LOG_WINDOW: Duration = Duration::from_secs(10);
+
+pub(super) struct Acceptor {
+    config: GrpcServerConfig,
+    metrics: ConnectionMetrics,
+    cut: CancellationToken,
+    sender: mpsc::Sender<io::Result<ServerStream>>,
+    places: Arc<Semaphore>,
+    pending: Mutex<Pending>,
+    refusal_log: Mutex<RateLimit>,
+}
+
+/// Unfinished handshakes by age.
+#[derive(Default)]
+struct Pending {
+    next: u64,
+    running: BTreeMap<u64, Option<AbortHandle>>,
+}
+
+struct RateLimit {
+    window_start: Instant,
+    logged: u32,
+    suppressed: u64,
+}
+
+impl Acceptor {
+    pub(super) fn new(
+        config: GrpcServerConfig,
+        metrics: ConnectionMetrics,
+        cut: CancellationToken,
+        sender: mpsc::Sender<io::Result<ServerStream>>,
+    ) -> Self {
+        let places = Arc::new(Semaphore::new(config.max_connections.clamp(1, Semaphore::MAX_PERMITS)));
+        let refusal_log = RateLimit { window_start: Instant::now(), logged: 0, suppressed: 0 };
+        Self {
+            config,
+            metrics,
+            cut,
+            sender,
+            places,
+            pending: Mutex::default(),
+            refusal_log: Mutex::new(refusal_log),
+        }
+    }
+
+    /// Accepts until `shutdown`; then the listener is closed.
+    pub(super) async fn run(self: Arc<Self>, listener: TcpListener, shutdown: CancellationToken) {
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, address)) => self.admit(stream, address).await,
+                Err(error) if is_of_one_connection(&error) => {}
+                Err(error) => {
+                    tracing::error!(%error, "accepting a gRPC connection failed");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    async fn admit(self: &Arc<Self>, stream: TcpStream, address: SocketAddr) {
+        let Ok(permit) = Arc::clone(&self.places).try_acquire_owned() else {
+            self.metrics.refused("too_many_connections");
+            self.log_refusal(address, "too many connections are open");
+            return;
+        };
+        let place = Place::new(permit, self.metrics.open.clone());
+        // An error here means that the peer has gone; serving will notice.
+        let _ = stream.set_nodelay(true);
+        match self.config.tls.clone() {
+            None => {
+                let peer = PeerInfo { address, identity: None, certificate: None };
+                self.hand_over(Transport::Plain(stream), peer, place).await;
+            }
+            Some(source) => self.spawn_handshake(stream, address, place, source),
+        }
+    }
+
+    fn spawn_handshake(
+        self: &Arc<Self>,
+        stream: TcpStream,
+        address: SocketAddr,
+        place: Place,
+        source: CredentialSource,
+    ) {
+        let mut pending = self.pending();
+        if pending.running.len() >= self.config.max_pending_handshakes.max(1)
+            && let Some((_, oldest)) = pending.running.pop_first()
+        {
+            if let Some(oldest) = oldest {
+                oldest.abort();
+            }
+            self.metrics.refused("handshake_displaced");
+        }
+        let id = pending.next;
+        pending.next += 1;
+        pending.running.insert(id, None);
+        let this = Arc::clone(self);
+        let task = tokio::spawn(async move {
+            let _registration = Registration { acceptor: &this, id };
+            tokio::select! {
+                () = this.handshake(stream, address, place, source) => {}
+                () = this.cut.cancelled() => {}
+            }
+        });
+        // Under the lock: the task cannot have removed its entry yet.
+        if let Some(entry) = pending.running.get_mut(&id) {
+            *entry = Some(task.abort_handle());
+        }
+    }
+
+    async fn handshake(
+        &self,
+        stream: TcpStream,
+        address: SocketAddr,
+        place: Place,
+        source: CredentialSource,
+    ) {
+        let config = match source.current().server_config() {
+            Ok(config) => config,
+            Err(error) => {
+                tracing::error!(%error, "no TLS configuration to serve with");
+                return;
+            }
+        };
+        let accepting = TlsAcceptor::from(config).accept(stream).into_fallible();
+        match tokio::time::timeout(self.config.handshake_timeout, accepting).await {
+            Ok(Ok(stream)) => {
+                let peer = peer_info(address, &stream);
+                self.hand_over(Transport::Tls(Box::new(stream)), peer, place).await;
+            }
+            Ok(Err((error, stream))) => {
+                self.refuse(address, &explain(&error, Side::Server));
+                linger(stream).await;
+            }
+            Err(_) => {
+                let text = "the client did not finish the TLS handshake in time".to_owned();
+                self.refuse(address, &Explanation { reason: FailureReason::Timeout, text });
+            }
+        }
+    }
+
+    async fn hand_over(&self, transport: Transport, peer: PeerInfo, place: Place) {
+        let stream = ServerStream::new(transport, peer, place, self.cut.clone());
+        // The receiver is gone only when the server ends.
+        let _ = self.sender.send(Ok(stream)).await;
+    }
+
+    fn refuse(&self, address: SocketAddr, explanation: &Explanation) {
+        self.metrics.handshake_failed(explanation.reason);
+        if explanation.reason == FailureReason::Closed {
+            // Load balancers probe ports this way.
+            tracing::debug!(peer = %address, reason = explanation.text, "TLS handshake not finished");
+        } else {
+            self.log_refusal(address, &explanation.text);
+        }
+    }
+
+    fn log_refusal(&self, address: SocketAddr, reason: &str) {
+        let mut limit = self.refusal_log.lock().unwrap_or_else(PoisonError::into_inner);
+        if limit.window_start.elapsed() >= LOG_WINDOW {
+            if limit.suppressed > 0 {
+                tracing::warn!(
+                    count = limit.suppressed,
+                    "more gRPC connections were refused than are logged"
+                );
+            }
+            *limit = RateLimit { window_start: Instant::now(), logged: 0, suppressed: 0 };
+        }
+        if limit.logged < LOGGED_REFUSALS {
+            limit.logged += 1;
+            tracing::warn!(peer = %address, reason, "gRPC connection refused");
+        } else {
+            limit.suppressed += 1;
+        }
+    }
+
+    fn pending(&self) -> std::sync::MutexGuard<'_, Pending> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Takes a handshake off the list when it ends, also by being aborted.
+struct Registration<'a> {
+    acceptor: &'a Acceptor,
+    id: u64,
+}
+
+impl Drop for Registration<'_> {
+    fn drop(&mut self) {
+        self.acceptor.pending().running.remove(&self.id);
+    }
+}
+
+fn peer_info(address: SocketAddr, stream: &tokio_rustls::server::TlsStream<TcpStream>) -> PeerInfo {
+    let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first).cloned();
+    // The verifier refused what does not parse; without one there is no certificate.
+    let identity = certificate
+        .as_deref()
+        .and_then(|der| Facts::read(der).ok())
+        .and_then(|facts| identity_of(&facts).ok().flatten());
+    PeerInfo { address, identity, certificate: certificate.map(rustls_pki_types::CertificateDer::into_owned) }
+}
+
+/// Lets the alert reach the client: ends our side, then reads what is under way.
+async fn linger(mut stream: TcpStream) {
+    let reading = async {
+        stream.shutdown().await?;
+        let mut buffer = [0_u8; 4096];
+        let mut total = 0;
+        while total < LINGER_BYTES {
+            match stream.read(&mut buffer).await? {
+                0 => break,
+                count => total += count,
+            }
+        }
+        Ok::<_, io::Error>(())
+    };
+    // The client has been refused already; how it leaves does not matter.
+    let _ = tokio::time::timeout(LINGER, reading).await;
+}
+
+/// Errors of accept(2) that speak of the one connection, not of the listener.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted
+    )
+}

@@ -1,0 +1,116 @@
+//! An HTTP server for APIs, probes and metrics.
+//!
+//! Invariants: the number of open connections is bounded, headers must arrive in time; on shutdown the listener closes first, then open requests get
+//! [`GRACE_PERIOD`]. What is served is the caller's router; [`base_router`](crate::base_router) has the part that every component shares.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::ConnectInfo;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::ServiceExt as _;
+
+use crate::Error;
+use crate::listen::listen;
+
+/// Connections open at a time; further ones wait in the kernel's queue.
+pub const MAX_CONNECTIONS: usize = 2048;
+/// For the headers of a request.
+pub const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// For open requests at shutdown.
+pub const GRACE_PERIOD: Duration = Duration::from_secs(30);
+/// After an accept error that will not go away by itself.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// A bound server that does not accept yet.
+#[derive(Debug)]
+pub struct HttpServer {
+    listener: TcpListener,
+    local_addr: SocketAddr,
+}
+
+impl HttpServer {
+    /// Opens a listener on `host:port` or `:port`. `flag` names the setting in the error.
+    pub async fn bind(address: &str, flag: &'static str) -> Result<Self, Error> {
+        let (listener, local_addr) = listen(address, flag).await?;
+        Ok(Self { listener, local_addr })
+    }
+
+    /// The address that is really bound; of use where port 0 was asked for.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// Serves until `shutdown`, then waits for open requests, but not longer than [`GRACE_PERIOD`]. Handlers may extract
+    /// `ConnectInfo<SocketAddr>`.
+    pub async fn serve(self, router: Router, shutdown: CancellationToken) -> Result<(), Error> {
+        let Self { listener, local_addr } = self;
+        tracing::info!(address = %local_addr, "serving HTTP");
+        let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let tasks = TaskTracker::new();
+        loop {
+            // The semaphore is never closed, so a place always comes.
+            let place = tokio::select! {
+                () = shutdown.cancelled() => break,
+                place = Arc::clone(&places).acquire_owned() => place,
+            };
+            let (stream, peer) = tokio::select! {
+                () = shutdown.cancelled() => break,
+                accepted = listener.accept() => match accepted {
+                    Ok(accepted) => accepted,
+                    Err(error) => {
+                        tracing::debug!(%error, "accepting an HTTP connection failed");
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                        continue;
+                    }
+                },
+            };
+            let (router, shutdown) = (router.clone(), shutdown.clone());
+            tasks.spawn(async move {
+                let _place = place;
+                serve_connection(stream, peer, router, shutdown).await;
+            });
+        }
+        drop(listener);
+        tasks.close();
+        if tokio::time::timeout(GRACE_PERIOD, tasks.wait()).await.is_err() {
+            tracing::warn!(address = %local_addr, "HTTP requests did not end within the grace period");
+        }
+        Ok(())
+    }
+}
+
+async fn serve_connection(stream: TcpStream, peer: SocketAddr, router: Router, shutdown: CancellationToken) {
+    // An error here means that the peer has gone; serving will notice.
+    let _ = stream.set_nodelay(true);
+    let service = router.map_request(move |mut request: http::Request<hyper::body::Incoming>| {
+        request.extensions_mut().insert(ConnectInfo(peer));
+        request.map(axum::body::Body::new)
+    });
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+    builder.http2().timer(TokioTimer::new());
+    let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
+    tokio::pin!(connection);
+    let result = tokio::select! {
+        result = connection.as_mut() => result,
+        () = shutdown.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            match tokio::time::timeout(GRACE_PERIOD, connection).await {
+                Ok(result) => result,
+                Err(_) => return,
+            }
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!(%peer, error = %parallax_pki::explain::chain_text(error.as_ref()), "HTTP connection ended");
+    }
+}
