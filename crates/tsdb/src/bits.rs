@@ -40,9 +40,21 @@ impl<'a> BitReader<'a> {
     }
 
     /// The last bytes, followed by zeros.
-    #[cold]
-    #[inline(never)]
+    #[inline]
     fn last_word(&self) -> u64 {
+        let past_end = (self.next + 8).saturating_sub(self.bytes.len());
+        if past_end >= 8 {
+            return 0;
+        }
+        match self.bytes.last_chunk::<8>() {
+            Some(word) => u64::from_be_bytes(*word) << (past_end * 8),
+            None => self.short_word(),
+        }
+    }
+
+    /// The same where there are less than eight bytes.
+    #[cold]
+    fn short_word(&self) -> u64 {
         let rest = self.bytes.get(self.next..).unwrap_or_default();
         let mut word = [0; 8];
         for (to, from) in word.iter_mut().zip(rest) {
@@ -71,6 +83,14 @@ impl<'a> BitReader<'a> {
         let value = (self.buffer >> 1) >> ((63 - count) & 63);
         self.consume(count);
         value
+    }
+
+    /// Makes `count` bits valid, if they can be.
+    #[inline(always)]
+    pub(crate) fn ensure(&mut self, count: u32) {
+        if count > self.valid {
+            self.refill();
+        }
     }
 
     /// The next `count` ≤ 64 bits as an integer.

@@ -1,14 +1,16 @@
 //! Bytes of a block on disk: chunks, index, tombstones, index-header; readers and staged writers.
 
+#![deny(unsafe_code)] // `mapped` alone maps files.
+
 mod bits;
 pub mod block;
 pub mod chunk;
 pub mod crc;
 pub mod cursor;
 pub mod error;
-pub mod mapped;
 pub mod index;
 pub mod index_header;
+pub mod mapped;
 pub mod postings;
 pub mod segment;
 pub mod tombstones;

@@ -106,7 +106,8 @@ impl XorReading {
             self.trailing = 64u32.wrapping_sub(leading + significant) & 63;
             reader.consume(13);
         }
-        reader.refill();
+        // The bits of most values came with those of the timestamp.
+        reader.ensure(self.significant);
         let difference = if self.significant <= REFILLED_BITS {
             reader.take(self.significant)
         } else {
