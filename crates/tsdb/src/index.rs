@@ -15,7 +15,7 @@ pub mod writer;
 use crate::cursor::Cursor;
 use crate::error::TsdbError;
 
-pub use postings_table::{PostingsRange, PostingsTable};
+pub use postings_table::{PostingsRange, PostingsTable, Values};
 pub use reader::IndexReader;
 pub use series::{ChunkMeta, Piece, SeriesEntry};
 pub use symbols::{SymbolRef, Symbols};

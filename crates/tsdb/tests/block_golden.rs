@@ -151,7 +151,8 @@ fn what_is_out_of_order_is_refused_and_leaves_no_trace() {
     let symbols = ["", "a", "x", "y", "z"];
     let mut writer = BlockWriter::create(&target, symbols, SegmentConfig::default()).unwrap();
     writer.add_series(&labels("x"), &[float_chunk(0, 10), float_chunk(20, 30)]).unwrap();
-    let refused: [(&str, &[BlockChunk]); 6] = [
+    let refused: [(&str, &[BlockChunk]); 7] = [
+        ("y", &[]),
         ("x", &[float_chunk(0, 10)]),
         ("", &[float_chunk(0, 10)]),
         ("unknown", &[float_chunk(0, 10)]),

@@ -168,10 +168,30 @@ fn an_index_header_is_the_bytes_that_thanos_wrote() {
         let Ok(index) = std::fs::read(golden().join("bucket-short").join(block).join("index")) else {
             continue;
         };
-        assert_eq!(header_of(&index.into()), std::fs::read(&file).unwrap(), "{}", file.display());
+        let thanos = std::fs::read(&file).unwrap();
+        assert_eq!(header_of(&index.into()), thanos, "{}", file.display());
+        let opened = IndexHeader::open_file(&file).unwrap();
+        assert_eq!(opened.size_bytes(), thanos.len() as u64);
         compared += 1;
     }
     assert!(compared > 0);
+}
+
+#[test]
+fn an_index_header_file_appears_complete() {
+    let (name, index) = indexes().remove(0);
+    let size = index.len() as u64;
+    let read = |range: std::ops::Range<u64>| &index[range.start as usize..range.end as usize];
+    let toc = read(IndexHeaderPlan::toc_range("index", size).unwrap());
+    let plan = IndexHeaderPlan::new("index", size, read(IndexHeaderPlan::preamble_range()), toc).unwrap();
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join(name);
+    let (symbols, table) = (read(plan.symbols_range()), read(plan.postings_table_range()));
+    assert!(plan.write_file(&path, &symbols[1..], table).is_err(), "a short read is noticed");
+    assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 0);
+    plan.write_file(&path, symbols, table).unwrap();
+    assert_eq!(std::fs::read(&path).unwrap(), header_of(&index));
+    assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 1);
 }
 
 #[test]

@@ -8,7 +8,6 @@ use parallax_model::{Labels, Matcher, TimeRange};
 use super::{CHUNKS_DIR_NAME, INDEX_FILE_NAME};
 use crate::error::TsdbError;
 use crate::index::{ChunkMeta, IndexReader, SeriesEntry};
-use crate::mapped;
 use crate::postings::{Postings, SeriesRef};
 use crate::segment::{Chunk, Segments};
 use crate::tombstones::{TOMBSTONES_FILE_NAME, Tombstones};
@@ -36,8 +35,7 @@ pub struct BlockSeries {
 impl BlockReader {
     /// Opens the block in `dir`. Its index and tombstones are checked; chunks are, one by one, when they are read.
     pub fn open(dir: &Path) -> Result<Self, TsdbError> {
-        let index_path = dir.join(INDEX_FILE_NAME);
-        let index = IndexReader::open(index_path.to_string_lossy(), mapped::open(&index_path)?)?;
+        let index = IndexReader::open_file(&dir.join(INDEX_FILE_NAME))?;
         let segments = Segments::open_dir(&dir.join(CHUNKS_DIR_NAME))?;
         let tombstones = read_tombstones(&dir.join(TOMBSTONES_FILE_NAME))?;
         Ok(Self { dir: dir.to_owned(), index, segments, tombstones })

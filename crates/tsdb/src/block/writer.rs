@@ -94,8 +94,11 @@ impl BlockWriter {
     /// Adds a series behind the last one, with its chunks in order of time.
     ///
     /// # Errors
-    /// What [`IndexWriter::add_series`] refuses, which leaves the writer as it was; and failures to write, which do not.
+    /// A series without chunks, and what [`IndexWriter::add_series`] refuses, which leaves the writer as it was; and failures to write, which do not.
     pub fn add_series(&mut self, labels: &Labels, chunks: &[BlockChunk]) -> Result<(), TsdbError> {
+        if chunks.is_empty() {
+            return Err(TsdbError::invalid("block", format!("series {labels} has no chunks")));
+        }
         let mut counts = SampleCounts::default();
         self.metas.clear();
         for chunk in chunks {

@@ -63,7 +63,7 @@ struct Sample {
     entry_at: u32,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct Entry<'a> {
     name: &'a str,
     value: &'a str,
@@ -116,9 +116,18 @@ impl PostingsTable {
 
     /// All values of a label, in order.
     pub fn label_values(&self, name: &str) -> Result<Vec<String>, TsdbError> {
-        let mut values = Vec::with_capacity(self.value_count(name));
-        self.visit_values(name, "", &mut |value, _| values.push(value.to_owned()))?;
-        Ok(values)
+        self.values(name, "").map(|found| found.map(|(value, _)| value.to_owned())).collect()
+    }
+
+    /// The values of a label that begin with `prefix`, in order, and where their lists lie. Read as the iterator is advanced.
+    pub fn values(&self, name: &str, prefix: &str) -> Values<'_> {
+        let of_name = self.entries_of(name).filter(|_| !name.is_empty());
+        let cursor = of_name.and_then(|of_name| {
+            let first = || of_name.samples.first().and_then(|first| self.cursor_at(first));
+            self.cursor_before(of_name, prefix).or_else(first)
+        });
+        let name = of_name.map_or("", |of_name| &of_name.name);
+        Values { name, prefix: prefix.into(), cursor, current: None, lists_end: self.lists_end }
     }
 
     /// The list of one label pair. The empty name and value give the list of all series.
@@ -184,23 +193,55 @@ impl LabelValueIndex for PostingsTable {
         prefix: &str,
         visit: &mut dyn FnMut(&str, PostingsRange),
     ) -> Result<(), TsdbError> {
-        let Some(of_name) = self.entries_of(name).filter(|_| !name.is_empty()) else { return Ok(()) };
-        let first = || of_name.samples.first().and_then(|first| self.cursor_at(first));
-        let Some(mut cursor) = self.cursor_before(of_name, prefix).or_else(first) else { return Ok(()) };
-        let mut current = read_entry(&mut cursor)?;
-        loop {
+        for found in self.values(name, prefix) {
+            let (value, place) = found?;
+            visit(value, place);
+        }
+        Ok(())
+    }
+}
+
+/// See [`PostingsTable::values`].
+#[derive(Clone, Debug)]
+pub struct Values<'a> {
+    name: &'a str,
+    prefix: Box<str>,
+    /// Behind `current`; `None` at the end.
+    cursor: Option<Cursor<'a>>,
+    current: Option<Entry<'a>>,
+    lists_end: u64,
+}
+
+impl<'a> Values<'a> {
+    /// The next value with the prefix. A list ends where the next one begins, so one entry is read ahead.
+    fn step(&mut self) -> Result<Option<(&'a str, PostingsRange)>, TsdbError> {
+        while let Some(mut cursor) = self.cursor.take() {
+            let current = match self.current.take() {
+                Some(current) => current,
+                None => read_entry(&mut cursor)?,
+            };
             let next = if cursor.is_empty() { None } else { Some(read_entry(&mut cursor)?) };
-            if current.value.starts_with(prefix) {
-                let end = next.map_or(self.lists_end, |next| next.list_offset);
-                visit(current.value, PostingsRange { start: current.list_offset, end });
-            } else if current.value > prefix {
-                return Ok(());
+            let end = next.map_or(self.lists_end, |next| next.list_offset);
+            if next.is_some_and(|next| next.name == self.name) {
+                self.current = next;
+                self.cursor = Some(cursor);
             }
-            match next {
-                Some(next) if next.name == name => current = next,
-                _ => return Ok(()),
+            if current.value.starts_with(&*self.prefix) {
+                return Ok(Some((current.value, PostingsRange { start: current.list_offset, end })));
+            }
+            if current.value > &*self.prefix {
+                self.cursor = None;
             }
         }
+        Ok(None)
+    }
+}
+
+impl<'a> Iterator for Values<'a> {
+    type Item = Result<(&'a str, PostingsRange), TsdbError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.step().transpose()
     }
 }
 
@@ -264,5 +305,75 @@ impl<'a> Sampler<'a> {
     fn finish(mut self) -> Vec<NameEntries> {
         self.close_name();
         self.names
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::crc::crc32c;
+
+    /// The bytes of a table whose lists are 16 bytes long each, from 100 on.
+    fn table_of(pairs: &BTreeSet<(String, String)>) -> Vec<u8> {
+        let mut content = (pairs.len() as u32).to_be_bytes().to_vec();
+        for ((name, value), list) in pairs.iter().zip(0u64..) {
+            put_entry(&mut content, name, value, 100 + 16 * list);
+        }
+        let crc = crc32c(&content);
+        [&(content.len() as u32).to_be_bytes()[..], &content, &crc.to_be_bytes()].concat()
+    }
+
+    fn pairs() -> impl Strategy<Value = BTreeSet<(String, String)>> {
+        // Few names with many values, so that there is something between the samples.
+        prop::collection::btree_set(("[ab]{1,2}", "[a-c]{1,5}"), 0..300)
+    }
+
+    proptest! {
+        #[test]
+        fn a_sampled_table_answers_as_the_whole(pairs in pairs(), prefix in "[a-d]{0,3}", absent in "[a-d]{1,5}") {
+            let lists = PostingsRange { start: 100, end: 100 + 16 * pairs.len() as u64 };
+            let table = PostingsTable::open("index".into(), 50, &table_of(&pairs).into(), lists).unwrap();
+            let mut by_name: BTreeMap<&str, Vec<(&str, PostingsRange)>> = BTreeMap::new();
+            for ((name, value), list) in pairs.iter().zip(0u64..) {
+                let place = PostingsRange { start: 100 + 16 * list, end: 116 + 16 * list };
+                by_name.entry(name).or_default().push((value, place));
+                prop_assert_eq!(table.find(name, value).unwrap(), Some(place));
+                let expected = pairs.contains(&(name.clone(), absent.clone()));
+                prop_assert_eq!(table.find(name, &absent).unwrap().is_some(), expected);
+            }
+            prop_assert_eq!(table.label_names().collect::<Vec<_>>(), by_name.keys().copied().collect::<Vec<_>>());
+            for (name, values) in by_name {
+                prop_assert_eq!(table.value_count(name), values.len());
+                let found: Vec<_> = table.values(name, &prefix).map(Result::unwrap).collect();
+                let expected: Vec<_> = values.into_iter().filter(|(value, _)| value.starts_with(&prefix)).collect();
+                prop_assert_eq!(found, expected);
+            }
+            prop_assert_eq!(table.values("nowhere", "").count(), 0);
+        }
+    }
+
+    #[test]
+    fn lists_out_of_place_and_names_out_of_order_are_corrupt() {
+        let open = |entries: &[(&str, &str, u64)]| {
+            let mut content = (entries.len() as u32).to_be_bytes().to_vec();
+            entries.iter().for_each(|(name, value, list)| put_entry(&mut content, name, value, *list));
+            let crc = crc32c(&content);
+            let bytes = [&(content.len() as u32).to_be_bytes()[..], &content, &crc.to_be_bytes()].concat();
+            PostingsTable::open("index".into(), 0, &bytes.into(), PostingsRange { start: 10, end: 90 })
+        };
+        assert!(open(&[("", "", 10), ("a", "b", 30), ("a", "c", 50)]).is_ok());
+        for bad in [
+            [("a", "b", 30), ("a", "b", 50)],
+            [("b", "a", 30), ("a", "b", 50)],
+            [("a", "b", 50), ("a", "c", 30)],
+            [("a", "b", 9), ("a", "c", 30)],
+            [("a", "b", 30), ("a", "c", 90)],
+        ] {
+            assert!(open(&bad).unwrap_err().is_corruption(), "{bad:?}");
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! A whole index, in memory or mapped.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -12,6 +13,7 @@ use super::symbols::Symbols;
 use super::toc::{TOC_SIZE_BYTES, Toc};
 use super::{INDEX_PREAMBLE_SIZE_BYTES, SERIES_ALIGNMENT_BYTES, check_preamble};
 use crate::error::TsdbError;
+use crate::mapped;
 use crate::postings::{LabelValueIndex, Postings, PostingsSource, SeriesRef, select};
 
 /// Reads one index file. Clones share the bytes.
@@ -44,6 +46,11 @@ impl IndexReader {
         let table = section(toc.postings_table, tail_start as u64)?;
         let table = PostingsTable::open(what.clone(), toc.postings_table, &table, lists)?;
         Ok(Self { what, bytes, toc, symbols, table })
+    }
+
+    /// Maps a file of a finished block.
+    pub fn open_file(path: &Path) -> Result<Self, TsdbError> {
+        Self::open(path.to_string_lossy(), mapped::open(path)?)
     }
 
     pub fn toc(&self) -> &Toc {

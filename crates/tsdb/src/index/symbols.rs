@@ -71,11 +71,12 @@ impl Symbols {
         self.count == 0
     }
 
-    /// The text of a symbol.
+    /// The text of a symbol. A ref beyond the last is corruption, since refs come from the file.
     pub fn lookup(&self, symbol: SymbolRef) -> Result<&str, TsdbError> {
         let index = symbol as usize;
         if symbol >= self.count {
-            return Err(TsdbError::not_found(&self.what, format!("symbol {symbol}, only {}", self.count)));
+            let reason = format!("symbol {symbol} is referred to, of {}", self.count);
+            return Err(TsdbError::corrupt(&self.what, self.offset, reason));
         }
         let mut cursor = self.cursor_at_start(index / self.stride)?;
         for _ in 0..index % self.stride {

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::io::{self, Write};
+use std::sync::Arc;
 
 use parallax_model::Labels;
 
@@ -52,9 +53,9 @@ pub struct IndexStats {
 pub struct IndexWriter<W: Write> {
     sink: Positioned<W>,
     toc: Toc,
-    symbols: HashMap<Box<str>, SymbolRef>,
+    symbols: HashMap<Arc<str>, SymbolRef>,
     /// Symbols by their refs, for the postings table.
-    texts: Vec<Box<str>>,
+    texts: Vec<Arc<str>>,
     /// (name, value, series) of every label of every series.
     uses: Vec<(SymbolRef, SymbolRef, SeriesRef)>,
     series: Vec<SeriesRef>,
@@ -80,11 +81,12 @@ impl<W: Write> IndexWriter<W> {
         let toc = Toc { symbols: sink.position, ..Toc::default() };
         sink.write(&encode_section(&texts)?)?;
         let toc = Toc { series: sink.position, ..toc };
+        let texts: Vec<Arc<str>> = texts.into_iter().map(Arc::from).collect();
         Ok(Self {
             sink,
             toc,
-            symbols: (0..).zip(&texts).map(|(symbol, text)| (Box::from(*text), symbol)).collect(),
-            texts: texts.into_iter().map(Box::from).collect(),
+            symbols: texts.iter().cloned().zip(0..).collect(),
+            texts,
             uses: Vec::new(),
             series: Vec::new(),
             last_labels: Labels::empty(),

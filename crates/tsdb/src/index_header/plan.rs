@@ -3,13 +3,19 @@
 //! The caller makes the requests, in this order: the object's size, [`IndexHeaderPlan::preamble_range`],
 //! [`IndexHeaderPlan::toc_range`]; then, with a plan made from these, the symbols and the postings table.
 
+use std::fs::{self, File};
+use std::io::Write;
 use std::ops::Range;
+use std::path::{Path, PathBuf};
 
 use super::{INDEX_HEADER_MAGIC, INDEX_HEADER_PREAMBLE_SIZE_BYTES, INDEX_HEADER_VERSION};
 use crate::crc::crc32c;
 use crate::error::TsdbError;
 use crate::index::toc::TOC_SIZE_BYTES;
 use crate::index::{INDEX_PREAMBLE_SIZE_BYTES, Toc, check_preamble};
+
+/// Stands behind the name of a header that is being written.
+const UNFINISHED_SUFFIX: &str = ".tmp";
 
 /// What is to be read of one index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,5 +107,23 @@ impl IndexHeaderPlan {
             }
         }
         Ok([&self.header_start(), symbols, postings_table, &self.header_end()].concat())
+    }
+
+    /// Writes the whole header to `path`, which appears at once and complete, or not at all.
+    ///
+    /// # Errors
+    /// As [`Self::assemble`], and failures to write.
+    pub fn write_file(&self, path: &Path, symbols: &[u8], postings_table: &[u8]) -> Result<(), TsdbError> {
+        let header = self.assemble(&path.to_string_lossy(), symbols, postings_table)?;
+        let mut unfinished = path.as_os_str().to_owned();
+        unfinished.push(UNFINISHED_SUFFIX);
+        let unfinished = PathBuf::from(unfinished);
+        let write = |bytes: &[u8]| {
+            let mut file = File::create(&unfinished)?;
+            file.write_all(bytes)?;
+            file.sync_all()
+        };
+        write(&header).map_err(TsdbError::io(&unfinished))?;
+        fs::rename(&unfinished, path).map_err(TsdbError::io(path))
     }
 }

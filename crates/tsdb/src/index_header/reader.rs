@@ -1,5 +1,6 @@
 //! Reads an index-header, in memory or mapped.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -12,6 +13,7 @@ use crate::cursor::Cursor;
 use crate::error::TsdbError;
 use crate::index::toc::TOC_SIZE_BYTES;
 use crate::index::{INDEX_VERSION, PostingsRange, PostingsTable, SAMPLE_EVERY, Symbols, Toc};
+use crate::mapped;
 use crate::postings::LabelValueIndex;
 
 /// The symbols and the postings table of an index that lies elsewhere. Clones share the bytes.
@@ -49,6 +51,11 @@ impl IndexHeader {
         let table = copied.slice(..index_toc_at);
         let table = PostingsTable::open(what, table_at as u64, &table, lists)?;
         Ok(Self { symbols, table, index_toc, index_size_bytes, size_bytes: bytes.len() as u64 })
+    }
+
+    /// Maps a file that [`super::IndexHeaderPlan::write_file`] wrote, or Thanos.
+    pub fn open_file(path: &Path) -> Result<Self, TsdbError> {
+        Self::open(path.to_string_lossy(), &mapped::open(path)?)
     }
 
     /// The symbols; a lookup reads up to [`SAMPLE_EVERY`] of them.
