@@ -1,0 +1,121 @@
+//! The Prometheus HTTP API, with Thanos' additional parameters and endpoints, over a [`QueryRunner`].
+//!
+//! Shapes, texts and status codes are those of Prometheus 3.9 (`web/api/v1`), so that Grafana and other clients see
+//! a Prometheus; contract section 1.3 lists what Thanos adds. Where the querier does not federate something yet
+//! (rules, alerts, targets, metadata, exemplars) the answer is empty and says so in a warning.
+
+mod endpoints;
+mod float;
+mod histogram;
+mod json;
+mod metadata;
+mod names;
+mod params;
+mod queries;
+mod respond;
+mod status;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::http::{HeaderValue, header};
+use axum::middleware::map_response;
+use axum::response::Response;
+use axum::routing::{get, options};
+
+pub use endpoints::{StoreList, StoreStatus};
+
+use crate::query::QueryRunner;
+
+/// The largest form a request may carry, as in Go's `net/http`.
+const MAX_FORM_BYTES: usize = 10 << 20;
+
+/// How requests that do not say otherwise are answered.
+#[derive(Clone, Debug)]
+pub struct ApiOptions {
+    pub replica_labels: Vec<String>,
+    pub partial_response: bool,
+    pub default_step: Duration,
+    /// How far back labels and series are looked for when no start is given; zero for all time.
+    pub default_metadata_range: Duration,
+    /// Whether pages of any origin may read answers.
+    pub cors: bool,
+    /// Where the API stands below the root, such as `/thanos`; empty or starting with a slash.
+    pub route_prefix: String,
+    /// What `/api/v1/status/flags` shows.
+    pub flags: BTreeMap<String, String>,
+    /// Syntax that is understood beyond the stable one.
+    pub parser: parallax_promql::parse::ParserOptions,
+}
+
+impl Default for ApiOptions {
+    fn default() -> Self {
+        Self {
+            replica_labels: Vec::new(),
+            partial_response: true,
+            default_step: Duration::from_secs(1),
+            default_metadata_range: Duration::ZERO,
+            cors: true,
+            route_prefix: String::new(),
+            flags: BTreeMap::new(),
+            parser: parallax_promql::parse::ParserOptions::default(),
+        }
+    }
+}
+
+/// What handlers share.
+pub(crate) struct Api {
+    runner: Arc<QueryRunner>,
+    stores: Box<dyn StoreList>,
+    options: ApiOptions,
+    started: jiff::Timestamp,
+}
+
+/// The routes of the API.
+pub fn router(runner: Arc<QueryRunner>, stores: impl StoreList, options: ApiOptions) -> Router {
+    let prefix = options.route_prefix.trim_end_matches('/').to_owned();
+    let has_cors = options.cors;
+    let api = Arc::new(Api { runner, stores: Box::new(stores), options, started: jiff::Timestamp::now() });
+    let routes = Router::new()
+        .route("/api/v1/query", get(queries::instant).post(queries::instant))
+        .route("/api/v1/query_range", get(queries::range).post(queries::range))
+        .route("/api/v1/series", get(metadata::series).post(metadata::series))
+        .route("/api/v1/labels", get(metadata::label_names).post(metadata::label_names))
+        .route("/api/v1/label/{name}/values", get(metadata::label_values))
+        .route("/api/v1/stores", get(status::stores))
+        .route("/api/v1/metadata", get(status::metric_metadata))
+        .route("/api/v1/rules", get(status::rules))
+        .route("/api/v1/alerts", get(status::alerts))
+        .route("/api/v1/targets", get(status::targets))
+        .route("/api/v1/query_exemplars", get(status::exemplars).post(status::exemplars))
+        .route("/api/v1/status/buildinfo", get(status::build_info))
+        .route("/api/v1/status/runtimeinfo", get(status::runtime_info))
+        .route("/api/v1/status/flags", get(status::flags))
+        .route("/api/v1/{*rest}", options_of_everything())
+        .layer(DefaultBodyLimit::max(MAX_FORM_BYTES))
+        .with_state(api);
+    let routes = if has_cors { routes.layer(map_response(allow_any_origin)) } else { routes };
+    if prefix.is_empty() { routes } else { Router::new().nest(&prefix, routes) }
+}
+
+/// Browsers ask for permission before a POST.
+fn options_of_everything() -> axum::routing::MethodRouter<Arc<Api>> {
+    options(|| async { http::StatusCode::NO_CONTENT }).fallback(respond::not_found)
+}
+
+async fn allow_any_origin(mut response: Response) -> Response {
+    const HEADERS: [(header::HeaderName, HeaderValue); 4] = [
+        (
+            header::ACCESS_CONTROL_ALLOW_HEADERS,
+            HeaderValue::from_static("Accept, Accept-Encoding, Authorization, Content-Type, Origin"),
+        ),
+        (header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST, OPTIONS")),
+        (header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*")),
+        (header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("Date")),
+    ];
+    response.headers_mut().extend(HEADERS);
+    response
+}

@@ -1,0 +1,26 @@
+//! What `/api/v1/stores` shows, as the fan-out knows it.
+
+use parallax_model::{Labels, TimeRange};
+
+/// One endpoint.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StoreStatus {
+    /// Its address, or a name of its own.
+    pub name: String,
+    /// What it says it is: `sidecar`, `store`, `query`…; empty if it never said.
+    pub component: String,
+    pub last_check: Option<jiff::Timestamp>,
+    pub last_error: Option<String>,
+    pub label_sets: Vec<Labels>,
+    pub range: TimeRange,
+}
+
+/// The endpoints of a querier, now.
+pub trait StoreList: Send + Sync + 'static {
+    fn stores(&self) -> Vec<StoreStatus>;
+
+    /// Expected clusters that no healthy endpoint serves.
+    fn missing_clusters(&self) -> Vec<String> {
+        Vec::new()
+    }
+}

@@ -1,0 +1,101 @@
+//! Numbers as Prometheus prints them.
+//!
+//! Values are Go's shortest form that reads back the same (`strconv.FormatFloat(v, 'f' or 'e', -1, 64)`): with an
+//! exponent only below 1e-6 and from 1e21 on. Timestamps are seconds with up to three decimals.
+
+use std::io::Write as _;
+
+/// Appends `value` without quotes: `1.5`, `+Inf`, `1e+21`.
+pub(super) fn write_float(output: &mut Vec<u8>, value: f64) {
+    if value.is_nan() {
+        output.extend_from_slice(b"NaN");
+    } else if value.is_infinite() {
+        output.extend_from_slice(if value > 0.0 { b"+Inf" } else { b"-Inf" });
+    } else if value != 0.0 && (value.abs() < 1e-6 || value.abs() >= 1e21) {
+        write_with_exponent(output, value);
+    } else {
+        // Writing to a Vec cannot fail.
+        let _ = write!(output, "{value}");
+    }
+}
+
+/// Rust writes `1e-7` where Go writes `1e-07`: a sign and two digits at least.
+fn write_with_exponent(output: &mut Vec<u8>, value: f64) {
+    let text = format!("{value:e}");
+    let (mantissa, exponent) = text.split_once('e').unwrap_or((&text, "0"));
+    let (sign, digits) = match exponent.strip_prefix('-') {
+        Some(digits) => ('-', digits),
+        None => ('+', exponent),
+    };
+    let _ = write!(output, "{mantissa}e{sign}{digits:0>2}");
+}
+
+/// Appends milliseconds as seconds: `1782870000`, `-0.5`, `1.25`.
+pub(super) fn write_seconds(output: &mut Vec<u8>, time_ms: i64) {
+    if time_ms < 0 {
+        output.push(b'-');
+    }
+    let magnitude = time_ms.unsigned_abs();
+    let (seconds, millis) = (magnitude / 1000, magnitude % 1000);
+    let _ = if millis == 0 { write!(output, "{seconds}") } else { write!(output, "{seconds}.{millis:03}") };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn float(value: f64) -> String {
+        let mut output = Vec::new();
+        write_float(&mut output, value);
+        String::from_utf8(output).unwrap()
+    }
+
+    fn seconds(time_ms: i64) -> String {
+        let mut output = Vec::new();
+        write_seconds(&mut output, time_ms);
+        String::from_utf8(output).unwrap()
+    }
+
+    #[test]
+    fn floats_print_as_in_go() {
+        for (value, text) in [
+            (0.0, "0"),
+            (-0.0, "-0"),
+            (1.0, "1"),
+            (0.1, "0.1"),
+            (100.0, "100"),
+            (1e20, "100000000000000000000"),
+            (1e21, "1e+21"),
+            (123_456_789_012_345_680_000.0, "123456789012345680000"),
+            (1e-6, "0.000001"),
+            (9.5e-7, "9.5e-07"),
+            (8.675853104654784e-7, "8.675853104654784e-07"),
+            (f64::MAX, "1.7976931348623157e+308"),
+            (f64::from_bits(1), "5e-324"),
+            (-1.5e-10, "-1.5e-10"),
+            (f64::INFINITY, "+Inf"),
+            (f64::NEG_INFINITY, "-Inf"),
+            (f64::NAN, "NaN"),
+            (1416.0999999999985, "1416.0999999999985"),
+        ] {
+            assert_eq!(float(value), text);
+        }
+    }
+
+    #[test]
+    fn timestamps_print_as_in_prometheus() {
+        for (time_ms, text) in [
+            (0, "0"),
+            (1_782_870_000_000, "1782870000"),
+            (1_435_781_451_781, "1435781451.781"),
+            (1_005, "1.005"),
+            (1_050, "1.050"),
+            (1_500, "1.500"),
+            (-1, "-0.001"),
+            (-1_500, "-1.500"),
+            (i64::MIN, "-9223372036854775.808"),
+        ] {
+            assert_eq!(seconds(time_ms), text);
+        }
+    }
+}

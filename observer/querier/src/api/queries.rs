@@ -1,0 +1,190 @@
+//! `/api/v1/query` and `/api/v1/query_range`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::State;
+use parallax_model::parse_duration_ms;
+use parallax_promql::ast::ValueType;
+use parallax_promql::engine::{QueryOutcome, QueryRange};
+use parallax_promql::parse::parse;
+use parallax_promql::value::QueryValue;
+
+use super::Api;
+use super::json::write_value;
+use super::params::Params;
+use super::respond::{ApiError, ErrorKind, Finished, Success};
+use crate::query::{Query, QueryTimes};
+
+/// Most points a range query may have per series, as in Prometheus.
+const MAX_STEPS: i64 = 11_000;
+
+/// Without a step, a range is cut into this many, as in Thanos.
+const DEFAULT_STEPS: i64 = 250;
+
+pub(super) async fn instant(State(api): State<Arc<Api>>, params: Params) -> Result<Finished, ApiError> {
+    let limit = params.limit()?;
+    let at_ms = params.time("time")?.unwrap_or_else(|| jiff::Timestamp::now().as_millisecond());
+    answer(&api, &params, QueryRange::instant(at_ms), limit).await
+}
+
+pub(super) async fn range(State(api): State<Arc<Api>>, params: Params) -> Result<Finished, ApiError> {
+    let limit = params.limit()?;
+    let start_ms = params.required_time("start")?;
+    let end_ms = params.required_time("end")?;
+    if end_ms < start_ms {
+        return Err(ApiError::bad_parameter("end", "end timestamp must not be before start time"));
+    }
+    let span_ms = end_ms.saturating_sub(start_ms);
+    let step_ms = match params.duration_ms("step")? {
+        Some(step_ms) => step_ms,
+        None => default_step_ms(span_ms, api.options.default_step),
+    };
+    if step_ms <= 0 {
+        return Err(ApiError::bad_parameter(
+            "step",
+            "zero or negative query resolution step widths are not accepted. Try a positive integer",
+        ));
+    }
+    if span_ms / step_ms > MAX_STEPS {
+        return Err(ApiError::new(
+            ErrorKind::BadData,
+            "exceeded maximum resolution of 11,000 points per timeseries. Try decreasing the query resolution \
+             (?step=XX)",
+        ));
+    }
+    answer(&api, &params, QueryRange { start_ms, end_ms, step_ms }, limit).await
+}
+
+fn default_step_ms(span_ms: i64, default_step: Duration) -> i64 {
+    let default_ms = i64::try_from(default_step.as_millis()).unwrap_or(i64::MAX);
+    // In whole seconds, as Thanos' UI expects.
+    (span_ms / 1000 / DEFAULT_STEPS * 1000).max(default_ms)
+}
+
+async fn answer(api: &Api, params: &Params, range: QueryRange, limit: usize) -> Result<Finished, ApiError> {
+    let query = parse_query(api, params, range)?;
+    let infos = resolution_infos(params)?;
+    let wants_stats = params.get("stats").is_some();
+    let finish =
+        move |outcome: QueryOutcome, times: QueryTimes| render(outcome, times, limit, wants_stats, infos);
+    Ok(api.runner.run(query, finish).await?)
+}
+
+fn parse_query(api: &Api, params: &Params, range: QueryRange) -> Result<Query, ApiError> {
+    let timeout = params.positive_duration("timeout")?;
+    let lookback = params.positive_duration("lookback_delta")?;
+    let dedup = params.bool("dedup", true)?;
+    let partial_response = params.bool("partial_response", api.options.partial_response)?;
+    let store_matchers = params.selectors("storeMatch[]")?;
+    check_engine(params)?;
+    let mut replica_labels: Vec<String> = params.all("replicaLabels[]").map(str::to_owned).collect();
+    if replica_labels.is_empty() {
+        replica_labels.clone_from(&api.options.replica_labels);
+    }
+    if !dedup {
+        replica_labels.clear();
+    }
+    let text = params.get("query").unwrap_or_default().to_owned();
+    let expr = parse(&text, &api.options.parser).map_err(|error| ApiError::bad_parameter("query", error))?;
+    let value_type = expr.value_type();
+    if !range.is_instant() && !matches!(value_type, ValueType::Scalar | ValueType::Vector) {
+        return Err(ApiError::bad_parameter(
+            "query",
+            format!(
+                "invalid expression type \"{}\" for range query, must be Scalar or instant Vector",
+                value_type.documented()
+            ),
+        ));
+    }
+    Ok(Query { text, expr, range, timeout, lookback, replica_labels, partial_response, store_matchers })
+}
+
+/// There is one engine, which answers for both names that Thanos has.
+fn check_engine(params: &Params) -> Result<(), ApiError> {
+    match params.get("engine") {
+        None | Some("prometheus" | "thanos") => Ok(()),
+        Some(other) => Err(ApiError::new(ErrorKind::BadData, format!("'{other}' bad engine"))),
+    }
+}
+
+/// Downsampled data is not read yet: whoever allows it is told that the answer is raw.
+fn resolution_infos(params: &Params) -> Result<Vec<String>, ApiError> {
+    const NAME: &str = "max_source_resolution";
+    match params.get(NAME) {
+        None | Some("auto") => Ok(Vec::new()),
+        Some(text) => match params.duration_ms(NAME)? {
+            Some(millis) if millis < 0 => Err(ApiError::new(
+                ErrorKind::BadData,
+                format!("negative '{NAME}' is not accepted. Try a positive integer"),
+            )),
+            Some(0) | None => Ok(Vec::new()),
+            Some(_) if parse_duration_ms(text) == Some(0) => Ok(Vec::new()),
+            Some(_) => Ok(vec![format!("{NAME}={text}: answered from raw data")]),
+        },
+    }
+}
+
+fn render(
+    mut outcome: QueryOutcome,
+    times: QueryTimes,
+    limit: usize,
+    wants_stats: bool,
+    mut infos: Vec<String>,
+) -> Finished {
+    let mut warnings = std::mem::take(&mut outcome.warnings);
+    if truncate(&mut outcome.value, limit) {
+        warnings.push("results truncated due to limit".to_owned());
+    }
+    infos.append(&mut outcome.infos);
+    let mut success = Success::begin();
+    let data = success.data();
+    data.push(b'{');
+    write_value(data, &outcome.value);
+    if wants_stats {
+        write_stats(data, &outcome, times);
+    }
+    data.push(b'}');
+    success.finish(&warnings, &infos, b"")
+}
+
+/// Keeps `limit` elements; whether there were more.
+fn truncate(value: &mut QueryValue, limit: usize) -> bool {
+    fn cut<T>(elements: &mut Vec<T>, limit: usize) -> bool {
+        let is_longer = elements.len() > limit;
+        elements.truncate(limit);
+        is_longer
+    }
+    match value {
+        _ if limit == 0 => false,
+        QueryValue::Vector(samples) => cut(samples, limit),
+        QueryValue::Matrix(series) => cut(series, limit),
+        QueryValue::Scalar { .. } | QueryValue::String { .. } => false,
+    }
+}
+
+/// Only what is really measured: Prometheus has more timings.
+fn write_stats(data: &mut Vec<u8>, outcome: &QueryOutcome, times: QueryTimes) {
+    let (queued, evaluated) = (times.queued.as_secs_f64(), times.evaluated.as_secs_f64());
+    let text = format!(
+        ",\"stats\":{{\"timings\":{{\"evalTotalTime\":{evaluated},\"execQueueTime\":{queued},\"execTotalTime\":{}}},\
+         \"samples\":{{\"totalQueryableSamples\":{},\"peakSamples\":{}}}}}",
+        queued + evaluated,
+        outcome.stats.total_samples,
+        outcome.stats.peak_samples,
+    );
+    data.extend_from_slice(text.as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_step_is_whole_seconds_of_the_range() {
+        let second = Duration::from_secs(1);
+        assert_eq!(default_step_ms(3_600_000, second), 14_000);
+        assert_eq!(default_step_ms(60_000, second), 1_000);
+        assert_eq!(default_step_ms(60_000, Duration::from_secs(15)), 15_000);
+    }
+}

@@ -1,0 +1,171 @@
+//! The envelope of every answer, errors and their status codes, and what may be cached.
+//!
+//! An answer that lacks data (any warning that is not the engine's own) and every error carry `Cache-Control: no-store`.
+
+use axum::body::{Body, Bytes};
+use axum::response::{IntoResponse, Response};
+use http::{HeaderValue, StatusCode, header};
+use parallax_promql::engine::QueryError;
+use parallax_promql::source::SourceError;
+
+use crate::query::RunError;
+
+use super::json::{write_string, write_strings};
+
+/// Warnings of the engine begin like this; all others mean that data is missing or was cut.
+const ENGINE_WARNING_PREFIX: &str = "PromQL ";
+
+/// What kind of failure a client is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ErrorKind {
+    BadData,
+    Execution,
+    Canceled,
+    Timeout,
+    Internal,
+    NotFound,
+}
+
+impl ErrorKind {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::BadData => "bad_data",
+            Self::Execution => "execution",
+            Self::Canceled => "canceled",
+            Self::Timeout => "timeout",
+            Self::Internal => "internal",
+            Self::NotFound => "not_found",
+        }
+    }
+
+    const fn status(self) -> StatusCode {
+        match self {
+            Self::BadData => StatusCode::BAD_REQUEST,
+            Self::Execution => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::Canceled | Self::Timeout => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::NotFound => StatusCode::NOT_FOUND,
+        }
+    }
+}
+
+/// An answer that is an error.
+#[derive(Debug)]
+pub(super) struct ApiError {
+    pub(super) kind: ErrorKind,
+    pub(super) message: String,
+}
+
+impl ApiError {
+    pub(super) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into() }
+    }
+
+    pub(super) fn bad_parameter(name: &str, reason: impl std::fmt::Display) -> Self {
+        Self::new(ErrorKind::BadData, format!("invalid parameter \"{name}\": {reason}"))
+    }
+}
+
+impl From<QueryError> for ApiError {
+    fn from(error: QueryError) -> Self {
+        let kind = match &error {
+            QueryError::Timeout { .. } => ErrorKind::Timeout,
+            QueryError::Canceled => ErrorKind::Canceled,
+            QueryError::Execution(_) | QueryError::TooManySamples | QueryError::Storage(_) => {
+                ErrorKind::Execution
+            }
+        };
+        Self::new(kind, error.to_string())
+    }
+}
+
+impl From<RunError> for ApiError {
+    fn from(error: RunError) -> Self {
+        match error {
+            RunError::Query(error) => error.into(),
+            RunError::Lost(_) => Self::new(ErrorKind::Internal, error.to_string()),
+        }
+    }
+}
+
+impl From<SourceError> for ApiError {
+    fn from(error: SourceError) -> Self {
+        let kind = match &error {
+            SourceError::Timeout { .. } => ErrorKind::Timeout,
+            SourceError::Canceled => ErrorKind::Canceled,
+            SourceError::Limit(_) | SourceError::Storage(_) => ErrorKind::Execution,
+        };
+        Self::new(kind, error.to_string())
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut body = Vec::with_capacity(self.message.len() + 64);
+        body.extend_from_slice(b"{\"status\":\"error\",\"errorType\":");
+        write_string(&mut body, self.kind.name());
+        body.extend_from_slice(b",\"error\":");
+        write_string(&mut body, &self.message);
+        body.push(b'}');
+        json_response(self.kind.status(), body, true)
+    }
+}
+
+/// An answer whose `data` is being written.
+pub(super) struct Success {
+    body: Vec<u8>,
+}
+
+impl Success {
+    pub(super) fn begin() -> Self {
+        Self { body: b"{\"status\":\"success\",\"data\":".to_vec() }
+    }
+
+    /// Where `data` goes, as one JSON value.
+    pub(super) fn data(&mut self) -> &mut Vec<u8> {
+        &mut self.body
+    }
+
+    /// Closes the answer. `more` are members beside `data`, with the comma before each.
+    pub(super) fn finish(mut self, warnings: &[String], infos: &[String], more: &[u8]) -> Finished {
+        for (name, texts) in [("warnings", warnings), ("infos", infos)] {
+            if !texts.is_empty() {
+                self.body.push(b',');
+                write_string(&mut self.body, name);
+                self.body.push(b':');
+                write_strings(&mut self.body, texts);
+            }
+        }
+        self.body.extend_from_slice(more);
+        self.body.push(b'}');
+        let is_partial = warnings.iter().any(|warning| !warning.starts_with(ENGINE_WARNING_PREFIX));
+        Finished { body: self.body, is_partial }
+    }
+}
+
+/// A whole answer, ready to be sent.
+pub(super) struct Finished {
+    body: Vec<u8>,
+    is_partial: bool,
+}
+
+impl IntoResponse for Finished {
+    fn into_response(self) -> Response {
+        json_response(StatusCode::OK, self.body, self.is_partial)
+    }
+}
+
+fn json_response(status: StatusCode, body: Vec<u8>, is_uncacheable: bool) -> Response {
+    let mut response = Response::new(Body::from(Bytes::from(body)));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    if is_uncacheable {
+        response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    }
+    response
+}
+
+/// For paths below the API that do not exist.
+pub(super) async fn not_found(uri: http::Uri) -> Response {
+    ApiError::new(ErrorKind::NotFound, format!("there is no {}", uri.path())).into_response()
+}

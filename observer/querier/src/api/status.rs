@@ -1,0 +1,130 @@
+//! `/api/v1/stores`, `/api/v1/status/*`, and the APIs that are not federated yet.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::extract::State;
+
+use super::Api;
+use super::endpoints::StoreStatus;
+use super::json::{write_labels, write_list, write_string, write_strings};
+use super::respond::{Finished, Success};
+
+/// Thanos' shape, endpoints under what they are; beside it `missingClusters`, the expected ones that nothing serves.
+pub(super) async fn stores(State(api): State<Arc<Api>>) -> Finished {
+    let mut by_component: BTreeMap<String, Vec<StoreStatus>> = BTreeMap::new();
+    for store in api.stores.stores() {
+        let component =
+            if store.component.is_empty() { "unknown".to_owned() } else { store.component.clone() };
+        by_component.entry(component).or_default().push(store);
+    }
+    let mut success = Success::begin();
+    let data = success.data();
+    data.push(b'{');
+    for (index, (component, stores)) in by_component.iter().enumerate() {
+        if index > 0 {
+            data.push(b',');
+        }
+        write_string(data, component);
+        data.push(b':');
+        write_list(data, stores, write_store);
+    }
+    data.push(b'}');
+    let missing = api.stores.missing_clusters();
+    let mut more = b",\"missingClusters\":".to_vec();
+    write_strings(&mut more, &missing);
+    let warnings: Vec<String> =
+        missing.iter().map(|cluster| format!("expected cluster {cluster} is missing")).collect();
+    success.finish(&warnings, &[], &more)
+}
+
+fn write_store(data: &mut Vec<u8>, store: &StoreStatus) {
+    data.extend_from_slice(b"{\"name\":");
+    write_string(data, &store.name);
+    data.extend_from_slice(b",\"lastCheck\":");
+    match store.last_check {
+        Some(time) => write_string(data, &time.to_string()),
+        // Go's zero time, which is what Thanos shows before the first check.
+        None => write_string(data, "0001-01-01T00:00:00Z"),
+    }
+    data.extend_from_slice(b",\"lastError\":");
+    match &store.last_error {
+        Some(error) => write_string(data, error),
+        None => data.extend_from_slice(b"null"),
+    }
+    data.extend_from_slice(b",\"labelSets\":");
+    write_list(data, &store.label_sets, write_labels);
+    let range = format!(",\"minTime\":{},\"maxTime\":{}}}", store.range.min_ms, store.range.max_ms);
+    data.extend_from_slice(range.as_bytes());
+}
+
+/// What Grafana asks first.
+pub(super) async fn build_info() -> Finished {
+    object(&[
+        ("version", env!("CARGO_PKG_VERSION")),
+        ("revision", ""),
+        ("branch", ""),
+        ("buildUser", ""),
+        ("buildDate", ""),
+        ("goVersion", ""),
+    ])
+}
+
+/// Of what Prometheus shows, what a querier has.
+pub(super) async fn runtime_info(State(api): State<Arc<Api>>) -> Finished {
+    let directory = std::env::current_dir().map(|path| path.display().to_string()).unwrap_or_default();
+    object(&[
+        ("startTime", &api.started.to_string()),
+        ("CWD", &directory),
+        ("serverTime", &jiff::Timestamp::now().to_string()),
+    ])
+}
+
+pub(super) async fn flags(State(api): State<Arc<Api>>) -> Finished {
+    let flags: Vec<(&str, &str)> =
+        api.options.flags.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    object(&flags)
+}
+
+fn object(members: &[(&str, &str)]) -> Finished {
+    let mut success = Success::begin();
+    let data = success.data();
+    data.push(b'{');
+    for (index, (name, value)) in members.iter().enumerate() {
+        if index > 0 {
+            data.push(b',');
+        }
+        write_string(data, name);
+        data.push(b':');
+        write_string(data, value);
+    }
+    data.push(b'}');
+    success.finish(&[], &[], b"")
+}
+
+/// An empty answer is true only together with why it is empty.
+fn not_federated(what: &str, empty: &[u8]) -> Finished {
+    let mut success = Success::begin();
+    success.data().extend_from_slice(empty);
+    success.finish(&[format!("{what} are not collected from the stores: this answer is empty")], &[], b"")
+}
+
+pub(super) async fn metric_metadata() -> Finished {
+    not_federated("metadata of metrics", b"{}")
+}
+
+pub(super) async fn rules() -> Finished {
+    not_federated("rules", b"{\"groups\":[]}")
+}
+
+pub(super) async fn alerts() -> Finished {
+    not_federated("alerts", b"{\"alerts\":[]}")
+}
+
+pub(super) async fn targets() -> Finished {
+    not_federated("targets", b"{\"activeTargets\":[],\"droppedTargets\":[]}")
+}
+
+pub(super) async fn exemplars() -> Finished {
+    not_federated("exemplars", b"[]")
+}

@@ -1,0 +1,57 @@
+//! What an endpoint says of itself in Info, read once.
+
+use parallax_model::{Labels, TimeRange};
+use parallax_storeapi::proto::thanos::info::{InfoResponse, TsdbInfo as WireTsdbInfo};
+use parallax_storeapi::{Error, labels};
+
+/// A readable Info answer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Metadata {
+    /// `sidecar`, `store`, `query`…
+    pub component: String,
+    /// Sets of external labels held; none means that anything may be held.
+    pub label_sets: Vec<Labels>,
+    /// The time held; all of it for an endpoint without the Store API.
+    pub range: TimeRange,
+    /// Whether it serves the Store API at all.
+    pub has_store: bool,
+    pub supports_sharding: bool,
+    pub supports_without_replica_labels: bool,
+    pub tsdb_infos: Vec<TsdbInfo>,
+}
+
+/// A TSDB or group of blocks behind an endpoint.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TsdbInfo {
+    pub labels: Labels,
+    pub range: TimeRange,
+}
+
+impl Metadata {
+    /// # Errors
+    /// If a label is not UTF-8.
+    pub fn from_info(info: InfoResponse) -> Result<Self, Error> {
+        let label_sets =
+            info.label_sets.iter().map(labels::set_from_wire).collect::<Result<Vec<_>, _>>()?;
+        let has_store = info.store.is_some();
+        let range = info
+            .store
+            .as_ref()
+            .map_or(TimeRange::ALL, |store| TimeRange::new(store.min_time, store.max_time));
+        let store = info.store.unwrap_or_default();
+        Ok(Self {
+            component: info.component_type,
+            label_sets,
+            range,
+            has_store,
+            supports_sharding: store.supports_sharding,
+            supports_without_replica_labels: store.supports_without_replica_labels,
+            tsdb_infos: store.tsdb_infos.iter().map(tsdb_info).collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+fn tsdb_info(info: &WireTsdbInfo) -> Result<TsdbInfo, Error> {
+    let labels = info.labels.as_ref().map(labels::set_from_wire).transpose()?.unwrap_or_default();
+    Ok(TsdbInfo { labels, range: TimeRange::new(info.min_time, info.max_time) })
+}

@@ -1,0 +1,163 @@
+//! What changes about an endpoint: its last Info poll, what it last said, and the breaker.
+
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use parallax_model::{Labels, TimeRange};
+use tokio::sync::watch;
+
+use super::{EndpointOptions, Metadata};
+use crate::coverage::GapKind;
+
+/// An endpoint as `/api/v1/stores` shows it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EndpointStatus {
+    pub name: String,
+    /// Empty if it never said.
+    pub component: String,
+    pub cluster: Option<String>,
+    pub strict: bool,
+    pub group: bool,
+    /// Whether the last Info poll succeeded.
+    pub healthy: bool,
+    pub last_check: Option<Timestamp>,
+    pub last_error: Option<String>,
+    pub label_sets: Vec<Labels>,
+    pub range: TimeRange,
+}
+
+/// The state behind a lock that is never held across a wait.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    state: RwLock<State>,
+    polled: watch::Sender<bool>,
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        Self { state: RwLock::default(), polled: watch::Sender::new(false) }
+    }
+}
+
+impl Shared {
+    pub(crate) fn read(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn write(&self) -> RwLockWriteGuard<'_, State> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Records the result of a poll that began at `began`.
+    pub(crate) fn polled(&self, began: Instant, result: Result<Metadata, String>) {
+        self.write().polled(began, result);
+        self.polled.send_replace(true);
+    }
+
+    pub(crate) async fn polled_once(&self) {
+        // The sender lives as long as self: this cannot fail.
+        let _ = self.polled.subscribe().wait_for(|polled| *polled).await;
+    }
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    /// Of the last poll that succeeded.
+    pub metadata: Option<Arc<Metadata>>,
+    pub last_check: Option<Timestamp>,
+    /// Of the last poll, if it failed.
+    pub last_error: Option<String>,
+    /// How long the last poll took to fail.
+    failed_after: Option<Duration>,
+    breaker: Option<Breaker>,
+}
+
+#[derive(Debug)]
+struct Breaker {
+    since: Instant,
+    until: Instant,
+    reason: String,
+}
+
+impl State {
+    pub fn is_healthy(&self) -> bool {
+        self.last_check.is_some() && self.last_error.is_none()
+    }
+
+    fn polled(&mut self, began: Instant, result: Result<Metadata, String>) {
+        self.last_check = Some(Timestamp::now());
+        match result {
+            Ok(metadata) => {
+                self.metadata = Some(Arc::new(metadata));
+                self.last_error = None;
+                self.failed_after = None;
+                // An answer to a question asked before the hang proves nothing.
+                self.breaker.take_if(|breaker| breaker.since <= began);
+            }
+            Err(error) => {
+                self.last_error = Some(error);
+                self.failed_after = Some(began.elapsed());
+            }
+        }
+    }
+
+    pub fn hung(&mut self, now: Instant, options: &EndpointOptions, reason: &str) {
+        let until = now + options.cool_down;
+        self.breaker = Some(Breaker { since: now, until, reason: reason.to_owned() });
+    }
+
+    pub fn why_not_now(&self, now: Instant, options: &EndpointOptions) -> Option<(GapKind, String)> {
+        if let Some(breaker) = self.breaker.as_ref().filter(|breaker| now < breaker.until) {
+            let ago = now.saturating_duration_since(breaker.since).as_secs();
+            return Some((GapKind::Late, format!("not asked: {ago} s ago {}", breaker.reason)));
+        }
+        let error = self.last_error.as_deref()?;
+        let slow = self.failed_after.is_some_and(|after| after >= options.slow_failure);
+        slow.then(|| (GapKind::Missing, format!("not asked: {error}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn metadata() -> Metadata {
+        Metadata::from_info(Default::default()).unwrap()
+    }
+
+    #[test]
+    fn what_was_said_last_survives_a_failure() {
+        let mut state = State::default();
+        state.polled(Instant::now(), Ok(metadata()));
+        assert!(state.is_healthy());
+        state.polled(Instant::now(), Err("connection refused".to_owned()));
+        assert!(!state.is_healthy());
+        assert!(state.metadata.is_some());
+        // It failed fast: asking costs nothing, and finds out at once when it is back.
+        assert_eq!(state.why_not_now(Instant::now(), &EndpointOptions::default()), None);
+    }
+
+    #[test]
+    fn an_endpoint_that_fails_slowly_is_not_asked() {
+        let mut state = State::default();
+        let options = EndpointOptions { slow_failure: Duration::ZERO, ..EndpointOptions::default() };
+        state.polled(Instant::now(), Err("no answer within 5s".to_owned()));
+        let (kind, reason) = state.why_not_now(Instant::now(), &options).unwrap();
+        assert_eq!((kind, reason.as_str()), (GapKind::Missing, "not asked: no answer within 5s"));
+    }
+
+    #[test]
+    fn the_breaker_opens_at_a_hang_and_closes_with_a_later_poll_or_with_time() {
+        let (mut state, options) = (State::default(), EndpointOptions::default());
+        let before = Instant::now();
+        let hang = before + Duration::from_millis(1);
+        state.hung(hang, &options, "nothing came for 1s");
+        assert_eq!(state.why_not_now(hang, &options).unwrap().0, GapKind::Late);
+        assert_eq!(state.why_not_now(hang + options.cool_down, &options), None);
+        state.polled(before, Ok(metadata()));
+        assert!(state.why_not_now(hang, &options).is_some(), "that poll began before the hang");
+        state.polled(hang, Ok(metadata()));
+        assert_eq!(state.why_not_now(hang, &options), None);
+    }
+}

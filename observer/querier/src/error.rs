@@ -1,0 +1,12 @@
+//! What can keep a querier from starting. What goes wrong while it answers is a warning or a gRPC status.
+
+/// Names the endpoint that cannot be used as configured.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("endpoint {endpoint:?}: {source}")]
+    Endpoint { endpoint: String, source: parallax_net::Error },
+    #[error("endpoint {endpoint:?} is configured twice")]
+    DuplicateEndpoint { endpoint: String },
+    #[error("{count} endpoints are more than the {limit} a querier takes")]
+    TooManyEndpoints { count: usize, limit: usize },
+}

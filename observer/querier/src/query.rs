@@ -1,0 +1,278 @@
+//! Running queries: a slot, a deadline, a source over the stores, and the engine on a thread of its own.
+//!
+//! At most [`QueryLimits::max_concurrent`] queries run; a bounded number waits. A query whose caller has gone is
+//! canceled: its requests end at once, its evaluation at the engine's next check. Stores are given a little less time
+//! than the query has, so that what arrived in time can still be evaluated.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, Instant};
+
+use parallax_dedup::Algorithm;
+use parallax_model::Matcher;
+use parallax_promql::ast::Expr;
+use parallax_promql::engine::{Engine, EngineOptions, Interrupt, QueryError, QueryOutcome, QueryRange};
+use parallax_storeapi::Store;
+use parallax_telemetry::Metrics;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+
+use crate::select::{Budget, SelectOptions, StoreSource};
+
+/// The part of a query's time that is kept for evaluating what stores sent: one in this many.
+const EVALUATION_SHARE: u32 = 10;
+/// It is never more than this.
+const MAX_EVALUATION_RESERVE: Duration = Duration::from_secs(2);
+
+/// What all queries of a querier are bounded by.
+#[derive(Clone, Debug)]
+pub struct QueryLimits {
+    /// The longest a query may take, waiting included; a caller may ask for less.
+    pub timeout: Duration,
+    /// Queries evaluated at once.
+    pub max_concurrent: usize,
+    /// Queries that may wait for one of those to end; more are refused.
+    pub max_waiting: usize,
+    /// Selections of one query that may wait for their stores' first answer at once.
+    pub max_concurrent_select: usize,
+    /// Bytes of series one query may hold before they are decoded; 0 for no limit.
+    pub max_held_bytes: usize,
+    pub algorithm: Algorithm,
+}
+
+impl Default for QueryLimits {
+    fn default() -> Self {
+        Self {
+            timeout: Duration::from_secs(120),
+            max_concurrent: 20,
+            max_waiting: 256,
+            max_concurrent_select: 4,
+            max_held_bytes: 1 << 30,
+            algorithm: Algorithm::Penalty,
+        }
+    }
+}
+
+/// One question, parsed.
+#[derive(Clone, Debug)]
+pub struct Query {
+    pub text: String,
+    pub expr: Expr,
+    pub range: QueryRange,
+    /// `None` for the querier's own limit.
+    pub timeout: Option<Duration>,
+    /// `None` for the querier's own.
+    pub lookback: Option<Duration>,
+    /// Empty if nothing is to be deduplicated.
+    pub replica_labels: Vec<String>,
+    pub partial_response: bool,
+    pub store_matchers: Vec<Vec<Matcher>>,
+}
+
+/// How long the parts of a query took.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct QueryTimes {
+    /// Waiting for a slot.
+    pub queued: Duration,
+    /// Everything after that: stores and evaluation.
+    pub evaluated: Duration,
+}
+
+/// Why a query has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error(transparent)]
+    Query(#[from] QueryError),
+    /// The thread that evaluated the query ended before it did: a defect.
+    #[error("the evaluation ended early: {0}")]
+    Lost(#[source] tokio::task::JoinError),
+}
+
+/// Evaluates queries over one store.
+pub struct QueryRunner {
+    store: Arc<dyn Store>,
+    engine: EngineOptions,
+    limits: QueryLimits,
+    slots: Arc<Semaphore>,
+    /// One permit per query that runs or waits.
+    places: Arc<Semaphore>,
+    metrics: QueryMetrics,
+}
+
+#[derive(Clone)]
+struct QueryMetrics {
+    started: Counter<u64, AtomicU64>,
+    failed: Counter<u64, AtomicU64>,
+    refused: Counter<u64, AtomicU64>,
+    running: Gauge,
+}
+
+impl QueryMetrics {
+    fn new(metrics: &Metrics) -> Self {
+        Self {
+            started: metrics.register(
+                "parallax_query_started",
+                "Queries that began to run",
+                Counter::default(),
+            ),
+            failed: metrics.register(
+                "parallax_query_failed",
+                "Queries that ended in an error",
+                Counter::default(),
+            ),
+            refused: metrics.register(
+                "parallax_query_refused",
+                "Queries that were refused because too many were waiting",
+                Counter::default(),
+            ),
+            running: metrics.register("parallax_query_running", "Queries that are running", Gauge::default()),
+        }
+    }
+}
+
+impl QueryRunner {
+    pub fn new(store: Arc<dyn Store>, engine: EngineOptions, limits: QueryLimits, metrics: &Metrics) -> Self {
+        let running = limits.max_concurrent.clamp(1, Semaphore::MAX_PERMITS / 2);
+        let waiting = limits.max_waiting.min(Semaphore::MAX_PERMITS / 2);
+        Self {
+            store,
+            engine,
+            slots: Arc::new(Semaphore::new(running)),
+            places: Arc::new(Semaphore::new(running + waiting)),
+            limits,
+            metrics: QueryMetrics::new(metrics),
+        }
+    }
+
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    pub fn limits(&self) -> &QueryLimits {
+        &self.limits
+    }
+
+    /// When a question that may take `timeout` at most has to be answered.
+    pub fn deadline(&self, timeout: Option<Duration>) -> Instant {
+        Instant::now() + self.limits.timeout.min(timeout.unwrap_or(Duration::MAX))
+    }
+
+    /// When stores have to be done for a question that is to be answered by `deadline`.
+    pub fn store_deadline(&self, deadline: Instant) -> Instant {
+        let left = deadline.saturating_duration_since(Instant::now());
+        deadline.checked_sub((left / EVALUATION_SHARE).min(MAX_EVALUATION_RESERVE)).unwrap_or(deadline)
+    }
+
+    /// Runs `query`, and `finish` on its outcome, both on a thread that may block.
+    ///
+    /// Dropping the future cancels the query.
+    ///
+    /// # Errors
+    /// See [`RunError`]; a full queue and a wait past the deadline are timeouts.
+    pub async fn run<T: Send + 'static>(
+        &self,
+        query: Query,
+        finish: impl FnOnce(QueryOutcome, QueryTimes) -> T + Send + 'static,
+    ) -> Result<T, RunError> {
+        let began = Instant::now();
+        let deadline = self.deadline(query.timeout);
+        let slot = self.slot(deadline).await?;
+        self.metrics.started.inc();
+        let running = Running::new(self.metrics.running.clone());
+        let queued = began.elapsed();
+
+        let interrupt = Interrupt::at(deadline);
+        let canceled = CancellationToken::new();
+        let guard = CancelOnDrop { interrupt: interrupt.clone(), canceled: canceled.clone() };
+        let source = StoreSource::new(
+            self.store.clone(),
+            Handle::current(),
+            SelectOptions {
+                replica_labels: query.replica_labels,
+                algorithm: self.limits.algorithm,
+                partial_response: query.partial_response,
+                store_matchers: query.store_matchers,
+                deadline: self.store_deadline(deadline),
+                max_concurrent_opens: self.limits.max_concurrent_select,
+            },
+            Budget::new(self.limits.max_held_bytes),
+            canceled,
+        );
+        let mut options = self.engine.clone();
+        if let Some(lookback) = query.lookback {
+            options.lookback_ms = i64::try_from(lookback.as_millis()).unwrap_or(i64::MAX);
+        }
+        let work = move || {
+            // Both last as long as the thread is busy, which is longer than the caller when it goes away.
+            let _busy = (slot, running);
+            let began = Instant::now();
+            let outcome = Engine::new(options).query_text(
+                &source,
+                &query.text,
+                &query.expr,
+                query.range,
+                &interrupt,
+            )?;
+            Ok::<T, QueryError>(finish(outcome, QueryTimes { queued, evaluated: began.elapsed() }))
+        };
+        let result = match tokio::task::spawn_blocking(work).await {
+            Ok(result) => result.map_err(RunError::Query),
+            Err(error) => Err(RunError::Lost(error)),
+        };
+        drop(guard);
+        if result.is_err() {
+            self.metrics.failed.inc();
+        }
+        result
+    }
+
+    async fn slot(
+        &self,
+        deadline: Instant,
+    ) -> Result<(OwnedSemaphorePermit, OwnedSemaphorePermit), QueryError> {
+        let in_queue = || QueryError::Timeout { waiting_for: "query queue".to_owned() };
+        let Ok(place) = self.places.clone().try_acquire_owned() else {
+            self.metrics.refused.inc();
+            return Err(QueryError::Timeout { waiting_for: "query queue, which is full".to_owned() });
+        };
+        match tokio::time::timeout_at(deadline.into(), self.slots.clone().acquire_owned()).await {
+            Ok(Ok(slot)) => Ok((place, slot)),
+            Ok(Err(_)) | Err(_) => {
+                self.metrics.failed.inc();
+                Err(in_queue())
+            }
+        }
+    }
+}
+
+/// Ends a query whose caller no longer waits.
+struct CancelOnDrop {
+    interrupt: Interrupt,
+    canceled: CancellationToken,
+}
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        self.interrupt.cancel();
+        self.canceled.cancel();
+    }
+}
+
+/// Counts a query as running for as long as it lives.
+struct Running(Gauge);
+
+impl Running {
+    fn new(gauge: Gauge) -> Self {
+        gauge.inc();
+        Self(gauge)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}

@@ -1,0 +1,178 @@
+//! The reading end of a selection, on the engine's thread: frames in, whole series out.
+//!
+//! Parts of one series are adjacent in the stream, so a series is whole once another begins. Series come in the order
+//! of their labels; one that does not would be given out twice, so it ends the query.
+
+use std::sync::Arc;
+
+use parallax_dedup::{Chunk, ChunkEncoding, Dedup};
+use parallax_model::{Labels, SeriesData};
+use parallax_promql::source::{SeriesStream, SourceError};
+use parallax_storeapi::proto::thanos::{AggrChunk, Label, Series, chunk};
+use tokio::sync::mpsc;
+
+use super::budget::{Budget, Held};
+
+/// What travels from the request to the engine.
+pub(super) enum Delivery {
+    Series(Vec<Series>, Held),
+    Warning(String),
+    Failed(SourceError),
+    End,
+}
+
+impl Delivery {
+    pub(super) fn series(series: Vec<Series>, budget: &Arc<Budget>) -> Result<Self, SourceError> {
+        let size_bytes = series.iter().map(size_bytes).sum();
+        Ok(Self::Series(series, budget.hold(size_bytes)?))
+    }
+}
+
+/// About what a series takes in memory.
+fn size_bytes(series: &Series) -> usize {
+    let labels: usize =
+        series.labels.iter().map(|label| size_of::<Label>() + label.name.len() + label.value.len()).sum();
+    let chunks: usize = series
+        .chunks
+        .iter()
+        .map(|chunk| size_of::<AggrChunk>() + chunk.raw.as_ref().map_or(0, |raw| raw.data.len()))
+        .sum();
+    labels + chunks
+}
+
+pub(super) struct SelectedSeries {
+    queue: mpsc::Receiver<Delivery>,
+    dedup: Dedup,
+    replica_labels: Vec<String>,
+    /// The series whose parts may still be coming.
+    open: Option<(Labels, Vec<Chunk>)>,
+    /// What the chunks of `open` take.
+    held: Vec<Held>,
+    warnings: Vec<String>,
+    is_done: bool,
+}
+
+impl SelectedSeries {
+    pub(super) fn new(queue: mpsc::Receiver<Delivery>, dedup: Dedup, replica_labels: Vec<String>) -> Self {
+        Self {
+            queue,
+            dedup,
+            replica_labels,
+            open: None,
+            held: Vec::new(),
+            warnings: Vec::new(),
+            is_done: false,
+        }
+    }
+
+    fn accept(&mut self, series: Vec<Series>, held: Held) -> Result<Vec<SeriesData>, SourceError> {
+        let mut batch = Vec::with_capacity(series.len());
+        for part in series {
+            let labels = labels_of(&part.labels, &self.replica_labels)?;
+            let chunks = part.chunks.into_iter().map(|chunk| raw_chunk(chunk, &labels));
+            match &mut self.open {
+                Some((open, collected)) if *open == labels => {
+                    for chunk in chunks {
+                        collected.push(chunk?);
+                    }
+                }
+                Some((open, _)) if *open > labels => {
+                    return Err(SourceError::Storage(format!("stores sent series {labels} after {open}")));
+                }
+                _ => {
+                    let chunks = chunks.collect::<Result<Vec<_>, _>>()?;
+                    self.close(&mut batch)?;
+                    self.open = Some((labels, chunks));
+                }
+            }
+        }
+        self.held.push(held);
+        Ok(batch)
+    }
+
+    /// Decodes the open series, which has come to its end, into `batch`.
+    fn close(&mut self, batch: &mut Vec<SeriesData>) -> Result<(), SourceError> {
+        if let Some((labels, chunks)) = self.open.take() {
+            let samples = self
+                .dedup
+                .series(chunks)
+                .map_err(|error| SourceError::Storage(format!("series {labels}: {error}")))?;
+            if !samples.is_empty() {
+                batch.push(SeriesData { labels, floats: samples.floats, histograms: samples.histograms });
+            }
+        }
+        self.held.clear();
+        Ok(())
+    }
+}
+
+impl SeriesStream for SelectedSeries {
+    fn next_batch(&mut self) -> Result<Option<Vec<SeriesData>>, SourceError> {
+        while !self.is_done {
+            let batch = match self.queue.blocking_recv() {
+                Some(Delivery::Series(series, held)) => self.accept(series, held)?,
+                Some(Delivery::Warning(warning)) => {
+                    if !self.warnings.contains(&warning) {
+                        self.warnings.push(warning);
+                    }
+                    continue;
+                }
+                Some(Delivery::Failed(error)) => {
+                    self.is_done = true;
+                    return Err(error);
+                }
+                Some(Delivery::End) => {
+                    self.is_done = true;
+                    let mut batch = Vec::new();
+                    self.close(&mut batch)?;
+                    batch
+                }
+                // The request was dropped before its end: nobody waits for this query any more.
+                None => return Err(SourceError::Canceled),
+            };
+            if !batch.is_empty() {
+                return Ok(Some(batch));
+            }
+        }
+        Ok(None)
+    }
+
+    fn take_warnings(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.warnings)
+    }
+}
+
+/// The labels of a series off the wire, without `replica_labels`.
+pub(crate) fn labels_of(labels: &[Label], replica_labels: &[String]) -> Result<Labels, SourceError> {
+    let mut pairs = Vec::with_capacity(labels.len());
+    for label in labels {
+        let (Ok(name), Ok(value)) = (std::str::from_utf8(&label.name), std::str::from_utf8(&label.value))
+        else {
+            return Err(SourceError::Storage(format!(
+                "stores sent label {:?} that is not UTF-8",
+                label.name
+            )));
+        };
+        if !replica_labels.iter().any(|replica_label| replica_label == name) {
+            pairs.push((name, value));
+        }
+    }
+    Ok(Labels::from_pairs(pairs))
+}
+
+fn raw_chunk(chunk: AggrChunk, labels: &Labels) -> Result<Chunk, SourceError> {
+    let (min_time_ms, max_time_ms) = (chunk.min_time, chunk.max_time);
+    let broken = |reason: &str| {
+        SourceError::Storage(format!("series {labels}: chunk [{min_time_ms}, {max_time_ms}] {reason}"))
+    };
+    let Some(raw) = chunk.raw else {
+        return Err(broken("is downsampled, though raw data was asked for"));
+    };
+    let encoding = match chunk::Encoding::try_from(raw.r#type) {
+        Ok(chunk::Encoding::Xor) => ChunkEncoding::Xor,
+        Ok(chunk::Encoding::Histogram) => ChunkEncoding::Histogram,
+        Ok(chunk::Encoding::FloatHistogram) => ChunkEncoding::FloatHistogram,
+        Err(_) => return Err(broken("has an unknown encoding")),
+    };
+    Ok(Chunk { min_time_ms, max_time_ms, encoding, data: raw.data })
+}

@@ -1,0 +1,107 @@
+//! Which endpoints a query has to ask, and which it would have had to ask but cannot.
+//!
+//! An endpoint is asked if its time overlaps the query's and one of its label sets contradicts no matcher. One that cannot be asked and would
+//! have been, by what it last said or by the cluster it is expected to hold, is a gap.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use parallax_model::{Labels, Matcher, TimeRange};
+use parallax_storeapi::matchers::may_match;
+
+use crate::coverage::{Gap, GapKind};
+use crate::endpoint::{Endpoint, EndpointSet, Metadata};
+
+/// What the caller of a query may narrow endpoints by, beside the query itself: Thanos' `storeMatch[]`. Each element is a list of
+/// matchers on `__address__`; one of the lists has to match.
+pub type StoreMatchers = [Vec<Matcher>];
+
+const ADDRESS_LABEL: &str = "__address__";
+
+/// What a query has to ask.
+#[derive(Debug, Default)]
+pub struct Selection {
+    pub ask: Vec<Selected>,
+    pub gaps: Vec<Gap>,
+}
+
+/// An endpoint to ask, with what it said when it was selected.
+#[derive(Clone, Debug)]
+pub struct Selected {
+    pub endpoint: Arc<Endpoint>,
+    /// `None` if it never answered Info.
+    pub metadata: Option<Arc<Metadata>>,
+}
+
+impl Selected {
+    pub fn supports_sharding(&self) -> bool {
+        self.metadata.as_ref().is_some_and(|known| known.supports_sharding)
+    }
+
+    pub fn supports_without_replica_labels(&self) -> bool {
+        self.metadata.as_ref().is_some_and(|known| known.supports_without_replica_labels)
+    }
+}
+
+/// Chooses endpoints for a query over `range` with `matchers`.
+pub fn select(
+    set: &EndpointSet,
+    range: TimeRange,
+    matchers: &[Matcher],
+    store_matchers: &StoreMatchers,
+) -> Selection {
+    let now = Instant::now();
+    let mut selection = Selection::default();
+    for endpoint in set.endpoints() {
+        if !address_matches(endpoint, store_matchers) {
+            continue;
+        }
+        let metadata = endpoint.metadata();
+        let relevant = match &metadata {
+            Some(known) => known.has_store && covers(known, range, matchers),
+            // Nothing is known: only the expected cluster can rule it out.
+            None => endpoint.expected_labels().is_none_or(|set| may_match(matchers, &[set])),
+        };
+        if metadata.is_some() && expected_is_absent(endpoint, matchers) {
+            selection.gaps.push(endpoint.gap(GapKind::Missing, absent_reason(endpoint)));
+            if relevant && endpoint.why_not_now(now).is_none() {
+                selection.ask.push(Selected { endpoint: Arc::clone(endpoint), metadata });
+            }
+            continue;
+        }
+        if !relevant {
+            continue;
+        }
+        match endpoint.why_not_now(now) {
+            Some((kind, reason)) => selection.gaps.push(endpoint.gap(kind, reason)),
+            None => selection.ask.push(Selected { endpoint: Arc::clone(endpoint), metadata }),
+        }
+    }
+    selection
+}
+
+fn covers(known: &Metadata, range: TimeRange, matchers: &[Matcher]) -> bool {
+    known.range.overlaps(&range) && may_match(matchers, &known.label_sets)
+}
+
+/// Whether the query could want the expected cluster and the endpoint does not advertise it.
+fn expected_is_absent(endpoint: &Endpoint, matchers: &[Matcher]) -> bool {
+    !endpoint.advertises_expected()
+        && endpoint.expected_labels().is_some_and(|set: Labels| may_match(matchers, &[set]))
+}
+
+fn absent_reason(endpoint: &Endpoint) -> String {
+    match endpoint.status().last_error {
+        Some(error) => error,
+        None => "it is up but does not advertise this cluster".to_owned(),
+    }
+}
+
+fn address_matches(endpoint: &Endpoint, store_matchers: &StoreMatchers) -> bool {
+    store_matchers.is_empty()
+        || store_matchers.iter().any(|all| {
+            all.iter()
+                .filter(|matcher| matcher.name() == ADDRESS_LABEL)
+                .all(|matcher| matcher.matches(endpoint.name()))
+        })
+}

@@ -1,0 +1,253 @@
+//! Recorded questions and answers: reading them, asking a router, and telling whether two answers are the same.
+//!
+//! Numbers are compared with a relative tolerance of 1e-9; where they are equal to the bit, their text has to be, too.
+//! Series are compared as a set, except where the outermost function sorts.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use axum::Router;
+use axum::body::Body;
+use http::{Request, StatusCode};
+use serde_json::Value;
+use tower::ServiceExt;
+
+const TOLERANCE: f64 = 1e-9;
+
+/// The folder of golden data, or none: the recorded queries are too large for a copy in the repository.
+pub fn golden_dir() -> Option<PathBuf> {
+    let shared = std::env::var_os("PARALLAX_SHARED").map(PathBuf::from);
+    let beside = || {
+        let mut dir = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+        while !dir.join("Cargo.lock").exists() {
+            dir = dir.parent()?.to_owned();
+        }
+        Some(dir.parent()?.join("shared"))
+    };
+    shared.or_else(beside).map(|dir| dir.join("golden")).filter(|dir| dir.join("queries").is_dir())
+}
+
+/// One recorded question and its answer.
+pub struct Recorded {
+    pub path: String,
+    pub params: Vec<(String, String)>,
+    pub status: u16,
+    pub response: Value,
+}
+
+impl Recorded {
+    pub fn query(&self) -> &str {
+        self.params.iter().find(|(name, _)| name == "query").map_or("", |(_, value)| value)
+    }
+
+    /// How failures name it.
+    pub fn name(&self) -> String {
+        let params: Vec<String> = self.params.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        format!("{} {}", self.path, params.join(" "))
+    }
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+pub fn read(path: &std::path::Path) -> Vec<Recorded> {
+    let lines = std::fs::read_to_string(path).expect("recorded queries");
+    lines
+        .lines()
+        .map(|line| {
+            let entry: Value = serde_json::from_str(line).expect("a line of JSON");
+            let object = entry.as_object().expect("an object");
+            let (path, params) = match object.get("path") {
+                Some(path) => (text(path), object["params"].as_object().expect("params").clone()),
+                None => {
+                    let mut params = object.clone();
+                    for name in ["api", "status", "response"] {
+                        params.remove(name);
+                    }
+                    (format!("/api/v1/{}", text(&object["api"])), params)
+                }
+            };
+            Recorded {
+                path,
+                params: params.iter().map(|(name, value)| (name.clone(), text(value))).collect(),
+                status: u16::try_from(object["status"].as_u64().expect("status")).expect("status"),
+                response: object["response"].clone(),
+            }
+        })
+        .collect()
+}
+
+pub fn encode(params: &[(String, String)]) -> String {
+    let escape = |text: &str| -> String {
+        text.bytes()
+            .map(|byte| {
+                if byte.is_ascii_alphanumeric() {
+                    char::from(byte).to_string()
+                } else {
+                    format!("%{byte:02X}")
+                }
+            })
+            .collect()
+    };
+    params
+        .iter()
+        .map(|(name, value)| format!("{}={}", escape(name), escape(value)))
+        .collect::<Vec<_>>()
+        .join("&")
+}
+
+/// Asks by POST where a form is allowed, and by GET otherwise.
+pub async fn ask(router: &Router, path: &str, params: &[(String, String)]) -> (StatusCode, Value) {
+    let form = encode(params);
+    let request = if path.contains("/label/") {
+        Request::get(format!("{path}?{form}")).body(Body::empty())
+    } else {
+        Request::post(path).header("content-type", "application/x-www-form-urlencoded").body(Body::from(form))
+    };
+    let response = router.clone().oneshot(request.expect("request")).await.expect("infallible");
+    let status = response.status();
+    let body = axum::body::to_bytes(response.into_body(), usize::MAX).await.expect("body");
+    let value = serde_json::from_slice(&body).unwrap_or_else(|error| {
+        panic!("{path} answered no JSON: {error}: {}", String::from_utf8_lossy(&body))
+    });
+    (status, value)
+}
+
+/// Why an answer is not the recorded one, if it is not.
+pub fn difference(recorded: &Recorded, status: StatusCode, answer: &Value) -> Option<String> {
+    if status.as_u16() != recorded.status {
+        return Some(format!("status {status}, recorded {}: {answer}", recorded.status));
+    }
+    let wanted = &recorded.response;
+    for member in ["status", "errorType"] {
+        if answer[member] != wanted[member] {
+            return Some(format!("{member} {}, recorded {}", answer[member], wanted[member]));
+        }
+    }
+    // Thanos leaves out what Prometheus puts before the parser's message.
+    let error = |value: &Value| {
+        let message = value["error"].as_str().unwrap_or_default();
+        message.strip_prefix("invalid parameter \"query\": ").unwrap_or(message).to_owned()
+    };
+    if error(answer) != error(wanted) {
+        return Some(format!("error {:?}, recorded {:?}", error(answer), error(wanted)));
+    }
+    for member in ["warnings", "infos"] {
+        let texts = |value: &Value| {
+            let mut texts: Vec<String> = value[member].as_array().into_iter().flatten().map(text).collect();
+            texts.sort();
+            texts
+        };
+        if texts(answer) != texts(wanted) {
+            return Some(format!("{member} {:?}, recorded {:?}", texts(answer), texts(wanted)));
+        }
+    }
+    data_difference(&answer["data"], &wanted["data"], recorded.query().starts_with("sort"))
+}
+
+fn data_difference(answer: &Value, wanted: &Value, is_sorted: bool) -> Option<String> {
+    if answer["resultType"] != wanted["resultType"] {
+        return Some(format!("type {}, recorded {}", answer["resultType"], wanted["resultType"]));
+    }
+    let (Some(ours), Some(theirs)) = (answer["result"].as_array(), wanted["result"].as_array()) else {
+        return (answer != wanted).then(|| format!("data {answer}, recorded {wanted}"));
+    };
+    if !ours.iter().chain(theirs).all(Value::is_object) {
+        return value_difference(&answer["result"], &wanted["result"]);
+    }
+    if is_sorted {
+        let metrics =
+            |list: &[Value]| list.iter().map(|series| series["metric"].to_string()).collect::<Vec<_>>();
+        if metrics(ours) != metrics(theirs) {
+            return Some(format!("order {:?}, recorded {:?}", metrics(ours), metrics(theirs)));
+        }
+    }
+    let by_metric = |list: &[Value]| -> BTreeMap<String, Value> {
+        list.iter().map(|series| (series["metric"].to_string(), series.clone())).collect()
+    };
+    let (ours, theirs) = (by_metric(ours), by_metric(theirs));
+    if let Some(metric) = ours.keys().find(|metric| !theirs.contains_key(*metric)) {
+        return Some(format!("series {metric} is not recorded"));
+    }
+    if let Some(metric) = theirs.keys().find(|metric| !ours.contains_key(*metric)) {
+        return Some(format!("series {metric} is missing"));
+    }
+    theirs.iter().find_map(|(metric, wanted)| {
+        value_difference(&ours[metric], wanted).map(|reason| format!("series {metric}: {reason}"))
+    })
+}
+
+/// Compares lists and objects element by element, and texts as numbers.
+fn value_difference(ours: &Value, theirs: &Value) -> Option<String> {
+    match (ours, theirs) {
+        (Value::Array(ours), Value::Array(theirs)) if ours.len() == theirs.len() => {
+            ours.iter().zip(theirs).find_map(|(a, b)| value_difference(a, b).map(|reason| place(a, reason)))
+        }
+        (Value::Object(ours), Value::Object(theirs)) if ours.len() == theirs.len() => {
+            theirs.iter().find_map(|(name, wanted)| match ours.get(name) {
+                Some(value) => value_difference(value, wanted),
+                None => Some(format!("no {name}")),
+            })
+        }
+        (Value::String(a), Value::String(b)) => match (a.parse::<f64>(), b.parse::<f64>()) {
+            (Ok(x), Ok(y)) if x.to_bits() == y.to_bits() => {
+                (a != b).then(|| format!("text {a}, recorded {b}"))
+            }
+            (Ok(x), Ok(y)) => (!is_close(x, y)).then(|| format!("{a}, recorded {b}")),
+            _ => (a != b).then(|| format!("{a}, recorded {b}")),
+        },
+        (Value::Number(a), Value::Number(b)) => {
+            (a.as_f64() != b.as_f64()).then(|| format!("{a}, recorded {b}"))
+        }
+        _ => (ours != theirs).then(|| format!("{}, recorded {}", brief(ours), brief(theirs))),
+    }
+}
+
+fn place(value: &Value, reason: String) -> String {
+    match value.as_array().and_then(|point| point.first()) {
+        Some(Value::Number(time)) => format!("at {time}: {reason}"),
+        _ => reason,
+    }
+}
+
+fn brief(value: &Value) -> String {
+    let text = value.to_string();
+    text.chars().take(200).collect()
+}
+
+fn is_close(a: f64, b: f64) -> bool {
+    a == b || (a.is_nan() && b.is_nan()) || (a - b).abs() <= TOLERANCE * a.abs().max(b.abs())
+}
+
+/// A query that is known to be answered otherwise.
+pub struct Exception {
+    pub query: &'static str,
+    pub reason: &'static str,
+}
+
+/// Asks all of `recorded` and requires at least `floor` of the answers to be the same, and all others to be excused.
+pub async fn run(file: &str, router: &Router, recorded: &[Recorded], floor: usize, exceptions: &[Exception]) {
+    let mut passed = 0;
+    let mut excused = 0;
+    let mut failures = Vec::new();
+    for question in recorded {
+        let (status, answer) = ask(router, &question.path, &question.params).await;
+        match difference(question, status, &answer) {
+            None => passed += 1,
+            Some(reason) => match exceptions.iter().find(|exception| exception.query == question.query()) {
+                Some(exception) => {
+                    excused += 1;
+                    println!("{file}: excused, {}: {}: {reason}", exception.reason, question.name());
+                }
+                None => failures.push(format!("{}: {}", question.name(), brief(&Value::String(reason)))),
+            },
+        }
+    }
+    println!("{file}: {passed} of {} answers are the recorded ones, {excused} excused", recorded.len());
+    for failure in failures.iter().take(40) {
+        println!("{file}: {failure}");
+    }
+    assert!(passed >= floor, "{file}: {passed} answers are right, the floor is {floor}");
+    assert!(failures.is_empty(), "{file}: {} answers differ without excuse", failures.len());
+}
