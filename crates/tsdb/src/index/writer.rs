@@ -72,8 +72,8 @@ impl<W: Write> IndexWriter<W> {
     /// Prometheus also lists the empty text, though no label has it.
     pub fn new<'a>(sink: W, symbols: impl IntoIterator<Item = &'a str>) -> Result<Self, WriteError> {
         let texts: Vec<&str> = symbols.into_iter().collect();
-        if let Some(at) = texts.windows(2).position(|pair| pair[0] >= pair[1]) {
-            return Err(TsdbError::out_of_order(WHAT, format!("symbol {:?}", texts.get(at + 1))).into());
+        if let Some(pair) = texts.windows(2).find(|pair| pair[0] >= pair[1]) {
+            return Err(TsdbError::out_of_order(WHAT, format!("symbol {:?}", pair[1])).into());
         }
         let mut sink = Positioned { sink, position: 0 };
         sink.write(&INDEX_MAGIC.to_be_bytes())?;
@@ -241,5 +241,84 @@ impl<W: Write> Positioned<W> {
         const ZEROS: [u8; SERIES_ALIGNMENT_BYTES as usize] = [0; SERIES_ALIGNMENT_BYTES as usize];
         let missing = self.position.next_multiple_of(alignment_bytes) - self.position;
         self.write(&ZEROS[..missing as usize])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use parallax_model::{MatchOp, Matcher};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::index::IndexReader;
+
+    fn series() -> impl Strategy<Value = BTreeMap<Labels, Vec<(u16, u16)>>> {
+        let labels = prop::collection::btree_map("[a-c]|é", "[a-d]{1,3}", 1..4).prop_map(Labels::from_pairs);
+        prop::collection::btree_map(labels, prop::collection::vec((1u16.., 0u16..), 0..5), 0..60)
+    }
+
+    /// Chunks one behind the other in time and in the file, by their distances and lengths.
+    fn chunks(of: &[(u16, u16)], next_ref: &mut u64) -> Vec<ChunkMeta> {
+        let mut end = -100_000;
+        let chunk = |(distance, length): &(u16, u16)| {
+            let min_time_ms = end + i64::from(*distance);
+            end = min_time_ms + i64::from(*length);
+            *next_ref += u64::from(*distance);
+            ChunkMeta { chunk_ref: ChunkRef::from_u64(*next_ref), min_time_ms, max_time_ms: end }
+        };
+        of.iter().map(chunk).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read_and_found(series in series()) {
+            let mut symbols = BTreeSet::from([""]);
+            symbols.extend(series.keys().flat_map(|labels| labels.iter().flat_map(|(name, value)| [name, value])));
+            let mut writer = IndexWriter::new(Vec::new(), symbols.iter().copied()).unwrap();
+            let mut next_ref = 8 << 32;
+            let mut written = Vec::new();
+            for (labels, of) in &series {
+                let metas = chunks(of, &mut next_ref);
+                written.push((writer.add_series(labels, &metas).unwrap(), labels, metas));
+            }
+            let (bytes, stats) = writer.finish().unwrap();
+            prop_assert_eq!(stats.series_count as usize, series.len());
+            let index = IndexReader::open("index", bytes.into()).unwrap();
+            let refs: Vec<_> = index.all_series().unwrap().collect();
+            prop_assert_eq!(refs, written.iter().map(|(series, ..)| *series).collect::<Vec<_>>());
+            let mut entry = SeriesEntry::default();
+            for (series, labels, metas) in &written {
+                let size = index.read_series(*series, &mut entry).unwrap();
+                prop_assert!(size as u64 <= stats.series_max_size_bytes);
+                prop_assert_eq!(&index.labels(&entry).unwrap(), *labels);
+                prop_assert_eq!(&entry.chunks, metas);
+            }
+            for matcher in [Matcher::equal("a", "b"), Matcher::new(MatchOp::NotRegex, "é", "a.*|").unwrap()] {
+                let expected = written.iter().filter(|(_, labels, _)| matcher.matches_labels(labels));
+                let expected: Vec<_> = expected.map(|(series, ..)| *series).collect();
+                prop_assert_eq!(index.select(&[matcher]).unwrap().collect::<Vec<_>>(), expected);
+            }
+        }
+    }
+
+    #[test]
+    fn symbols_and_chunk_refs_out_of_order_are_refused() {
+        let refused =
+            |symbols: [&'static str; 2]| IndexWriter::new(Vec::new(), symbols).unwrap_err().to_string();
+        assert_eq!(refused(["b", "a"]), "index is written out of order: symbol \"a\"");
+        assert_eq!(refused(["a", "a"]), "index is written out of order: symbol \"a\"");
+
+        let mut writer = IndexWriter::new(Vec::new(), ["a", "b", "c"]).unwrap();
+        let chunk = |chunk_ref| ChunkMeta {
+            chunk_ref: ChunkRef::from_u64(chunk_ref),
+            min_time_ms: 0,
+            max_time_ms: 1,
+        };
+        writer.add_series(&Labels::from_pairs([("a", "b")]), &[chunk(50)]).unwrap();
+        let error = writer.add_series(&Labels::from_pairs([("a", "c")]), &[chunk(49)]).unwrap_err();
+        assert!(matches!(error, WriteError::Refused(TsdbError::OutOfOrder { .. })), "{error}");
+        assert!(writer.add_series(&Labels::empty(), &[]).is_err(), "a series without labels is none");
     }
 }
