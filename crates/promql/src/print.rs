@@ -198,7 +198,7 @@ fn write_duration(f: &mut Formatter<'_>, ms: i64) -> fmt::Result {
     }
     for (unit, size, only_exact) in UNITS {
         let amount = rest / size;
-        if amount == 0 || (only_exact && rest % size != 0) {
+        if amount == 0 || (only_exact && !rest.is_multiple_of(size)) {
             continue;
         }
         write!(f, "{amount}{unit}")?;

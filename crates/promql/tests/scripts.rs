@@ -10,7 +10,7 @@ use parallax_promql::parse::ParserOptions;
 use parallax_promql::script::{Report, Script};
 
 /// How many of the published scripts' evals must hold. It may only rise.
-const PUBLISHED_FLOOR: usize = 0;
+const PUBLISHED_FLOOR: usize = 11;
 
 /// Published evals that are known not to hold, as `file:line`, each with its reason.
 const KNOWN_EXCEPTIONS: [(&str, &str); 0] = [];

@@ -30,7 +30,6 @@ impl<'a> Parser<'a> {
         self.node(Expr { pos, kind }, depth + 1)
     }
 
-    #[expect(clippy::type_complexity, reason = "a parameter that may be missing, and the operand")]
     fn aggregate_arguments(
         &self,
         op: AggregateOp,

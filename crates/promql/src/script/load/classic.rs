@@ -82,7 +82,7 @@ impl Parts {
         if counts().chain(self.count).any(|count| count < 0.0) || !is_cumulative {
             return Err("the counts of a classic histogram must not be negative and never fall".to_owned());
         }
-        let count = self.count.or(counts().last()).unwrap_or(0.0);
+        let count = self.count.or(counts().next_back()).unwrap_or(0.0);
         if self.buckets.last().is_none_or(|(bound, _)| *bound != f64::INFINITY) {
             self.buckets.push((f64::INFINITY, count));
         }
