@@ -38,6 +38,9 @@ pub fn parts(chunk: &AggrChunk) -> impl Iterator<Item = (Aggr, &Chunk)> {
 
 /// The order of a merged series' chunks: by time, and then by content, so that equal chunks are adjacent and the result
 /// does not depend on which store answered first.
+///
+/// Of chunks with the same times, one that has a part comes before one that lacks it, and larger data before smaller. It is Thanos'
+/// order (`AggrChunk.Compare`, turned round by its sort), and it decides which replica penalty dedup starts from.
 pub fn compare(left: &AggrChunk, right: &AggrChunk) -> Ordering {
     left.min_time
         .cmp(&right.min_time)
@@ -50,13 +53,13 @@ fn compare_parts(left: &AggrChunk, right: &AggrChunk) -> Ordering {
     loop {
         match (a.next(), b.next()) {
             (None, None) => return Ordering::Equal,
-            (None, Some(_)) => return Ordering::Less,
-            (Some(_), None) => return Ordering::Greater,
+            (None, Some(_)) => return Ordering::Greater,
+            (Some(_), None) => return Ordering::Less,
             (Some((kind_a, chunk_a)), Some((kind_b, chunk_b))) => {
                 let order = (kind_a as i32)
                     .cmp(&(kind_b as i32))
                     .then_with(|| chunk_a.r#type.cmp(&chunk_b.r#type))
-                    .then_with(|| chunk_a.data.cmp(&chunk_b.data));
+                    .then_with(|| chunk_b.data.cmp(&chunk_a.data));
                 if order != Ordering::Equal {
                     return order;
                 }
@@ -95,8 +98,8 @@ mod tests {
     fn chunks_sort_by_time_and_then_by_content() {
         assert_eq!(compare(&of(1, 2, b"b"), &of(1, 2, b"b")), Ordering::Equal);
         assert_eq!(compare(&of(1, 2, b"b"), &of(1, 3, b"a")), Ordering::Less);
-        assert_eq!(compare(&of(1, 2, b"b"), &of(1, 2, b"a")), Ordering::Greater);
-        let aggregated = AggrChunk { min_time: 1, max_time: 2, ..AggrChunk::default() };
-        assert_eq!(compare(&aggregated, &of(1, 2, b"a")), Ordering::Less);
+        assert_eq!(compare(&of(1, 2, b"b"), &of(1, 2, b"a")), Ordering::Less);
+        let empty = AggrChunk { min_time: 1, max_time: 2, ..AggrChunk::default() };
+        assert_eq!(compare(&empty, &of(1, 2, b"a")), Ordering::Greater);
     }
 }

@@ -170,8 +170,8 @@ impl Suite<'_> {
         };
         let advertised: Vec<Labels> =
             info.label_sets.iter().filter_map(|set| labels::set_from_wire(set).ok()).collect();
-        let claims = advertised.contains(&self.known.external);
-        if !claims && !(self.known.external.is_empty() && advertised.is_empty()) {
+        let says_nothing = self.known.external.is_empty() && advertised.is_empty();
+        if !says_nothing && !advertised.contains(&self.known.external) {
             self.found.push(format!("info: advertises {advertised:?}, holds {:?}", self.known.external));
         }
         let Some(store) = info.store else {

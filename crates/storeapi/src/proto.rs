@@ -22,5 +22,8 @@ pub mod hintspb {
     include!("gen/hintspb.rs");
 }
 
+/// What the `hints` fields hold.
+pub use prost_types::Any;
+
 /// The encoded `FileDescriptorSet` of everything above, for server reflection.
 pub const DESCRIPTOR_SET: &[u8] = include_bytes!("gen/descriptor.bin");

@@ -28,6 +28,8 @@ pub struct Resorter {
     /// External labels that stay, sorted.
     added: Vec<Label>,
     removed: Vec<String>,
+    /// Whether order is known only metric by metric.
+    whole_metrics: bool,
     held: BinaryHeap<Reverse<Held>>,
     /// Everything still to come sorts at or above it; `None` until there is a bound at all.
     bound: Option<Vec<Label>>,
@@ -49,6 +51,7 @@ impl Resorter {
         Self {
             added: labels::to_wire(&external.without(without)),
             removed: without.to_vec(),
+            whole_metrics: !without.is_empty(),
             held: BinaryHeap::new(),
             bound: None,
             finished: false,
@@ -59,7 +62,12 @@ impl Resorter {
 
     /// Like [`Resorter::new`] for a source whose series are known to have none of the removed labels themselves.
     pub fn adding(external: &Labels, without: &[String]) -> Self {
-        Self { removed: Vec::new(), ..Self::new(external, without) }
+        Self { removed: Vec::new(), whole_metrics: false, ..Self::new(external, without) }
+    }
+
+    /// Like [`Resorter::new`] for a source that is sorted by metric, and within a metric in no order to rely on.
+    pub fn holding_metrics(external: &Labels, without: &[String]) -> Self {
+        Self { whole_metrics: true, ..Self::new(external, without) }
     }
 
     /// Takes the next series, in order of its own labels.
@@ -105,7 +113,7 @@ impl Resorter {
 
     /// The lower bound of the outputs of `own` and of every input that sorts above it.
     fn bound_of(&self, own: &[Label]) -> Option<Vec<Label>> {
-        let own = if self.removed.is_empty() {
+        let own = if !self.whole_metrics {
             own
         } else {
             // Without the removed label anything may follow within the metric, so the bound ends with the metric's name.
