@@ -4,11 +4,13 @@
 //! value. It holds no state between queries and starts no threads; the caller's thread does the work and may
 //! wait in the source.
 
+mod answer;
 mod interrupt;
 
 pub use interrupt::Interrupt;
 
 use crate::ast::Expr;
+use crate::exec::Context;
 use crate::source::{Source, SourceError};
 use crate::value::QueryValue;
 
@@ -161,13 +163,18 @@ impl Engine {
 
     fn run(
         &self,
-        _source: &dyn Source,
-        _text: Option<&str>,
-        _expr: &Expr,
+        source: &dyn Source,
+        text: Option<&str>,
+        expr: &Expr,
         range: QueryRange,
         interrupt: &Interrupt,
     ) -> Result<QueryOutcome, QueryError> {
         interrupt.check()?;
-        Err(QueryError::Execution(format!("nothing evaluates yet at {}", range.start_ms)))
+        let context = Context::new(&self.options, interrupt);
+        let value = answer::evaluate(&self.options, source, expr, range, &context)?;
+        let (warnings, infos) = context.annotations.borrow().render(text);
+        let stats =
+            QueryStats { total_samples: context.total_samples.get(), peak_samples: context.budget.peak() };
+        Ok(QueryOutcome { value, warnings, infos, stats })
     }
 }

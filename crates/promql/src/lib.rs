@@ -2,11 +2,15 @@
 //!
 //! The crate sees only `parallax_model`; data comes in through [`source::Source`].
 
+pub mod annotations;
 pub mod ast;
 pub mod engine;
+mod exec;
+mod functions;
 mod lex;
 pub mod memory_source;
 pub mod parse;
+mod plan;
 mod print;
 pub mod script;
 pub mod series_notation;

@@ -1,0 +1,263 @@
+//! Range functions: windows that slide over decoded columns.
+//!
+//! A window of step `t` holds the samples in `(t − range, t]`, staleness markers left out. Windows only move
+//! forward, so a series is walked once; functions with state of their own (`functions::over_time`) profit.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use parallax_model::float::is_stale;
+use parallax_model::{CounterResetHint, FloatHistogram, Labels, METRIC_NAME, SeriesData};
+
+use super::row::{Grid, Row, without_metadata};
+use super::selector::Reference;
+use super::stream::Reader;
+use super::{Batch, BoxedOperator, Context, Operator, duplicate_series, scalar_values};
+use crate::ast::{PosRange, RangeExtension};
+use crate::engine::QueryError;
+use crate::functions::range_function::{RangeFunction, SlideContext};
+use crate::functions::{extended, floats, mixed};
+use std::collections::HashSet;
+
+/// Where the samples of a range come from.
+pub(crate) enum RangeInput {
+    Series(Reader),
+    /// The inner expression, evaluated at the steps of its own grid.
+    Subquery(BoxedOperator, Grid),
+}
+
+/// `function(selector[range], scalars…)`.
+pub(crate) struct RangeCall {
+    pub function: RangeFunction,
+    pub input: RangeInput,
+    pub grid: Grid,
+    pub reference: Reference,
+    pub range_ms: i64,
+    pub extension: RangeExtension,
+    pub scalars: Vec<BoxedOperator>,
+    /// The places of all arguments, and of the first one with parentheses taken off.
+    pub position: PosRange,
+    pub state: RangeState,
+}
+
+/// What a range call learns while it runs.
+#[derive(Default)]
+pub(crate) struct RangeState {
+    scalars: Option<Vec<Vec<f64>>>,
+    seen: HashSet<u64>,
+}
+
+/// The live samples of one series.
+pub(crate) struct Columns<'a> {
+    pub labels: &'a Labels,
+    pub float_times_ms: Cow<'a, [i64]>,
+    pub floats: Cow<'a, [f64]>,
+    pub histogram_times_ms: Cow<'a, [i64]>,
+    pub histograms: Cow<'a, [Arc<FloatHistogram>]>,
+}
+
+/// Where the windows of all steps begin and end in a column: `lo..hi`.
+pub(crate) type Bounds = Vec<(usize, usize)>;
+
+impl Operator for RangeCall {
+    fn next_batch(&mut self, context: &Context<'_>) -> Result<Option<Batch>, QueryError> {
+        if self.state.scalars.is_none() {
+            let scalars: Result<Vec<_>, _> =
+                self.scalars.iter_mut().map(|scalar| scalar_values(scalar.as_mut(), context)).collect();
+            self.state.scalars = Some(scalars?);
+        }
+        let mut batch = Vec::new();
+        match &mut self.input {
+            RangeInput::Series(reader) => {
+                let Some(decoded) = reader.next(context)? else { return Ok(None) };
+                for series in &decoded.series {
+                    let row = self.row(&Columns::of_series(series), context)?;
+                    self.emit(row, &mut batch, context)?;
+                }
+            }
+            RangeInput::Subquery(operator, inner) => {
+                let inner = *inner;
+                let Some(rows) = operator.next_batch(context)? else { return Ok(None) };
+                for inner_row in &rows {
+                    let row = self.row(&Columns::of_row(inner_row, &inner), context)?;
+                    self.emit(row, &mut batch, context)?;
+                }
+            }
+        }
+        Ok(Some(batch))
+    }
+}
+
+impl RangeCall {
+    fn emit(&mut self, row: Row, batch: &mut Batch, context: &Context<'_>) -> Result<(), QueryError> {
+        if row.is_empty() {
+            return Ok(());
+        }
+        if self.function.drops_name() && !context.options.delayed_name_removal {
+            let new = self.state.seen.insert(label_hash(&row.labels));
+            // absent_over_time only asks whether there is anything.
+            if !new && self.function != RangeFunction::AbsentOverTime {
+                return Err(duplicate_series());
+            }
+        }
+        batch.push(row.charged(&context.budget)?);
+        Ok(())
+    }
+
+    fn row(&self, columns: &Columns<'_>, context: &Context<'_>) -> Result<Row, QueryError> {
+        let drops_name = self.function.drops_name();
+        let labels = if drops_name && !context.options.delayed_name_removal {
+            without_metadata(columns.labels)
+        } else {
+            columns.labels.clone()
+        };
+        let mut row = Row::empty(labels, self.grid.steps);
+        row.drop_name = drops_name;
+        let (before_ms, after_ms) = self.margins(context);
+        let floats = self.bounds(&columns.float_times_ms, before_ms, after_ms);
+        let histograms = self.bounds(&columns.histogram_times_ms, before_ms, after_ms);
+        self.count(columns, &floats, &histograms, context);
+        let slide = SlideContext {
+            function: self.function,
+            columns,
+            grid: self.grid,
+            reference: self.reference,
+            range_ms: self.range_ms,
+            scalars: self.state.scalars.as_deref().unwrap_or(&[]),
+            position: self.position,
+            context,
+        };
+        if self.extension != RangeExtension::None {
+            extended::evaluate(&slide, self.extension, &floats, &histograms, &mut row)?;
+        } else if columns.histograms.is_empty() {
+            floats::evaluate(&slide, &floats, &mut row)?;
+        } else {
+            mixed::evaluate(&slide, &floats, &histograms, &mut row)?;
+        }
+        self.note_non_counter(columns.labels, &row, context);
+        Ok(row)
+    }
+
+    /// How much further than the range `anchored` and `smoothed` look, to the left and to the right.
+    fn margins(&self, context: &Context<'_>) -> (i64, i64) {
+        let lookback_ms = context.options.lookback_ms;
+        match self.extension {
+            RangeExtension::None => (0, 0),
+            RangeExtension::Anchored => (lookback_ms, 0),
+            RangeExtension::Smoothed => (lookback_ms, lookback_ms),
+        }
+    }
+
+    fn bounds(&self, times_ms: &[i64], before_ms: i64, after_ms: i64) -> Bounds {
+        if times_ms.is_empty() {
+            return Vec::new();
+        }
+        let (mut lo, mut hi) = (0, 0);
+        let window = |step| {
+            let end_ms = self.reference.time_ms(&self.grid, step);
+            let start_ms = end_ms.saturating_sub(self.range_ms).saturating_sub(before_ms);
+            let end_ms = end_ms.saturating_add(after_ms);
+            while times_ms.get(hi).is_some_and(|time| *time <= end_ms) {
+                hi += 1;
+            }
+            while lo < hi && times_ms.get(lo).is_some_and(|time| *time <= start_ms) {
+                lo += 1;
+            }
+            (lo, hi)
+        };
+        (0..self.grid.steps).map(window).collect()
+    }
+
+    fn count(&self, columns: &Columns<'_>, floats: &Bounds, histograms: &Bounds, context: &Context<'_>) {
+        let mut samples: usize = floats.iter().map(|(lo, hi)| hi - lo).sum();
+        if !histograms.is_empty() {
+            let weights: Vec<usize> = columns.histograms.iter().map(|h| h.sample_weight()).collect();
+            let window =
+                |(lo, hi): &(usize, usize)| weights.get(*lo..*hi).unwrap_or(&[]).iter().sum::<usize>();
+            samples += histograms.iter().map(window).sum::<usize>();
+        }
+        context.count_samples(samples);
+    }
+
+    /// `rate` and `increase` of floats that, by their name, are no counter.
+    fn note_non_counter(&self, labels: &Labels, row: &Row, context: &Context<'_>) {
+        let counts = matches!(self.function, RangeFunction::Rate | RangeFunction::Increase);
+        let Some(metric) = labels.get(METRIC_NAME).filter(|_| counts) else { return };
+        if !row.present.any() {
+            return;
+        }
+        if context.options.type_and_unit_labels {
+            let kind = labels.value_of("__type__");
+            if kind != "counter" && kind != "histogram" {
+                context.annotate(|notes| notes.possible_non_counter_type(metric, kind, self.position));
+            }
+        } else if !["_total", "_sum", "_count", "_bucket"].iter().any(|suffix| metric.ends_with(suffix)) {
+            context.annotate(|notes| notes.possible_non_counter(metric, self.position));
+        }
+    }
+}
+
+impl<'a> Columns<'a> {
+    fn of_series(series: &'a SeriesData) -> Self {
+        let (float_times_ms, floats) =
+            live(&series.floats.timestamps_ms, &series.floats.values, |value| !is_stale(*value));
+        let (histogram_times_ms, histograms) =
+            live(&series.histograms.timestamps_ms, &series.histograms.values, |h| !h.is_stale());
+        Self { labels: &series.labels, float_times_ms, floats, histogram_times_ms, histograms }
+    }
+
+    /// What a subquery gave. Hints about counter resets are forgotten: samples in between were left out, or
+    /// one sample is seen twice.
+    fn of_row(row: &'a Row, grid: &Grid) -> Self {
+        let float_times_ms: Vec<i64> = row.present.ones().map(|step| grid.time_ms(step)).collect();
+        let floats = if row.present.is_full() {
+            Cow::Borrowed(row.floats.as_slice())
+        } else {
+            row.present.ones().map(|step| row.floats.get(step).copied().unwrap_or_default()).collect()
+        };
+        let forget = |histogram: &Arc<FloatHistogram>| match histogram.counter_reset_hint {
+            CounterResetHint::Reset | CounterResetHint::NotReset => Arc::new(FloatHistogram {
+                counter_reset_hint: CounterResetHint::Unknown,
+                ..(**histogram).clone()
+            }),
+            CounterResetHint::Unknown | CounterResetHint::Gauge => histogram.clone(),
+        };
+        Self {
+            labels: &row.labels,
+            float_times_ms: float_times_ms.into(),
+            floats,
+            histogram_times_ms: row.histograms.iter().map(|(step, _)| grid.time_ms(*step)).collect(),
+            histograms: row.histograms.iter().map(|(_, histogram)| forget(histogram)).collect(),
+        }
+    }
+}
+
+/// A column without its staleness markers; borrowed if it has none.
+fn live<'a, T: Clone>(
+    times_ms: &'a [i64],
+    values: &'a [T],
+    is_live: impl Fn(&T) -> bool,
+) -> (Cow<'a, [i64]>, Cow<'a, [T]>) {
+    if values.iter().all(&is_live) {
+        return (times_ms.into(), values.into());
+    }
+    let (times, values): (Vec<i64>, Vec<T>) = times_ms
+        .iter()
+        .zip(values)
+        .filter(|(_, value)| is_live(value))
+        .map(|(time, value)| (*time, value.clone()))
+        .unzip();
+    (times.into(), values.into())
+}
+
+/// A hash to find equal label sets by; Prometheus trusts 64 bits for this too.
+pub(crate) fn label_hash(labels: &Labels) -> u64 {
+    let mut hasher = xxhash_rust::xxh64::Xxh64::new(0);
+    for (name, value) in labels {
+        hasher.update(name.as_bytes());
+        hasher.update(&[0xff]);
+        hasher.update(value.as_bytes());
+        hasher.update(&[0xff]);
+    }
+    hasher.digest()
+}

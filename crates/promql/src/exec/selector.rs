@@ -1,0 +1,149 @@
+//! Instant selectors: at each step the newest sample that is not too old.
+
+use parallax_model::SeriesData;
+use parallax_model::float::is_stale;
+
+use super::row::{Grid, Row};
+use super::stream::Reader;
+use super::{Batch, Context, Operator};
+use crate::engine::QueryError;
+use crate::value::Sample;
+
+/// Which time a selector means by "now": the step's, or a fixed one (`@`), moved back by `offset`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Reference {
+    pub at_ms: Option<i64>,
+    pub offset_ms: i64,
+}
+
+impl Reference {
+    pub fn time_ms(&self, grid: &Grid, step: usize) -> i64 {
+        self.at_ms.unwrap_or_else(|| grid.time_ms(step)).saturating_sub(self.offset_ms)
+    }
+}
+
+/// What an instant selector gives for a sample.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SelectorOutput {
+    Value,
+    /// The sample's own time in seconds: what `timestamp()` asks for.
+    TimestampSeconds,
+    /// The sample's own time in milliseconds: what `info()` asks for.
+    TimestampMs,
+    /// The value at exactly the step's time, interpolated between its neighbours (`smoothed`).
+    Smoothed,
+}
+
+/// `name{…} offset …`.
+pub(crate) struct Selector {
+    pub reader: Reader,
+    pub grid: Grid,
+    pub reference: Reference,
+    pub lookback_ms: i64,
+    pub output: SelectorOutput,
+}
+
+impl Operator for Selector {
+    fn next_batch(&mut self, context: &Context<'_>) -> Result<Option<Batch>, QueryError> {
+        let Some(decoded) = self.reader.next(context)? else { return Ok(None) };
+        let mut batch = Vec::with_capacity(decoded.series.len());
+        for series in &decoded.series {
+            let row = match self.output {
+                SelectorOutput::Smoothed => self.smoothed_row(series)?,
+                _ => self.row(series),
+            };
+            if !row.is_empty() {
+                context.count_samples(row.weight());
+                batch.push(row.charged(&context.budget)?);
+            }
+        }
+        Ok(Some(batch))
+    }
+}
+
+impl Selector {
+    fn row(&self, series: &SeriesData) -> Row {
+        let mut row = Row::empty(series.labels.clone(), self.grid.steps);
+        let (floats, histograms) = (&series.floats, &series.histograms);
+        let (mut next_float, mut next_histogram) = (0, 0);
+        for step in 0..self.grid.steps {
+            let now_ms = self.reference.time_ms(&self.grid, step);
+            let oldest_ms = now_ms.saturating_sub(self.lookback_ms);
+            next_float = advance(&floats.timestamps_ms, next_float, now_ms);
+            next_histogram = advance(&histograms.timestamps_ms, next_histogram, now_ms);
+            let float = before(&floats.timestamps_ms, &floats.values, next_float, oldest_ms);
+            let histogram = before(&histograms.timestamps_ms, &histograms.values, next_histogram, oldest_ms);
+            let (timestamp_ms, sample) = match (float, histogram) {
+                (None, None) => continue,
+                (Some((at, value)), other) if other.is_none_or(|(other_at, _)| at >= other_at) => {
+                    if is_stale(*value) {
+                        continue;
+                    }
+                    (at, Sample::Float(*value))
+                }
+                (_, Some((at, histogram))) => {
+                    if histogram.is_stale() {
+                        continue;
+                    }
+                    (at, Sample::Histogram(histogram.clone()))
+                }
+                (Some(_), None) => continue,
+            };
+            match self.output {
+                SelectorOutput::Value | SelectorOutput::Smoothed => row.push_sample(step, sample),
+                SelectorOutput::TimestampSeconds => row.set_float(step, timestamp_ms as f64 / 1000.0),
+                SelectorOutput::TimestampMs => row.set_float(step, timestamp_ms as f64),
+            }
+        }
+        row
+    }
+
+    /// Interpolates between the neighbours within the lookback on both sides; the last one is carried on.
+    fn smoothed_row(&self, series: &SeriesData) -> Result<Row, QueryError> {
+        let mut row = Row::empty(series.labels.clone(), self.grid.steps);
+        let live: Vec<(i64, f64)> = series.floats.iter().filter(|(_, value)| !is_stale(*value)).collect();
+        for step in 0..self.grid.steps {
+            let now_ms = self.reference.time_ms(&self.grid, step);
+            let (oldest_ms, newest_ms) =
+                (now_ms.saturating_sub(self.lookback_ms), now_ms.saturating_add(self.lookback_ms));
+            let near = |at: i64| at > oldest_ms && at <= newest_ms;
+            if series.histograms.iter().any(|(at, h)| near(at) && !h.is_stale()) {
+                return Err(QueryError::Execution(
+                    "smoothed and anchored modifiers do not work with native histograms".to_owned(),
+                ));
+            }
+            let next = live.partition_point(|(at, _)| *at < now_ms);
+            let after = live.get(next).filter(|(at, _)| near(*at));
+            let before = next.checked_sub(1).and_then(|at| live.get(at)).filter(|(at, _)| near(*at));
+            match (before, after) {
+                (_, Some((at, value))) if *at == now_ms => row.set_float(step, *value),
+                (Some((from, low)), Some((to, high))) => {
+                    let share = (now_ms - from) as f64 / (to - from) as f64;
+                    row.set_float(step, low + (high - low) * share);
+                }
+                (Some((_, value)), None) => row.set_float(step, *value),
+                (None, _) => {}
+            }
+        }
+        Ok(row)
+    }
+}
+
+/// The first position at or after `from` whose time is after `now_ms`.
+fn advance(times_ms: &[i64], from: usize, now_ms: i64) -> usize {
+    let mut at = from;
+    while times_ms.get(at).is_some_and(|time| *time <= now_ms) {
+        at += 1;
+    }
+    at
+}
+
+/// The sample before position `next`, if it is younger than `oldest_ms`.
+fn before<'a, T>(times_ms: &[i64], values: &'a [T], next: usize, oldest_ms: i64) -> Option<(i64, &'a T)> {
+    let at = next.checked_sub(1)?;
+    let time_ms = *times_ms.get(at)?;
+    if time_ms <= oldest_ms {
+        return None;
+    }
+    values.get(at).map(|value| (time_ms, value))
+}

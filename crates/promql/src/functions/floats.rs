@@ -1,0 +1,342 @@
+//! Range functions over series that hold floats only: the common case, and the fast one.
+//!
+//! What a window needs beyond its ends is prepared once per series where that keeps the result bit for bit:
+//! the places where a counter was reset, running counts of changes, a queue of candidates for the extremum.
+
+use std::collections::VecDeque;
+
+use super::kahan::{KahanMean, KahanSum};
+use super::quantile::quantile;
+use super::range_function::{RangeFunction, SlideContext};
+use super::regression::{double_exponential_smoothing, linear_regression};
+use crate::engine::QueryError;
+use crate::exec::row::Row;
+
+/// One window: its samples, and the step it belongs to.
+struct Window<'a> {
+    step: usize,
+    times_ms: &'a [i64],
+    values: &'a [f64],
+    /// Where the window begins and ends in the column.
+    lo: usize,
+    hi: usize,
+}
+
+/// Fills `row` from the windows at `bounds`.
+pub(crate) fn evaluate(
+    slide: &SlideContext<'_, '_>,
+    bounds: &[(usize, usize)],
+    row: &mut Row,
+) -> Result<(), QueryError> {
+    use RangeFunction as F;
+    let times: &[i64] = &slide.columns.float_times_ms;
+    let values: &[f64] = &slide.columns.floats;
+    let seconds = |time_ms: &i64| *time_ms as f64 / 1000.0;
+    match slide.function {
+        F::Rate | F::Increase | F::Delta => extrapolated(slide, bounds, row),
+        F::Irate | F::Idelta => {
+            each(slide, bounds, row, |w| instant_value(&w, slide.function == F::Irate));
+        }
+        F::CountOverTime => each(slide, bounds, row, |w| Some(w.values.len() as f64)),
+        F::PresentOverTime | F::AbsentOverTime => each(slide, bounds, row, |_| Some(1.0)),
+        F::FirstOverTime => each(slide, bounds, row, |w| w.values.first().copied()),
+        F::LastOverTime => each(slide, bounds, row, |w| w.values.last().copied()),
+        F::TsOfFirstOverTime => each(slide, bounds, row, |w| w.times_ms.first().map(seconds)),
+        F::TsOfLastOverTime => each(slide, bounds, row, |w| w.times_ms.last().map(seconds)),
+        F::SumOverTime => each(slide, bounds, row, |w| Some(sum(w.values))),
+        F::AvgOverTime => each(slide, bounds, row, |w| Some(mean(w.values))),
+        F::MaxOverTime => extremum(slide, bounds, row, |new, kept| new > kept),
+        F::MinOverTime => extremum(slide, bounds, row, |new, kept| new < kept),
+        F::TsOfMaxOverTime => {
+            each(slide, bounds, row, |w| time_of_extremum(w.times_ms, w.values, |new, kept| new >= kept));
+        }
+        F::TsOfMinOverTime => {
+            each(slide, bounds, row, |w| time_of_extremum(w.times_ms, w.values, |new, kept| new <= kept));
+        }
+        F::StdvarOverTime => each(slide, bounds, row, |w| Some(variance(w.values))),
+        F::StddevOverTime => each(slide, bounds, row, |w| Some(variance(w.values).sqrt())),
+        F::MadOverTime => each(slide, bounds, row, |w| Some(median_deviation(w.values))),
+        F::QuantileOverTime => quantiles(slide, bounds, row),
+        F::Resets => count_between(slide, bounds, row, values, |before, now| now < before),
+        F::Changes => count_between(slide, bounds, row, values, |before, now| {
+            now != before && !(now.is_nan() && before.is_nan())
+        }),
+        F::Deriv => each(slide, bounds, row, |w| deriv(w.times_ms, w.values)),
+        F::PredictLinear => {
+            each(slide, bounds, row, |w| {
+                let eval_ms = slide.grid.time_ms(w.step);
+                predict_linear(w.times_ms, w.values, eval_ms, slide.scalar(0, w.step))
+            });
+        }
+        F::DoubleExponentialSmoothing => smoothing(slide, bounds, row, times, values)?,
+    }
+    Ok(())
+}
+
+/// Evaluates every window that holds a sample.
+fn each(
+    slide: &SlideContext<'_, '_>,
+    bounds: &[(usize, usize)],
+    row: &mut Row,
+    mut function: impl FnMut(Window<'_>) -> Option<f64>,
+) {
+    let times: &[i64] = &slide.columns.float_times_ms;
+    let values: &[f64] = &slide.columns.floats;
+    for (step, (lo, hi)) in bounds.iter().copied().enumerate() {
+        let (Some(times_ms), Some(values)) = (times.get(lo..hi), values.get(lo..hi)) else { continue };
+        if values.is_empty() {
+            continue;
+        }
+        if let Some(value) = function(Window { step, times_ms, values, lo, hi }) {
+            row.set_float(step, value);
+        }
+    }
+}
+
+/// `rate`, `increase` and `delta`.
+fn extrapolated(slide: &SlideContext<'_, '_>, bounds: &[(usize, usize)], row: &mut Row) {
+    let counter = slide.function != RangeFunction::Delta;
+    let values: &[f64] = &slide.columns.floats;
+    // Where the counter fell, and from which value.
+    let resets: Vec<(usize, f64)> = if counter {
+        let pairs = values.windows(2).enumerate();
+        pairs.filter_map(|(at, pair)| (pair[1] < pair[0]).then_some((at + 1, pair[0]))).collect()
+    } else {
+        Vec::new()
+    };
+    let mut next_reset = 0;
+    each(slide, bounds, row, |window| {
+        let (first, last) = (*window.values.first()?, *window.values.last()?);
+        let others = window.values.len().checked_sub(1).filter(|others| *others > 0)?;
+        while resets.get(next_reset).is_some_and(|(at, _)| *at <= window.lo) {
+            next_reset += 1;
+        }
+        let lost = resets.get(next_reset..).unwrap_or(&[]).iter().take_while(|(at, _)| *at < window.hi);
+        let mut result = last - first;
+        lost.for_each(|(_, before)| result += before);
+        let (start_ms, end_ms) = slide.window_ms(window.step);
+        let extent = Extent {
+            first_ms: *window.times_ms.first()?,
+            last_ms: *window.times_ms.last()?,
+            start_ms,
+            end_ms,
+            others,
+        };
+        let zero = (counter && result > 0.0 && first >= 0.0).then(|| first / result);
+        let mut factor = extent.extrapolation_factor(zero);
+        if slide.function == RangeFunction::Rate {
+            factor /= slide.range_seconds();
+        }
+        Some(result * factor)
+    });
+}
+
+/// Where the samples of a window lie within it.
+pub(super) struct Extent {
+    pub first_ms: i64,
+    pub last_ms: i64,
+    pub start_ms: i64,
+    pub end_ms: i64,
+    /// How many samples there are besides one.
+    pub others: usize,
+}
+
+impl Extent {
+    /// By how much an increase between the first and the last sample is stretched to the whole window.
+    ///
+    /// The gap at either end counts in full if it is hardly longer than the usual gap between samples, and
+    /// else as half a usual gap. A counter cannot have been below zero: `first_per_increase` (its first value
+    /// per increase) limits how far back the line may be drawn. Source: Prometheus `extrapolatedRate`.
+    pub fn extrapolation_factor(&self, first_per_increase: Option<f64>) -> f64 {
+        let sampled = (self.last_ms - self.first_ms) as f64 / 1000.0;
+        let usual_gap = sampled / self.others as f64;
+        let threshold = usual_gap * 1.1;
+        let mut to_start = (self.first_ms - self.start_ms) as f64 / 1000.0;
+        let mut to_end = (self.end_ms - self.last_ms) as f64 / 1000.0;
+        if to_start >= threshold {
+            to_start = usual_gap / 2.0;
+        }
+        if let Some(ratio) = first_per_increase {
+            let to_zero = sampled * ratio;
+            if to_zero < to_start {
+                to_start = to_zero;
+            }
+        }
+        if to_end >= threshold {
+            to_end = usual_gap / 2.0;
+        }
+        (sampled + to_start + to_end) / sampled
+    }
+}
+
+fn instant_value(window: &Window<'_>, is_rate: bool) -> Option<f64> {
+    let [.., before, last] = window.values else { return None };
+    let [.., before_ms, last_ms] = window.times_ms else { return None };
+    if last_ms == before_ms {
+        return None;
+    }
+    // A counter that fell began anew at zero.
+    let change = if is_rate && last < before { *last } else { last - before };
+    Some(if is_rate { change / ((last_ms - before_ms) as f64 / 1000.0) } else { change })
+}
+
+pub(super) fn sum(values: &[f64]) -> f64 {
+    let mut sum = KahanSum { sum: 0.0, compensation: 0.0 };
+    values.iter().for_each(|value| sum.add(*value));
+    sum.value()
+}
+
+pub(super) fn mean(values: &[f64]) -> f64 {
+    let mut mean = KahanMean::default();
+    values.iter().for_each(|value| mean.add(*value));
+    mean.value()
+}
+
+/// The population variance.
+pub(super) fn variance(values: &[f64]) -> f64 {
+    let zero = KahanSum { sum: 0.0, compensation: 0.0 };
+    let (mut mean, mut squares, mut count) = (zero, zero, 0.0);
+    for value in values {
+        count += 1.0;
+        let delta = value - (mean.sum + mean.compensation);
+        mean.add(delta / count);
+        squares.add(delta * (value - (mean.sum + mean.compensation)));
+    }
+    (squares.sum + squares.compensation) / count
+}
+
+/// The median distance from the median.
+pub(super) fn median_deviation(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    let median = quantile(0.5, &mut sorted);
+    let mut deviations: Vec<f64> = values.iter().map(|value| (value - median).abs()).collect();
+    quantile(0.5, &mut deviations)
+}
+
+/// Seconds of the last sample that no other one beats; NaN loses to anything.
+pub(super) fn time_of_extremum(
+    times_ms: &[i64],
+    values: &[f64],
+    beats: impl Fn(f64, f64) -> bool,
+) -> Option<f64> {
+    let (mut kept, mut kept_ms) = (*values.first()?, *times_ms.first()?);
+    for (time, value) in times_ms.iter().zip(values) {
+        if beats(*value, kept) || kept.is_nan() {
+            (kept, kept_ms) = (*value, *time);
+        }
+    }
+    Some(kept_ms as f64 / 1000.0)
+}
+
+/// The least or greatest value of each window; NaN only if there is nothing else. A queue holds the positions
+/// that can still become the extremum, best first, so that each sample is handled once.
+fn extremum(
+    slide: &SlideContext<'_, '_>,
+    bounds: &[(usize, usize)],
+    row: &mut Row,
+    beats: impl Fn(f64, f64) -> bool,
+) {
+    let values: &[f64] = &slide.columns.floats;
+    let value_at = |at: usize| values.get(at).copied().unwrap_or(f64::NAN);
+    let mut candidates: VecDeque<usize> = VecDeque::new();
+    let mut taken = 0;
+    each(slide, bounds, row, |window| {
+        for at in taken.max(window.lo)..window.hi {
+            let value = value_at(at);
+            if value.is_nan() {
+                continue;
+            }
+            while candidates.back().is_some_and(|kept| beats(value, value_at(*kept))) {
+                candidates.pop_back();
+            }
+            candidates.push_back(at);
+        }
+        taken = taken.max(window.hi);
+        while candidates.front().is_some_and(|at| *at < window.lo) {
+            candidates.pop_front();
+        }
+        Some(candidates.front().map_or(f64::NAN, |at| value_at(*at)))
+    });
+}
+
+/// How many neighbours within the window `differ`.
+fn count_between(
+    slide: &SlideContext<'_, '_>,
+    bounds: &[(usize, usize)],
+    row: &mut Row,
+    values: &[f64],
+    differ: impl Fn(f64, f64) -> bool,
+) {
+    // counts[i]: how often it happened among the first i + 1 samples.
+    let mut count = 0u64;
+    let mut counts = vec![0u64; values.len()];
+    for (pair, slot) in values.windows(2).zip(counts.iter_mut().skip(1)) {
+        count += u64::from(differ(pair[0], pair[1]));
+        *slot = count;
+    }
+    let at = |index: usize| counts.get(index).copied().unwrap_or_default();
+    each(slide, bounds, row, |w| Some((at(w.hi.saturating_sub(1)) - at(w.lo)) as f64));
+}
+
+fn quantiles(slide: &SlideContext<'_, '_>, bounds: &[(usize, usize)], row: &mut Row) {
+    let mut sorted = Vec::new();
+    each(slide, bounds, row, |window| {
+        let q = slide.scalar(0, window.step);
+        note_invalid_quantile(slide, q);
+        sorted.clear();
+        sorted.extend_from_slice(window.values);
+        Some(quantile(q, &mut sorted))
+    });
+}
+
+pub(super) fn note_invalid_quantile(slide: &SlideContext<'_, '_>, q: f64) {
+    if !(0.0..=1.0).contains(&q) {
+        slide.context.annotate(|notes| notes.invalid_quantile(q, slide.position));
+    }
+}
+
+pub(super) fn deriv(times_ms: &[i64], values: &[f64]) -> Option<f64> {
+    let first_ms = *times_ms.first()?;
+    (values.len() > 1).then(|| linear_regression(times_ms, values, first_ms).0)
+}
+
+pub(super) fn predict_linear(times_ms: &[i64], values: &[f64], at_ms: i64, ahead: f64) -> Option<f64> {
+    (values.len() > 1).then(|| {
+        let (slope, intercept) = linear_regression(times_ms, values, at_ms);
+        slope * ahead + intercept
+    })
+}
+
+/// The factors of `double_exponential_smoothing` at a step.
+///
+/// # Errors
+/// If one of them is not between 0 and 1.
+pub(super) fn smoothing_factors(slide: &SlideContext<'_, '_>, step: usize) -> Result<(f64, f64), QueryError> {
+    let (smoothing, trend) = (slide.scalar(0, step), slide.scalar(1, step));
+    for (factor, what, letters) in [(smoothing, "smoothing", "sf"), (trend, "trend", "tf")] {
+        if factor <= 0.0 || factor >= 1.0 {
+            return Err(QueryError::Execution(format!(
+                "invalid {what} factor. Expected: 0 < {letters} < 1, got: {factor:.6}"
+            )));
+        }
+    }
+    Ok((smoothing, trend))
+}
+
+fn smoothing(
+    slide: &SlideContext<'_, '_>,
+    bounds: &[(usize, usize)],
+    row: &mut Row,
+    times: &[i64],
+    values: &[f64],
+) -> Result<(), QueryError> {
+    debug_assert_eq!(times.len(), values.len());
+    for (step, (lo, hi)) in bounds.iter().copied().enumerate() {
+        let Some(window) = values.get(lo..hi).filter(|window| !window.is_empty()) else { continue };
+        let (smoothing, trend) = smoothing_factors(slide, step)?;
+        if let Some(value) = double_exponential_smoothing(window, smoothing, trend) {
+            row.set_float(step, value);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,99 @@
+//! Sums that do not lose small addends: Neumaier's variant of Kahan's summation.
+
+/// A running sum with its compensation. Infinite sums have none.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct KahanSum {
+    pub sum: f64,
+    pub compensation: f64,
+}
+
+impl Default for KahanSum {
+    /// Minus zero, so that a sum of minus zeros stays one.
+    fn default() -> Self {
+        Self { sum: -0.0, compensation: 0.0 }
+    }
+}
+
+impl KahanSum {
+    pub fn add(&mut self, value: f64) {
+        let total = self.sum + value;
+        self.compensation = if total.is_infinite() {
+            0.0
+        } else if self.sum.abs() >= value.abs() {
+            self.compensation + ((self.sum - total) + value)
+        } else {
+            self.compensation + ((value - total) + self.sum)
+        };
+        self.sum = total;
+    }
+
+    pub fn value(self) -> f64 {
+        if self.sum.is_infinite() { self.sum } else { self.sum + self.compensation }
+    }
+}
+
+/// A running mean: the sum over the count while the sum is finite, incremental from there on.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct KahanMean {
+    total: KahanSum,
+    count: f64,
+    incremental: bool,
+}
+
+impl KahanMean {
+    pub fn add(&mut self, value: f64) {
+        self.count += 1.0;
+        if !self.incremental {
+            let mut total = self.total;
+            total.add(value);
+            // The first value is taken as it is, even an infinite one.
+            if self.count == 1.0 || !total.sum.is_infinite() {
+                self.total =
+                    if self.count == 1.0 { KahanSum { sum: value, compensation: 0.0 } } else { total };
+                return;
+            }
+            self.incremental = true;
+            self.total.sum /= self.count - 1.0;
+            self.total.compensation /= self.count - 1.0;
+        }
+        let weight = (self.count - 1.0) / self.count;
+        let mut mean =
+            KahanSum { sum: weight * self.total.sum, compensation: weight * self.total.compensation };
+        mean.add(value / self.count);
+        self.total = mean;
+    }
+
+    pub fn value(self) -> f64 {
+        if self.incremental {
+            self.total.sum + self.total.compensation
+        } else {
+            self.total.sum / self.count + self.total.compensation / self.count
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_addends_survive_large_ones() {
+        let mut sum = KahanSum::default();
+        [1e100, 1.0, -1e100].into_iter().for_each(|value| sum.add(value));
+        assert_eq!(sum.value(), 1.0);
+    }
+
+    #[test]
+    fn a_mean_does_not_overflow() {
+        let mut mean = KahanMean::default();
+        [f64::MAX, f64::MAX, f64::MAX].into_iter().for_each(|value| mean.add(value));
+        assert_eq!(mean.value(), f64::MAX);
+    }
+
+    #[test]
+    fn minus_zero_is_kept() {
+        let mut sum = KahanSum::default();
+        sum.add(-0.0);
+        assert!(sum.value().is_sign_negative());
+    }
+}

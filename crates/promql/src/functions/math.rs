@@ -1,0 +1,59 @@
+//! Functions of one float: `abs`, `ln`, `sin`, … by name.
+
+use std::f64::consts::PI;
+
+/// The function of this name, if it maps floats to floats and takes no further arguments.
+pub(crate) fn by_name(name: &str) -> Option<fn(f64) -> f64> {
+    Some(match name {
+        "abs" => f64::abs,
+        "ceil" => f64::ceil,
+        "floor" => f64::floor,
+        "exp" => f64::exp,
+        "sqrt" => f64::sqrt,
+        "ln" => f64::ln,
+        "log2" => f64::log2,
+        "log10" => f64::log10,
+        "sin" => f64::sin,
+        "cos" => f64::cos,
+        "tan" => f64::tan,
+        "asin" => f64::asin,
+        "acos" => f64::acos,
+        "atan" => f64::atan,
+        "sinh" => f64::sinh,
+        "cosh" => f64::cosh,
+        "tanh" => f64::tanh,
+        "asinh" => f64::asinh,
+        "acosh" => f64::acosh,
+        "atanh" => f64::atanh,
+        "rad" => |value| value * PI / 180.0,
+        "deg" => |value| value * 180.0 / PI,
+        "sgn" => sign,
+        _ => return None,
+    })
+}
+
+/// −1, 0 or 1; zeros and NaN stay what they are.
+fn sign(value: f64) -> f64 {
+    if value < 0.0 {
+        -1.0
+    } else if value > 0.0 {
+        1.0
+    } else {
+        value
+    }
+}
+
+/// The nearest multiple of `nearest`, halves upwards.
+pub(crate) fn round(value: f64, nearest: f64) -> f64 {
+    // With the inverse there are fewer surprises for fractions like 0.1.
+    let inverse = 1.0 / nearest;
+    (value * inverse + 0.5).floor() / inverse
+}
+
+/// `value` held between the bounds; NaN if anything is NaN.
+pub(crate) fn clamp(value: f64, min: f64, max: f64) -> f64 {
+    if value.is_nan() || min.is_nan() || max.is_nan() {
+        return f64::NAN;
+    }
+    value.min(max).max(min)
+}

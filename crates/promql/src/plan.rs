@@ -1,0 +1,410 @@
+//! From an expression to a tree of operators.
+//!
+//! Planning settles everything that does not need data: durations, `@` and offsets, the times each selector
+//! needs, what is evaluated once because it is the same at every step. It notes every selection, so that all
+//! can be opened before the first is read, and identical ones are read once.
+
+mod call;
+mod duration;
+mod property;
+
+use parallax_model::{Matcher, TimeRange};
+
+use crate::ast::{
+    Aggregate, AggregateOp, At, Binary, BinaryOp, Expr, ExprKind, Grouping, MatrixSelector, PosRange,
+    RangeExtension, Subquery, TimeModifiers, ValueType, VectorSelector,
+};
+use crate::engine::{EngineOptions, QueryError, QueryRange};
+use crate::exec::aggregate::{CountValues, Fold, FoldPlaces, GroupKey};
+use crate::exec::binary::{BinaryCall, between_vectors, with_scalar};
+use crate::exec::gather::Gather;
+use crate::exec::leaf::{Broadcast, LazyScalar, Values};
+use crate::exec::map::{Map, drop_name};
+use crate::exec::range::RangeInput;
+use crate::exec::row::Row;
+use crate::exec::selector::{Reference, Selector, SelectorOutput};
+use crate::exec::set::set_operation;
+use crate::exec::stream::{Reader, Selections};
+use crate::exec::topk::Choice;
+use crate::exec::{BoxedOperator, Grid};
+use crate::functions::arithmetic::{changes_metric, scalar_result};
+use crate::source::Selection;
+use property::{has_one_name, is_step_invariant};
+
+/// An expression without the parentheses around it.
+pub(crate) fn strip_parens(expr: &Expr) -> &Expr {
+    match &expr.kind {
+        ExprKind::Paren(inner) => strip_parens(inner),
+        _ => expr,
+    }
+}
+
+/// What stands directly around a selector, as a hint for its source.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Around<'e> {
+    function: &'e str,
+    grouping: Option<&'e Grouping>,
+}
+
+impl<'e> Around<'e> {
+    fn call(function: &'e str) -> Self {
+        Self { function, grouping: None }
+    }
+
+    /// The same function, but no longer directly.
+    fn further(self) -> Self {
+        Self { grouping: None, ..self }
+    }
+}
+
+/// Plans the operators of one query.
+pub(crate) struct Planner<'e> {
+    options: &'e EngineOptions,
+    range: QueryRange,
+    pub selections: Selections,
+}
+
+/// Where a range selector or a subquery gets its samples from, and which of them a step sees.
+pub(crate) struct PlannedRange {
+    pub input: RangeInput,
+    pub reference: Reference,
+    pub range_ms: i64,
+    pub extension: RangeExtension,
+}
+
+/// An operator without rows: there is no step to evaluate.
+fn nothing() -> BoxedOperator {
+    Box::new(Gather::new(Vec::new(), Box::new(|_, _| Ok(Vec::new()))))
+}
+
+impl<'e> Planner<'e> {
+    pub fn new(options: &'e EngineOptions, range: QueryRange) -> Self {
+        Self { options, range, selections: Selections::default() }
+    }
+
+    /// The operator that evaluates `expr`, a scalar or an instant vector, at the steps of `grid`.
+    pub fn plan(
+        &mut self,
+        expr: &'e Expr,
+        grid: Grid,
+        around: Around<'e>,
+    ) -> Result<BoxedOperator, QueryError> {
+        if grid.steps == 0 {
+            return Ok(nothing());
+        }
+        let constant = matches!(expr.kind, ExprKind::Number(_) | ExprKind::String(_));
+        if grid.steps > 1 && !constant && is_step_invariant(expr) {
+            let input = self.plan(expr, grid.first_step(), around)?;
+            return Ok(Box::new(Broadcast { input, steps: grid.steps }));
+        }
+        match &expr.kind {
+            ExprKind::Number(value) => Ok(Box::new(Values::new(vec![*value; grid.steps]))),
+            ExprKind::Paren(inner) => self.plan(inner, grid, around),
+            ExprKind::Vector(selector) => self.selector(selector, grid, around, SelectorOutput::Value),
+            ExprKind::Unary { negate: false, operand } => self.plan(operand, grid, around.further()),
+            ExprKind::Unary { negate: true, operand } => self.negation(operand, grid, around.further()),
+            ExprKind::Aggregate(aggregate) => self.aggregate(aggregate, expr.pos, grid),
+            ExprKind::Binary(binary) => self.binary(binary, expr.pos, grid),
+            ExprKind::Call(call) => self.call(call, grid),
+            ExprKind::String(_) | ExprKind::Matrix(_) | ExprKind::Subquery(_) => {
+                // The parser lets these stand only where the planner looks for them.
+                Err(QueryError::Execution(format!(
+                    "unexpected {} in an expression",
+                    expr.value_type().documented()
+                )))
+            }
+        }
+    }
+
+    /// A scalar argument, evaluated when it is needed.
+    fn scalar(&mut self, expr: &'e Expr, grid: Grid) -> Result<LazyScalar, QueryError> {
+        Ok(LazyScalar::new(self.plan(expr, grid, Around::default())?))
+    }
+
+    fn reference(&self, modifiers: &TimeModifiers) -> Result<Reference, QueryError> {
+        let offset_ms = match &modifiers.offset {
+            Some(offset) => duration::offset_ms(offset, self.range)?,
+            None => 0,
+        };
+        let at_ms = modifiers.at.map(|at| match at {
+            At::TimestampMs(at_ms) => at_ms,
+            At::Start => self.range.start_ms,
+            At::End => self.range.end_ms,
+        });
+        Ok(Reference { at_ms, offset_ms })
+    }
+
+    /// Notes a selection of the samples from `before_ms` before the first to `after_ms` after the last time
+    /// that `reference` means, the earliest excluded.
+    fn reader(
+        &mut self,
+        matchers: &[Matcher],
+        grid: Grid,
+        reference: Reference,
+        (before_ms, after_ms): (i64, i64),
+        range_ms: i64,
+        around: Around<'_>,
+    ) -> Reader {
+        let first_ms = reference.time_ms(&grid, 0);
+        let last_ms = reference.time_ms(&grid, grid.steps.saturating_sub(1));
+        let range = TimeRange {
+            min_ms: first_ms.saturating_sub(before_ms).saturating_add(1),
+            max_ms: last_ms.saturating_add(after_ms),
+        };
+        let (grouping, grouping_by) = match around.grouping {
+            Some(Grouping::By(names)) => (names.clone(), true),
+            Some(Grouping::Without(names)) => (names.clone(), false),
+            None => (Vec::new(), false),
+        };
+        self.selections.reader(Selection {
+            matchers: matchers.to_vec(),
+            range,
+            query_range: range,
+            step_ms: if self.range.is_instant() && grid.steps <= 1 { 0 } else { grid.step_ms },
+            range_ms,
+            function: around.function.to_owned(),
+            grouping,
+            grouping_by,
+        })
+    }
+
+    fn selector(
+        &mut self,
+        selector: &'e VectorSelector,
+        grid: Grid,
+        around: Around<'e>,
+        output: SelectorOutput,
+    ) -> Result<BoxedOperator, QueryError> {
+        let reference = self.reference(&selector.modifiers)?;
+        let lookback_ms = self.options.lookback_ms;
+        let smoothed = selector.extension == RangeExtension::Smoothed;
+        let margins = (lookback_ms, if smoothed { lookback_ms } else { 0 });
+        let reader = self.reader(&selector.matchers, grid, reference, margins, 0, around);
+        let output =
+            if smoothed && output == SelectorOutput::Value { SelectorOutput::Smoothed } else { output };
+        Ok(Box::new(Selector { reader, grid, reference, lookback_ms, output }))
+    }
+
+    /// The source of a range function's samples.
+    pub fn range_input(
+        &mut self,
+        expr: &'e Expr,
+        grid: Grid,
+        around: Around<'e>,
+    ) -> Result<PlannedRange, QueryError> {
+        let expr = strip_parens(expr);
+        match &expr.kind {
+            ExprKind::Matrix(matrix) => self.matrix(matrix, grid, around),
+            ExprKind::Subquery(subquery) => self.subquery(subquery, grid, around),
+            _ => Err(QueryError::Execution(format!(
+                "expected a range vector, got {}",
+                expr.value_type().documented()
+            ))),
+        }
+    }
+
+    fn matrix(
+        &mut self,
+        matrix: &'e MatrixSelector,
+        grid: Grid,
+        around: Around<'e>,
+    ) -> Result<PlannedRange, QueryError> {
+        let selector = &matrix.selector;
+        let reference = self.reference(&selector.modifiers)?;
+        let range_ms = duration::positive_ms(&matrix.range, self.range)?;
+        let lookback_ms = self.options.lookback_ms;
+        let margins = match selector.extension {
+            RangeExtension::None => (range_ms, 0),
+            RangeExtension::Anchored => (range_ms.saturating_add(lookback_ms), 0),
+            RangeExtension::Smoothed => (range_ms.saturating_add(lookback_ms), lookback_ms),
+        };
+        let reader = self.reader(&selector.matchers, grid, reference, margins, range_ms, around.further());
+        Ok(PlannedRange {
+            input: RangeInput::Series(reader),
+            reference,
+            range_ms,
+            extension: selector.extension,
+        })
+    }
+
+    /// The inner steps are multiples of the inner step, whatever the outer ones are.
+    fn subquery(
+        &mut self,
+        subquery: &'e Subquery,
+        grid: Grid,
+        around: Around<'e>,
+    ) -> Result<PlannedRange, QueryError> {
+        let reference = self.reference(&subquery.modifiers)?;
+        let range_ms = duration::positive_ms(&subquery.range, self.range)?;
+        let step_ms = match &subquery.step {
+            Some(step) => duration::positive_ms(step, self.range)?,
+            None => self.options.default_subquery_step_ms,
+        };
+        let step_ms = if step_ms > 0 { step_ms } else { self.options.default_subquery_step_ms.max(1) };
+        let before_ms = reference.time_ms(&grid, 0).saturating_sub(range_ms);
+        let first_ms = (before_ms.div_euclid(step_ms) + 1).saturating_mul(step_ms);
+        let last_ms = reference.time_ms(&grid, grid.steps.saturating_sub(1));
+        let inner = Grid::new(first_ms, last_ms, step_ms);
+        // Rows are as wide as there are inner steps: refuse what no budget would ever allow.
+        if inner.steps > self.options.max_samples {
+            return Err(QueryError::TooManySamples);
+        }
+        let operator = self.plan(&subquery.operand, inner, around.further())?;
+        Ok(PlannedRange {
+            input: RangeInput::Subquery(operator, inner),
+            reference,
+            range_ms,
+            extension: RangeExtension::None,
+        })
+    }
+
+    fn negation(
+        &mut self,
+        operand: &'e Expr,
+        grid: Grid,
+        around: Around<'e>,
+    ) -> Result<BoxedOperator, QueryError> {
+        let input = self.plan(operand, grid, around)?;
+        let merge = !has_one_name(operand);
+        let negate = |mut row: Row| {
+            row.map_floats(|value| -value);
+            for (_, histogram) in &mut row.histograms {
+                std::sync::Arc::make_mut(histogram).scale(-1.0);
+            }
+            row
+        };
+        Ok(Box::new(Map {
+            input,
+            function: Box::new(move |row, context| {
+                let mut row = negate(row);
+                drop_name(&mut row, context);
+                Ok(Some(row))
+            }),
+            merge,
+        }))
+    }
+
+    fn aggregate(
+        &mut self,
+        aggregate: &'e Aggregate,
+        position: PosRange,
+        grid: Grid,
+    ) -> Result<BoxedOperator, QueryError> {
+        let operand = strip_parens(&aggregate.operand);
+        let around = Around { function: aggregate_name(aggregate.op), grouping: Some(&aggregate.grouping) };
+        let key = GroupKey::new(&aggregate.grouping);
+        let parameter = aggregate.parameter.as_deref().map(strip_parens);
+        let parameter_position = parameter.map(|parameter| parameter.pos).unwrap_or_default();
+        let steps = grid.steps;
+        match aggregate.op {
+            AggregateOp::CountValues => {
+                let label = match parameter.map(|parameter| &parameter.kind) {
+                    Some(ExprKind::String(label)) if !label.is_empty() => label.clone(),
+                    _ => return Err(QueryError::Execution("invalid label name \"\"".to_owned())),
+                };
+                let input = self.plan(operand, grid, around)?;
+                Ok(Box::new(CountValues { key: key.and_label(&label), label, input, steps, done: false }))
+            }
+            AggregateOp::Topk | AggregateOp::Bottomk | AggregateOp::Limitk | AggregateOp::LimitRatio => {
+                let Some(parameter) = parameter else { return Ok(nothing()) };
+                let parameter = self.scalar(parameter, grid)?;
+                let input = self.plan(operand, grid, around)?;
+                let choice = Choice { op: aggregate.op, key, parameter, position, parameter_position, steps };
+                Ok(Box::new(Gather::new(
+                    vec![input],
+                    Box::new(move |sides, context| {
+                        choice.choose(sides.into_iter().flatten().collect(), context)
+                    }),
+                )))
+            }
+            op => {
+                let parameter = match parameter {
+                    Some(parameter) => Some(self.scalar(parameter, grid)?),
+                    None => None,
+                };
+                let input = self.plan(operand, grid, around)?;
+                let places = FoldPlaces { operand: operand.pos, parameter: parameter_position };
+                Ok(Box::new(Fold::new(op, key, input, parameter, places, steps)))
+            }
+        }
+    }
+
+    fn binary(
+        &mut self,
+        binary: &'e Binary,
+        position: PosRange,
+        grid: Grid,
+    ) -> Result<BoxedOperator, QueryError> {
+        let call = BinaryCall { op: binary.op, return_bool: binary.return_bool, position };
+        let is_scalar = |expr: &Expr| expr.value_type() == ValueType::Scalar;
+        let (left_scalar, right_scalar) = (is_scalar(&binary.left), is_scalar(&binary.right));
+        let left = self.plan(&binary.left, grid, Around::default())?;
+        let right = self.plan(&binary.right, grid, Around::default())?;
+        if left_scalar && right_scalar {
+            return Ok(between_scalars(binary.op, left, right));
+        }
+        if left_scalar || right_scalar {
+            let (vector, input, scalar) =
+                if left_scalar { (&binary.right, right, left) } else { (&binary.left, left, right) };
+            let merge = (changes_metric(binary.op) || binary.return_bool) && !has_one_name(vector);
+            let function = with_scalar(call, LazyScalar::new(scalar), left_scalar);
+            return Ok(Box::new(Map { input, function, merge }));
+        }
+        let matching = binary.matching.clone().unwrap_or(crate::ast::VectorMatching {
+            cardinality: crate::ast::Cardinality::OneToOne,
+            labels: Vec::new(),
+            on: false,
+            include: Vec::new(),
+            fill_left: None,
+            fill_right: None,
+        });
+        let is_set = matches!(binary.op, BinaryOp::And | BinaryOp::Or | BinaryOp::Unless);
+        Ok(Box::new(Gather::new(
+            vec![left, right],
+            Box::new(move |sides, context| {
+                let mut sides = sides.into_iter();
+                let (left, right) = (sides.next().unwrap_or_default(), sides.next().unwrap_or_default());
+                if is_set {
+                    set_operation(call.op, &matching, left, right)
+                } else {
+                    between_vectors(call, &matching, left, right, context)
+                }
+            }),
+        )))
+    }
+}
+
+fn between_scalars(op: BinaryOp, left: BoxedOperator, right: BoxedOperator) -> BoxedOperator {
+    let mut right = LazyScalar::new(right);
+    Box::new(Map {
+        input: left,
+        function: Box::new(move |mut row, context| {
+            let values = right.values(context)?;
+            row.floats
+                .iter_mut()
+                .zip(values)
+                .for_each(|(left, right)| *left = scalar_result(op, *left, *right));
+            Ok(Some(row))
+        }),
+        merge: false,
+    })
+}
+
+const fn aggregate_name(op: AggregateOp) -> &'static str {
+    match op {
+        AggregateOp::Sum => "sum",
+        AggregateOp::Avg => "avg",
+        AggregateOp::Count => "count",
+        AggregateOp::Min => "min",
+        AggregateOp::Max => "max",
+        AggregateOp::Group => "group",
+        AggregateOp::Stddev => "stddev",
+        AggregateOp::Stdvar => "stdvar",
+        AggregateOp::Topk => "topk",
+        AggregateOp::Bottomk => "bottomk",
+        AggregateOp::CountValues => "count_values",
+        AggregateOp::Quantile => "quantile",
+        AggregateOp::Limitk => "limitk",
+        AggregateOp::LimitRatio => "limit_ratio",
+    }
+}
