@@ -5,6 +5,7 @@
 
 pub mod columns;
 pub mod float;
+pub mod float_histogram;
 pub mod histogram;
 pub mod labels;
 pub mod matcher;
