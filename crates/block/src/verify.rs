@@ -8,7 +8,7 @@ use bytes::Bytes;
 use parallax_model::Labels;
 use parallax_tsdb::error::TsdbError;
 use parallax_tsdb::index::{IndexReader, SeriesEntry};
-use parallax_tsdb::segment::{ChunkRef, Segments};
+use parallax_tsdb::segment::Segments;
 
 use crate::meta::{CHUNKS_DIRECTORY, INDEX_FILE_NAME, META_FILE_NAME};
 use crate::{BlockError, BlockMeta};
@@ -60,7 +60,7 @@ fn verify_contents(directory: &Path, meta: &BlockMeta, index: Bytes) -> Result<V
         label_pairs += labels.len();
         last = Some(labels);
         for chunk in &entry.chunks {
-            let at = ChunkRef::from_u64(chunk.chunk_ref);
+            let at = chunk.chunk_ref;
             segments.chunk(at)?;
             if chunk.min_time_ms < meta.min_time_ms || chunk.max_time_ms >= meta.max_time_ms {
                 let reason = format!("chunk {at} lies outside the block's time");
