@@ -7,6 +7,7 @@
 
 mod number;
 pub mod quoting;
+mod string;
 mod token;
 
 pub(crate) use token::{Keyword, Preprocessor, Token, TokenKind, keyword};
@@ -325,64 +326,6 @@ impl<'a> Lexer<'a> {
             _ => false,
         }
     }
-
-    fn string(&mut self, quote: char) -> Lexed<'a> {
-        loop {
-            match self.advance() {
-                Some('\\') => self.escape(quote)?,
-                Some('\u{fffd}') => return self.fail("invalid UTF-8 rune"),
-                None | Some('\n') => return self.fail("unterminated quoted string"),
-                Some(c) if c == quote => return self.emit(TokenKind::String),
-                Some(_) => {}
-            }
-        }
-    }
-
-    fn raw_string(&mut self) -> Lexed<'a> {
-        loop {
-            match self.advance() {
-                Some('\u{fffd}') => return self.fail("invalid UTF-8 rune"),
-                None => return self.fail("unterminated raw string"),
-                Some('`') => return self.emit(TokenKind::String),
-                Some(_) => {}
-            }
-        }
-    }
-
-    fn escape(&mut self, quote: char) -> Result<(), LexError> {
-        let fail = |message: String| Err(LexError { at: self.start, message });
-        let (mut value, count, radix, max) = match self.input.get(self.at..).and_then(|r| r.chars().next()) {
-            None => return fail("escape sequence not terminated".to_owned()),
-            Some(c @ '0'..='7') => (c.to_digit(8).unwrap_or(0), 2, 8, 255),
-            Some('x') => (0, 2, 16, 255),
-            Some('u') => (0, 4, 16, u32::from(char::MAX)),
-            Some('U') => (0, 8, 16, u32::from(char::MAX)),
-            Some(c) if "abfnrtv\\".contains(c) || c == quote => {
-                self.advance();
-                return Ok(());
-            }
-            Some(c) => return fail(format!("unknown escape sequence {}", code_point(c))),
-        };
-        self.advance();
-        for _ in 0..count {
-            let digit = match self.advance() {
-                None => {
-                    let message = "escape sequence not terminated".to_owned();
-                    return Err(LexError { at: self.start, message });
-                }
-                Some(c) => c.to_digit(radix).ok_or_else(|| LexError {
-                    at: self.start,
-                    message: format!("illegal character {} in escape sequence", code_point(c)),
-                })?,
-            };
-            value = value.wrapping_mul(radix).wrapping_add(digit);
-        }
-        if value > max || (0xd800..0xe000).contains(&value) {
-            let message = "escape sequence is an invalid Unicode code point".to_owned();
-            return Err(LexError { at: self.start, message });
-        }
-        Ok(())
-    }
 }
 
 fn arithmetic(c: char) -> TokenKind {
@@ -411,8 +354,4 @@ pub(crate) fn is_alphanumeric(c: char) -> bool {
 /// A character in single quotes; the end of the text shows as the replacement character.
 fn quote_end(c: Option<char>) -> String {
     quote_char(c.unwrap_or('\u{fffd}'))
-}
-
-fn code_point(c: char) -> String {
-    format!("U+{:04X} '{c}'", u32::from(c))
 }
