@@ -1,1 +1,166 @@
 //! Prometheus to StoreAPI, and its finished blocks to the bucket.
+//!
+//! A [`Sidecar`] stands beside one Prometheus. Three things run: a heartbeat that keeps what is known of Prometheus current
+//! (`state`), the StoreAPI over remote read (`store`), and, if there is a bucket, the shipper (`shipper`). They share
+//! nothing but the last known state; whatever Prometheus does, the sidecar stays up and says what it sees in
+//! readiness, Info and metrics.
+
+#![forbid(unsafe_code)]
+
+mod error;
+mod http_client;
+mod metrics;
+mod prometheus;
+mod samples;
+mod shipper;
+mod state;
+mod store;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parallax_block::HashFunction;
+use parallax_bucket::Bucket;
+use parallax_model::Labels;
+use parallax_net::{Context, HttpClient, HttpClientConfig};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinHandle;
+
+pub use error::SidecarError;
+
+use metrics::SidecarMetrics;
+use prometheus::Prometheus;
+use shipper::Shipper;
+use state::{Heartbeat, State};
+
+/// How a sidecar is set up.
+#[derive(Clone)]
+pub struct SidecarConfig {
+    /// Prometheus' base URL.
+    pub prometheus_url: String,
+    /// Options of the HTTP client as YAML, in Thanos' form; empty is none.
+    pub http_client_yaml: String,
+    /// How long Prometheus may take to be ready after the start.
+    pub ready_timeout: Duration,
+    /// How often external labels and time range are read again.
+    pub heartbeat_interval: Duration,
+    pub heartbeat_timeout: Duration,
+    /// Older data is not served.
+    pub min_time_ms: i64,
+    /// Most series and samples of one Series answer; 0 is no limit.
+    pub max_series: usize,
+    pub max_samples: usize,
+    /// Remote reads at once; further ones wait. Prometheus' own default limit is 10.
+    pub max_concurrent_reads: usize,
+    /// Ships blocks, if set.
+    pub shipper: Option<ShipperConfig>,
+}
+
+/// How blocks are shipped.
+#[derive(Clone)]
+pub struct ShipperConfig {
+    pub bucket: Bucket,
+    /// Prometheus' data directory.
+    pub tsdb_path: PathBuf,
+    /// Name of the journal of uploads in that directory.
+    pub journal_name: String,
+    /// Also ship blocks that Prometheus made of others.
+    pub upload_compacted: bool,
+    /// Go on with newer blocks after one that failed.
+    pub allow_out_of_order: bool,
+    /// Ship although Prometheus may compact blocks first.
+    pub ignore_unequal_block_size: bool,
+    pub hash: HashFunction,
+    pub interval: Duration,
+}
+
+impl SidecarConfig {
+    /// Thanos' defaults for the Prometheus at `prometheus_url`, without a shipper.
+    pub fn new(prometheus_url: impl Into<String>) -> Self {
+        Self {
+            prometheus_url: prometheus_url.into(),
+            http_client_yaml: String::new(),
+            ready_timeout: Duration::from_secs(600),
+            heartbeat_interval: Duration::from_secs(30),
+            heartbeat_timeout: Duration::from_secs(30),
+            min_time_ms: i64::MIN,
+            max_series: 0,
+            max_samples: 0,
+            max_concurrent_reads: 10,
+            shipper: None,
+        }
+    }
+}
+
+impl ShipperConfig {
+    /// Thanos' defaults.
+    pub fn new(bucket: Bucket, tsdb_path: impl Into<PathBuf>) -> Self {
+        Self {
+            bucket,
+            tsdb_path: tsdb_path.into(),
+            journal_name: "thanos.shipper.json".to_owned(),
+            upload_compacted: false,
+            allow_out_of_order: false,
+            ignore_unequal_block_size: false,
+            hash: HashFunction::None,
+            interval: Duration::from_secs(30),
+        }
+    }
+}
+
+/// A running sidecar: a `Store`, until the context shuts down.
+pub struct Sidecar {
+    config: SidecarConfig,
+    prometheus: Prometheus,
+    state: watch::Receiver<Option<State>>,
+    reads: Semaphore,
+    metrics: SidecarMetrics,
+}
+
+impl Sidecar {
+    /// Starts the heartbeat and the shipper. Returns at once: until Prometheus has answered, the store is not ready.
+    ///
+    /// The handle gives the reason if the sidecar cannot go on: Prometheus was never ready within the configured time.
+    ///
+    /// # Errors
+    /// If the configuration is unusable.
+    pub fn start(
+        config: SidecarConfig,
+        context: &Context,
+    ) -> Result<(Arc<Self>, JoinHandle<Result<(), SidecarError>>), SidecarError> {
+        let auth = http_client::auth(&config.http_client_yaml)?;
+        let http =
+            HttpClient::new(HttpClientConfig { auth, ..HttpClientConfig::new(&config.prometheus_url) })
+                .map_err(|error| SidecarError::HttpClient(error.to_string()))?;
+        let prometheus = Prometheus::new(&config.prometheus_url, http);
+        let metrics = SidecarMetrics::new(&context.metrics);
+        let (publish, state) = watch::channel(None);
+        let heartbeat = Heartbeat::new(&config, prometheus.clone(), metrics.clone(), publish, context);
+        let shipper = config.shipper.clone().map(|shipper| {
+            let metrics = metrics.clone();
+            Shipper::new(shipper, prometheus.clone(), state.clone(), metrics)
+        });
+        let shutdown = context.shutdown.clone();
+        let task = tokio::spawn(async move {
+            let shipping = async {
+                match shipper {
+                    Some(shipper) => shipper.run().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = shutdown.cancelled() => Ok(()),
+                result = heartbeat.run() => result,
+                () = shipping => Ok(()),
+            }
+        });
+        let reads = Semaphore::new(config.max_concurrent_reads.max(1));
+        Ok((Arc::new(Self { config, prometheus, state, reads, metrics }), task))
+    }
+
+    /// The external labels of Prometheus, once they are known.
+    pub fn external_labels(&self) -> Option<Labels> {
+        self.state.borrow().as_ref().map(|state| state.external_labels.clone())
+    }
+}

@@ -1,0 +1,58 @@
+//! What can go wrong in a sidecar; each message names Prometheus' URL, the block or the file.
+
+use std::path::PathBuf;
+
+#[derive(Debug, thiserror::Error)]
+pub enum SidecarError {
+    /// Prometheus cannot be reached, or the connection broke. Try again later.
+    #[error("prometheus {url}: {reason}")]
+    Unreachable { url: String, reason: String },
+    /// Prometheus answered with an HTTP error.
+    #[error("prometheus {url}: {path} answered {status}: {body}")]
+    Refused { url: String, path: String, status: u16, body: String },
+    /// Prometheus answered something that is not what its API promises.
+    #[error("prometheus {url}: unreadable answer of {path}: {reason}")]
+    Unreadable { url: String, path: String, reason: String },
+    #[error(
+        "prometheus {url} has no external labels; set global.external_labels in its configuration so that its series \
+         can be told from those of other clusters and replicas"
+    )]
+    NoExternalLabels { url: String },
+    /// Prometheus would compact blocks under the shipper's hands.
+    #[error(
+        "prometheus {url}: storage.tsdb.min-block-duration ({min}) and storage.tsdb.max-block-duration ({max}) differ, so \
+         it compacts blocks before they are uploaded; set both to 2h, or pass --shipper.ignore-unequal-block-size"
+    )]
+    UnequalBlockDurations { url: String, min: String, max: String },
+    #[error("prometheus {url} was not ready within {waited_seconds} s: {last}")]
+    NotReady { url: String, waited_seconds: u64, last: String },
+    #[error("http client configuration: {0}")]
+    HttpClient(String),
+    /// A file of the shipper or of Prometheus' data directory.
+    #[error("{}: {reason}", path.display())]
+    File { path: PathBuf, reason: String },
+    /// One block could not be uploaded; the others go on.
+    #[error("block {block}: {reason}")]
+    Block { block: String, reason: String },
+    /// A limit of the request was passed.
+    #[error("{0}")]
+    Limit(String),
+}
+
+impl SidecarError {
+    /// As the StoreAPI reports it.
+    pub fn to_status(&self) -> tonic::Status {
+        match self {
+            Self::Unreachable { .. } | Self::NotReady { .. } => tonic::Status::unavailable(self.to_string()),
+            Self::Refused { status: 400..500, .. } => tonic::Status::invalid_argument(self.to_string()),
+            Self::Refused { .. } => tonic::Status::unavailable(self.to_string()),
+            Self::Limit(_) => tonic::Status::resource_exhausted(self.to_string()),
+            Self::NoExternalLabels { .. } | Self::UnequalBlockDurations { .. } => {
+                tonic::Status::failed_precondition(self.to_string())
+            }
+            Self::Unreadable { .. } | Self::HttpClient(_) | Self::File { .. } | Self::Block { .. } => {
+                tonic::Status::internal(self.to_string())
+            }
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! Thanos' `--prometheus.http-client` YAML: how to authenticate against Prometheus.
+
+use parallax_net::HttpAuth;
+use serde::Deserialize;
+
+use crate::SidecarError;
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Options {
+    basic_auth: Option<BasicAuth>,
+    bearer_token: Option<String>,
+    bearer_token_file: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BasicAuth {
+    username: String,
+    #[serde(default)]
+    password: Option<String>,
+    #[serde(default)]
+    password_file: Option<String>,
+}
+
+/// Reads the options; secrets in files are read now.
+pub(crate) fn auth(yaml: &str) -> Result<HttpAuth, SidecarError> {
+    if yaml.trim().is_empty() {
+        return Ok(HttpAuth::None);
+    }
+    let options: Options =
+        serde_saphyr::from_str(yaml).map_err(|error| SidecarError::HttpClient(error.to_string()))?;
+    match (options.basic_auth, options.bearer_token, options.bearer_token_file) {
+        (None, None, None) => Ok(HttpAuth::None),
+        (Some(basic), None, None) => {
+            let password = secret("basic_auth.password", basic.password, basic.password_file)?;
+            Ok(HttpAuth::Basic { username: basic.username, password })
+        }
+        (None, token, file) => Ok(HttpAuth::Bearer { token: secret("bearer_token", token, file)? }),
+        _ => Err(SidecarError::HttpClient(
+            "basic_auth and bearer_token are both set; give one of them".to_owned(),
+        )),
+    }
+}
+
+fn secret(name: &str, value: Option<String>, file: Option<String>) -> Result<String, SidecarError> {
+    match (value, file) {
+        (Some(value), None) => Ok(value),
+        (None, Some(path)) => match std::fs::read_to_string(&path) {
+            Ok(text) => Ok(text.trim_end().to_owned()),
+            Err(error) => Err(SidecarError::HttpClient(format!("{name}_file {path}: {error}"))),
+        },
+        (None, None) => Ok(String::new()),
+        (Some(_), Some(_)) => Err(SidecarError::HttpClient(format!("{name} and {name}_file are both set"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn authentication_is_read_and_unknown_keys_are_named() {
+        assert!(matches!(auth("").unwrap(), HttpAuth::None));
+        let basic = auth("basic_auth:\n  username: a\n  password: b\n").unwrap();
+        assert!(
+            matches!(basic, HttpAuth::Basic { username, password } if username == "a" && password == "b")
+        );
+        assert!(auth("proxy_url: x").err().unwrap().to_string().contains("proxy_url"));
+        assert!(auth("basic_auth: {username: a}\nbearer_token: b").is_err());
+    }
+}

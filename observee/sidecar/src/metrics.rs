@@ -1,0 +1,64 @@
+//! The sidecar's metrics, with Thanos' names where they mean the same.
+
+use std::sync::atomic::AtomicU64;
+
+use parallax_telemetry::Metrics;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+
+type FloatGauge = Gauge<f64, AtomicU64>;
+
+#[derive(Clone)]
+pub(crate) struct SidecarMetrics {
+    pub prometheus_up: Gauge,
+    pub last_heartbeat_seconds: FloatGauge,
+    pub uploads: Counter,
+    pub upload_failures: Counter,
+    pub blocks_waiting: Gauge,
+    pub last_upload_seconds: FloatGauge,
+    pub corrupted_blocks: Counter,
+    pub series_requests: Counter,
+}
+
+impl SidecarMetrics {
+    pub fn new(metrics: &Metrics) -> Self {
+        Self {
+            prometheus_up: metrics.register(
+                "thanos_sidecar_prometheus_up",
+                "Whether Prometheus answered the last heartbeat",
+                Gauge::default(),
+            ),
+            last_heartbeat_seconds: metrics.register(
+                "thanos_sidecar_last_heartbeat_success_time_seconds",
+                "When Prometheus last answered a heartbeat, in seconds since the epoch",
+                FloatGauge::default(),
+            ),
+            uploads: metrics.register("thanos_shipper_uploads", "Blocks uploaded", Counter::default()),
+            upload_failures: metrics.register(
+                "thanos_shipper_upload_failures",
+                "Attempts to upload a block that failed",
+                Counter::default(),
+            ),
+            blocks_waiting: metrics.register(
+                "parallax_shipper_blocks_waiting",
+                "Finished blocks that are not in the bucket yet",
+                Gauge::default(),
+            ),
+            last_upload_seconds: metrics.register(
+                "parallax_shipper_last_upload_time_seconds",
+                "When a block was last uploaded, in seconds since the epoch",
+                FloatGauge::default(),
+            ),
+            corrupted_blocks: metrics.register(
+                "thanos_shipper_corrupted_blocks",
+                "Blocks skipped because they could not be read",
+                Counter::default(),
+            ),
+            series_requests: metrics.register(
+                "parallax_sidecar_series_requests",
+                "Series calls answered",
+                Counter::default(),
+            ),
+        }
+    }
+}

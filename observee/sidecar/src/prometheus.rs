@@ -1,0 +1,310 @@
+//! What a sidecar asks of Prometheus: its configuration, its labels, and (in `remote_read`) its samples.
+//!
+//! Every call is bounded in time by the HTTP client and in size here. Nothing is cached: `state` does that.
+
+pub mod remote_read;
+
+use std::collections::BTreeMap;
+
+use parallax_model::{Labels, Matcher};
+use parallax_net::HttpClient;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use crate::SidecarError;
+
+/// The largest JSON answer that is read.
+const MAX_ANSWER_BYTES: usize = 256 << 20;
+/// How much of an error's body goes into the message.
+const MAX_ERROR_BYTES: usize = 2048;
+
+/// One Prometheus server.
+#[derive(Clone)]
+pub struct Prometheus {
+    url: String,
+    http: HttpClient,
+}
+
+/// Prometheus' flags that concern a shipper.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Flags {
+    #[serde(rename = "storage.tsdb.min-block-duration")]
+    pub min_block_duration: String,
+    #[serde(rename = "storage.tsdb.max-block-duration")]
+    pub max_block_duration: String,
+    #[serde(rename = "storage.tsdb.delay-compact-file.path")]
+    pub delay_compact_file: String,
+}
+
+/// Every JSON answer of Prometheus' API.
+#[derive(Deserialize)]
+struct Envelope<T> {
+    data: Option<T>,
+    #[serde(default)]
+    error: String,
+}
+
+#[derive(Deserialize)]
+struct ConfigAnswer {
+    yaml: String,
+}
+
+/// The part of Prometheus' configuration file that matters here; unknown keys are Prometheus' business.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct ConfigFile {
+    global: GlobalSection,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct GlobalSection {
+    external_labels: BTreeMap<String, String>,
+}
+
+impl Prometheus {
+    pub fn new(url: impl Into<String>, http: HttpClient) -> Self {
+        Self { url: url.into(), http }
+    }
+
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Prometheus' version, which shows that it answers at all.
+    pub async fn version(&self) -> Result<String, SidecarError> {
+        #[derive(Deserialize)]
+        struct BuildInfo {
+            version: String,
+        }
+        let info: BuildInfo = self.get_json("/api/v1/status/buildinfo", &[]).await?;
+        Ok(info.version)
+    }
+
+    pub async fn flags(&self) -> Result<Flags, SidecarError> {
+        self.get_json("/api/v1/status/flags", &[]).await
+    }
+
+    /// The external labels of the running configuration.
+    ///
+    /// # Errors
+    /// [`SidecarError::NoExternalLabels`] if there are none: series of several servers could not be told apart.
+    pub async fn external_labels(&self) -> Result<Labels, SidecarError> {
+        const PATH: &str = "/api/v1/status/config";
+        let answer: ConfigAnswer = self.get_json(PATH, &[]).await?;
+        let file: ConfigFile =
+            serde_saphyr::from_str(&answer.yaml).map_err(|error| self.unreadable(PATH, error.to_string()))?;
+        let labels = Labels::from_pairs(file.global.external_labels);
+        if labels.is_empty() {
+            return Err(SidecarError::NoExternalLabels { url: self.url.clone() });
+        }
+        Ok(labels)
+    }
+
+    /// The time of the oldest sample in milliseconds, or `None` while Prometheus has none.
+    pub async fn lowest_timestamp_ms(&self) -> Result<Option<i64>, SidecarError> {
+        const PATH: &str = "/metrics";
+        const METRIC: &str = "prometheus_tsdb_lowest_timestamp_seconds ";
+        let body = self.get_bytes(PATH, &[]).await?;
+        let text = std::str::from_utf8(&body).map_err(|error| self.unreadable(PATH, error.to_string()))?;
+        let Some(line) = text.lines().find_map(|line| line.strip_prefix(METRIC)) else {
+            return Err(self.unreadable(PATH, format!("no metric {}", METRIC.trim())));
+        };
+        let seconds: f64 = line
+            .trim()
+            .parse()
+            .map_err(|_| self.unreadable(PATH, format!("{METRIC}has the value {line:?}")))?;
+        // An empty TSDB reports the largest time there is.
+        Ok((seconds.abs() < MAX_SECONDS).then_some((seconds * 1000.0) as i64))
+    }
+
+    /// Names of labels, of the series that match (of all, if there are no matchers).
+    pub async fn label_names(&self, call: &MetadataCall<'_>) -> Result<Vec<String>, SidecarError> {
+        self.get_json("/api/v1/labels", &call.parameters()).await
+    }
+
+    pub async fn label_values(
+        &self,
+        name: &str,
+        call: &MetadataCall<'_>,
+    ) -> Result<Vec<String>, SidecarError> {
+        self.get_json(&format!("/api/v1/label/{}/values", path_label(name)), &call.parameters()).await
+    }
+
+    /// Labels of the series that match, without samples.
+    pub async fn series(&self, call: &MetadataCall<'_>) -> Result<Vec<Labels>, SidecarError> {
+        let found: Vec<BTreeMap<String, String>> =
+            self.get_json("/api/v1/series", &call.parameters()).await?;
+        Ok(found.into_iter().map(Labels::from_pairs).collect())
+    }
+
+    async fn get_json<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        parameters: &[(&str, String)],
+    ) -> Result<T, SidecarError> {
+        let body = self.get_bytes(path, parameters).await?;
+        let envelope: Envelope<T> =
+            serde_json::from_slice(&body).map_err(|error| self.unreadable(path, error.to_string()))?;
+        envelope.data.ok_or_else(|| self.unreadable(path, envelope.error))
+    }
+
+    async fn get_bytes(
+        &self,
+        path: &str,
+        parameters: &[(&str, String)],
+    ) -> Result<bytes::Bytes, SidecarError> {
+        let borrowed: Vec<(&str, &str)> =
+            parameters.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let response = self.http.get(path, &borrowed).await.map_err(|error| self.unreachable(&error))?;
+        let status = response.status();
+        if !status.is_success() {
+            return Err(self.refused(path, response).await);
+        }
+        response.bytes(MAX_ANSWER_BYTES).await.map_err(|error| self.unreachable(&error))
+    }
+
+    async fn refused(&self, path: &str, response: parallax_net::HttpResponse) -> SidecarError {
+        let status = response.status().as_u16();
+        let body = response.bytes(MAX_ERROR_BYTES).await.unwrap_or_default();
+        SidecarError::Refused {
+            url: self.url.clone(),
+            path: path.to_owned(),
+            status,
+            body: String::from_utf8_lossy(&body).trim().to_owned(),
+        }
+    }
+
+    fn unreachable(&self, error: &parallax_net::Error) -> SidecarError {
+        SidecarError::Unreachable { url: self.url.clone(), reason: error.to_string() }
+    }
+
+    fn unreadable(&self, path: &str, reason: impl Into<String>) -> SidecarError {
+        SidecarError::Unreadable { url: self.url.clone(), path: path.to_owned(), reason: reason.into() }
+    }
+}
+
+/// Seconds beyond this are Prometheus' "no data yet" (the largest 64-bit millisecond).
+const MAX_SECONDS: f64 = 9e15;
+
+/// What the three metadata calls have in common.
+pub struct MetadataCall<'a> {
+    pub matchers: &'a [Matcher],
+    pub min_time_ms: i64,
+    pub max_time_ms: i64,
+    /// 0 is no limit. Servers before 2.54 do not know it and answer everything.
+    pub limit: usize,
+}
+
+impl MetadataCall<'_> {
+    fn parameters(&self) -> Vec<(&'static str, String)> {
+        let mut parameters = Vec::new();
+        if !self.matchers.is_empty() {
+            parameters.push(("match[]", selector(self.matchers)));
+        }
+        // Unset ends mean "all" to Prometheus; it cannot parse the extremes of 64-bit milliseconds.
+        if self.min_time_ms > -MAX_METADATA_MS {
+            parameters.push(("start", seconds(self.min_time_ms)));
+        }
+        if self.max_time_ms < MAX_METADATA_MS {
+            parameters.push(("end", seconds(self.max_time_ms)));
+        }
+        if self.limit > 0 {
+            parameters.push(("limit", self.limit.to_string()));
+        }
+        parameters
+    }
+}
+
+/// The year 9999 and its mirror: outside of it, a bound is no bound.
+const MAX_METADATA_MS: i64 = 253_402_300_799_000;
+
+fn seconds(millis: i64) -> String {
+    format!("{}.{:03}", millis.div_euclid(1000), millis.rem_euclid(1000))
+}
+
+/// `{a="b",c=~"d"}`. Names that are not plain identifiers are quoted, which Prometheus 3 understands.
+fn selector(matchers: &[Matcher]) -> String {
+    let one = |matcher: &Matcher| {
+        let name = matcher.name();
+        let name = if is_plain_name(name) { name.to_owned() } else { quoted(name) };
+        format!("{name}{}{}", matcher.op().symbol(), quoted(matcher.value()))
+    };
+    format!("{{{}}}", matchers.iter().map(one).collect::<Vec<_>>().join(","))
+}
+
+fn is_plain_name(name: &str) -> bool {
+    name.bytes()
+        .enumerate()
+        .all(|(i, b)| b == b'_' || b.is_ascii_alphabetic() || (i > 0 && b.is_ascii_digit()))
+        && !name.is_empty()
+}
+
+/// A PromQL string literal: only what Go's unquoting understands, unlike Rust's `{:?}`.
+fn quoted(text: &str) -> String {
+    let mut literal = String::with_capacity(text.len() + 2);
+    literal.push('"');
+    for character in text.chars() {
+        match character {
+            '"' => literal.push_str("\\\""),
+            '\\' => literal.push_str("\\\\"),
+            '\n' => literal.push_str("\\n"),
+            _ => literal.push(character),
+        }
+    }
+    literal.push('"');
+    literal
+}
+
+/// A label name as a path segment: Prometheus' `U__` escaping where it is not a plain name.
+fn path_label(name: &str) -> String {
+    if is_plain_name(name) {
+        return name.to_owned();
+    }
+    let mut escaped = "U__".to_owned();
+    for character in name.chars() {
+        match character {
+            '_' => escaped.push_str("__"),
+            c if c.is_ascii_alphanumeric() => escaped.push(c),
+            c => escaped.push_str(&format!("_{:x}_", c as u32)),
+        }
+    }
+    escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use parallax_model::MatchOp;
+
+    use super::*;
+
+    #[test]
+    fn selectors_are_promql() {
+        let matchers = [
+            Matcher::equal("__name__", "up"),
+            Matcher::new(MatchOp::NotRegex, "a.b", "x\\.y|\"z\"").unwrap(),
+        ];
+        assert_eq!(selector(&matchers), r#"{__name__="up","a.b"!~"x\\.y|\"z\""}"#);
+    }
+
+    #[test]
+    fn unbounded_ends_are_left_out() {
+        let call = MetadataCall { matchers: &[], min_time_ms: i64::MIN, max_time_ms: 1_500, limit: 0 };
+        assert_eq!(call.parameters(), [("end", "1.500".to_owned())]);
+    }
+
+    #[test]
+    fn odd_label_names_are_escaped_in_paths() {
+        assert_eq!(path_label("job"), "job");
+        assert_eq!(path_label("a.b_c"), "U__a_2e_b__c");
+    }
+
+    #[test]
+    fn external_labels_keep_their_text() {
+        let yaml = "global:\n  scrape_interval: 15s\n  external_labels:\n    version: 1.10\n    cluster: eu-1\nrule_files: []\n";
+        let file: ConfigFile = serde_saphyr::from_str(yaml).unwrap();
+        assert_eq!(file.global.external_labels["version"], "1.10");
+        assert!(serde_saphyr::from_str::<ConfigFile>("{}").unwrap().global.external_labels.is_empty());
+    }
+}
