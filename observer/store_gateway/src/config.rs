@@ -1,0 +1,69 @@
+//! What a store gateway can be told. Defaults are Thanos', but that index-headers are always loaded lazily.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use parallax_bucket::BucketConfig;
+use parallax_model::TimeRange;
+
+/// Configuration of one gateway.
+#[derive(Clone, Debug)]
+pub struct StoreGatewayConfig {
+    pub bucket: BucketConfig,
+    /// Where index-headers and metas are kept; made if it does not exist, and safe to delete between runs.
+    pub data_dir: PathBuf,
+    pub sync_interval: Duration,
+    /// Only blocks with samples in this range are served, and only samples in it are asked for.
+    pub time_range: TimeRange,
+    /// Blocks uploaded less than this ago are left out.
+    pub consistency_delay: Duration,
+    /// A block is served for this long after it was marked for deletion.
+    pub ignore_deletion_marks_delay: Duration,
+    pub limits: Limits,
+    /// Series calls at a time; further ones wait.
+    pub series_max_concurrency: usize,
+    /// Blocks whose metas and marks are read at a time during a sync.
+    pub block_sync_concurrency: usize,
+    /// Requests for ranges to the bucket at a time, over all calls.
+    pub fetch_concurrency: usize,
+    /// Threads' worth of decoding at a time, over all calls.
+    pub cpu_concurrency: usize,
+    /// Two wanted ranges of an object at most this far apart are fetched as one.
+    pub max_gap_bytes: u64,
+    /// Bytes of chunks that one Series call may hold before they are sent, over all its blocks (each block holds at least one batch).
+    pub request_buffer_bytes: u64,
+    /// An index-header unused for this long leaves memory.
+    pub index_header_idle_timeout: Duration,
+}
+
+/// What one call may use; 0 is no limit. More is refused with `ResourceExhausted`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Limits {
+    pub request_series: u64,
+    /// Counted as chunks, at 120 samples each.
+    pub request_samples: u64,
+    /// Postings, series entries and chunks together.
+    pub downloaded_bytes: u64,
+}
+
+impl StoreGatewayConfig {
+    pub fn new(bucket: BucketConfig, data_dir: impl Into<PathBuf>) -> Self {
+        let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        Self {
+            bucket,
+            data_dir: data_dir.into(),
+            sync_interval: Duration::from_secs(15 * 60),
+            time_range: TimeRange::ALL,
+            consistency_delay: Duration::ZERO,
+            ignore_deletion_marks_delay: Duration::from_secs(24 * 3600),
+            limits: Limits::default(),
+            series_max_concurrency: 20,
+            block_sync_concurrency: 20,
+            fetch_concurrency: 64,
+            cpu_concurrency: cpus,
+            max_gap_bytes: 512 << 10,
+            request_buffer_bytes: 256 << 20,
+            index_header_idle_timeout: Duration::from_secs(5 * 60),
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! Getting bytes: which ranges of an object to ask for, and how many requests and computations run at a time.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parallax_block::BlockId;
+use parallax_bucket::Bucket;
+use tokio::sync::Semaphore;
+
+use crate::error::BlockFailure;
+use crate::limits::{Data, Usage};
+
+/// No request asks for more than this at once: longer stretches of wanted bytes are cut.
+const MAX_RANGE_BYTES: u64 = 16 << 20;
+
+/// Asks the bucket for ranges, and runs computations, a bounded number of each at a time. Clones share the bounds.
+#[derive(Clone, Debug)]
+pub struct Fetch {
+    pub bucket: Bucket,
+    pub max_gap_bytes: u64,
+    requests: Arc<Semaphore>,
+    computations: Arc<Semaphore>,
+}
+
+impl Fetch {
+    pub fn new(bucket: Bucket, max_gap_bytes: u64, requests: usize, computations: usize) -> Self {
+        Self {
+            bucket,
+            max_gap_bytes,
+            requests: Arc::new(Semaphore::new(requests.max(1))),
+            computations: Arc::new(Semaphore::new(computations.max(1))),
+        }
+    }
+
+    /// One range of one object of a block; fewer bytes if the object ends earlier.
+    pub async fn range(
+        &self,
+        block: BlockId,
+        object: &str,
+        range: Range<u64>,
+        charge: Option<(&Usage, Data)>,
+    ) -> Result<Bytes, BlockFailure> {
+        if let Some((usage, data)) = charge {
+            usage.reserve_bytes(data, range.end.saturating_sub(range.start))?;
+        }
+        let permit = self.requests.acquire().await.map_err(|_| BlockFailure::Interrupted { block })?;
+        let bytes = self.bucket.get_range(object, range).await;
+        drop(permit);
+        bytes.map_err(|source| BlockFailure::Bucket { block, source })
+    }
+
+    /// Runs `compute` off the I/O threads.
+    pub async fn compute<T: Send + 'static>(
+        &self,
+        block: BlockId,
+        compute: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, BlockFailure> {
+        let permit = Arc::clone(&self.computations)
+            .acquire_owned()
+            .await
+            .map_err(|_| BlockFailure::Interrupted { block })?;
+        tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            compute()
+        })
+        .await
+        .map_err(|_| BlockFailure::Interrupted { block })
+    }
+}
+
+/// A stretch to be fetched at once, and which of the wanted ranges lie in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    pub range: Range<u64>,
+    /// Indices into the wanted ranges.
+    pub items: Range<usize>,
+}
+
+/// Joins ranges that are sorted by their start and at most `max_gap_bytes` apart.
+pub fn join(wanted: &[Range<u64>], max_gap_bytes: u64) -> Vec<Part> {
+    let mut parts: Vec<Part> = Vec::new();
+    for (index, range) in wanted.iter().enumerate() {
+        if let Some(last) = parts.last_mut() {
+            let joined_bytes = range.end.max(last.range.end).saturating_sub(last.range.start);
+            let near = range.start <= last.range.end.saturating_add(max_gap_bytes);
+            if near && joined_bytes <= MAX_RANGE_BYTES {
+                last.range.end = last.range.end.max(range.end);
+                last.items.end = index + 1;
+                continue;
+            }
+        }
+        parts.push(Part { range: range.clone(), items: index..index + 1 });
+    }
+    parts
+}
+
+/// What `bytes`, which begin at `at` in their object, have from `offset` on; empty if nothing.
+pub fn tail_from(bytes: &Bytes, at: u64, offset: u64) -> Bytes {
+    let start = offset.checked_sub(at).and_then(|start| usize::try_from(start).ok());
+    match start {
+        Some(start) if start < bytes.len() => bytes.slice(start..),
+        _ => Bytes::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn near_ranges_are_joined_and_far_or_long_ones_are_not() {
+        let part = |start, end, items| Part { range: start..end, items };
+        assert_eq!(join(&[], 10), []);
+        assert_eq!(join(&[0..5, 15..20, 16..18, 31..40], 10), [part(0, 20, 0..3), part(31, 40, 3..4)]);
+        let half = MAX_RANGE_BYTES / 2;
+        assert_eq!(
+            join(&[0..half, half..2 * half, 2 * half..3 * half], 0),
+            [part(0, 2 * half, 0..2), part(2 * half, 3 * half, 2..3)]
+        );
+    }
+
+    #[test]
+    fn a_tail_never_reaches_outside() {
+        let bytes = Bytes::from_static(b"0123");
+        assert_eq!(tail_from(&bytes, 10, 12), "23");
+        assert_eq!(tail_from(&bytes, 10, 10), "0123");
+        assert_eq!(tail_from(&bytes, 10, 14), "");
+        assert_eq!(tail_from(&bytes, 10, 9), "");
+    }
+}

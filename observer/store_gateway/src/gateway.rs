@@ -1,0 +1,251 @@
+//! [`StoreGateway`]: keeps the list of blocks in step with the bucket, and answers calls on the present list.
+//!
+//! Info is refused until the first sync has succeeded. A later sync that fails leaves the list as it was, and is logged and visible as
+//! the age of the last success. A sync that could not see all of the bucket adds blocks but drops none.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use async_trait::async_trait;
+use parallax_block::{BlockId, BlockState, Fetcher, FetcherConfig, FetcherMetrics, Filter, SyncedBlocks};
+use parallax_bucket::{Access, Bucket, BucketMetrics};
+use parallax_model::TimeRange;
+use parallax_net::{Condition, Context};
+use parallax_storeapi::proto::thanos::info::InfoResponse;
+use parallax_storeapi::proto::thanos::{
+    LabelNamesRequest, LabelNamesResponse, LabelValuesRequest, LabelValuesResponse, SeriesRequest,
+};
+use parallax_storeapi::{SeriesStream, Store, deadline_of};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tonic::{Request, Status};
+
+use crate::block::Block;
+use crate::blocks::{Blocks, Unserved};
+use crate::config::{Limits, StoreGatewayConfig};
+use crate::error::Error;
+use crate::fetch::Fetch;
+use crate::metrics::GatewayMetrics;
+use crate::{info, label_calls, series_call};
+
+/// How long after a failed first sync the next attempt is made.
+const FIRST_SYNC_RETRY: Duration = Duration::from_secs(5);
+
+/// Where the fetcher keeps metas, within the data directory, as Thanos has it.
+const META_CACHE_DIRECTORY: &str = "meta-syncer";
+
+/// A bucket of blocks behind one StoreAPI.
+#[derive(Debug)]
+pub struct StoreGateway {
+    config: StoreGatewayConfig,
+    serving: Arc<Serving>,
+    fetcher: Fetcher,
+    blocks: RwLock<Arc<Blocks>>,
+    condition: Condition,
+    is_ready: AtomicBool,
+    /// One sync at a time.
+    syncing: tokio::sync::Mutex<()>,
+}
+
+/// What calls need besides the list of blocks.
+#[derive(Debug)]
+pub struct Serving {
+    pub fetch: Fetch,
+    pub metrics: GatewayMetrics,
+    pub limits: Limits,
+    pub time_range: TimeRange,
+    pub request_buffer_bytes: u64,
+    gate: Arc<Semaphore>,
+}
+
+impl Serving {
+    /// Waits until a Series call may run.
+    pub async fn turn(&self) -> Result<OwnedSemaphorePermit, Status> {
+        let turn = Arc::clone(&self.gate).acquire_owned().await;
+        turn.map_err(|_| Status::unavailable("the store is shutting down"))
+    }
+}
+
+impl StoreGateway {
+    /// Opens the bucket and starts syncing in the background, until `context.shutdown`.
+    ///
+    /// # Errors
+    /// If the bucket's directory or the data directory cannot be used; the message names it.
+    pub async fn start(config: StoreGatewayConfig, context: Context) -> Result<Arc<Self>, Error> {
+        let bucket = Bucket::open(&config.bucket, Access::Read)?
+            .with_metrics(BucketMetrics::register(&context.metrics));
+        Self::start_on(bucket, config, context).await
+    }
+
+    /// As [`Self::start`], on a bucket that is already open (`config.bucket` is not looked at).
+    ///
+    /// # Errors
+    /// If the data directory cannot be made.
+    pub async fn start_on(
+        bucket: Bucket,
+        config: StoreGatewayConfig,
+        context: Context,
+    ) -> Result<Arc<Self>, Error> {
+        let directory = config.data_dir.clone();
+        tokio::fs::create_dir_all(&directory).await.map_err(|source| Error::DataDir { directory, source })?;
+        let fetcher_config = FetcherConfig {
+            concurrency: config.block_sync_concurrency,
+            cache_dir: Some(config.data_dir.join(META_CACHE_DIRECTORY)),
+            filters: vec![
+                Filter::Time(config.time_range),
+                Filter::Consistency { delay: config.consistency_delay },
+                Filter::DeletionMark { delay: config.ignore_deletion_marks_delay },
+                Filter::Duplicate,
+            ],
+        };
+        let fetcher =
+            Fetcher::new(bucket.clone(), fetcher_config, FetcherMetrics::register(&context.metrics));
+        let serving = Serving {
+            fetch: Fetch::new(bucket, config.max_gap_bytes, config.fetch_concurrency, config.cpu_concurrency),
+            metrics: GatewayMetrics::register(&context.metrics),
+            limits: config.limits,
+            time_range: config.time_range,
+            request_buffer_bytes: config.request_buffer_bytes,
+            gate: Arc::new(Semaphore::new(config.series_max_concurrency.max(1))),
+        };
+        let gateway = Arc::new(Self {
+            serving: Arc::new(serving),
+            fetcher,
+            blocks: RwLock::default(),
+            condition: context.readiness.condition("store"),
+            is_ready: AtomicBool::new(false),
+            syncing: tokio::sync::Mutex::new(()),
+            config,
+        });
+        tokio::spawn(Arc::clone(&gateway).keep_synced(context.shutdown.clone()));
+        tokio::spawn(Arc::clone(&gateway).unload_idle_headers(context.shutdown));
+        Ok(gateway)
+    }
+
+    /// Reads the block list now. Once this has succeeded the gateway is ready.
+    ///
+    /// # Errors
+    /// If the bucket cannot be listed; the blocks served stay as they were.
+    pub async fn sync(&self) -> Result<(), Error> {
+        let _one_at_a_time = self.syncing.lock().await;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let synced = self.fetcher.sync(i64::try_from(now.as_millis()).unwrap_or(i64::MAX)).await?;
+        for problem in &synced.problems {
+            if problem.state != BlockState::NoMeta {
+                tracing::warn!(block = %problem.block, state = problem.state.name(), error = %problem.error, "block has a problem");
+            }
+        }
+        self.replace(synced);
+        let metrics = &self.serving.metrics;
+        metrics.last_sync.set(now.as_secs_f64());
+        if !self.is_ready.swap(true, Ordering::AcqRel) {
+            self.condition.ready();
+        }
+        Ok(())
+    }
+
+    fn replace(&self, synced: SyncedBlocks) {
+        let old = self.blocks();
+        let unserved: Vec<Unserved> = synced
+            .problems
+            .iter()
+            .filter(|problem| matches!(problem.state, BlockState::CorruptedMeta | BlockState::Failed))
+            .filter(|problem| synced.complete || old.get(problem.block).is_none())
+            .map(|problem| Unserved { block: problem.block, reason: problem.error.to_string() })
+            .collect();
+        let mut blocks: HashMap<BlockId, Arc<Block>> = HashMap::new();
+        for (id, meta) in &synced.blocks {
+            let known = old.get(*id).filter(|block| block.meta == *meta);
+            let block = known.cloned().unwrap_or_else(|| {
+                self.serving.metrics.block_loads.inc();
+                Arc::new(Block::new(Arc::clone(meta), &self.config.data_dir))
+            });
+            blocks.insert(*id, block);
+        }
+        for block in old.all() {
+            if blocks.contains_key(&block.id()) {
+                continue;
+            }
+            let unseen = synced.dropped.get(&block.id()) == Some(&BlockState::Failed);
+            if unseen || !synced.complete && !synced.dropped.contains_key(&block.id()) {
+                blocks.insert(block.id(), Arc::clone(block));
+            } else {
+                self.serving.metrics.block_drops.inc();
+                block.header.remove_file();
+            }
+        }
+        let blocks = Blocks::new(blocks.into_values(), unserved);
+        self.serving.metrics.blocks_loaded.set(i64::try_from(blocks.len()).unwrap_or(i64::MAX));
+        *self.blocks.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(blocks);
+    }
+
+    fn blocks(&self) -> Arc<Blocks> {
+        Arc::clone(&self.blocks.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    async fn keep_synced(self: Arc<Self>, shutdown: tokio_util::sync::CancellationToken) {
+        loop {
+            let result = tokio::select! {
+                () = shutdown.cancelled() => return,
+                result = self.sync() => result,
+            };
+            let is_ready = self.is_ready.load(Ordering::Acquire);
+            if let Err(error) = result {
+                tracing::error!(%error, "block list was not synced");
+                if !is_ready {
+                    self.condition.not_ready(error.to_string());
+                }
+            }
+            let pause = if is_ready { self.config.sync_interval } else { FIRST_SYNC_RETRY };
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = tokio::time::sleep(pause.max(Duration::from_millis(1))) => {}
+            }
+        }
+    }
+
+    async fn unload_idle_headers(self: Arc<Self>, shutdown: tokio_util::sync::CancellationToken) {
+        let idle = self.config.index_header_idle_timeout;
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = tokio::time::sleep((idle / 2).max(Duration::from_millis(10))) => {}
+            }
+            for block in self.blocks().all() {
+                if block.header.unload_if_idle(idle).await {
+                    self.serving.metrics.header_unloads.inc();
+                }
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Store for StoreGateway {
+    async fn info(&self) -> Result<InfoResponse, Status> {
+        if !self.is_ready.load(Ordering::Acquire) {
+            return Err(Status::unavailable("the store has not read its block list yet"));
+        }
+        Ok(info::info(&self.blocks(), &self.serving.time_range))
+    }
+
+    async fn series(&self, request: Request<SeriesRequest>) -> Result<SeriesStream, Status> {
+        series_call::series(&self.serving, self.blocks(), request).await
+    }
+
+    async fn label_names(&self, request: Request<LabelNamesRequest>) -> Result<LabelNamesResponse, Status> {
+        let deadline = deadline_of(&request);
+        let call = label_calls::label_names(&self.serving, self.blocks(), request.into_inner());
+        parallax_storeapi::deadline::by(deadline, call).await
+    }
+
+    async fn label_values(
+        &self,
+        request: Request<LabelValuesRequest>,
+    ) -> Result<LabelValuesResponse, Status> {
+        let deadline = deadline_of(&request);
+        let call = label_calls::label_values(&self.serving, self.blocks(), request.into_inner());
+        parallax_storeapi::deadline::by(deadline, call).await
+    }
+}

@@ -1,0 +1,173 @@
+//! Index-headers: built from the bucket by ranges, kept in the data directory, mapped when first used, dropped when idle.
+//!
+//! A header file that does not read as one (a full disk, another version) is built anew. A header that cannot be built is not tried again for
+//! a while, so that a damaged block does not cost each query a download.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use parallax_block::BlockId;
+use parallax_tsdb::TsdbError;
+use parallax_tsdb::index_header::{IndexHeader, IndexHeaderPlan};
+use tokio::sync::Mutex;
+
+use crate::error::BlockFailure;
+use crate::fetch::Fetch;
+use crate::metrics::GatewayMetrics;
+
+/// How long a failure to build is repeated before the next attempt.
+const RETRY_AFTER: Duration = Duration::from_secs(10);
+
+/// The file's name in the block's directory of the data directory, as Thanos has it.
+const HEADER_FILE_NAME: &str = "index-header";
+
+/// The index-header of one block.
+#[derive(Debug)]
+pub struct LazyHeader {
+    block: BlockId,
+    /// The name of the index in the bucket.
+    index_object: String,
+    directory: PathBuf,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+enum State {
+    #[default]
+    Unloaded,
+    Loaded {
+        header: Arc<IndexHeader>,
+        last_used: Instant,
+    },
+    Failed {
+        at: Instant,
+        reason: String,
+    },
+}
+
+impl LazyHeader {
+    pub fn new(block: BlockId, data_dir: &Path) -> Self {
+        Self {
+            block,
+            index_object: block.object(parallax_block::meta::INDEX_FILE_NAME),
+            directory: data_dir.join(block.to_string()),
+            state: Mutex::default(),
+        }
+    }
+
+    /// The header, loaded or built now if need be. Concurrent callers wait for one load.
+    pub async fn get(
+        &self,
+        fetch: &Fetch,
+        metrics: &GatewayMetrics,
+    ) -> Result<Arc<IndexHeader>, BlockFailure> {
+        let mut state = self.state.lock().await;
+        match &mut *state {
+            State::Loaded { header, last_used } => {
+                *last_used = Instant::now();
+                return Ok(Arc::clone(header));
+            }
+            State::Failed { at, reason } if at.elapsed() < RETRY_AFTER => {
+                return Err(BlockFailure::Repeated { reason: reason.clone() });
+            }
+            _ => {}
+        }
+        match self.load(fetch, metrics).await {
+            Ok(header) => {
+                metrics.header_loads.inc();
+                let header = Arc::new(header);
+                *state = State::Loaded { header: Arc::clone(&header), last_used: Instant::now() };
+                Ok(header)
+            }
+            Err(failure) => {
+                metrics.header_load_failures.inc();
+                if matches!(failure, BlockFailure::Damaged { .. }) {
+                    *state = State::Failed { at: Instant::now(), reason: failure.to_string() };
+                }
+                Err(failure)
+            }
+        }
+    }
+
+    /// Drops the header from memory if nobody asked for it lately; says whether it did.
+    pub async fn unload_if_idle(&self, idle: Duration) -> bool {
+        let mut state = self.state.lock().await;
+        let is_idle = matches!(&*state, State::Loaded { last_used, .. } if last_used.elapsed() >= idle);
+        if is_idle {
+            *state = State::Unloaded;
+        }
+        is_idle
+    }
+
+    /// Removes the file, for a block that is gone.
+    pub fn remove_file(&self) {
+        // Whatever stays behind is checked before it is used again.
+        let _ = std::fs::remove_file(self.directory.join(HEADER_FILE_NAME));
+        let _ = std::fs::remove_dir(&self.directory);
+    }
+
+    async fn load(&self, fetch: &Fetch, metrics: &GatewayMetrics) -> Result<IndexHeader, BlockFailure> {
+        let path = self.directory.join(HEADER_FILE_NAME);
+        match self.open(fetch, path.clone()).await {
+            Ok(header) => return Ok(header),
+            Err(BlockFailure::Damaged { source, .. }) if source.is_corruption() => {
+                tracing::warn!(block = %self.block, error = %source, "index-header is built anew");
+            }
+            Err(_) => {}
+        }
+        let started = Instant::now();
+        let bytes = self.build(fetch).await?;
+        metrics.header_build_seconds.observe(started.elapsed().as_secs_f64());
+        self.write(&path, bytes).await?;
+        self.open(fetch, path).await
+    }
+
+    /// Errors speak of the index in the bucket, whose verbatim parts the header is.
+    async fn open(&self, fetch: &Fetch, path: PathBuf) -> Result<IndexHeader, BlockFailure> {
+        let what = format!("{} (index-header)", self.index_object);
+        let block = self.block;
+        let opened = fetch
+            .compute(block, move || IndexHeader::open(what, &parallax_tsdb::mapped::open(&path)?))
+            .await?;
+        opened.map_err(|source| BlockFailure::Damaged { block, source })
+    }
+
+    /// Five requests: size, preamble, table of contents, symbols, postings table.
+    async fn build(&self, fetch: &Fetch) -> Result<Vec<u8>, BlockFailure> {
+        let (block, object) = (self.block, self.index_object.as_str());
+        let damaged = |source: TsdbError| BlockFailure::Damaged { block, source };
+        let in_bucket = |source| BlockFailure::Bucket { block, source };
+        let size_bytes = fetch.bucket.head(object).await.map_err(in_bucket)?.size_bytes;
+        let toc_range = IndexHeaderPlan::toc_range(object, size_bytes).map_err(damaged)?;
+        let preamble = fetch.range(block, object, IndexHeaderPlan::preamble_range(), None).await?;
+        let toc = fetch.range(block, object, toc_range, None).await?;
+        let plan = IndexHeaderPlan::new(object, size_bytes, &preamble, &toc).map_err(damaged)?;
+        let symbols = self.range_if_any(fetch, plan.symbols_range()).await?;
+        let table = self.range_if_any(fetch, plan.postings_table_range()).await?;
+        plan.assemble(object, &symbols, &table).map_err(damaged)
+    }
+
+    async fn range_if_any(&self, fetch: &Fetch, range: std::ops::Range<u64>) -> Result<Bytes, BlockFailure> {
+        if range.is_empty() {
+            return Ok(Bytes::new());
+        }
+        fetch.range(self.block, &self.index_object, range, None).await
+    }
+
+    /// Renamed into place, so that a crash leaves no half a header under the name.
+    async fn write(&self, path: &Path, bytes: Vec<u8>) -> Result<(), BlockFailure> {
+        let staged = path.with_extension("tmp");
+        let written = async {
+            tokio::fs::create_dir_all(&self.directory).await?;
+            tokio::fs::write(&staged, bytes).await?;
+            tokio::fs::rename(&staged, path).await
+        };
+        written.await.map_err(|source| BlockFailure::Header {
+            block: self.block,
+            path: path.to_path_buf(),
+            source,
+        })
+    }
+}

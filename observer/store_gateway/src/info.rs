@@ -1,0 +1,59 @@
+//! What the gateway says of itself: label sets, and which time each covers.
+
+use std::collections::BTreeMap;
+
+use parallax_model::{Labels, TimeRange};
+use parallax_storeapi::labels::set_to_wire;
+use parallax_storeapi::proto::thanos::info::{InfoResponse, StoreInfo, TsdbInfo};
+
+use crate::blocks::Blocks;
+
+/// Thanos' name for this kind of component.
+const COMPONENT_TYPE: &str = "store";
+
+/// `limit` is what the gateway is configured to serve.
+pub fn info(blocks: &Blocks, limit: &TimeRange) -> InfoResponse {
+    let metas = || blocks.all().map(|block| &block.meta);
+    let min_ms = metas().map(|meta| meta.min_time_ms).min().unwrap_or(i64::MAX);
+    let max_ms = metas().map(|meta| meta.max_time_ms).max().unwrap_or(i64::MIN);
+    InfoResponse {
+        label_sets: blocks.label_sets().map(set_to_wire).collect(),
+        component_type: COMPONENT_TYPE.to_owned(),
+        store: Some(StoreInfo {
+            min_time: min_ms.max(limit.min_ms),
+            max_time: max_ms.min(limit.max_ms),
+            supports_sharding: true,
+            supports_without_replica_labels: true,
+            tsdb_infos: tsdb_infos(blocks),
+            supports_projections: false,
+        }),
+        ..InfoResponse::default()
+    }
+}
+
+/// One entry per label set and stretch of time without a gap. (Thanos' way of joining can shrink a stretch whose last block is nested in
+/// an earlier one; this one does not.)
+fn tsdb_infos(blocks: &Blocks) -> Vec<TsdbInfo> {
+    let mut by_labels: BTreeMap<&Labels, Vec<(i64, i64)>> = BTreeMap::new();
+    for block in blocks.all() {
+        let range = (block.meta.min_time_ms, block.meta.max_time_ms);
+        by_labels.entry(&block.external).or_default().push(range);
+    }
+    let mut infos = Vec::new();
+    for (labels, mut ranges) in by_labels {
+        ranges.sort_unstable();
+        let mut joined: Vec<(i64, i64)> = Vec::new();
+        for (min, max) in ranges {
+            match joined.last_mut() {
+                Some(last) if min <= last.1 => last.1 = last.1.max(max),
+                _ => joined.push((min, max)),
+            }
+        }
+        infos.extend(joined.into_iter().map(|(min_time, max_time)| TsdbInfo {
+            labels: Some(set_to_wire(labels)),
+            min_time,
+            max_time,
+        }));
+    }
+    infos
+}

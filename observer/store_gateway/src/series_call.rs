@@ -1,0 +1,136 @@
+//! A Series call: chooses blocks, starts them, merges them, and ends with what it used.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use futures::StreamExt;
+use parallax_model::TimeRange;
+use parallax_storeapi::deadline::{by, until};
+use parallax_storeapi::proto::thanos::{Aggr, PartialResponseStrategy, SeriesRequest};
+use parallax_storeapi::{SeriesStream, ShardMatcher, deadline_of, frames, matchers};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::task::AbortOnDropHandle;
+use tonic::{Request, Status};
+
+use crate::blocks::{Blocks, Chosen, Unserved};
+use crate::error::BlockFailure;
+use crate::gateway::Serving;
+use crate::hints::{self, Hints};
+use crate::limits::Usage;
+use crate::merge::{Ended, Frames, Merge, OnMissing};
+use crate::select::{BlockSelect, SelectRequest};
+
+/// Of the bytes that a call may hold, a block gets its share, within these.
+const MIN_BATCH_BYTES: u64 = 256 << 10;
+const MAX_BATCH_BYTES: u64 = 8 << 20;
+
+/// A call, ready to run.
+struct Call {
+    serving: Arc<Serving>,
+    chosen: Vec<Chosen>,
+    unserved: Vec<Unserved>,
+    request: Arc<SelectRequest>,
+    hints: Hints,
+    on_missing: OnMissing,
+    usage: Arc<Usage>,
+    _turn: OwnedSemaphorePermit,
+}
+
+pub async fn series(
+    serving: &Arc<Serving>,
+    blocks: Arc<Blocks>,
+    request: Request<SeriesRequest>,
+) -> Result<SeriesStream, Status> {
+    let deadline = deadline_of(&request);
+    let request = request.into_inner();
+    let matchers = matchers::from_wire(&request.matchers)?;
+    let hints = Hints::of_series(request.hints.as_ref())?;
+    let shard = ShardMatcher::new(request.shard_info.as_ref())?;
+    let range = TimeRange::new(request.min_time, request.max_time).intersect(&serving.time_range);
+    let turn = by(deadline, serving.turn()).await?;
+    let chosen = blocks.choose(&matchers, range, request.max_resolution_window, |block| hints.want(block));
+    let call = Call {
+        serving: Arc::clone(serving),
+        chosen,
+        unserved: unserved_in(&blocks, &range),
+        request: Arc::new(SelectRequest {
+            range,
+            skip_chunks: request.skip_chunks,
+            aggregates: request.aggregates.iter().filter_map(|a| Aggr::try_from(*a).ok()).collect(),
+            without_replica_labels: request.without_replica_labels.clone(),
+            shard,
+        }),
+        hints,
+        on_missing: on_missing(request.partial_response_disabled, request.partial_response_strategy),
+        usage: Arc::new(Usage::new(serving.limits)),
+        _turn: turn,
+    };
+    let (output, frames) = mpsc::channel::<Frames>(2);
+    let task = AbortOnDropHandle::new(tokio::spawn(call.run(output)));
+    let stream = ReceiverStream::new(frames).flat_map(futures::stream::iter);
+    // The task lives as long as the stream.
+    let stream = stream.map(move |frame| {
+        let _task = &task;
+        frame
+    });
+    Ok(frames::respond(until(Box::pin(stream), deadline), &request))
+}
+
+/// Blocks that cannot be served may lack from an answer about their time. A block holds nothing newer than its name.
+pub fn unserved_in(blocks: &Blocks, range: &TimeRange) -> Vec<Unserved> {
+    let concerns = |unserved: &&Unserved| !range.is_empty() && range.min_ms <= unserved.block.time_ms();
+    blocks.unserved.iter().filter(concerns).cloned().collect()
+}
+
+pub fn on_missing(partial_response_disabled: bool, strategy: i32) -> OnMissing {
+    if partial_response_disabled || strategy == PartialResponseStrategy::Abort as i32 {
+        OnMissing::Abort
+    } else {
+        OnMissing::Warn
+    }
+}
+
+impl Call {
+    async fn run(self, output: mpsc::Sender<Frames>) {
+        let started = Instant::now();
+        let metrics = &self.serving.metrics;
+        metrics.gate_queries.inc();
+        metrics.blocks_queried.observe(self.chosen.len() as f64);
+        let mut merge = Merge::new(self.on_missing, metrics, &self.usage, output);
+        // `Ended` has been told to the receiver, or there is none.
+        let _: Result<(), Ended> = self.merge(&mut merge).await;
+        metrics.gate_queries.dec();
+        metrics.call_ended(&self.usage, started.elapsed());
+    }
+
+    async fn merge(&self, merge: &mut Merge<'_>) -> Result<(), Ended> {
+        for unserved in &self.unserved {
+            let reason = format!("block {}: {}", unserved.block, unserved.reason);
+            merge.missing(&BlockFailure::Repeated { reason }).await?;
+        }
+        let (inputs, _tasks): (Vec<_>, Vec<_>) =
+            self.chosen.iter().map(|chosen| self.start(chosen.clone())).unzip();
+        merge.run(inputs).await?;
+        if self.hints.are_present {
+            let ids: Vec<String> = self.chosen.iter().map(|c| c.block.id().to_string()).collect();
+            let hints = hints::series_response(&ids, &self.usage, &self.hints);
+            merge.push(Ok(frames::hints(hints))).await?;
+        }
+        merge.finish().await
+    }
+
+    fn start(&self, chosen: Chosen) -> (mpsc::Receiver<crate::select::Item>, AbortOnDropHandle<()>) {
+        let share = self.serving.request_buffer_bytes / (2 * self.chosen.len().max(1) as u64);
+        let select = BlockSelect {
+            fetch: self.serving.fetch.clone(),
+            metrics: self.serving.metrics.clone(),
+            usage: Arc::clone(&self.usage),
+            chosen,
+            request: Arc::clone(&self.request),
+            batch_bytes: share.clamp(MIN_BATCH_BYTES, MAX_BATCH_BYTES),
+        };
+        let (sender, receiver) = mpsc::channel(1);
+        (receiver, AbortOnDropHandle::new(tokio::spawn(select.run(sender))))
+    }
+}

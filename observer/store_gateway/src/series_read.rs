@@ -1,0 +1,234 @@
+//! Series entries of a block: which labels, which chunks in the asked time.
+//!
+//! An entry's length is known only from its first bytes, so a guess is fetched, and again what turns out to be missing. An entry that
+//! does not decode is reported and left out; the others of the block go on.
+
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt};
+use parallax_storeapi::labels;
+use parallax_storeapi::proto::thanos::Label;
+use parallax_tsdb::TsdbError;
+use parallax_tsdb::index::{ChunkMeta, Piece, SERIES_ALIGNMENT_BYTES, SeriesEntry};
+use parallax_tsdb::index_header::IndexHeader;
+use parallax_tsdb::postings::SeriesRef;
+
+use crate::block::Block;
+use crate::error::BlockFailure;
+use crate::fetch::{Fetch, join, tail_from};
+use crate::limits::{Data, Usage};
+use crate::select::SelectRequest;
+
+/// Ranges of one block's index fetched at a time.
+const PARTS_AT_A_TIME: usize = 4;
+
+/// An entry may ask for more bytes this often: once for its length, once for the rest, and once to spare.
+const MAX_ROUNDS: usize = 3;
+
+/// Symbols kept as text at a time, by one block of one call.
+const MAX_CACHED_SYMBOLS: usize = 4096;
+
+/// A series that matches, with the chunks that overlap the asked time.
+#[derive(Debug)]
+pub struct PendingSeries {
+    /// Its own, sorted.
+    pub labels: Vec<Label>,
+    pub chunks: Vec<ChunkMeta>,
+}
+
+/// What some refs gave.
+#[derive(Debug, Default)]
+pub struct Window {
+    pub series: Vec<PendingSeries>,
+    pub damages: Vec<TsdbError>,
+}
+
+/// Reads entries of one block for one call.
+pub struct SeriesReader {
+    fetch: Fetch,
+    usage: Arc<Usage>,
+    block: Arc<Block>,
+    decoder: Arc<Mutex<Decoder>>,
+    series_end: u64,
+}
+
+/// What decoding needs, handed to the CPU pool and back.
+struct Decoder {
+    what: String,
+    header: Arc<IndexHeader>,
+    request: Arc<SelectRequest>,
+    external: Vec<Label>,
+    symbols: SymbolCache,
+    entry: SeriesEntry,
+}
+
+/// An entry that could not be decoded from the bytes at hand, or what came of it.
+enum Decoded {
+    Series(PendingSeries),
+    NotWanted,
+    Cut { needed_bytes: usize },
+    Damaged(TsdbError),
+}
+
+impl SeriesReader {
+    pub fn new(
+        fetch: Fetch,
+        usage: Arc<Usage>,
+        block: Arc<Block>,
+        header: Arc<IndexHeader>,
+        request: Arc<SelectRequest>,
+    ) -> Self {
+        let decoder = Decoder {
+            what: block.index_object.clone(),
+            symbols: SymbolCache::new(header.symbols().len()),
+            external: labels::to_wire(&block.external),
+            request,
+            entry: SeriesEntry::default(),
+            header: Arc::clone(&header),
+        };
+        let series_end = header.index_toc().series_end();
+        Self { fetch, usage, block, decoder: Arc::new(Mutex::new(decoder)), series_end }
+    }
+
+    /// The entries of `refs`, which are in order.
+    pub async fn read(&self, refs: &[SeriesRef]) -> Result<Window, BlockFailure> {
+        let guess = self.block.series_guess_bytes();
+        let mut pending: Vec<(usize, Range<u64>)> = Vec::with_capacity(refs.len());
+        let mut window = Window::default();
+        for (index, series) in refs.iter().enumerate() {
+            let offset = u64::from(*series) * SERIES_ALIGNMENT_BYTES;
+            if offset >= self.series_end {
+                let reason = "a postings list refers to a series beyond the series";
+                window.damages.push(TsdbError::corrupt(&self.block.index_object, offset, reason));
+                continue;
+            }
+            pending.push((index, offset..offset.saturating_add(guess).min(self.series_end)));
+        }
+        let mut found: Vec<Option<PendingSeries>> = Vec::new();
+        found.resize_with(refs.len(), || None);
+        for round in 1.. {
+            if pending.is_empty() {
+                break;
+            }
+            let decoded = self.decode(&pending).await?;
+            let asked = std::mem::take(&mut pending);
+            for ((index, range), outcome) in asked.into_iter().zip(decoded) {
+                match outcome {
+                    Decoded::Series(series) => {
+                        if let Some(slot) = found.get_mut(index) {
+                            *slot = Some(series);
+                        }
+                    }
+                    Decoded::NotWanted => {}
+                    Decoded::Damaged(error) => window.damages.push(error),
+                    Decoded::Cut { needed_bytes } => {
+                        let end = range.start.saturating_add(needed_bytes as u64);
+                        if end > self.series_end || end <= range.end && round > 1 || round == MAX_ROUNDS {
+                            let missing = end.saturating_sub(range.end).max(1);
+                            let what = &self.block.index_object;
+                            window.damages.push(TsdbError::truncated(what, range.start, missing));
+                        } else {
+                            pending.push((index, range.start..end));
+                        }
+                    }
+                }
+            }
+        }
+        window.series = found.into_iter().flatten().collect();
+        Ok(window)
+    }
+
+    /// Fetches and decodes the entries at `wanted`, in order.
+    async fn decode(&self, wanted: &[(usize, Range<u64>)]) -> Result<Vec<Decoded>, BlockFailure> {
+        let id = self.block.id();
+        let ranges: Vec<Range<u64>> = wanted.iter().map(|(_, range)| range.clone()).collect();
+        let parts = join(&ranges, self.fetch.max_gap_bytes);
+        let ranges = &ranges;
+        let fetched: Vec<Vec<(u64, Bytes)>> = futures::stream::iter(parts)
+            .map(|part| async move {
+                let at = part.range.start;
+                let charge = Some((&*self.usage, Data::Series));
+                let bytes = self.fetch.range(id, &self.block.index_object, part.range, charge).await?;
+                let of_part = ranges.get(part.items).unwrap_or_default();
+                Ok(of_part.iter().map(|range| (range.start, tail_from(&bytes, at, range.start))).collect())
+            })
+            .buffered(PARTS_AT_A_TIME)
+            .try_collect()
+            .await?;
+        let pieces: Vec<(u64, Bytes)> = fetched.into_iter().flatten().collect();
+        let (decoder, usage) = (Arc::clone(&self.decoder), Arc::clone(&self.usage));
+        self.fetch
+            .compute(id, move || {
+                let mut decoder = decoder.lock().unwrap_or_else(PoisonError::into_inner);
+                pieces.iter().map(|(offset, bytes)| decoder.decode(*offset, bytes, &usage)).collect()
+            })
+            .await
+    }
+}
+
+impl Decoder {
+    fn decode(&mut self, offset: u64, bytes: &[u8], usage: &Usage) -> Decoded {
+        match self.entry.decode(&self.what, offset, bytes) {
+            Ok(Piece::Whole(size_bytes)) => usage.touched(Data::Series, 1, size_bytes),
+            Ok(Piece::Cut { needed_bytes }) => return Decoded::Cut { needed_bytes },
+            Err(error) => return Decoded::Damaged(error),
+        }
+        let range = self.request.range;
+        let overlaps = |chunk: &&ChunkMeta| chunk.time_range().overlaps(&range);
+        if !self.entry.chunks.iter().any(|chunk| overlaps(&chunk)) {
+            return Decoded::NotWanted;
+        }
+        let mut own = Vec::with_capacity(self.entry.labels.len());
+        for (name, value) in &self.entry.labels {
+            let text = |cache: &mut SymbolCache, symbol| cache.text(symbol, &self.header);
+            match (text(&mut self.symbols, *name), text(&mut self.symbols, *value)) {
+                (Ok(name), Ok(value)) => own.push(Label { name, value }),
+                (Err(error), _) | (_, Err(error)) => return Decoded::Damaged(error),
+            }
+        }
+        if self.request.shard.is_sharded() && !self.is_in_shard(&own) {
+            return Decoded::NotWanted;
+        }
+        let chunks = if self.request.skip_chunks {
+            Vec::new()
+        } else {
+            self.entry.chunks.iter().filter(overlaps).copied().collect()
+        };
+        Decoded::Series(PendingSeries { labels: own, chunks })
+    }
+
+    /// Shards are of the labels that the series is answered with.
+    fn is_in_shard(&self, own: &[Label]) -> bool {
+        let mut answered = labels::overlay(own.to_vec(), &self.external);
+        labels::remove(&mut answered, &self.request.without_replica_labels);
+        self.request.shard.clone().matches(&answered)
+    }
+}
+
+/// The text of symbols, by number: names and common values come again and again.
+struct SymbolCache {
+    slots: Vec<Option<(u32, Bytes)>>,
+}
+
+impl SymbolCache {
+    fn new(symbols: u32) -> Self {
+        let slots = (symbols as usize).clamp(1, MAX_CACHED_SYMBOLS).next_power_of_two();
+        Self { slots: vec![None; slots] }
+    }
+
+    fn text(&mut self, symbol: u32, header: &IndexHeader) -> Result<Bytes, TsdbError> {
+        let at = symbol as usize & (self.slots.len() - 1);
+        if let Some(Some((cached, text))) = self.slots.get(at)
+            && *cached == symbol
+        {
+            return Ok(text.clone());
+        }
+        let text = Bytes::copy_from_slice(header.symbols().lookup(symbol)?.as_bytes());
+        if let Some(slot) = self.slots.get_mut(at) {
+            *slot = Some((symbol, text.clone()));
+        }
+        Ok(text)
+    }
+}
