@@ -1,11 +1,11 @@
 //! How fast XOR chunks are decoded, in samples per second on one core.
 //!
-//!     cargo bench -p parallax-tsdb --bench xor_decode [-- --set NAME] [-- --dump FILE]
+//!     cargo bench -p parallax-tsdb --bench xor_decode [-- --set NAME] [--dump FILE | --once]
 //!
 //! Every set is decoded chunk by chunk into one reused column; the rate is the median of several
 //! runs, the time in brackets that of the best, which other work on the machine disturbs least. `--dump` writes the
 //! chunks of all selected sets (each a big-endian `u32` length and the bytes) instead, so that another program can decode the
-//! same: the sets one after the other, and their names and sizes on standard output.
+//! same: the sets one after the other, and their names and sizes on standard output. `--once` decodes every set into columns just once, for an instruction counter such as callgrind.
 
 use std::hint::black_box;
 use std::io::Write;
@@ -28,10 +28,11 @@ struct Set {
 
 fn main() {
     let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
-    let (mut dump, mut wanted) = (None, None);
+    let (mut dump, mut wanted, mut once) = (None, None, false);
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--dump" => dump = arguments.next(),
+            "--once" => once = true,
             "--set" => wanted = arguments.next(),
             other => panic!("unknown argument {other}"),
         }
@@ -41,15 +42,19 @@ fn main() {
     sets.retain(|set| wanted.as_deref().is_none_or(|wanted| wanted == set.name));
     match dump {
         Some(path) => write_dump(Path::new(&path), &sets),
+        None if once => sets.iter().for_each(decode_columns),
         None => sets.iter().for_each(measure),
     }
 }
+
+/// The next value of a series after the last one.
+type Step = Box<dyn FnMut(&mut Random, f64) -> f64>;
 
 /// Shapes of real series: timestamps every 15 s, some a few milliseconds off.
 fn generated() -> Vec<Set> {
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
     let jitter = |random: &mut Random| if random.below(10) == 0 { random.below(7) as i64 - 3 } else { 0 };
-    let mut set = |name, mut next: Box<dyn FnMut(&mut Random, f64) -> f64>, jittered: bool| {
+    let mut set = |name, mut next: Step, jittered: bool| {
         let mut chunks = Vec::with_capacity(CHUNKS_PER_SET);
         for _ in 0..CHUNKS_PER_SET {
             let mut appender = XorAppender::new();
@@ -98,18 +103,20 @@ fn golden() -> Option<Set> {
     Some(Set { name: "golden", chunks })
 }
 
+fn decode_columns(set: &Set) {
+    let mut column = FloatColumn::default();
+    for chunk in &set.chunks {
+        column.timestamps_ms.clear();
+        column.values.clear();
+        decode_xor(chunk, &mut column).expect("a whole chunk");
+        black_box(&column);
+    }
+}
+
 fn measure(set: &Set) {
     let samples: usize = set.chunks.iter().map(|chunk| sample_count(chunk).unwrap_or(0)).sum();
     let bytes: usize = set.chunks.iter().map(Vec::len).sum();
-    let mut column = FloatColumn::default();
-    let (columns, best_columns) = rates(samples, || {
-        for chunk in &set.chunks {
-            column.timestamps_ms.clear();
-            column.values.clear();
-            decode_xor(chunk, &mut column).expect("a whole chunk");
-            black_box(&column);
-        }
-    });
+    let (columns, best_columns) = rates(samples, || decode_columns(set));
     let (streamed, best_streamed) = rates(samples, || {
         for chunk in &set.chunks {
             for sample in XorReader::new(chunk).expect("a whole chunk") {

@@ -1,9 +1,9 @@
 //! Streams of bits, most significant bit first: what chunks are made of.
 //!
-//! The reader keeps up to 64 unread bits left-aligned in one register and refills it with unaligned loads of eight bytes.
-//! Reading past the end gives zero bits and is noticed by [`BitReader::check`], which callers ask once per sample or once
-//! per chunk: the hot loops carry no error branch. A loop whose length comes from the bytes must therefore be bounded by
-//! something else, or ask in every round.
+//! The reader is no more than a position. A window of 64 bits is loaded there, unaligned, whenever bits are wanted; as long as
+//! branches are predicted the loads do not wait for each other. Reading past the end gives zero bits and is noticed by
+//! [`BitReader::check`], which callers ask once per sample or once per chunk: the hot loops carry no error branch. A loop whose
+//! length comes from the bytes must therefore be bounded by something else, or ask in every round.
 
 use crate::error::TsdbError;
 
@@ -11,51 +11,41 @@ use crate::error::TsdbError;
 #[derive(Clone, Debug)]
 pub struct BitReader<'a> {
     bytes: &'a [u8],
-    /// The index of the first byte that is not wholly in `buffer`.
-    next: usize,
-    /// Unread bits, left-aligned. Below the `valid` ones stand bits that a refill will put there again, or zeros.
-    buffer: u64,
-    valid: u32,
+    /// In bits. Stays far from overflow: a caller that goes on past the end does so for at most a chunk's samples.
+    position: usize,
 }
 
-/// How many bits [`BitReader::refill`] guarantees to be valid.
-pub(crate) const REFILLED_BITS: u32 = 56;
+/// How many bits of [`BitReader::window`] are sure to be there: a byte holds up to seven that were read before.
+pub(crate) const WINDOW_BITS: u32 = 57;
 
 impl<'a> BitReader<'a> {
     /// Starts at byte `start` of `bytes`.
     pub(crate) fn new(bytes: &'a [u8], start: usize) -> Self {
-        Self { bytes, next: start, buffer: 0, valid: 0 }
+        Self { bytes, position: start * 8 }
     }
 
-    /// Makes at least [`REFILLED_BITS`] bits valid.
+    /// The next [`WINDOW_BITS`] bits, left-aligned, and zeros or more of them below.
     #[inline(always)]
-    pub(crate) fn refill(&mut self) {
-        let word = match self.bytes.get(self.next..).and_then(<[u8]>::first_chunk::<8>) {
-            Some(word) => u64::from_be_bytes(*word),
-            None => self.last_word(),
+    pub(crate) fn window(&self) -> u64 {
+        let byte = self.position / 8;
+        let word = match self.bytes.get(byte..byte + 8).and_then(|word| word.try_into().ok()) {
+            Some(word) => u64::from_be_bytes(word),
+            None => self.last_word(byte),
         };
-        self.buffer |= word >> self.valid;
-        self.next += ((63 - self.valid) >> 3) as usize;
-        self.valid |= REFILLED_BITS;
+        word << (self.position % 8)
     }
 
-    /// The last bytes, followed by zeros.
-    #[inline]
-    fn last_word(&self) -> u64 {
-        let past_end = (self.next + 8).saturating_sub(self.bytes.len());
+    /// The last bytes from `byte` on, followed by zeros.
+    #[inline(never)]
+    fn last_word(&self, byte: usize) -> u64 {
+        let past_end = (byte + 8).saturating_sub(self.bytes.len());
         if past_end >= 8 {
             return 0;
         }
-        match self.bytes.last_chunk::<8>() {
-            Some(word) => u64::from_be_bytes(*word) << (past_end * 8),
-            None => self.short_word(),
+        if let Some(word) = self.bytes.last_chunk::<8>() {
+            return u64::from_be_bytes(*word) << (past_end * 8);
         }
-    }
-
-    /// The same where there are less than eight bytes.
-    #[cold]
-    fn short_word(&self) -> u64 {
-        let rest = self.bytes.get(self.next..).unwrap_or_default();
+        let rest = self.bytes.get(byte..).unwrap_or_default();
         let mut word = [0; 8];
         for (to, from) in word.iter_mut().zip(rest) {
             *to = *from;
@@ -63,59 +53,30 @@ impl<'a> BitReader<'a> {
         u64::from_be_bytes(word)
     }
 
-    /// The unread bits, left-aligned; meaningful as far as the last refill reached.
-    #[inline(always)]
-    pub(crate) fn peek(&self) -> u64 {
-        self.buffer
-    }
-
-    /// Drops `count` valid bits; `count` < 64.
+    /// Moves on by `count` bits.
     #[inline(always)]
     pub(crate) fn consume(&mut self, count: u32) {
-        debug_assert!(count <= self.valid);
-        self.buffer <<= count & 63;
-        self.valid -= count;
-    }
-
-    /// The next `count` valid bits as an integer, without a refill; 0 ≤ `count` ≤ [`REFILLED_BITS`].
-    #[inline(always)]
-    pub(crate) fn take(&mut self, count: u32) -> u64 {
-        let value = (self.buffer >> 1) >> ((63 - count) & 63);
-        self.consume(count);
-        value
-    }
-
-    /// Makes `count` bits valid, if they can be.
-    #[inline(always)]
-    pub(crate) fn ensure(&mut self, count: u32) {
-        if count > self.valid {
-            self.refill();
-        }
+        self.position += count as usize;
     }
 
     /// The next `count` ≤ 64 bits as an integer.
     #[inline(always)]
     pub(crate) fn read(&mut self, count: u32) -> u64 {
-        self.refill();
-        if count <= REFILLED_BITS {
-            return self.take(count);
+        if count <= WINDOW_BITS {
+            let value = (self.window() >> 1) >> ((63 - count) & 63);
+            self.consume(count);
+            return value;
         }
-        let high = self.take(32);
-        self.refill();
-        (high << (count - 32)) | self.take(count - 32)
-    }
-
-    /// The next `size` bits as a signed integer from −(2^(size−1) − 1) to 2^(size−1); 1 ≤ `size` ≤ 56, all valid.
-    #[inline(always)]
-    pub(crate) fn take_signed(&mut self, size: u32) -> i64 {
-        let value = self.take(size);
-        let negative = u64::from(value > 1 << (size - 1));
-        value.wrapping_sub(negative << size) as i64
+        let high = self.window() >> 32;
+        self.consume(32);
+        let low = self.window() >> (96 - count);
+        self.consume(count - 32);
+        (high << (count - 32)) | low
     }
 
     /// How many bits have been read, those past the end included.
     pub(crate) fn position_bits(&self) -> u64 {
-        (self.next as u64 * 8).saturating_sub(u64::from(self.valid))
+        self.position as u64
     }
 
     /// How many bits are left; 0 after an overrun.
@@ -126,12 +87,25 @@ impl<'a> BitReader<'a> {
     /// Fails if more bits were read than there are.
     #[inline(always)]
     pub(crate) fn check(&self, what: &str) -> Result<(), TsdbError> {
-        let (read, stored) = (self.position_bits(), self.bytes.len() as u64 * 8);
-        if read <= stored {
+        if self.position.div_ceil(8) <= self.bytes.len() {
             return Ok(());
         }
-        Err(TsdbError::truncated(what, self.bytes.len() as u64, (read - stored).div_ceil(8)))
+        Err(self.overrun(what))
     }
+
+    #[cold]
+    fn overrun(&self, what: &str) -> TsdbError {
+        let len = self.bytes.len();
+        TsdbError::truncated(what, len as u64, self.position.div_ceil(8).saturating_sub(len) as u64)
+    }
+}
+
+/// The top `size` bits of a window as a signed integer from −(2^(size−1) − 1) to 2^(size−1); 1 ≤ `size` ≤ 63.
+#[inline(always)]
+pub(crate) fn top_signed(window: u64, size: u32) -> i64 {
+    let value = window >> (64 - size);
+    let negative = u64::from(value > 1 << (size - 1));
+    value.wrapping_sub(negative << size) as i64
 }
 
 /// Appends bits to bytes. The last byte is padded with zero bits.

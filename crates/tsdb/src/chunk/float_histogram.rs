@@ -48,14 +48,12 @@ impl Kind for FloatHistogram {
 
     fn read_next(reading: &mut FloatReading, reader: &mut BitReader<'_>) {
         for number in [&mut reading.count, &mut reading.zero_count, &mut reading.sum] {
-            reader.refill();
             number.advance(reader);
         }
         if parallax_model::float::is_stale(reading.sum.value()) {
             return;
         }
         for bucket in reading.positive.iter_mut().chain(&mut reading.negative) {
-            reader.refill();
             bucket.advance(reader);
         }
     }

@@ -79,7 +79,6 @@ impl Kind for Histogram {
     fn read_next(reading: &mut IntegerReading, reader: &mut BitReader<'_>) {
         reading.count.read(reader);
         reading.zero_count.read(reader);
-        reader.refill();
         reading.sum.advance(reader);
         if parallax_model::float::is_stale(reading.sum.value()) {
             return;

@@ -3,43 +3,44 @@
 //! Source: Prometheus `tsdb/docs/format/chunks.md` (`varbit_int`, `varbit_uint`, `varbit_xor`). Byte boxes stand in
 //! `FORMAT-chunks.md`.
 
-use crate::bits::{BitReader, BitWriter, REFILLED_BITS};
+use crate::bits::{BitReader, BitWriter, WINDOW_BITS, top_signed};
 
 /// The sizes in bits of a number whose prefix has 0, 1, ..., 8 ones.
 const VARBIT_SIZES: [u32; 9] = [0, 3, 6, 9, 12, 18, 25, 56, 64];
 
-/// Reads the prefix of a number; gives the size of what follows. At least 48 bits are valid afterwards.
+/// The prefix of a number at the top of a window: its own size and that of what follows.
 #[inline(always)]
-fn read_prefix(reader: &mut BitReader<'_>) -> u32 {
-    reader.refill();
-    let ones = (reader.peek().leading_ones()).min(8);
+fn prefix(window: u64) -> (u32, u32) {
+    let ones = window.leading_ones().min(8);
     // Eight ones need no zero to end them.
-    reader.consume((ones + 1).min(8));
-    VARBIT_SIZES.get(ones as usize).copied().unwrap_or_default()
+    ((ones + 1).min(8), VARBIT_SIZES.get(ones as usize).copied().unwrap_or_default())
 }
 
 #[inline(always)]
 pub(crate) fn read_varbit_int(reader: &mut BitReader<'_>) -> i64 {
-    match read_prefix(reader) {
-        0 => 0,
-        64 => reader.read(64) as i64,
-        size @ ..=25 => reader.take_signed(size),
-        size => {
-            reader.refill();
-            reader.take_signed(size)
-        }
+    let window = reader.window();
+    if window >> 63 == 0 {
+        reader.consume(1);
+        return 0;
     }
+    let (prefix, size) = prefix(window);
+    if prefix + size <= WINDOW_BITS {
+        reader.consume(prefix + size);
+        return top_signed(window << prefix, size);
+    }
+    reader.consume(prefix);
+    let bits = reader.read(size);
+    if size == 64 { bits as i64 } else { top_signed(bits << (64 - size), size) }
 }
 
 #[inline(always)]
 pub(crate) fn read_varbit_uint(reader: &mut BitReader<'_>) -> u64 {
-    match read_prefix(reader) {
-        0 => 0,
-        size => reader.read(size),
-    }
+    let (prefix, size) = prefix(reader.window());
+    reader.consume(prefix);
+    reader.read(size)
 }
 
-/// Whether `value` is one of the numbers that [`BitReader::take_signed`] gives for `size`.
+/// Whether `value` is one of the numbers that [`top_signed`] gives for `size`.
 pub(crate) fn fits_signed(value: i64, size: u32) -> bool {
     let half = 1i64 << (size - 1);
     -(half - 1) <= value && value <= half
@@ -70,8 +71,9 @@ pub(crate) fn write_varbit_uint(writer: &mut BitWriter, value: u64) {
 /// The decoding state of a float that is stored as XOR with the value before.
 #[derive(Clone, Copy, Debug)]
 pub struct XorReading {
-    pub(crate) bits: u64,
-    significant: u32,
+    bits: u64,
+    /// The zeros of the window in use: leading and trailing together, and trailing alone.
+    unused: u32,
     trailing: u32,
     /// Whether a window was wider than 64 bits: the bytes are corrupt, and `bits` is not to be used.
     pub(crate) broken: bool,
@@ -80,38 +82,43 @@ pub struct XorReading {
 impl XorReading {
     /// After the first value, which is stored raw.
     pub(crate) fn starting(bits: u64) -> Self {
-        Self { bits, significant: 64, trailing: 0, broken: false }
+        Self { bits, unused: 0, trailing: 0, broken: false }
     }
 
+    #[inline(always)]
     pub(crate) fn value(&self) -> f64 {
         f64::from_bits(self.bits)
     }
 
-    /// Reads the next value. At least 13 bits must be valid.
+    /// Reads the next value.
     #[inline(always)]
     pub(crate) fn advance(&mut self, reader: &mut BitReader<'_>) {
-        let head = reader.peek();
-        if head >> 63 == 0 {
-            return reader.consume(1);
+        self.advance_in(reader, reader.window(), 0);
+    }
+
+    /// Reads the next value, where the reader's window has been loaded and moved up by `used` ≤ 1 bits that are not consumed yet.
+    #[inline(always)]
+    pub(crate) fn advance_in(&mut self, reader: &mut BitReader<'_>, window: u64, used: u32) {
+        if window >> 63 == 0 {
+            return reader.consume(used + 1);
         }
-        if (head >> 62) & 1 == 0 {
-            reader.consume(2);
-        } else {
-            let leading = ((head >> 57) & 31) as u32;
-            let stored = ((head >> 51) & 63) as u32;
-            // 64 does not fit six bits and is stored as 0, which is never needed for itself.
-            let significant = if stored == 0 { 64 } else { stored };
-            self.broken |= leading + significant > 64;
-            self.significant = significant;
-            self.trailing = 64u32.wrapping_sub(leading + significant) & 63;
-            reader.consume(13);
+        let mut head = 2;
+        if (window >> 62) & 1 == 1 {
+            head = 13;
+            let leading = ((window >> 57) & 31) as u32;
+            // 64 does not fit six bits and is stored as 0, which is never needed for itself. So all but one bit is counted.
+            let others = (((window >> 51) & 63) as u32).wrapping_sub(1) & 63;
+            self.broken |= leading + others > 63;
+            self.unused = 63 - others;
+            self.trailing = 63u32.wrapping_sub(leading + others) & 63;
         }
-        // The bits of most values came with those of the timestamp.
-        reader.ensure(self.significant);
-        let difference = if self.significant <= REFILLED_BITS {
-            reader.take(self.significant)
+        let size = used + head + 64 - self.unused;
+        let difference = if size <= WINDOW_BITS {
+            reader.consume(size);
+            (window << head) >> self.unused
         } else {
-            reader.read(self.significant)
+            reader.consume(used + head);
+            reader.read(64 - self.unused)
         };
         self.bits ^= difference << self.trailing;
     }
@@ -194,9 +201,8 @@ mod tests {
             let mut reader = BitReader::new(writer.bytes(), 0);
             let mut reading = XorReading::starting(values[0]);
             for bits in &values[1..] {
-                reader.refill();
                 reading.advance(&mut reader);
-                prop_assert_eq!(reading.bits, *bits);
+                prop_assert_eq!(reading.value().to_bits(), *bits);
             }
             prop_assert!(!reading.broken && reader.check("test").is_ok());
         }

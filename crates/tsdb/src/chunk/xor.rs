@@ -8,7 +8,7 @@ use parallax_model::{FloatColumn, TimeRange};
 
 use super::varbit::{XorReading, XorWriting, fits_signed};
 use super::{MAX_SAMPLES, sample_count};
-use crate::bits::{BitReader, BitWriter};
+use crate::bits::{BitReader, BitWriter, top_signed};
 use crate::cursor::{Cursor, put_uvarint, put_varint};
 use crate::error::TsdbError;
 
@@ -127,7 +127,6 @@ impl<'a> XorState<'a> {
         self.delta = cursor.uvarint64()? as i64;
         self.timestamp = self.timestamp.wrapping_add(self.delta);
         self.reader = BitReader::new(bytes, position + cursor.position());
-        self.reader.refill();
         self.value.advance(&mut self.reader);
         Ok(())
     }
@@ -135,12 +134,12 @@ impl<'a> XorState<'a> {
     /// Every further sample. Wraps on overflow, as Prometheus does.
     #[inline(always)]
     fn advance(&mut self) {
-        self.reader.refill();
-        if self.reader.peek() >> 63 == 0 {
-            self.reader.consume(1);
-        } else {
-            self.delta = self.delta.wrapping_add(read_delta_change(&mut self.reader));
+        let window = self.reader.window();
+        if window >> 63 == 0 {
+            self.timestamp = self.timestamp.wrapping_add(self.delta);
+            return self.value.advance_in(&mut self.reader, window << 1, 1);
         }
+        self.delta = self.delta.wrapping_add(read_delta_change(&mut self.reader, window));
         self.timestamp = self.timestamp.wrapping_add(self.delta);
         self.value.advance(&mut self.reader);
     }
@@ -158,22 +157,20 @@ impl<'a> XorState<'a> {
     }
 }
 
-/// Reads a delta of deltas that is not zero, from refilled bits. At least 32 bits are valid afterwards.
+/// Reads a delta of deltas that is not zero, from a window that is not consumed yet.
 #[inline]
-fn read_delta_change(reader: &mut BitReader<'_>) -> i64 {
-    let (prefix, size) = match reader.peek().leading_ones() {
+fn read_delta_change(reader: &mut BitReader<'_>, window: u64) -> i64 {
+    let (prefix, size) = match window.leading_ones() {
         0 | 1 => (2, 14),
         2 => (3, 17),
         3 => (4, 20),
         _ => {
             reader.consume(4);
-            let change = reader.read(64) as i64;
-            reader.refill();
-            return change;
+            return reader.read(64) as i64;
         }
     };
-    reader.consume(prefix);
-    reader.take_signed(size)
+    reader.consume(prefix + size);
+    top_signed(window << prefix, size)
 }
 
 /// Reads an XOR chunk sample by sample. Ends after the first error.
