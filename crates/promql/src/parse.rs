@@ -12,12 +12,14 @@ mod duration;
 mod error;
 mod literal;
 mod metric;
+mod options;
 mod regex_error;
 mod selector;
 
 pub use error::ParseError;
 pub(crate) use literal::number;
 pub(crate) use metric::parse_labels;
+pub use options::ParserOptions;
 
 use parallax_model::Matcher;
 
@@ -35,31 +37,6 @@ pub const MAX_NESTING: usize = 100;
 /// How deep the resulting tree may be. It is more than the nesting, because `a + b + c + …` makes a tree
 /// as deep as it has operands.
 pub const MAX_DEPTH: usize = 400;
-
-/// Which syntax beyond the stable one is understood. The default is the stable one alone.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ParserOptions {
-    /// `promql-experimental-functions`: experimental functions and aggregations.
-    pub experimental_functions: bool,
-    /// `promql-duration-expr`: arithmetic in ranges, steps and offsets.
-    pub duration_expressions: bool,
-    /// `promql-extended-range-selectors`: `anchored` and `smoothed`.
-    pub extended_range_selectors: bool,
-    /// Syntax that came after 3.9: `fill`, `fill_left`, `fill_right`, the operators `</` and `>/`, and `range()`.
-    pub later_syntax: bool,
-}
-
-impl ParserOptions {
-    /// Everything Prometheus 3.9 understands with all of its feature flags.
-    pub const fn all_features() -> Self {
-        Self {
-            experimental_functions: true,
-            duration_expressions: true,
-            extended_range_selectors: true,
-            later_syntax: false,
-        }
-    }
-}
 
 /// Parses and type-checks one expression.
 ///

@@ -10,10 +10,25 @@ use parallax_promql::parse::ParserOptions;
 use parallax_promql::script::{Report, Script};
 
 /// How many of the published scripts' evals must hold. It may only rise.
-const PUBLISHED_FLOOR: usize = 11;
+const PUBLISHED_FLOOR: usize = 1328;
 
 /// Published evals that are known not to hold, as `file:line`, each with its reason.
-const KNOWN_EXCEPTIONS: [(&str, &str); 0] = [];
+const KNOWN_EXCEPTIONS: [(&str, &str); 11] = [
+    ("functions.test:523", "text is UTF-8: the byte \\xff in a literal becomes the replacement character"),
+    ("info.test:93", "histograms as info series are not refused"),
+    ("native_histograms.test:1701", STATISTICS_HINTS),
+    ("native_histograms.test:1706", STATISTICS_HINTS),
+    ("native_histograms.test:1711", STATISTICS_HINTS),
+    ("native_histograms.test:1716", STATISTICS_HINTS),
+    ("native_histograms.test:1724", STATISTICS_HINTS),
+    ("native_histograms.test:1729", STATISTICS_HINTS),
+    ("native_histograms.test:1788", STATISTICS_HINTS),
+    ("native_histograms.test:1792", STATISTICS_HINTS),
+    ("native_histograms.test:1796", STATISTICS_HINTS),
+];
+
+const STATISTICS_HINTS: &str =
+    "counter resets are not detected anew when only a histogram's count or sum is read";
 
 fn published_scripts() -> Option<PathBuf> {
     let shared = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/promqltest");
@@ -67,7 +82,7 @@ fn published_scripts_hold() {
         println!("no published scripts at hand; set PROMQLTEST_DIR to run them");
         return;
     };
-    let (mut passed, mut unexpected) = (0, Vec::new());
+    let (mut passed, mut failed) = (0, Vec::new());
     for file in scripts_in(&folder) {
         let name = name_of(&file);
         let report = run(&file);
@@ -75,13 +90,16 @@ fn published_scripts_hold() {
         passed += report.passed;
         for failure in &report.failures {
             println!("  {name}:{}: {}: {}", failure.line, failure.query, shortened(&failure.reason));
-            let place = format!("{name}:{}", failure.line);
-            if !KNOWN_EXCEPTIONS.iter().any(|(known, _)| *known == place) {
-                unexpected.push(place);
-            }
+            failed.push(format!("{name}:{}", failure.line));
         }
     }
-    println!("{passed} passed in all, {} failed unexpectedly", unexpected.len());
+    println!("{passed} passed in all, {} failed", failed.len());
+    for (place, reason) in KNOWN_EXCEPTIONS.iter().filter(|(place, _)| !failed.iter().any(|f| f == place)) {
+        println!("no longer an exception: {place} ({reason})");
+    }
+    let is_known = |place: &String| KNOWN_EXCEPTIONS.iter().any(|(known, _)| known == place);
+    let unexpected: Vec<&String> = failed.iter().filter(|place| !is_known(place)).collect();
+    assert!(unexpected.is_empty(), "these evals failed: {unexpected:?}");
     assert!(passed >= PUBLISHED_FLOOR, "only {passed} evals hold, not {PUBLISHED_FLOOR} as before");
 }
 
