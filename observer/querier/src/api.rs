@@ -20,11 +20,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
-use axum::http::{HeaderValue, header};
-use axum::middleware::map_response;
-use axum::response::Response;
-use axum::routing::{get, options};
+use axum::extract::{DefaultBodyLimit, Request};
+use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::middleware::{Next, from_fn};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{any, get};
 
 pub use endpoints::{StoreList, StoreStatus};
 
@@ -94,19 +94,15 @@ pub fn router(runner: Arc<QueryRunner>, stores: impl StoreList, options: ApiOpti
         .route("/api/v1/status/buildinfo", get(status::build_info))
         .route("/api/v1/status/runtimeinfo", get(status::runtime_info))
         .route("/api/v1/status/flags", get(status::flags))
-        .route("/api/v1/{*rest}", options_of_everything())
+        .route("/api/v1/{*rest}", any(respond::not_found))
         .layer(DefaultBodyLimit::max(MAX_FORM_BYTES))
         .with_state(api);
-    let routes = if has_cors { routes.layer(map_response(allow_any_origin)) } else { routes };
+    let routes = if has_cors { routes.layer(from_fn(allow_any_origin)) } else { routes };
     if prefix.is_empty() { routes } else { Router::new().nest(&prefix, routes) }
 }
 
-/// Browsers ask for permission before a POST.
-fn options_of_everything() -> axum::routing::MethodRouter<Arc<Api>> {
-    options(|| async { http::StatusCode::NO_CONTENT }).fallback(respond::not_found)
-}
-
-async fn allow_any_origin(mut response: Response) -> Response {
+/// Lets pages of any origin read answers, and answers the question that browsers ask before a POST.
+async fn allow_any_origin(request: Request, next: Next) -> Response {
     const HEADERS: [(header::HeaderName, HeaderValue); 4] = [
         (
             header::ACCESS_CONTROL_ALLOW_HEADERS,
@@ -116,6 +112,10 @@ async fn allow_any_origin(mut response: Response) -> Response {
         (header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*")),
         (header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("Date")),
     ];
+    let mut response = match *request.method() {
+        Method::OPTIONS => StatusCode::NO_CONTENT.into_response(),
+        _ => next.run(request).await,
+    };
     response.headers_mut().extend(HEADERS);
     response
 }

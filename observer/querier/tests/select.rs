@@ -1,102 +1,21 @@
 //! The source over a store: what is asked, what comes out, and how it ends.
 
-use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll};
+#[path = "support/fake_store.rs"]
+mod fake_store;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use async_trait::async_trait;
-use futures::{Stream, StreamExt};
+use fake_store::{FakeStore, Frame, frame, series, warning};
 use parallax_dedup::Algorithm;
 use parallax_model::{Matcher, TimeRange};
 use parallax_promql::source::{Selection, SeriesStream, Source, SourceError};
 use parallax_querier::select::{Budget, SelectOptions, StoreSource};
-use parallax_storeapi::proto::thanos::info::InfoResponse;
-use parallax_storeapi::proto::thanos::{
-    AggrChunk, Chunk, Label, LabelNamesRequest, LabelNamesResponse, LabelValuesRequest, LabelValuesResponse,
-    PartialResponseStrategy, Series, SeriesBatch, SeriesRequest, SeriesResponse, series_response,
-};
-use parallax_storeapi::{SeriesStream as Frames, Store};
-use parallax_tsdb::chunk::XorAppender;
+use parallax_storeapi::proto::thanos::PartialResponseStrategy;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Status};
-
-type Frame = Result<SeriesResponse, Status>;
-
-/// Sends given frames, then ends or hangs; remembers what it was asked, and whether its stream was dropped.
-#[derive(Default)]
-struct FakeStore {
-    frames: Vec<Frame>,
-    hangs: bool,
-    asked: Mutex<Option<SeriesRequest>>,
-    dropped: Arc<AtomicBool>,
-}
-
-struct Watched(Frames, Arc<AtomicBool>);
-
-impl Stream for Watched {
-    type Item = Frame;
-
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Frame>> {
-        self.0.as_mut().poll_next(context)
-    }
-}
-
-impl Drop for Watched {
-    fn drop(&mut self) {
-        self.1.store(true, Ordering::SeqCst);
-    }
-}
-
-#[async_trait]
-impl Store for FakeStore {
-    async fn info(&self) -> Result<InfoResponse, Status> {
-        Ok(InfoResponse::default())
-    }
-
-    async fn series(&self, request: Request<SeriesRequest>) -> Result<Frames, Status> {
-        *self.asked.lock().unwrap() = Some(request.into_inner());
-        let frames = futures::stream::iter(self.frames.clone());
-        let frames: Frames =
-            if self.hangs { Box::pin(frames.chain(futures::stream::pending())) } else { Box::pin(frames) };
-        Ok(Box::pin(Watched(frames, self.dropped.clone())))
-    }
-
-    async fn label_names(&self, _: Request<LabelNamesRequest>) -> Result<LabelNamesResponse, Status> {
-        Ok(LabelNamesResponse::default())
-    }
-
-    async fn label_values(&self, _: Request<LabelValuesRequest>) -> Result<LabelValuesResponse, Status> {
-        Ok(LabelValuesResponse::default())
-    }
-}
-
-fn series(labels: &[(&str, &str)], samples: &[(i64, f64)]) -> Series {
-    let bytes = |text: &str| bytes::Bytes::copy_from_slice(text.as_bytes());
-    let mut appender = XorAppender::new();
-    for (time_ms, value) in samples {
-        appender.append(*time_ms, *value).unwrap();
-    }
-    Series {
-        labels: labels.iter().map(|(name, value)| Label { name: bytes(name), value: bytes(value) }).collect(),
-        chunks: vec![AggrChunk {
-            min_time: samples.first().unwrap().0,
-            max_time: samples.last().unwrap().0,
-            raw: Some(Chunk { data: appender.into_bytes().into(), ..Chunk::default() }),
-            ..AggrChunk::default()
-        }],
-    }
-}
-
-fn frame(series: Vec<Series>) -> Frame {
-    Ok(SeriesResponse { result: Some(series_response::Result::Batch(SeriesBatch { series })) })
-}
-
-fn warning(text: &str) -> Frame {
-    Ok(SeriesResponse { result: Some(series_response::Result::Warning(text.to_owned())) })
-}
+use tonic::Status;
 
 fn selection(function: &str) -> Selection {
     Selection {

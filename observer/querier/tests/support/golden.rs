@@ -135,7 +135,8 @@ pub fn difference(recorded: &Recorded, status: StatusCode, answer: &Value) -> Op
     }
     for member in ["warnings", "infos"] {
         let texts = |value: &Value| {
-            let mut texts: Vec<String> = value[member].as_array().into_iter().flatten().map(text).collect();
+            let listed = value[member].as_array().into_iter().flatten().map(text);
+            let mut texts: Vec<String> = listed.map(|text| without_place(&text).to_owned()).collect();
             texts.sort();
             texts
         };
@@ -144,6 +145,15 @@ pub fn difference(recorded: &Recorded, status: StatusCode, answer: &Value) -> Op
         }
     }
     data_difference(&answer["data"], &wanted["data"], recorded.query().starts_with("sort"))
+}
+
+/// An annotation without where in the query it arose, ` (1:6)`, which Thanos does not say.
+fn without_place(annotation: &str) -> &str {
+    let place = annotation.rsplit_once(" (").and_then(|(text, place)| {
+        let (line, column) = place.strip_suffix(')')?.split_once(':')?;
+        (line.parse::<u32>().is_ok() && column.parse::<u32>().is_ok()).then_some(text)
+    });
+    place.unwrap_or(annotation)
 }
 
 fn data_difference(answer: &Value, wanted: &Value, is_sorted: bool) -> Option<String> {

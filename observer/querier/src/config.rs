@@ -1,0 +1,38 @@
+//! What a querier is told when it starts. Flags and files that fill it are the binary's.
+
+use crate::api::ApiOptions;
+use crate::endpoint::{EndpointConfig, EndpointOptions};
+use crate::proxy::ProxyConfig;
+use crate::query::QueryLimits;
+use parallax_promql::engine::EngineOptions;
+
+/// A whole querier. Every part has the defaults of Thanos' flags.
+#[derive(Clone, Debug)]
+pub struct QuerierConfig {
+    /// Tells queriers of one process apart: in logs, and as the condition of readiness `querier <name>`.
+    pub name: String,
+    pub endpoints: Vec<EndpointConfig>,
+    pub endpoint_options: EndpointOptions,
+    /// Bounds of the fan-out. Its default timeout is that of [`QuerierConfig::limits`].
+    pub proxy: ProxyConfig,
+    /// `--query.timeout`, `.max-concurrent`, `.max-concurrent-select`, `--deduplication.func`, and the byte budget.
+    pub limits: QueryLimits,
+    /// `--query.lookback-delta`, `.default-evaluation-interval`, and the samples one query may hold.
+    pub engine: EngineOptions,
+    /// `--query.replica-label`, `.partial-response`, `.default-step`, `.metadata.default-time-range`, `--web.*`.
+    pub api: ApiOptions,
+}
+
+impl Default for QuerierConfig {
+    fn default() -> Self {
+        Self {
+            name: "query".to_owned(),
+            endpoints: Vec::new(),
+            endpoint_options: EndpointOptions::default(),
+            proxy: ProxyConfig::default(),
+            limits: QueryLimits::default(),
+            engine: EngineOptions::default(),
+            api: ApiOptions::default(),
+        }
+    }
+}

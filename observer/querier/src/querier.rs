@@ -1,0 +1,116 @@
+//! The component: endpoints, a proxy over them, queries over the proxy, and the API over queries.
+//!
+//! It is a [`Store`] itself, so that queriers stack; the HTTP API is one way in, gRPC another.
+
+use std::sync::Arc;
+
+use axum::Router;
+use parallax_net::Context;
+use parallax_storeapi::proto::thanos::info::InfoResponse;
+use parallax_storeapi::proto::thanos::{
+    LabelNamesRequest, LabelNamesResponse, LabelValuesRequest, LabelValuesResponse, SeriesRequest,
+};
+use parallax_storeapi::{SeriesStream, Store, async_trait};
+use tonic::{Request, Status};
+
+use crate::Error;
+use crate::api::{self, ApiOptions, StoreList, StoreStatus};
+use crate::config::QuerierConfig;
+use crate::endpoint::{EndpointSet, EndpointStatus};
+use crate::proxy::Proxy;
+use crate::query::QueryRunner;
+
+/// A running querier. Its background tasks end with the context's shutdown.
+pub struct Querier {
+    endpoints: Arc<EndpointSet>,
+    proxy: Proxy,
+    runner: Arc<QueryRunner>,
+    api: ApiOptions,
+}
+
+impl Querier {
+    /// Connects lazily and begins to poll endpoints. Ready once each was polled once, well or not. Call it inside a
+    /// tokio runtime.
+    ///
+    /// # Errors
+    /// Names the endpoint that cannot be used as configured.
+    pub fn start(config: QuerierConfig, context: Context) -> Result<Arc<Self>, Error> {
+        let condition = context.readiness.condition(format!("querier {}", config.name));
+        let endpoints = EndpointSet::start(
+            config.endpoints,
+            config.endpoint_options,
+            &context.metrics,
+            context.shutdown.clone(),
+        )?;
+        let mut proxy = config.proxy;
+        proxy.default_timeout = config.limits.timeout;
+        let proxy = Proxy::new(endpoints.clone(), proxy, &context.metrics);
+        let runner =
+            QueryRunner::new(Arc::new(proxy.clone()), config.engine, config.limits, &context.metrics);
+        let polled = endpoints.clone();
+        tokio::spawn(context.shutdown.run_until_cancelled_owned(async move {
+            polled.polled_once().await;
+            condition.ready();
+        }));
+        Ok(Arc::new(Self { endpoints, proxy, runner: Arc::new(runner), api: config.api }))
+    }
+
+    /// The Prometheus HTTP API.
+    pub fn router(&self) -> Router {
+        api::router(self.runner.clone(), Endpoints(self.endpoints.clone()), self.api.clone())
+    }
+
+    pub fn endpoints(&self) -> &Arc<EndpointSet> {
+        &self.endpoints
+    }
+
+    pub fn runner(&self) -> &Arc<QueryRunner> {
+        &self.runner
+    }
+}
+
+/// The endpoints as the API shows them.
+struct Endpoints(Arc<EndpointSet>);
+
+impl StoreList for Endpoints {
+    fn stores(&self) -> Vec<StoreStatus> {
+        self.0.status().into_iter().map(shown).collect()
+    }
+
+    fn missing_clusters(&self) -> Vec<String> {
+        self.0.missing_clusters()
+    }
+}
+
+fn shown(status: EndpointStatus) -> StoreStatus {
+    StoreStatus {
+        name: status.name,
+        component: status.component,
+        last_check: status.last_check,
+        last_error: status.last_error,
+        label_sets: status.label_sets,
+        range: status.range,
+    }
+}
+
+#[async_trait]
+impl Store for Querier {
+    async fn info(&self) -> Result<InfoResponse, Status> {
+        self.proxy.info().await
+    }
+
+    async fn series(&self, request: Request<SeriesRequest>) -> Result<SeriesStream, Status> {
+        self.proxy.series(request).await
+    }
+
+    async fn label_names(&self, request: Request<LabelNamesRequest>) -> Result<LabelNamesResponse, Status> {
+        self.proxy.label_names(request).await
+    }
+
+    async fn label_values(
+        &self,
+        request: Request<LabelValuesRequest>,
+    ) -> Result<LabelValuesResponse, Status> {
+        self.proxy.label_values(request).await
+    }
+}

@@ -1,0 +1,360 @@
+//! The HTTP API over a fake store: parameters, shapes, errors, headers, and answers that lack data.
+
+#[path = "support/fake_store.rs"]
+mod fake_store;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use fake_store::{FakeStore, Frame, frame, series, warning};
+use http::{HeaderMap, Method, Request, StatusCode, header};
+use parallax_model::{Labels, TimeRange};
+use parallax_promql::engine::EngineOptions;
+use parallax_querier::api::{ApiOptions, StoreList, StoreStatus, router};
+use parallax_querier::query::{QueryLimits, QueryRunner};
+use parallax_storeapi::proto::thanos::LabelNamesResponse;
+use parallax_telemetry::Metrics;
+use tonic::Status;
+use tower::ServiceExt;
+
+struct TwoStores;
+
+impl StoreList for TwoStores {
+    fn stores(&self) -> Vec<StoreStatus> {
+        let sidecar = StoreStatus {
+            name: "sidecar:10901".to_owned(),
+            component: "sidecar".to_owned(),
+            last_check: Some("2026-07-01T00:00:00Z".parse().unwrap()),
+            last_error: None,
+            label_sets: vec![Labels::from_pairs([("cluster", "eu-1")])],
+            range: TimeRange::new(1, i64::MAX),
+        };
+        let never = StoreStatus {
+            name: "store:10901".to_owned(),
+            component: String::new(),
+            last_check: None,
+            last_error: Some("connection \"refused\"".to_owned()),
+            label_sets: Vec::new(),
+            range: TimeRange::new(i64::MIN, i64::MAX),
+        };
+        vec![sidecar, never]
+    }
+
+    fn missing_clusters(&self) -> Vec<String> {
+        vec!["us-1".to_owned()]
+    }
+}
+
+fn api(store: FakeStore) -> Router {
+    api_over(Arc::new(store), QueryLimits::default())
+}
+
+fn api_over(store: Arc<FakeStore>, limits: QueryLimits) -> Router {
+    let runner = Arc::new(QueryRunner::new(store, EngineOptions::default(), limits, &Metrics::new()));
+    let flags = BTreeMap::from([("query.timeout".to_owned(), "2m".to_owned())]);
+    let options = ApiOptions { replica_labels: vec!["replica".to_owned()], flags, ..ApiOptions::default() };
+    router(runner, TwoStores, options)
+}
+
+struct Answer {
+    status: StatusCode,
+    headers: HeaderMap,
+    body: String,
+}
+
+async fn send(router: &Router, method: Method, uri: &str, form: &str) -> Answer {
+    let request = Request::builder()
+        .method(method)
+        .uri(uri)
+        .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
+        .body(Body::from(form.to_owned()))
+        .unwrap();
+    let response = router.clone().oneshot(request).await.unwrap();
+    let (status, headers) = (response.status(), response.headers().clone());
+    let body = axum::body::to_bytes(response.into_body(), usize::MAX).await.unwrap();
+    Answer { status, headers, body: String::from_utf8(body.to_vec()).unwrap() }
+}
+
+async fn get(router: &Router, uri: &str) -> Answer {
+    send(router, Method::GET, uri, "").await
+}
+
+fn up(replica: &str, samples: &[(i64, f64)]) -> Frame {
+    frame(vec![series(&[("__name__", "up"), ("replica", replica)], samples)])
+}
+
+fn with_frames(frames: Vec<Frame>) -> FakeStore {
+    FakeStore { frames, ..FakeStore::default() }
+}
+
+#[tokio::test]
+async fn what_grafana_asks_on_save_and_test_is_answered() {
+    let api = api(FakeStore::default());
+    let answer = send(&api, Method::POST, "/api/v1/query", "query=1%2B1&time=4").await;
+    assert_eq!(
+        (answer.status, answer.body.as_str()),
+        (StatusCode::OK, r#"{"status":"success","data":{"resultType":"scalar","result":[4,"2"]}}"#)
+    );
+    assert_eq!(answer.headers[header::CONTENT_TYPE], "application/json");
+    assert!(!answer.headers.contains_key(header::CACHE_CONTROL));
+    let info = get(&api, "/api/v1/status/buildinfo").await;
+    assert!(info.body.starts_with(r#"{"status":"success","data":{"version":""#), "{}", info.body);
+    for path in ["/api/v1/labels", "/api/v1/label/job/values"] {
+        assert_eq!(get(&api, path).await.body, r#"{"status":"success","data":[]}"#, "{path}");
+    }
+    for path in
+        ["/api/v1/metadata", "/api/v1/rules", "/api/v1/alerts", "/api/v1/query_exemplars", "/api/v1/targets"]
+    {
+        let answer = get(&api, path).await;
+        assert_eq!(answer.status, StatusCode::OK);
+        assert!(answer.body.contains("are not collected from the stores: this answer is empty"), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_vector_is_deduplicated_unless_asked_otherwise() {
+    let frames = || vec![up("0", &[(10_000, 1.0)]), up("1", &[(10_001, 1.0)])];
+    let uri = "/api/v1/query?query=up&time=12.5";
+    assert_eq!(
+        get(&api(with_frames(frames())), uri).await.body,
+        r#"{"status":"success","data":{"resultType":"vector","result":[{"metric":{"__name__":"up"},"value":[12.500,"1"]}]}}"#
+    );
+    let both = get(&api(with_frames(frames())), &format!("{uri}&dedup=false")).await.body;
+    assert!(both.contains(r#""replica":"0""#) && both.contains(r#""replica":"1""#), "{both}");
+    let other = get(&api(with_frames(frames())), &format!("{uri}&replicaLabels[]=pod")).await.body;
+    assert!(other.contains(r#""replica":"0""#), "{other}");
+}
+
+#[tokio::test]
+async fn a_range_is_a_matrix() {
+    let api = api(with_frames(vec![up("0", &[(10_000, 1.0), (20_000, f64::INFINITY)])]));
+    let answer = get(&api, "/api/v1/query_range?query=up&start=10&end=20&step=5").await;
+    assert_eq!(
+        answer.body,
+        r#"{"status":"success","data":{"resultType":"matrix","result":[{"metric":{"__name__":"up"},"values":[[10,"1"],[15,"1"],[20,"+Inf"]]}]}}"#
+    );
+}
+
+#[tokio::test]
+async fn bad_parameters_are_named_as_in_prometheus() {
+    let api = api(FakeStore::default());
+    let range = "/api/v1/query_range?query=up&start=0&end=100";
+    for (uri, message) in [
+        (
+            "/api/v1/query?query=sum(",
+            r#"invalid parameter \"query\": 1:5: parse error: unclosed left parenthesis"#,
+        ),
+        (
+            "/api/v1/query?query=1&time=x",
+            r#"invalid parameter \"time\": Invalid time value for 'time': cannot parse \"x\" to a valid timestamp"#,
+        ),
+        (
+            "/api/v1/query_range?query=1&end=1&step=1",
+            r#"invalid parameter \"start\": cannot parse \"\" to a valid timestamp"#,
+        ),
+        (
+            "/api/v1/query_range?query=1&start=2&end=1&step=1",
+            r#"invalid parameter \"end\": end timestamp must not be before start time"#,
+        ),
+        (
+            &format!("{range}&step=0"),
+            r#"invalid parameter \"step\": zero or negative query resolution step widths are not accepted. Try a positive integer"#,
+        ),
+        (
+            &format!("{range}000&step=1"),
+            "exceeded maximum resolution of 11,000 points per timeseries. Try decreasing the query resolution (?step=XX)",
+        ),
+        (
+            "/api/v1/query_range?query=up[5m]&start=0&end=1&step=1",
+            r#"invalid parameter \"query\": invalid expression type \"range vector\" for range query, must be Scalar or instant Vector"#,
+        ),
+        ("/api/v1/query?query=1&limit=-1", r#"invalid parameter \"limit\": limit must be non-negative"#),
+        (
+            "/api/v1/query?query=1&dedup=perhaps",
+            r#"invalid parameter \"dedup\": cannot parse \"perhaps\" to a valid bool"#,
+        ),
+        ("/api/v1/query?query=1&engine=x", "'x' bad engine"),
+        (
+            "/api/v1/query?query=1&max_source_resolution=-5",
+            "negative 'max_source_resolution' is not accepted. Try a positive integer",
+        ),
+        ("/api/v1/series", "no match[] parameter provided"),
+        (
+            "/api/v1/series?match[]={a=~\".*\"}",
+            r#"invalid parameter \"match[]\": match[] must contain at least one non-empty matcher"#,
+        ),
+        ("/api/v1/labels?start=2&end=1", "end timestamp must not be before start time"),
+    ] {
+        let uri = uri.replace('{', "%7B").replace('}', "%7D").replace('"', "%22");
+        let answer = get(&api, &uri).await;
+        assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{uri}: {}", answer.body);
+        assert_eq!(
+            answer.body,
+            format!(r#"{{"status":"error","errorType":"bad_data","error":"{message}"}}"#)
+        );
+        assert_eq!(answer.headers[header::CACHE_CONTROL], "no-store");
+    }
+}
+
+#[tokio::test]
+async fn a_partial_answer_says_what_is_missing_and_is_not_cached() {
+    let frames = vec![warning("cluster us-1 is missing"), up("0", &[(10_000, 1.0)])];
+    let answer = get(&api(with_frames(frames)), "/api/v1/query?query=up&time=10").await;
+    assert_eq!(answer.status, StatusCode::OK);
+    assert!(answer.body.ends_with(r#""warnings":["cluster us-1 is missing"]}"#), "{}", answer.body);
+    assert_eq!(answer.headers[header::CACHE_CONTROL], "no-store");
+}
+
+#[tokio::test]
+async fn a_store_that_fails_without_partial_response_is_an_error() {
+    let frames = vec![Err(Status::aborted("store us-1:10901 is down"))];
+    let answer = get(&api(with_frames(frames)), "/api/v1/query?query=up&partial_response=false").await;
+    assert_eq!(answer.status, StatusCode::UNPROCESSABLE_ENTITY);
+    assert_eq!(
+        answer.body,
+        r#"{"status":"error","errorType":"execution","error":"expanding series: store us-1:10901 is down"}"#
+    );
+}
+
+#[tokio::test]
+async fn the_timeout_of_the_url_gives_what_arrived_in_time() {
+    let hanging = || FakeStore { hangs: true, ..with_frames(vec![up("0", &[(10_000, 1.0)])]) };
+    let uri = "/api/v1/query?query=up&time=10&timeout=200ms";
+    let answer = get(&api(hanging()), uri).await;
+    assert_eq!(answer.status, StatusCode::OK, "{}", answer.body);
+    assert!(
+        answer.body.contains(r#""value":[10,"1"]"#) && answer.body.contains("warnings"),
+        "{}",
+        answer.body
+    );
+    let answer = get(&api(hanging()), &format!("{uri}&partial_response=false")).await;
+    assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(answer.body.contains(r#""errorType":"timeout""#), "{}", answer.body);
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_cancels_its_requests() {
+    let store = Arc::new(FakeStore { hangs: true, ..FakeStore::default() });
+    let api = api_over(store.clone(), QueryLimits::default());
+    let asking = tokio::spawn(async move { get(&api, "/api/v1/query?query=up").await.status });
+    while store.asked.lock().unwrap().is_none() {
+        tokio::task::yield_now().await;
+    }
+    asking.abort();
+    while !store.dropped.load(Ordering::SeqCst) {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn queries_beyond_the_queue_are_refused() {
+    let store = Arc::new(FakeStore { hangs: true, ..FakeStore::default() });
+    let limits = QueryLimits { max_concurrent: 1, max_waiting: 0, ..QueryLimits::default() };
+    let api = api_over(store.clone(), limits);
+    let busy = tokio::spawn({
+        let api = api.clone();
+        async move { get(&api, "/api/v1/query?query=up").await.status }
+    });
+    while store.asked.lock().unwrap().is_none() {
+        tokio::task::yield_now().await;
+    }
+    let answer = get(&api, "/api/v1/query?query=up").await;
+    assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(answer.body.contains("query timed out in query queue, which is full"), "{}", answer.body);
+    busy.abort();
+}
+
+#[tokio::test]
+async fn waiting_for_a_slot_ends_with_the_deadline() {
+    let store = Arc::new(FakeStore { hangs: true, ..FakeStore::default() });
+    let limits = QueryLimits { max_concurrent: 1, ..QueryLimits::default() };
+    let api = api_over(store.clone(), limits);
+    let busy = tokio::spawn({
+        let api = api.clone();
+        async move { get(&api, "/api/v1/query?query=up").await.status }
+    });
+    while store.asked.lock().unwrap().is_none() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let answer = get(&api, "/api/v1/query?query=up&timeout=50ms").await;
+    assert!(answer.body.contains("query timed out in query queue"), "{}", answer.body);
+    busy.abort();
+}
+
+#[tokio::test]
+async fn series_are_listed_once_and_cut_to_the_limit() {
+    let frames = || {
+        vec![frame(vec![
+            series(&[("__name__", "up"), ("job", "a"), ("replica", "0")], &[(1, 1.0)]),
+            series(&[("__name__", "up"), ("job", "a"), ("replica", "1")], &[(1, 1.0)]),
+            series(&[("__name__", "up"), ("job", "b"), ("replica", "0")], &[(1, 1.0)]),
+        ])]
+    };
+    let uri = "/api/v1/series?match[]=up&match[]=up";
+    let answer = get(&api(with_frames(frames())), uri).await;
+    assert_eq!(
+        answer.body,
+        r#"{"status":"success","data":[{"__name__":"up","job":"a"},{"__name__":"up","job":"b"}]}"#
+    );
+    let cut = get(&api(with_frames(frames())), &format!("{uri}&limit=1")).await;
+    assert_eq!(
+        cut.body,
+        r#"{"status":"success","data":[{"__name__":"up","job":"a"}],"warnings":["results truncated due to limit"]}"#
+    );
+}
+
+#[tokio::test]
+async fn label_answers_carry_warnings_of_stores() {
+    let label_answer = LabelNamesResponse {
+        names: vec!["b".to_owned(), "a\"".to_owned()],
+        warnings: vec!["us-1 is missing".to_owned()],
+        ..LabelNamesResponse::default()
+    };
+    let api = api(FakeStore { label_answer, ..FakeStore::default() });
+    for path in ["/api/v1/labels", "/api/v1/label/U__a_2e_b/values"] {
+        let answer = get(&api, path).await;
+        assert_eq!(answer.body, r#"{"status":"success","data":["a\"","b"],"warnings":["us-1 is missing"]}"#);
+        assert_eq!(answer.headers[header::CACHE_CONTROL], "no-store");
+    }
+}
+
+#[tokio::test]
+async fn stores_are_shown_as_in_thanos_with_missing_clusters() {
+    let answer = get(&api(FakeStore::default()), "/api/v1/stores").await;
+    assert_eq!(
+        answer.body,
+        concat!(
+            r#"{"status":"success","data":{"sidecar":[{"name":"sidecar:10901","lastCheck":"2026-07-01T00:00:00Z","#,
+            r#""lastError":null,"labelSets":[{"cluster":"eu-1"}],"minTime":1,"maxTime":9223372036854775807}],"#,
+            r#""unknown":[{"name":"store:10901","lastCheck":"0001-01-01T00:00:00Z","#,
+            r#""lastError":"connection \"refused\"","labelSets":[],"minTime":-9223372036854775808,"#,
+            r#""maxTime":9223372036854775807}]},"warnings":["expected cluster us-1 is missing"],"#,
+            r#""missingClusters":["us-1"]}"#
+        )
+    );
+}
+
+#[tokio::test]
+async fn browsers_of_any_origin_may_ask() {
+    let api = api(FakeStore::default());
+    let preflight = send(&api, Method::OPTIONS, "/api/v1/query", "").await;
+    assert_eq!(preflight.status, StatusCode::NO_CONTENT);
+    for answer in [preflight, get(&api, "/api/v1/status/flags").await] {
+        assert_eq!(answer.headers[header::ACCESS_CONTROL_ALLOW_ORIGIN], "*");
+    }
+    assert_eq!(get(&api, "/api/v1/nothing").await.status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn stats_and_coarse_resolutions_are_remarked_on() {
+    let api = api(FakeStore::default());
+    let answer = get(&api, "/api/v1/query?query=1&time=1&stats=all&max_source_resolution=5m").await;
+    assert!(answer.body.contains(r#""stats":{"timings":{"evalTotalTime":"#), "{}", answer.body);
+    assert!(answer.body.contains(r#""infos":["max_source_resolution=5m: answered from raw data"]"#));
+    assert!(!answer.headers.contains_key(header::CACHE_CONTROL));
+    assert!(!get(&api, "/api/v1/query?query=1&max_source_resolution=0s").await.body.contains("infos"));
+}
