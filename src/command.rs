@@ -1,0 +1,12 @@
+//! One module per command: configuration in, a served component out.
+
+pub mod demo;
+pub mod objstore;
+pub mod observee;
+pub mod observer;
+pub mod pki;
+pub mod query;
+pub mod side_file;
+pub mod sidecar;
+pub mod store;
+pub mod tls;

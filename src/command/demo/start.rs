@@ -1,0 +1,295 @@
+//! Starts the mesh part by part, with a line of progress each, and waits until it answers.
+
+use std::path::Path;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use parallax_model::TimeRange;
+use parallax_net::{Context, HttpClient, HttpClientConfig};
+use parallax_pki::{Authority, AuthorityOptions, LeafRequest, PeerIdentity, TrustDomain};
+use parallax_simulate::stand_in::now_ms;
+use serde_json::{Value, json};
+use tokio::process::Command;
+
+use super::children::Children;
+use super::layout::{ClusterLayout, Layout, REPLICA_LABEL, SIDECAR_HOURS, TRUST_DOMAIN};
+use super::{Programs, READY_TIMEOUT, history, ingress, prometheus};
+
+/// A running mesh.
+pub struct Mesh {
+    pub layout: Layout,
+    pub history: TimeRange,
+    /// The observer's HTTP API.
+    pub url: String,
+    pub http: HttpClient,
+    /// The process of each cluster's observee, in the order of the layout.
+    pub observee_pids: Vec<u32>,
+    pub children: Mutex<Children>,
+    /// Removed when the mesh is dropped.
+    directory: tempfile::TempDir,
+}
+
+impl Mesh {
+    /// Starts everything; whatever was started is ended again if a part fails.
+    pub async fn start(programs: Programs, http_address: &str, context: &Context) -> anyhow::Result<Self> {
+        let started = Instant::now();
+        let directory = tempfile::Builder::new().prefix("parallax-demo-").tempdir().context("making a directory")?;
+        let layout = Layout::plan(directory.path(), programs.nginx.is_some())?;
+        let mut children = Children::default();
+        let parts = start_parts(&programs, &layout, http_address, context, &mut children).await;
+        let (history, url, observee_pids) = match parts {
+            Ok(parts) => parts,
+            Err(error) => {
+                let error = with_logs(error, &layout.logs());
+                children.stop().await;
+                return Err(error);
+            }
+        };
+        progress(started, "the mesh is ready");
+        let http = client(&url)?;
+        Ok(Self { layout, history, url, http, observee_pids, children: Mutex::new(children), directory })
+    }
+
+    /// Ends all children and removes the directory.
+    pub async fn stop(self) {
+        let children = self.children.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+        children.stop().await;
+        if let Err(error) = self.directory.close() {
+            tracing::warn!(error = error.to_string(), "cannot remove the demo's directory");
+        }
+    }
+}
+
+fn progress(started: Instant, text: &str) {
+    println!("{:6.2}s  {text}", started.elapsed().as_secs_f64());
+}
+
+async fn start_parts(
+    programs: &Programs,
+    layout: &Layout,
+    http_address: &str,
+    context: &Context,
+    children: &mut Children,
+) -> anyhow::Result<(TimeRange, String, Vec<u32>)> {
+    let started = Instant::now();
+    std::fs::create_dir_all(layout.logs())?;
+    issue_certificates(layout)?;
+    progress(started, "certificates: a CA per direction, a leaf per cluster, observer and ingress");
+    let range = history::range(now_ms());
+    history::write(layout, range)?;
+    progress(started, "history: real two-hour blocks in every Prometheus directory");
+
+    for cluster in &layout.clusters {
+        start_prometheus(programs, layout, cluster, range, context, children).await?;
+    }
+    let kind = programs.prometheus.as_ref().map_or("the built-in stand-in".to_owned(), |path| path.display().to_string());
+    progress(started, &format!("prometheus: two replicas per cluster, {kind}"));
+
+    let mut observee_pids = Vec::new();
+    for cluster in &layout.clusters {
+        let path = layout.directory.join(format!("observee-{}.yaml", cluster.name));
+        write_config(&path, &observee_config(layout, cluster))?;
+        observee_pids.push(children.start(&format!("observee-{}", cluster.name), side("observee", &path)?, &layout.logs())?);
+        if let Some(nginx) = &programs.nginx {
+            let command = ingress::nginx(nginx, layout, cluster)?;
+            children.start(&format!("ingress-{}", cluster.name), command, &layout.logs())?;
+        }
+    }
+    let kind = programs.nginx.as_ref().map_or("none, mTLS ends in the observee".to_owned(), |path| path.display().to_string());
+    progress(started, &format!("observees: sidecars and shippers; ingress: {kind}"));
+
+    let url = start_observer(layout, http_address, children).await?;
+    progress(started, "observer: a querier per cluster, a store gateway per bucket, the global querier");
+    wait_until_complete(layout, &url, range, children).await?;
+    Ok((range, url, observee_pids))
+}
+
+async fn start_prometheus(
+    programs: &Programs,
+    layout: &Layout,
+    cluster: &ClusterLayout,
+    history: TimeRange,
+    context: &Context,
+    children: &mut Children,
+) -> anyhow::Result<()> {
+    if programs.prometheus.is_some() {
+        prometheus::start_exporter(cluster, context).await?;
+    }
+    for replica in &cluster.replicas {
+        match &programs.prometheus {
+            Some(program) => {
+                let command = prometheus::command(program, layout, cluster, replica)?;
+                children.start(&format!("prometheus-{}-{}", cluster.name, replica.number), command, &layout.logs())?;
+            }
+            None => {
+                prometheus::start_stand_in(cluster.fleet(replica.number), history.min_ms, replica.port, context).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// One leaf per owner, in the directories of the layout.
+fn issue_certificates(layout: &Layout) -> anyhow::Result<()> {
+    let domain = TrustDomain::new(TRUST_DOMAIN)?;
+    let authority = Authority::init(&layout.directory.join("pki").join("authority"), &AuthorityOptions::new(domain.clone()))?;
+    let issue = |request: LeafRequest, owner: &str| -> anyhow::Result<()> {
+        authority.issue(&request)?.write(&layout.certificates(owner))?;
+        Ok(())
+    };
+    issue(LeafRequest::new(PeerIdentity::observer(&domain, "hub")?), "observer")?;
+    for cluster in &layout.clusters {
+        issue(LeafRequest::new(PeerIdentity::observee(&domain, &cluster.name)?).dns(cluster.server_name()), &cluster.name)?;
+        let ingress = format!("ingress-{}", cluster.name);
+        issue(LeafRequest::new(PeerIdentity::ingress(&domain, &cluster.name)?), &ingress)?;
+    }
+    Ok(())
+}
+
+/// This binary as one side of the mesh.
+fn side(side: &str, config: &Path) -> anyhow::Result<Command> {
+    let mut command = Command::new(std::env::current_exe().context("finding this program")?);
+    command.arg(side).arg("--config").arg(config);
+    Ok(command)
+}
+
+/// JSON is YAML, and quotes what must be quoted.
+fn write_config(path: &Path, config: &Value) -> anyhow::Result<()> {
+    std::fs::write(path, serde_json::to_vec_pretty(config)?).with_context(|| path.display().to_string())
+}
+
+fn tls(layout: &Layout, owner: &str) -> Value {
+    let directory = layout.certificates(owner);
+    let file = |name: &str| directory.join(name).display().to_string();
+    json!({"cert": file("tls.crt"), "key": file("tls.key"), "ca": file("ca.crt")})
+}
+
+fn bucket(layout: &Layout, cluster: &ClusterLayout) -> Value {
+    json!({"type": "FILESYSTEM", "config": {"directory": cluster.bucket(layout)}})
+}
+
+fn observee_config(layout: &Layout, cluster: &ClusterLayout) -> Value {
+    let prometheus: Vec<Value> = cluster
+        .replicas
+        .iter()
+        .map(|replica| {
+            json!({
+                "url": format!("http://127.0.0.1:{}", replica.port),
+                "tsdb_path": cluster.data(layout, replica.number),
+                "min_time": format!("-{SIDECAR_HOURS}h"),
+                "heartbeat_interval": "5s",
+                "ship_interval": "5s",
+            })
+        })
+        .collect();
+    json!({
+        "cluster": cluster.name,
+        "http_address": format!("127.0.0.1:{}", cluster.observee_http_port),
+        "grpc_address": format!("127.0.0.1:{}", cluster.observee_grpc_port),
+        "tls": tls(layout, &cluster.name),
+        "prometheus": prometheus,
+        "bucket": bucket(layout, cluster),
+    })
+}
+
+async fn start_observer(layout: &Layout, http_address: &str, children: &mut Children) -> anyhow::Result<String> {
+    let address = concrete_address(http_address)?;
+    let clusters: Vec<Value> = layout
+        .clusters
+        .iter()
+        .map(|cluster| {
+            json!({
+                "name": cluster.name,
+                "address": format!("127.0.0.1:{}", cluster.ingress_port),
+                "server_name": cluster.server_name(),
+                "bucket": bucket(layout, cluster),
+            })
+        })
+        .collect();
+    let config = json!({
+        "http_address": address,
+        "tls": tls(layout, "observer"),
+        "replica_labels": [REPLICA_LABEL],
+        "data_dir": layout.directory.join("observer"),
+        "sync_interval": "1s",
+        "info_interval": "1s",
+        "clusters": clusters,
+    });
+    for cluster in &layout.clusters {
+        // The gateways may look before the first block is shipped.
+        std::fs::create_dir_all(cluster.bucket(layout))?;
+    }
+    let path = layout.directory.join("observer.yaml");
+    write_config(&path, &config)?;
+    children.start("observer", side("observer", &path)?, &layout.logs())?;
+    Ok(format!("http://{address}"))
+}
+
+/// Port 0 becomes a free one: the URL is printed before the observer could say which it took.
+fn concrete_address(address: &str) -> anyhow::Result<String> {
+    match address.strip_suffix(":0") {
+        Some(host) => {
+            let listener = std::net::TcpListener::bind((host, 0)).with_context(|| format!("--http-address={address}"))?;
+            Ok(listener.local_addr()?.to_string())
+        }
+        None => Ok(address.to_owned()),
+    }
+}
+
+fn client(url: &str) -> anyhow::Result<HttpClient> {
+    Ok(HttpClient::new(HttpClientConfig::new(url))?)
+}
+
+/// Waits until fresh data and the whole history of every cluster can be asked for.
+async fn wait_until_complete(
+    layout: &Layout,
+    url: &str,
+    history: TimeRange,
+    children: &mut Children,
+) -> anyhow::Result<()> {
+    let http = client(url)?;
+    let deadline = Instant::now() + READY_TIMEOUT;
+    // The last sample of the oldest and of the newest block, and the present.
+    let moments = [history.min_ms + 1_800_000, history.max_ms, i64::MAX];
+    loop {
+        if let Some(ended) = children.ended() {
+            bail!("{ended} while the mesh was starting");
+        }
+        let mut missing = String::new();
+        for moment in moments {
+            let time_ms = moment.min(now_ms());
+            match super::questions::clusters_up(&http, time_ms).await {
+                Ok(found) => {
+                    for cluster in &layout.clusters {
+                        if found.get(&cluster.name) != Some(&f64::from(cluster.instances)) {
+                            missing = format!("{} at {time_ms} ms", cluster.name);
+                        }
+                    }
+                }
+                Err(error) => missing = format!("{error:#}"),
+            }
+        }
+        if missing.is_empty() {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            bail!("the mesh was not complete after {} s; missing: {missing}", READY_TIMEOUT.as_secs());
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// The error with the last lines that the children logged: their directory is about to go.
+fn with_logs(error: anyhow::Error, logs: &Path) -> anyhow::Error {
+    const LINES: usize = 5;
+    let mut text = String::new();
+    for entry in std::fs::read_dir(logs).into_iter().flatten().flatten() {
+        let content = std::fs::read_to_string(entry.path()).unwrap_or_default();
+        let lines: Vec<&str> = content.lines().collect();
+        for line in &lines[lines.len().saturating_sub(LINES)..] {
+            text.push_str(&format!("\n  {}: {line}", entry.file_name().to_string_lossy()));
+        }
+    }
+    error.context(format!("starting the demo mesh; its parts said last:{text}\n"))
+}

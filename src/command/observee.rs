@@ -1,0 +1,148 @@
+//! `parallax observee --config F`: one cluster's side of the mesh in one process.
+//!
+//! A sidecar (and shipper) per Prometheus replica, joined behind one StoreAPI that asks for an observer's certificate.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use axum::Router;
+use parallax_bucket::{Access, Bucket};
+use parallax_net::{Context, GrpcServerConfig};
+use parallax_pki::Purpose;
+use parallax_querier::{Connection, EndpointConfig, EndpointOptions, EndpointSet, Proxy, ProxyConfig};
+use parallax_sidecar::{ShipperConfig, Sidecar, SidecarConfig};
+use serde::Deserialize;
+
+use super::objstore;
+use super::side_file::{self, DurationText, TimeText};
+use super::tls::TlsFiles;
+use crate::process::{self, Failure};
+use crate::serve::{Addresses, Listeners};
+
+/// Most Prometheus servers of one observee.
+const MAX_PROMETHEUS: usize = 64;
+
+/// The observee's file.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ObserveeFile {
+    /// The cluster's name: the `cluster` external label of each Prometheus must be the same.
+    cluster: String,
+    #[serde(default = "side_file::http_address")]
+    http_address: String,
+    #[serde(default = "side_file::grpc_address")]
+    grpc_address: String,
+    /// Without it the StoreAPI is plain text, for an ingress on the same host.
+    tls: Option<TlsFiles>,
+    prometheus: Vec<PrometheusSection>,
+    /// Thanos' objstore YAML. Without it nothing is shipped.
+    bucket: Option<serde_json::Value>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PrometheusSection {
+    url: String,
+    /// Prometheus' data directory; needed to ship its blocks.
+    tsdb_path: Option<PathBuf>,
+    #[serde(default)]
+    min_time: TimeText,
+    heartbeat_interval: Option<DurationText>,
+    ship_interval: Option<DurationText>,
+    #[serde(default)]
+    upload_compacted: bool,
+}
+
+pub fn run(path: &str, check_only: bool) -> Result<(), Failure> {
+    let file: ObserveeFile = side_file::read(path).map_err(Failure::usage)?;
+    file.check().with_context(|| path.to_owned()).map_err(Failure::usage)?;
+    if check_only {
+        println!("{path}: cluster {} with {} prometheus servers", file.cluster, file.prometheus.len());
+        return Ok(());
+    }
+    process::run(|context| async move {
+        let listeners = Listeners::bind(file.addresses().map_err(Failure::usage)?, &context).await?;
+        let bucket = file.bucket(&context).map_err(Failure::usage)?;
+        let mut endpoints = Vec::new();
+        let mut running = futures::stream::FuturesUnordered::new();
+        for section in &file.prometheus {
+            let scoped = context.scoped([("prometheus", section.url.as_str())]);
+            let config = section.config(bucket.as_ref());
+            let (sidecar, task) = Sidecar::start(config, &scoped).map_err(Failure::usage)?;
+            running.push(task);
+            let connection = Connection::Local(sidecar);
+            endpoints.push(EndpointConfig::new(section.url.as_str(), connection).with_cluster(file.cluster.as_str()));
+        }
+        let joined = join(endpoints, &context)?;
+        tokio::select! {
+            served = listeners.serve(&context, Router::new(), Arc::new(joined)) => served?,
+            ended = futures::StreamExt::next(&mut running) => {
+                ended.context("no prometheus is configured")?.context("sidecar")?.context("sidecar")?;
+            }
+        }
+        Ok(())
+    })
+}
+
+/// The sidecars as one store.
+fn join(endpoints: Vec<EndpointConfig>, context: &Context) -> anyhow::Result<Proxy> {
+    let options = EndpointOptions { info_interval: Duration::from_secs(1), ..EndpointOptions::default() };
+    let set = EndpointSet::start(endpoints, options, &context.metrics, context.shutdown.clone())?;
+    Ok(Proxy::new(set, ProxyConfig::default(), &context.metrics))
+}
+
+impl ObserveeFile {
+    fn check(&self) -> anyhow::Result<()> {
+        ensure!(!self.cluster.is_empty(), "cluster: the name is empty");
+        ensure!(!self.prometheus.is_empty(), "prometheus: list at least one server");
+        ensure!(self.prometheus.len() <= MAX_PROMETHEUS, "prometheus: at most {MAX_PROMETHEUS} servers");
+        for (index, section) in self.prometheus.iter().enumerate() {
+            let duplicate = self.prometheus[..index].iter().any(|other| other.url == section.url);
+            ensure!(!duplicate, "prometheus: {} stands there twice", section.url);
+            ensure!(
+                self.bucket.is_none() || section.tsdb_path.is_some(),
+                "prometheus {}: tsdb_path is needed to ship its blocks to the bucket",
+                section.url
+            );
+        }
+        Ok(())
+    }
+
+    fn addresses(&self) -> anyhow::Result<Addresses> {
+        let tls = self.tls.as_ref().map(|files| files.load(Purpose::Server)).transpose().context("tls")?;
+        if tls.is_none() {
+            tracing::warn!(address = self.grpc_address, "the StoreAPI is plain text and asks for no certificate");
+        }
+        Ok(Addresses {
+            http: self.http_address.clone(),
+            grpc: Some(GrpcServerConfig { tls, ..GrpcServerConfig::new(self.grpc_address.as_str()) }),
+        })
+    }
+
+    fn bucket(&self, context: &Context) -> anyhow::Result<Option<Bucket>> {
+        let Some(section) = &self.bucket else { return Ok(None) };
+        objstore::open(&section.to_string(), Access::Write, context).context("bucket").map(Some)
+    }
+}
+
+impl PrometheusSection {
+    fn config(&self, bucket: Option<&Bucket>) -> SidecarConfig {
+        let defaults = SidecarConfig::new(self.url.as_str());
+        let shipper = bucket.zip(self.tsdb_path.as_ref()).map(|(bucket, path)| {
+            let defaults = ShipperConfig::new(bucket.clone(), path);
+            ShipperConfig {
+                upload_compacted: self.upload_compacted,
+                interval: self.ship_interval.map_or(defaults.interval, |interval| interval.0),
+                ..defaults
+            }
+        });
+        SidecarConfig {
+            min_time_ms: self.min_time.0,
+            heartbeat_interval: self.heartbeat_interval.map_or(defaults.heartbeat_interval, |interval| interval.0),
+            shipper,
+            ..defaults
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! `parallax observer --config F`: the hub in one process.
+//!
+//! Per cluster a TLS querier over its ingress and, if it has a bucket, a store gateway; above them the global querier. The file
+//! lists the expected clusters: one that is missing is a warning in the answer and in `/api/v1/stores`.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context as _, ensure};
+use parallax_bucket::BucketConfig;
+use parallax_net::{ClientTls, Context, GrpcServerConfig, GrpcTarget};
+use parallax_pki::{CredentialSource, PeerIdentity, Purpose};
+use parallax_querier::api::ApiOptions;
+use parallax_querier::query::QueryLimits;
+use parallax_querier::{
+    Connection, EndpointConfig, EndpointOptions, EndpointSet, Proxy, ProxyConfig, Querier, QuerierConfig,
+};
+use parallax_store_gateway::{StoreGateway, StoreGatewayConfig};
+use serde::Deserialize;
+
+use super::side_file::{self, DurationText};
+use super::tls::TlsFiles;
+use crate::process::{self, Failure};
+use crate::serve::{Addresses, Listeners};
+
+/// Most clusters of one observer.
+const MAX_CLUSTERS: usize = 1000;
+
+/// The observer's file.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ObserverFile {
+    #[serde(default = "side_file::http_address")]
+    http_address: String,
+    /// Serves the StoreAPI upward, for a querier above this observer.
+    grpc_address: Option<String>,
+    /// The certificate shown to that querier; without it, plain text.
+    grpc_tls: Option<TlsFiles>,
+    /// The observer's own certificate, shown to every cluster that has no other.
+    tls: Option<TlsFiles>,
+    #[serde(default)]
+    replica_labels: Vec<String>,
+    /// Where store gateways keep index-headers.
+    #[serde(default = "data_dir")]
+    data_dir: PathBuf,
+    query_timeout: Option<DurationText>,
+    #[serde(default = "partial_response")]
+    partial_response: bool,
+    /// How often store gateways look for new blocks.
+    sync_interval: Option<DurationText>,
+    /// How often endpoints are asked how they are.
+    info_interval: Option<DurationText>,
+    clusters: Vec<ClusterSection>,
+}
+
+/// One expected cluster.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ClusterSection {
+    /// The value of the `cluster` label of its series.
+    name: String,
+    /// host:port of its ingress.
+    address: String,
+    /// The name to expect in the ingress' certificate, if it is not the host of the address.
+    server_name: Option<String>,
+    /// The identity to expect there, such as `spiffe://mesh.example/observee/eu-1`; by default any leaf of the CA with the name.
+    identity: Option<String>,
+    /// What the ingress routes by, if it is not the address.
+    authority: Option<String>,
+    tls: Option<TlsFiles>,
+    /// Set for a cluster that speaks plain text; otherwise a cluster without certificates is an error.
+    #[serde(default)]
+    plaintext: bool,
+    /// Thanos' objstore YAML of the cluster's bucket.
+    bucket: Option<serde_json::Value>,
+}
+
+fn data_dir() -> PathBuf {
+    PathBuf::from("./data")
+}
+
+const fn partial_response() -> bool {
+    true
+}
+
+pub fn run(path: &str, check_only: bool) -> Result<(), Failure> {
+    let file: ObserverFile = side_file::read(path).map_err(Failure::usage)?;
+    file.check().with_context(|| path.to_owned()).map_err(Failure::usage)?;
+    if check_only {
+        println!("{path}: {} clusters", file.clusters.len());
+        return Ok(());
+    }
+    process::run(|context| async move {
+        let listeners = Listeners::bind(file.addresses().map_err(Failure::usage)?, &context).await?;
+        let hub = file.tls.as_ref().map(|files| files.load(Purpose::Client { skip_verify: false }));
+        let hub = hub.transpose().context("tls").map_err(Failure::usage)?;
+        let mut endpoints = Vec::new();
+        for cluster in &file.clusters {
+            let leaf = file.leaf_querier(cluster, hub.as_ref(), &context).map_err(Failure::usage)?;
+            let name = format!("querier {}", cluster.name);
+            endpoints.push(EndpointConfig::new(name, Connection::Local(leaf)).with_cluster(cluster.name.as_str()));
+            if let Some(gateway) = file.store_gateway(cluster, &context).await? {
+                let name = format!("store gateway {}", cluster.name);
+                endpoints.push(EndpointConfig::new(name, Connection::Local(gateway)).with_cluster(cluster.name.as_str()));
+            }
+        }
+        let querier = Querier::start(file.global(endpoints), context.clone()).map_err(Failure::usage)?;
+        listeners.serve(&context, querier.router(), querier).await?;
+        Ok(())
+    })
+}
+
+impl ObserverFile {
+    fn check(&self) -> anyhow::Result<()> {
+        ensure!(!self.clusters.is_empty(), "clusters: list at least one");
+        ensure!(self.clusters.len() <= MAX_CLUSTERS, "clusters: at most {MAX_CLUSTERS}");
+        for (index, cluster) in self.clusters.iter().enumerate() {
+            let name = &cluster.name;
+            ensure!(!name.is_empty(), "clusters: the name of number {} is empty", index + 1);
+            ensure!(!name.contains(['/', '\\', '\0']) && name != "." && name != "..", "cluster {name:?}: no valid name");
+            let duplicate = self.clusters[..index].iter().any(|other| other.name == *name);
+            ensure!(!duplicate, "cluster {name}: stands there twice");
+            let secured = cluster.tls.is_some() || self.tls.is_some();
+            ensure!(
+                secured || cluster.plaintext,
+                "cluster {name}: no certificates; set tls (for all clusters, or this one), or plaintext: true"
+            );
+        }
+        Ok(())
+    }
+
+    fn addresses(&self) -> anyhow::Result<Addresses> {
+        let tls = self.grpc_tls.as_ref().map(|files| files.load(Purpose::Server)).transpose().context("grpc_tls")?;
+        let grpc = self
+            .grpc_address
+            .as_ref()
+            .map(|address| GrpcServerConfig { tls, ..GrpcServerConfig::new(address.as_str()) });
+        Ok(Addresses { http: self.http_address.clone(), grpc })
+    }
+
+    fn endpoint_options(&self) -> EndpointOptions {
+        let defaults = EndpointOptions::default();
+        EndpointOptions {
+            info_interval: self.info_interval.map_or(defaults.info_interval, |interval| interval.0),
+            ..defaults
+        }
+    }
+
+    /// The querier of one remote cluster: its own endpoint set, so that its trouble stays its own.
+    fn leaf_querier(
+        &self,
+        cluster: &ClusterSection,
+        hub: Option<&CredentialSource>,
+        context: &Context,
+    ) -> anyhow::Result<Arc<Proxy>> {
+        let target = cluster.target(hub).with_context(|| format!("cluster {}", cluster.name))?;
+        let endpoint = EndpointConfig::new(cluster.address.as_str(), Connection::Remote(target))
+            .with_cluster(cluster.name.as_str());
+        let scoped = context.scoped([("querier", cluster.name.as_str())]);
+        let set = EndpointSet::start(
+            vec![endpoint],
+            self.endpoint_options(),
+            &scoped.metrics,
+            context.shutdown.clone(),
+        )?;
+        Ok(Arc::new(Proxy::new(set, ProxyConfig::default(), &scoped.metrics)))
+    }
+
+    async fn store_gateway(
+        &self,
+        cluster: &ClusterSection,
+        context: &Context,
+    ) -> anyhow::Result<Option<Arc<StoreGateway>>> {
+        let Some(section) = &cluster.bucket else { return Ok(None) };
+        let subject = || format!("bucket of cluster {}", cluster.name);
+        let bucket = BucketConfig::from_yaml(&section.to_string()).with_context(subject)?;
+        let defaults = StoreGatewayConfig::new(bucket, self.data_dir.join("store").join(&cluster.name));
+        let config = StoreGatewayConfig {
+            sync_interval: self.sync_interval.map_or(defaults.sync_interval, |interval| interval.0),
+            ..defaults
+        };
+        let scoped = context.scoped([("store_gateway", cluster.name.as_str())]);
+        StoreGateway::start(config, scoped).await.with_context(subject).map(Some)
+    }
+
+    fn global(&self, endpoints: Vec<EndpointConfig>) -> QuerierConfig {
+        let limits = QueryLimits::default();
+        QuerierConfig {
+            name: "global".to_owned(),
+            endpoints,
+            endpoint_options: self.endpoint_options(),
+            limits: QueryLimits { timeout: self.query_timeout.map_or(limits.timeout, |timeout| timeout.0), ..limits },
+            api: ApiOptions {
+                replica_labels: self.replica_labels.clone(),
+                partial_response: self.partial_response,
+                ..ApiOptions::default()
+            },
+            ..QuerierConfig::default()
+        }
+    }
+}
+
+impl ClusterSection {
+    fn target(&self, hub: Option<&CredentialSource>) -> anyhow::Result<GrpcTarget> {
+        let own = self.tls.as_ref().map(|files| files.load(Purpose::Client { skip_verify: false })).transpose()?;
+        let source = if self.plaintext { None } else { own.or_else(|| hub.cloned()) };
+        let expected_identity =
+            self.identity.as_ref().map(|text| text.parse::<PeerIdentity>()).transpose().context("identity")?;
+        Ok(GrpcTarget {
+            tls: source.map(|source| ClientTls { source, server_name: self.server_name.clone(), expected_identity }),
+            authority: self.authority.clone(),
+            ..GrpcTarget::plain(self.address.as_str())
+        })
+    }
+}

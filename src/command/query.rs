@@ -1,0 +1,162 @@
+//! `parallax query`.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use parallax_dedup::Algorithm;
+use parallax_model::Labels;
+use parallax_net::{ClientTls, GrpcTarget};
+use parallax_promql::engine::EngineOptions;
+use parallax_promql::parse::ParserOptions;
+use parallax_querier::api::ApiOptions;
+use parallax_querier::query::QueryLimits;
+use parallax_querier::{Connection, EndpointConfig, EndpointOptions, ProxyConfig, Querier, QuerierConfig};
+
+use super::tls;
+use crate::flags::Values;
+use crate::process::{self, Failure};
+use crate::serve::{Addresses, Listeners};
+
+pub fn run(values: Values) -> Result<(), Failure> {
+    process::run(|context| async move {
+        let config = config(&values).map_err(Failure::usage)?;
+        let addresses = Addresses {
+            http: values.text("http-address").unwrap_or_default(),
+            grpc: Some(tls::grpc_server(&values).map_err(Failure::usage)?),
+        };
+        let listeners = Listeners::bind(addresses, &context).await?;
+        let querier = Querier::start(config, context.clone()).map_err(Failure::usage)?;
+        listeners.serve(&context, querier.router(), querier).await?;
+        Ok(())
+    })
+}
+
+fn config(values: &Values) -> anyhow::Result<QuerierConfig> {
+    let response_timeout = values.duration("store.response-timeout");
+    Ok(QuerierConfig {
+        endpoints: endpoints(values)?,
+        endpoint_options: EndpointOptions {
+            info_timeout: values.duration("endpoint.info-timeout"),
+            ..EndpointOptions::default()
+        },
+        proxy: ProxyConfig {
+            response_timeout: (response_timeout > Duration::ZERO).then_some(response_timeout),
+            selector_labels: selector_labels(values)?,
+            ..ProxyConfig::default()
+        },
+        limits: QueryLimits {
+            timeout: values.duration("query.timeout"),
+            max_concurrent: count(values, "query.max-concurrent"),
+            max_concurrent_select: count(values, "query.max-concurrent-select"),
+            algorithm: algorithm(values)?,
+            ..QueryLimits::default()
+        },
+        engine: EngineOptions {
+            lookback_ms: millis(values, "query.lookback-delta"),
+            max_samples: count(values, "query.max-samples"),
+            default_subquery_step_ms: millis(values, "query.default-evaluation-interval"),
+            ..engine_features(values)
+        },
+        api: ApiOptions {
+            replica_labels: values.list("query.replica-label"),
+            partial_response: values.switch("query.partial-response"),
+            default_step: values.duration("query.default-step"),
+            default_metadata_range: values.duration("query.metadata.default-time-range"),
+            cors: !values.switch("web.disable-cors"),
+            flags: shown_flags(values),
+            parser: parser(values)?,
+            ..ApiOptions::default()
+        },
+        ..QuerierConfig::default()
+    })
+}
+
+fn endpoints(values: &Values) -> anyhow::Result<Vec<EndpointConfig>> {
+    let credentials = tls::grpc_client(values)?;
+    let server_name = values.text("grpc-client-server-name");
+    let mut configs: Vec<EndpointConfig> = Vec::new();
+    for (flag, strict) in [("endpoint", false), ("store", false), ("endpoint-strict", true), ("store-strict", true)] {
+        for address in values.list(flag) {
+            if configs.iter().any(|config| config.name == address) {
+                bail!("--{flag}={address}: this endpoint is given twice");
+            }
+            if let Some((scheme, _)) = address.split_once('+').filter(|(scheme, _)| scheme.starts_with("dns")) {
+                bail!("--{flag}={address}: discovery by {scheme}+ comes with a later version; give host:port");
+            }
+            let target = GrpcTarget {
+                tls: credentials.clone().map(|source| ClientTls {
+                    source,
+                    server_name: server_name.clone(),
+                    expected_identity: None,
+                }),
+                ..GrpcTarget::plain(address.as_str())
+            };
+            configs.push(EndpointConfig { strict, ..EndpointConfig::new(address, Connection::Remote(target)) });
+        }
+    }
+    Ok(configs)
+}
+
+/// `name="value"` pairs.
+fn selector_labels(values: &Values) -> anyhow::Result<Labels> {
+    let mut pairs = Vec::new();
+    for text in values.repeated("selector-label") {
+        let (name, quoted) = text.split_once('=').with_context(|| format!("--selector-label={text}: write name=\"value\""))?;
+        let value: String =
+            serde_json::from_str(quoted).with_context(|| format!("--selector-label={text}: write name=\"value\""))?;
+        pairs.push((name.to_owned(), value));
+    }
+    Ok(Labels::from_pairs(pairs))
+}
+
+fn algorithm(values: &Values) -> anyhow::Result<Algorithm> {
+    match values.text("deduplication.func").as_deref() {
+        Some("penalty") | None => Ok(Algorithm::Penalty),
+        Some("chain") => Ok(Algorithm::Chain),
+        Some(other) => bail!("--deduplication.func={other}: use penalty or chain"),
+    }
+}
+
+fn parser(values: &Values) -> anyhow::Result<ParserOptions> {
+    let mut options = ParserOptions::default();
+    for feature in values.list("enable-feature") {
+        match feature.as_str() {
+            "promql-experimental-functions" => options.experimental_functions = true,
+            "promql-duration-expr" => options.duration_expressions = true,
+            "promql-extended-range-selectors" => options.extended_range_selectors = true,
+            "promql-delayed-name-removal" | "type-and-unit-labels" => {}
+            // Features of Thanos that were switches once and are always on today.
+            "promql-at-modifier" | "promql-negative-offset" | "query-pushdown" => {
+                tracing::warn!(feature, "feature accepted, it has no effect here");
+            }
+            other => bail!(
+                "--enable-feature={other}: there is no such feature; there are promql-experimental-functions, \
+                 promql-duration-expr, promql-extended-range-selectors, promql-delayed-name-removal and type-and-unit-labels"
+            ),
+        }
+    }
+    Ok(options)
+}
+
+fn engine_features(values: &Values) -> EngineOptions {
+    let enabled = values.list("enable-feature");
+    let has = |feature: &str| enabled.iter().any(|enabled| enabled == feature);
+    EngineOptions {
+        delayed_name_removal: has("promql-delayed-name-removal"),
+        type_and_unit_labels: has("type-and-unit-labels"),
+        ..EngineOptions::default()
+    }
+}
+
+fn shown_flags(values: &Values) -> BTreeMap<String, String> {
+    values.all().into_iter().map(|(name, values)| (name.to_owned(), values.join(","))).collect()
+}
+
+fn count(values: &Values, name: &str) -> usize {
+    usize::try_from(values.number(name)).unwrap_or(usize::MAX)
+}
+
+fn millis(values: &Values, name: &str) -> i64 {
+    i64::try_from(values.duration(name).as_millis()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,51 @@
+//! What the files of observees and observers have in common: reading them, and the forms of their values.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use serde::de::{DeserializeOwned, Error as _};
+use serde::{Deserialize, Deserializer};
+
+use crate::flags::{parse_duration, parse_time_ms};
+
+/// Reads a YAML file; an unknown key or a wrong value is an error with its place.
+pub fn read<T: DeserializeOwned>(path: &str) -> anyhow::Result<T> {
+    let text = std::fs::read_to_string(path).with_context(|| path.to_owned())?;
+    serde_saphyr::from_str(&text).map_err(|error| anyhow::anyhow!("{path}: {error}"))
+}
+
+/// `5m`, `1h30m`.
+#[derive(Clone, Copy, Debug)]
+pub struct DurationText(pub Duration);
+
+impl<'de> Deserialize<'de> for DurationText {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        parse_duration(&text).map(Self).map_err(D::Error::custom)
+    }
+}
+
+/// RFC 3339 or `-2w`, in milliseconds; by default the beginning of time.
+#[derive(Clone, Copy, Debug)]
+pub struct TimeText(pub i64);
+
+impl Default for TimeText {
+    fn default() -> Self {
+        Self(i64::MIN)
+    }
+}
+
+impl<'de> Deserialize<'de> for TimeText {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        parse_time_ms(&text).map(Self).map_err(D::Error::custom)
+    }
+}
+
+pub fn http_address() -> String {
+    "0.0.0.0:10902".to_owned()
+}
+
+pub fn grpc_address() -> String {
+    "0.0.0.0:10901".to_owned()
+}

@@ -1,0 +1,52 @@
+//! `parallax store`.
+
+use anyhow::Context as _;
+use axum::Router;
+use parallax_bucket::BucketConfig;
+use parallax_model::TimeRange;
+use parallax_store_gateway::{Limits, StoreGateway, StoreGatewayConfig};
+
+use super::tls;
+use crate::flags::Values;
+use crate::process::{self, Failure};
+use crate::serve::{Addresses, Listeners};
+
+pub fn run(values: Values) -> Result<(), Failure> {
+    process::run(|context| async move {
+        let config = config(&values).map_err(Failure::usage)?;
+        let addresses = Addresses {
+            http: values.text("http-address").unwrap_or_default(),
+            grpc: Some(tls::grpc_server(&values).map_err(Failure::usage)?),
+        };
+        let listeners = Listeners::bind(addresses, &context).await?;
+        let gateway = StoreGateway::start(config, context.clone()).await.map_err(|error| anyhow::anyhow!(error))?;
+        listeners.serve(&context, Router::new(), gateway).await?;
+        Ok(())
+    })
+}
+
+fn config(values: &Values) -> anyhow::Result<StoreGatewayConfig> {
+    let yaml = values
+        .text_or_file("objstore.config")?
+        .context("no bucket: give --objstore.config or --objstore.config-file")?;
+    let bucket = BucketConfig::from_yaml(&yaml).context("--objstore.config")?;
+    let data_dir = values.path("data-dir").context("--data-dir is empty")?;
+    let count = |name: &str| usize::try_from(values.number(name)).unwrap_or(usize::MAX);
+    let min_ms = values.time_ms("min-time").unwrap_or(i64::MIN);
+    let max_ms = values.time_ms("max-time").unwrap_or(i64::MAX);
+    anyhow::ensure!(min_ms <= max_ms, "--min-time lies after --max-time");
+    Ok(StoreGatewayConfig {
+        sync_interval: values.duration("sync-block-duration"),
+        time_range: TimeRange::new(min_ms, max_ms),
+        consistency_delay: values.duration("consistency-delay"),
+        ignore_deletion_marks_delay: values.duration("ignore-deletion-marks-delay"),
+        limits: Limits {
+            request_series: values.number("store.limits.request-series"),
+            request_samples: values.number("store.limits.request-samples"),
+            downloaded_bytes: values.bytes("store.grpc.downloaded-bytes-limit"),
+        },
+        series_max_concurrency: count("store.grpc.series-max-concurrency").max(1),
+        block_sync_concurrency: count("block-meta-fetch-concurrency").max(1),
+        ..StoreGatewayConfig::new(bucket, data_dir)
+    })
+}

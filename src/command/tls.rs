@@ -1,0 +1,88 @@
+//! Certificates of gRPC servers and clients, from flags or from a configuration file.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use parallax_net::GrpcServerConfig;
+use parallax_pki::{CredentialFiles, CredentialSource, Purpose, TlsProfile, TlsVersion};
+use serde::Deserialize;
+
+use crate::flags::Values;
+
+/// How often certificate files are looked at for changes.
+const RELOAD_INTERVAL: Duration = Duration::from_secs(5);
+
+/// The certificate files of one side of a connection, in a configuration file.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TlsFiles {
+    pub cert: PathBuf,
+    pub key: PathBuf,
+    /// What the other side must chain to.
+    pub ca: PathBuf,
+}
+
+impl TlsFiles {
+    /// Credentials that follow the files.
+    pub fn load(&self, purpose: Purpose) -> anyhow::Result<CredentialSource> {
+        let files =
+            CredentialFiles { cert: Some(self.cert.clone()), key: Some(self.key.clone()), ca: Some(self.ca.clone()) };
+        watched(files, purpose.into())
+    }
+}
+
+fn watched(files: CredentialFiles, profile: TlsProfile) -> anyhow::Result<CredentialSource> {
+    Ok(CredentialSource::from_files(files, profile)?.poll_every(RELOAD_INTERVAL))
+}
+
+/// The gRPC server of `--grpc-address` and `--grpc-server-tls-*`.
+pub fn grpc_server(values: &Values) -> anyhow::Result<GrpcServerConfig> {
+    let address = values.text("grpc-address").context("--grpc-address is empty")?;
+    let files = CredentialFiles {
+        cert: values.path("grpc-server-tls-cert"),
+        key: values.path("grpc-server-tls-key"),
+        ca: values.path("grpc-server-tls-client-ca"),
+    };
+    let min_version = min_version(values, "grpc-server-tls-min-version")?;
+    let tls = match (&files.cert, &files.key, &files.ca) {
+        (None, None, None) => None,
+        (Some(_), Some(_), _) => {
+            let source = watched(files, TlsProfile { purpose: Purpose::Server, min_version });
+            Some(source.context("--grpc-server-tls-cert, -key and -client-ca")?)
+        }
+        (None, None, Some(_)) => {
+            bail!("--grpc-server-tls-client-ca needs --grpc-server-tls-cert and --grpc-server-tls-key");
+        }
+        _ => bail!("--grpc-server-tls-cert and --grpc-server-tls-key belong together; give both"),
+    };
+    let grace_period = values.duration("grpc-grace-period");
+    Ok(GrpcServerConfig { tls, grace_period, ..GrpcServerConfig::new(address) })
+}
+
+/// The credentials of `--grpc-client-tls-*`, if TLS is asked for.
+pub fn grpc_client(values: &Values) -> anyhow::Result<Option<CredentialSource>> {
+    let files = CredentialFiles {
+        cert: values.path("grpc-client-tls-cert"),
+        key: values.path("grpc-client-tls-key"),
+        ca: values.path("grpc-client-tls-ca"),
+    };
+    let min_version = min_version(values, "grpc-client-tls-min-version")?;
+    let named = files.cert.is_some() || files.key.is_some() || files.ca.is_some();
+    if !values.switch("grpc-client-tls-secure") {
+        if named {
+            bail!("certificate files are given, but connections would be plain text; add --grpc-client-tls-secure");
+        }
+        return Ok(None);
+    }
+    let purpose = Purpose::Client { skip_verify: values.switch("grpc-client-tls-skip-verify") };
+    watched(files, TlsProfile { purpose, min_version }).context("--grpc-client-tls-cert, -key and -ca").map(Some)
+}
+
+fn min_version(values: &Values, flag: &str) -> anyhow::Result<TlsVersion> {
+    match values.text(flag).as_deref() {
+        Some("1.3") | None => Ok(TlsVersion::Tls13),
+        Some("1.2") => Ok(TlsVersion::Tls12),
+        Some(other) => bail!("--{flag}={other}: only 1.2 and 1.3 are supported"),
+    }
+}

@@ -1,0 +1,72 @@
+//! The flags all components share: addresses, gRPC server TLS, logs, object storage.
+
+use super::Kind::{Decimal, Duration, List, Switch, Text};
+use super::{Flag, SETTINGS_FLAG};
+
+const NO_GO_RUNTIME: &str = "there is no garbage collector to tune";
+const TLS13_ONLY: &str = "TLS 1.3 has a fixed, safe set";
+const TRACING: &str = "tracing comes with a later version; leave the flag out";
+
+/// Flags of every component with an HTTP and a gRPC server.
+pub(super) fn server() -> Vec<Flag> {
+    vec![
+        Flag::new("http-address", Text, "0.0.0.0:10902", "Address of the HTTP server"),
+        Flag::new("http-grace-period", Duration, "2m", "How long requests may finish after a stop signal"),
+        Flag::new("http.config", Text, "", "TLS and basic authentication of the HTTP server")
+            .refused("put a TLS-terminating proxy in front of the HTTP address, or bind it to loopback"),
+        Flag::new("grpc-address", Text, "0.0.0.0:10901", "Address of the gRPC server"),
+        Flag::new("grpc-grace-period", Duration, "2m", "How long streams may finish after a stop signal"),
+        Flag::new("grpc-server-tls-cert", Text, "", "PEM file with the gRPC server's certificate chain"),
+        Flag::new("grpc-server-tls-key", Text, "", "PEM file with the gRPC server's key"),
+        Flag::new("grpc-server-tls-client-ca", Text, "", "PEM file with the CAs that clients must chain to"),
+        Flag::new("grpc-server-tls-min-version", Text, "1.3", "Lowest TLS version of the gRPC server: 1.2 or 1.3"),
+        Flag::new("grpc-server-tls-ciphers", List, "", "Cipher suites").no_effect(TLS13_ONLY),
+        Flag::new("grpc-server-tls-curves", List, "", "Key exchange groups").no_effect(TLS13_ONLY),
+        Flag::new("grpc-server-max-connection-age", Duration, "60m", "Oldest a gRPC connection may grow")
+            .no_effect("certificates are swapped without closing connections, and clients renew theirs themselves"),
+    ]
+}
+
+/// Flags of every component.
+pub(super) fn process() -> Vec<Flag> {
+    vec![
+        Flag::new(SETTINGS_FLAG, Text, "", "YAML file with values for these flags ('_' for '-' and '.')"),
+        Flag::new("log.level", Text, "info", "error, warn, info or debug"),
+        Flag::new("log.format", Text, "logfmt", "logfmt or json (journald reads either)"),
+        Flag::new("tracing.config", Text, "", "Tracing").refused(TRACING),
+        Flag::new("tracing.config-file", Text, "", "Tracing").refused(TRACING),
+        Flag::new("request.logging-config", Text, "", "Request logs")
+            .refused("use --log.level=debug, which logs each request"),
+        Flag::new("request.logging-config-file", Text, "", "Request logs")
+            .refused("use --log.level=debug, which logs each request"),
+        Flag::new("enable-auto-gomemlimit", Switch, "false", "Go memory limit").no_effect(NO_GO_RUNTIME),
+        Flag::new("auto-gomemlimit.ratio", Decimal, "0.9", "Go memory limit").no_effect(NO_GO_RUNTIME),
+    ]
+}
+
+/// The object storage, inline or by file.
+pub(super) fn objstore() -> Vec<Flag> {
+    vec![
+        Flag::new("objstore.config", Text, "", "Object storage as YAML (type, config, prefix)"),
+        Flag::new("objstore.config-file", Text, "", "File with the object storage as YAML"),
+    ]
+}
+
+/// Relabel rules that choose what a component serves.
+pub(super) fn selector() -> Vec<Flag> {
+    const INSTEAD: &str = "sharding by relabelling comes with a later version; give each gateway its own bucket or \
+                           time range (--min-time, --max-time)";
+    vec![
+        Flag::new("selector.relabel-config", Text, "", "Relabel rules that choose blocks").refused(INSTEAD),
+        Flag::new("selector.relabel-config-file", Text, "", "Relabel rules that choose blocks").refused(INSTEAD),
+    ]
+}
+
+/// Limits on one Series call.
+pub(super) fn series_limits() -> Vec<Flag> {
+    use super::Kind::Number;
+    vec![
+        Flag::new("store.limits.request-series", Number, "0", "Most series one Series call may return; 0 is no limit"),
+        Flag::new("store.limits.request-samples", Number, "0", "Most samples one Series call may return; 0 is no limit"),
+    ]
+}

@@ -1,0 +1,114 @@
+//! Flags of `parallax query`.
+
+use super::Flag;
+use super::Kind::{Duration, List, Number, Switch, Text};
+use super::common;
+
+const DISCOVERY: &str = "discovery comes with a later version; list the addresses with --endpoint";
+const GROUPS: &str = "list each address of the group with --endpoint";
+const TENANCY: &str = "tenancy comes with a later version; leave the flag out";
+const DISTRIBUTED: &str = "distributed execution comes with a later version; use --query.mode=local";
+const WEB: &str = "the web pages come with a later version";
+
+pub(super) fn flags() -> Vec<Flag> {
+    [
+        endpoints(),
+        client_tls(),
+        query(),
+        tenancy_and_web(),
+        common::series_limits(),
+        common::selector(),
+        common::server(),
+        common::process(),
+    ]
+    .concat()
+}
+
+fn endpoints() -> Vec<Flag> {
+    vec![
+        Flag::new("endpoint", List, "", "Address (host:port) of a StoreAPI; may be repeated"),
+        Flag::new("endpoint-strict", List, "", "Like --endpoint: every static endpoint is expected and never dropped"),
+        Flag::new("store", List, "", "Old name of --endpoint"),
+        Flag::new("store-strict", List, "", "Old name of --endpoint-strict"),
+        Flag::new("endpoint-group", List, "", "").refused(GROUPS),
+        Flag::new("endpoint-group-strict", List, "", "").refused(GROUPS),
+        Flag::new("store.sd-files", List, "", "").refused(DISCOVERY),
+        Flag::new("store.sd-interval", Duration, "5m", "Discovery").no_effect(DISCOVERY),
+        Flag::new("store.sd-dns-interval", Duration, "30s", "Discovery").no_effect(DISCOVERY),
+        Flag::new("store.sd-dns-resolver", Text, "", "Discovery").no_effect("the system's resolver is used"),
+        Flag::new("store.unhealthy-timeout", Duration, "5m", "When Thanos forgets an endpoint")
+            .no_effect("a static endpoint is never forgotten: its absence is a warning"),
+        Flag::new("endpoint.info-timeout", Duration, "5s", "How long an endpoint may take to answer Info"),
+        Flag::new("endpoint.sd-config", Text, "", "").refused(DISCOVERY),
+        Flag::new("endpoint.sd-config-file", Text, "", "").refused(DISCOVERY),
+        Flag::new("endpoint.sd-config-reload-interval", Duration, "5m", "Discovery").no_effect(DISCOVERY),
+        Flag::new("store.response-timeout", Duration, "0s", "Longest wait for one frame of one store; 0 is the query's timeout"),
+        Flag::new("selector-label", List, "", "Label (name=\"value\") that this querier advertises; may be repeated"),
+    ]
+}
+
+fn client_tls() -> Vec<Flag> {
+    vec![
+        Flag::new("grpc-client-tls-secure", Switch, "false", "Use TLS to the endpoints"),
+        Flag::new("grpc-client-tls-skip-verify", Switch, "false", "Do not verify the endpoints' certificates"),
+        Flag::new("grpc-client-tls-cert", Text, "", "PEM file with the client's certificate chain"),
+        Flag::new("grpc-client-tls-key", Text, "", "PEM file with the client's key"),
+        Flag::new("grpc-client-tls-ca", Text, "", "PEM file with the CAs that endpoints must chain to"),
+        Flag::new("grpc-client-server-name", Text, "", "Name to expect in the endpoints' certificates"),
+        Flag::new("grpc-client-tls-min-version", Text, "1.3", "Lowest TLS version: 1.2 or 1.3"),
+        Flag::new("grpc-compression", Text, "none", "Compression of requests")
+            .refused("only `none` is supported; leave the flag out"),
+        Flag::new("grpc.proxy-strategy", Text, "lazy", "How Thanos reads stores")
+            .no_effect("streams are always merged as they arrive"),
+    ]
+}
+
+fn query() -> Vec<Flag> {
+    vec![
+        Flag::new("query.replica-label", List, "", "Label that tells replicas apart; may be repeated"),
+        Flag::new("query.timeout", Duration, "2m", "Longest a query may run"),
+        Flag::new("query.max-concurrent", Number, "20", "Queries run at once"),
+        Flag::new("query.max-concurrent-select", Number, "4", "Selectors of one query that wait for stores at once"),
+        Flag::new("query.lookback-delta", Duration, "5m", "How far back an instant selector looks"),
+        Flag::new("query.dynamic-lookback-delta", Switch, "true", "Lookback by resolution").no_effect("only raw data is read"),
+        Flag::new("query.default-evaluation-interval", Duration, "1m", "Step of subqueries that give none"),
+        Flag::new("query.default-step", Duration, "1s", "Step of range queries that give none"),
+        Flag::new("query.metadata.default-time-range", Duration, "0s", "Range of series and labels calls without one; 0 is all"),
+        Flag::new("query.active-query-path", Text, "", "Directory of the active query log")
+            .no_effect("running queries are not logged to a file"),
+        Flag::new("query.max-samples", Number, "50000000", "Most samples one query may hold"),
+        Flag::new("query.partial-response", Switch, "true", "Answer with what is there, and warn of what is missing"),
+        Flag::new("query.auto-downsampling", Switch, "false", "Read coarser data for long ranges")
+            .refused("downsampled data comes with a later version; leave the flag out"),
+        Flag::new("query.instant.default.max_source_resolution", Duration, "0s", "Resolution of instant queries")
+            .refused("downsampled data comes with a later version; leave the flag out"),
+        Flag::new("query.promql-engine", Text, "prometheus", "Engine")
+            .no_effect("there is one engine, with Prometheus' semantics"),
+        Flag::new("query.enable-x-functions", Switch, "false", "xrate, xincrease, xdelta")
+            .refused("use rate, increase and delta"),
+        Flag::new("query.disable-fallback", Switch, "false", "Engine").no_effect("there is one engine"),
+        Flag::new("query.mode", Text, "local", "Where queries run").refused(DISTRIBUTED),
+        Flag::new("query.partition-label", List, "", "").refused(DISTRIBUTED),
+        Flag::new("query.distributed-with-overlapping-interval", Switch, "false", "").refused(DISTRIBUTED),
+        Flag::new("enable-feature", List, "", "promql-experimental-functions, promql-duration-expr, …"),
+        Flag::new("deduplication.func", Text, "penalty", "How replicas become one series: penalty or chain"),
+        Flag::new("query.telemetry.request-duration-seconds-quantiles", List, "", "Buckets of a metric of Thanos")
+            .no_effect("the metric has fixed buckets"),
+        Flag::new("query.conn-metric.label", List, "", "Labels of a metric of Thanos").no_effect("there is no such metric"),
+    ]
+}
+
+fn tenancy_and_web() -> Vec<Flag> {
+    vec![
+        Flag::new("query.tenant-header", Text, "THANOS-TENANT", "Tenancy").no_effect(TENANCY),
+        Flag::new("query.default-tenant-id", Text, "default-tenant", "Tenancy").no_effect(TENANCY),
+        Flag::new("query.tenant-certificate-field", Text, "", "").refused(TENANCY),
+        Flag::new("query.enforce-tenancy", Switch, "false", "").refused(TENANCY),
+        Flag::new("query.tenant-label-name", Text, "tenant_id", "Tenancy").no_effect(TENANCY),
+        Flag::new("web.route-prefix", Text, "", "").refused("let the proxy in front strip the prefix"),
+        Flag::new("web.external-prefix", Text, "", "Web pages").no_effect(WEB),
+        Flag::new("web.prefix-header", Text, "", "Web pages").no_effect(WEB),
+        Flag::new("web.disable-cors", Switch, "false", "Answer without CORS headers"),
+        Flag::new("alert.query-url", Text, "", "Web pages").no_effect(WEB),
+    ]
+}

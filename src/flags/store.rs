@@ -1,0 +1,54 @@
+//! Flags of `parallax store`.
+
+use super::Flag;
+use super::Kind::{Bytes, Decimal, Duration, Number, Switch, Text, Time};
+use super::common;
+
+const CACHES: &str = "caches outside the process come with a later version; leave the flag out";
+const PLANNED: &str = "postings are always expanded in the cheapest order";
+const WEB: &str = "the block viewer comes with a later version";
+
+pub(super) fn flags() -> Vec<Flag> {
+    let own = vec![
+        Flag::new("data-dir", Text, "./data", "Directory for index-headers"),
+        Flag::new("cache-index-header", Switch, "true", "Keep index-headers in --data-dir"),
+        Flag::new("sync-block-duration", Duration, "15m", "How often the block list is read"),
+        Flag::new("block-sync-concurrency", Number, "20", "Blocks opened at once"),
+        Flag::new("block-meta-fetch-concurrency", Number, "32", "meta.json files fetched at once"),
+        Flag::new("block-discovery-strategy", Text, "concurrent", "concurrent or recursive listing")
+            .no_effect("one listing per sync finds blocks and marks"),
+        Flag::new("min-time", Time, "0000-01-01T00:00:00Z", "Start of the data this gateway serves"),
+        Flag::new("max-time", Time, "9999-12-31T23:59:59Z", "End of the data this gateway serves"),
+        Flag::new("consistency-delay", Duration, "0s", "Age before a new block is read"),
+        Flag::new("ignore-deletion-marks-delay", Duration, "24h", "Age of a deletion mark before its block is left out"),
+        Flag::new("chunk-pool-size", Bytes, "2GB", "Size of Thanos' chunk pool")
+            .no_effect("chunks are not pooled; requests are bounded by --store.limits.* and concurrency"),
+        Flag::new("store.grpc.downloaded-bytes-limit", Bytes, "0", "Most bytes one Series call may fetch; 0 is no limit"),
+        Flag::new("store.grpc.series-max-concurrency", Number, "20", "Series calls served at once"),
+        Flag::new("index-cache-size", Bytes, "250MB", "Size of the index cache")
+            .no_effect("index reads are not cached in this version"),
+        Flag::new("index-cache.config", Text, "", "").refused(CACHES),
+        Flag::new("index-cache.config-file", Text, "", "").refused(CACHES),
+        Flag::new("store.caching-bucket.config", Text, "", "").refused(CACHES),
+        Flag::new("store.caching-bucket.config-file", Text, "", "").refused(CACHES),
+        Flag::new("store.enable-index-header-lazy-reader", Switch, "false", "Load index-headers on first use")
+            .no_effect("index-headers are always loaded on first use and dropped when idle"),
+        Flag::new("store.index-header-lazy-download-strategy", Text, "eager", "When index-headers are fetched")
+            .no_effect("index-headers are always loaded on first use and dropped when idle"),
+        Flag::new("store.enable-lazy-expanded-postings", Switch, "false", "Lazy postings").no_effect(PLANNED),
+        Flag::new("store.posting-group-max-key-series-ratio", Decimal, "100", "Lazy postings").no_effect(PLANNED),
+        Flag::new("store.posting-group-max-keys", Number, "0", "Lazy postings").no_effect(PLANNED),
+        Flag::new("matcher-cache-size", Number, "0", "Cache of compiled matchers")
+            .no_effect("most regular expressions become sets of literals, which need no cache"),
+        Flag::new("disable-admin-operations", Switch, "false", "Leave out the HTTP calls that mark blocks")
+            .no_effect("there are no such calls in this version"),
+        Flag::new("web.disable", Switch, "false", "Leave out the block viewer").no_effect(WEB),
+        Flag::new("web.disable-cors", Switch, "false", "Block viewer").no_effect(WEB),
+        Flag::new("web.external-prefix", Text, "", "Block viewer").no_effect(WEB),
+        Flag::new("web.prefix-header", Text, "", "Block viewer").no_effect(WEB),
+        Flag::new("bucket-web-label", Text, "", "Block viewer").no_effect(WEB),
+        Flag::new("objstore-parquet.config", Text, "", "").refused("parquet buckets are not read"),
+        Flag::new("objstore-parquet.config-file", Text, "", "").refused("parquet buckets are not read"),
+    ];
+    [own, common::series_limits(), common::selector(), common::objstore(), common::server(), common::process()].concat()
+}

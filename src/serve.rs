@@ -1,0 +1,55 @@
+//! Opens the listeners of one process and serves a component until the context shuts down.
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use axum::Router;
+use parallax_net::{Context, GrpcServer, GrpcServerConfig, HttpServer, base_router};
+use parallax_storeapi::Store;
+
+/// The addresses of one process.
+pub struct Addresses {
+    pub http: String,
+    /// Without one, no StoreAPI is served.
+    pub grpc: Option<GrpcServerConfig>,
+}
+
+/// Bound listeners: a port in use is found before anything else starts.
+pub struct Listeners {
+    http: HttpServer,
+    grpc: Option<GrpcServer>,
+}
+
+impl Listeners {
+    /// # Errors
+    /// If an address cannot be bound; the message names it and its flag.
+    pub async fn bind(addresses: Addresses, context: &Context) -> anyhow::Result<Self> {
+        let http = HttpServer::bind(&addresses.http, "http-address").await?;
+        let grpc = match addresses.grpc {
+            Some(config) => Some(GrpcServer::bind(config, &context.metrics).await?),
+            None => None,
+        };
+        tracing::info!(address = %http.local_addr(), "http server listens");
+        if let Some(grpc) = &grpc {
+            tracing::info!(address = %grpc.local_addr(), "grpc server listens");
+        }
+        Ok(Self { http, grpc })
+    }
+
+    /// Serves `router` (besides metrics and probes) and `store` until shutdown.
+    pub async fn serve(self, context: &Context, router: Router, store: Arc<dyn Store>) -> anyhow::Result<()> {
+        let router = base_router(context).merge(router);
+        let http = async {
+            self.http.serve(router, context.shutdown.clone()).await.context("serving http")?;
+            anyhow::Ok(())
+        };
+        let grpc = async {
+            let Some(server) = self.grpc else { return Ok(()) };
+            let routes = parallax_storeapi::routes(store, context.readiness.subscribe())?;
+            server.serve(routes, context.shutdown.clone()).await.context("serving grpc")?;
+            anyhow::Ok(())
+        };
+        tokio::try_join!(http, grpc)?;
+        Ok(())
+    }
+}
