@@ -110,3 +110,81 @@ fn shortened(reason: &str) -> String {
         None => reason.to_owned(),
     }
 }
+
+/// A runner that accepts everything would let every script hold.
+#[test]
+fn wrong_statements_are_noticed() {
+    const LOADED: &str = "load 1m\n m{a=\"1\"} 1 2\n m{a=\"2\"} 3 4\n total 0+1x2\n h {{schema:0 sum:1 count:1 buckets:[1]}}\n\n";
+    let holds = |eval: &str| {
+        let script =
+            Script::read(&format!("{LOADED}{eval}")).unwrap_or_else(|error| panic!("{eval}: {error}"));
+        assert_eq!(script.eval_count(), 1, "{eval}");
+        script.run(&engine(), &ParserOptions::all_features()).failures.is_empty()
+    };
+    for right in [
+        "eval instant at 0 m\n m{a=\"1\"} 1\n m{a=\"2\"} 3",
+        "eval range from 0 to 1m step 1m m{a=\"1\"}\n m{a=\"1\"} 1 2",
+        "eval instant at 0 sort_desc(m)\n expect ordered\n m{a=\"2\"} 3\n m{a=\"1\"} 1",
+        "eval instant at 0 1 + 1\n 2",
+        "eval instant at 0 h\n h {{schema:0 sum:1 count:1 buckets:[1 0]}}",
+        "eval instant at 0 m * on () m\n expect fail regex: duplicate series",
+        "eval_fail instant at 0 m * on () m",
+        "eval_ordered instant at 0 sort(m)\n m{a=\"1\"} 1\n m{a=\"2\"} 3",
+        "eval instant at 1m rate(m{a=\"1\"}[2m])\n expect info\n expect no_warn\n {a=\"1\"} 0.016666666666666666",
+    ] {
+        assert!(holds(right), "{right}");
+    }
+    for wrong in [
+        "eval instant at 0 m\n m{a=\"1\"} 1",
+        "eval instant at 0 m\n m{a=\"1\"} 1\n m{a=\"2\"} 3\n m{a=\"3\"} 3",
+        "eval instant at 0 m\n m{a=\"1\"} 1\n m{a=\"2\"} 3.001",
+        "eval instant at 0 m{a=\"1\"}\n m{a=\"1\"} _",
+        "eval range from 0 to 1m step 1m m{a=\"1\"}\n m{a=\"1\"} 1 3",
+        "eval range from 0 to 1m step 1m m{a=\"1\"}\n m{a=\"1\"} 1",
+        "eval range from 0 to 1m step 1m m{a=\"1\"}\n m{a=\"1\"} 1 2 3",
+        "eval range from 0 to 1m step 1m m{a=\"1\"}\n m{a=\"1\"} _ 2",
+        "eval instant at 0 sort_desc(m)\n expect ordered\n m{a=\"1\"} 1\n m{a=\"2\"} 3",
+        "eval instant at 0 1 + 1\n 3",
+        "eval instant at 0 1 + 1\n {} 2",
+        "eval instant at 0 vector(2)\n 2",
+        "eval instant at 0 h\n h {{schema:0 sum:1 count:1 buckets:[2]}}",
+        "eval instant at 0 h\n h {{schema:0 sum:1 count:1 buckets:[1] offset:1}}",
+        "eval instant at 0 h\n h 1",
+        "eval instant at 0 \"x\"\n expect string \"y\"",
+        "eval instant at 0 m\n expect fail",
+        "eval instant at 0 m * on () m\n expect fail msg: something else",
+        "eval instant at 0 m * on () m",
+        "eval instant at 0 total{a=~\"(\"}",
+        "eval instant at 0 quantile(2, total)\n expect no_warn\n {} Inf",
+        "eval instant at 0 quantile(2, total)\n expect warn msg: other\n {} Inf",
+        "eval instant at 0 total\n expect warn\n total 0",
+        "eval instant at 1m rate(m{a=\"1\"}[2m])\n expect no_info\n {a=\"1\"} 0.016666666666666666",
+    ] {
+        assert!(!holds(wrong), "{wrong}");
+    }
+}
+
+#[test]
+fn lines_that_are_no_command_are_refused() {
+    for bad in [
+        "nonsense",
+        "load",
+        "load x",
+        "load 1m\n m{",
+        "eval",
+        "eval sometime at 0 m",
+        "eval instant 0 m",
+        "eval instant at x m",
+        "eval range from 2m to 1m step 1m m",
+        "eval range from 0 to 1m step 0 m",
+        "eval instant at 0 m\n m 1 2",
+        "eval instant at 0 m\n expect nothing",
+        "eval instant at 0 m\n expect fail\n expect fail",
+        "eval instant at 0 m\n expect info\n expect no_info",
+        "eval instant at 0 m\n expect warn regex: (",
+        "eval instant at 0 m\n expect string unquoted",
+        "eval instant at 0 m\n expect range vector from 0",
+    ] {
+        assert!(Script::read(bad).is_err(), "{bad}");
+    }
+}
