@@ -135,10 +135,10 @@ impl LabelCall {
 
     async fn of_block(&self, mut chosen: Chosen) -> (BTreeSet<String>, Vec<BlockFailure>) {
         let result = if chosen.matchers.is_empty() {
-            self.from_header(&chosen).await
+            self.in_header(&chosen).await
         } else {
             self.require_label(&mut chosen);
-            return self.from_series(chosen).await;
+            return self.in_series(chosen).await;
         };
         result.map_or_else(|failure| (BTreeSet::new(), vec![failure]), |texts| (texts, Vec::new()))
     }
@@ -154,7 +154,7 @@ impl LabelCall {
         }
     }
 
-    async fn from_header(&self, chosen: &Chosen) -> Result<BTreeSet<String>, BlockFailure> {
+    async fn in_header(&self, chosen: &Chosen) -> Result<BTreeSet<String>, BlockFailure> {
         let block = &chosen.block;
         let header = block.header.get(&self.serving.fetch, &self.serving.metrics).await?;
         match &self.wanted {
@@ -183,7 +183,7 @@ impl LabelCall {
         Ok(values.into_iter().collect())
     }
 
-    async fn from_series(&self, chosen: Chosen) -> (BTreeSet<String>, Vec<BlockFailure>) {
+    async fn in_series(&self, chosen: Chosen) -> (BTreeSet<String>, Vec<BlockFailure>) {
         let request = SelectRequest {
             range: self.range,
             skip_chunks: true,

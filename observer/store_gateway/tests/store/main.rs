@@ -1,0 +1,6 @@
+//! The store gateway over golden and damaged buckets.
+
+mod answers;
+mod damage;
+mod fixture;
+mod golden;
