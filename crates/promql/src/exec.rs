@@ -7,6 +7,7 @@ pub(crate) mod aggregate;
 pub(crate) mod binary;
 pub(crate) mod bitmap;
 pub(crate) mod gather;
+pub(crate) mod histogram_stats;
 pub(crate) mod info;
 pub(crate) mod leaf;
 pub(crate) mod map;

@@ -10,6 +10,7 @@ mod property;
 
 use parallax_model::{Matcher, TimeRange};
 
+use crate::annotations::quoted;
 use crate::ast::{
     Aggregate, AggregateOp, At, Binary, BinaryOp, Expr, ExprKind, Grouping, MatrixSelector, PosRange,
     RangeExtension, Subquery, TimeModifiers, ValueType, VectorSelector,
@@ -62,6 +63,16 @@ pub(crate) struct Planner<'e> {
     options: &'e EngineOptions,
     range: QueryRange,
     pub selections: Selections,
+    detail: Detail,
+}
+
+/// What of histograms the expressions around the planned one look at.
+#[derive(Clone, Copy, Debug, Default)]
+struct Detail {
+    /// One of them only looks at count and sum.
+    stats: bool,
+    /// One of them looks at buckets, or is a subquery, which must compare them.
+    buckets: bool,
 }
 
 /// Where a range selector or a subquery gets its samples from, and which of them a step sees.
@@ -79,7 +90,7 @@ fn nothing() -> BoxedOperator {
 
 impl<'e> Planner<'e> {
     pub fn new(options: &'e EngineOptions, range: QueryRange) -> Self {
-        Self { options, range, selections: Selections::default() }
+        Self { options, range, selections: Selections::default(), detail: Detail::default() }
     }
 
     /// The operator that evaluates `expr`, a scalar or an instant vector, at the steps of `grid`.
@@ -105,7 +116,17 @@ impl<'e> Planner<'e> {
             ExprKind::Unary { negate: true, operand } => self.negation(operand, grid, around.further()),
             ExprKind::Aggregate(aggregate) => self.aggregate(aggregate, expr.pos, grid),
             ExprKind::Binary(binary) => self.binary(binary, expr.pos, grid),
-            ExprKind::Call(call) => self.call(call, grid),
+            ExprKind::Call(call) => {
+                let outer = self.detail;
+                match call.function.name {
+                    "histogram_count" | "histogram_sum" | "histogram_avg" => self.detail.stats = true,
+                    "histogram_quantile" | "histogram_fraction" => self.detail.buckets = true,
+                    _ => {}
+                }
+                let operator = self.call(call, grid);
+                self.detail = outer;
+                operator
+            }
             ExprKind::String(_) | ExprKind::Matrix(_) | ExprKind::Subquery(_) => {
                 // The parser lets these stand only where the planner looks for them.
                 Err(QueryError::Execution(format!(
@@ -114,6 +135,11 @@ impl<'e> Planner<'e> {
                 )))
             }
         }
+    }
+
+    /// Whether a selector planned now may leave out the buckets of histograms.
+    fn stats_only(&self) -> bool {
+        self.detail.stats && !self.detail.buckets
     }
 
     /// A scalar argument, evaluated when it is needed.
@@ -182,7 +208,8 @@ impl<'e> Planner<'e> {
         let reader = self.reader(&selector.matchers, grid, reference, margins, 0, around);
         let output =
             if smoothed && output == SelectorOutput::Value { SelectorOutput::Smoothed } else { output };
-        Ok(Box::new(Selector { reader, grid, reference, lookback_ms, output }))
+        let stats_only = self.stats_only();
+        Ok(Box::new(Selector { reader, grid, reference, lookback_ms, output, stats_only }))
     }
 
     /// The source of a range function's samples.
@@ -249,7 +276,11 @@ impl<'e> Planner<'e> {
         if inner.steps > self.options.max_samples {
             return Err(QueryError::TooManySamples);
         }
-        let operator = self.plan(&subquery.operand, inner, around.further())?;
+        let outer = self.detail;
+        self.detail.buckets = true;
+        let operator = self.plan(&subquery.operand, inner, around.further());
+        self.detail = outer;
+        let operator = operator?;
         Ok(PlannedRange {
             input: RangeInput::Subquery(operator, inner),
             reference,
@@ -291,7 +322,7 @@ impl<'e> Planner<'e> {
         grid: Grid,
     ) -> Result<BoxedOperator, QueryError> {
         let operand = strip_parens(&aggregate.operand);
-        let around = Around { function: aggregate_name(aggregate.op), grouping: Some(&aggregate.grouping) };
+        let around = Around { function: aggregate.op.name(), grouping: Some(&aggregate.grouping) };
         let key = GroupKey::new(&aggregate.grouping);
         let parameter = aggregate.parameter.as_deref().map(strip_parens);
         let parameter_position = parameter.map(|parameter| parameter.pos).unwrap_or_default();
@@ -299,9 +330,12 @@ impl<'e> Planner<'e> {
         match aggregate.op {
             AggregateOp::CountValues => {
                 let label = match parameter.map(|parameter| &parameter.kind) {
-                    Some(ExprKind::String(label)) if !label.is_empty() => label.clone(),
-                    _ => return Err(QueryError::Execution("invalid label name \"\"".to_owned())),
+                    Some(ExprKind::String(label)) => label.clone(),
+                    _ => String::new(),
                 };
+                if !call::is_label_name(&label) {
+                    return Err(QueryError::Execution(format!("invalid label name {}", quoted(&label))));
+                }
                 let input = self.plan(operand, grid, around)?;
                 Ok(Box::new(CountValues { key: key.and_label(&label), label, input, steps, done: false }))
             }
@@ -388,23 +422,4 @@ fn between_scalars(op: BinaryOp, left: BoxedOperator, right: BoxedOperator) -> B
         }),
         merge: false,
     })
-}
-
-const fn aggregate_name(op: AggregateOp) -> &'static str {
-    match op {
-        AggregateOp::Sum => "sum",
-        AggregateOp::Avg => "avg",
-        AggregateOp::Count => "count",
-        AggregateOp::Min => "min",
-        AggregateOp::Max => "max",
-        AggregateOp::Group => "group",
-        AggregateOp::Stddev => "stddev",
-        AggregateOp::Stdvar => "stdvar",
-        AggregateOp::Topk => "topk",
-        AggregateOp::Bottomk => "bottomk",
-        AggregateOp::CountValues => "count_values",
-        AggregateOp::Quantile => "quantile",
-        AggregateOp::Limitk => "limitk",
-        AggregateOp::LimitRatio => "limit_ratio",
-    }
 }

@@ -127,8 +127,34 @@ pub(crate) fn exponential_bound(index: i32, schema: i32) -> f64 {
 }
 
 /// The 256 bounds of schema 8 within one power of two, halved: `2^(i/256) / 2`.
-static FRACTIONS: LazyLock<Vec<f64>> =
-    LazyLock::new(|| (0..256u16).map(|i| 0.5 * (f64::from(i) / 256.0).exp2()).collect());
+///
+/// Prometheus has them in a table whose last digits are not all rounded to nearest. They show where bounds are
+/// printed, so ours are the same bit by bit: square roots, which are exactly rounded everywhere, and [`ULPS`].
+static FRACTIONS: LazyLock<Vec<f64>> = LazyLock::new(|| {
+    let mut fractions = vec![0.5f64; 257];
+    if let Some(last) = fractions.last_mut() {
+        *last = 1.0;
+    }
+    let mut distance = 256;
+    while distance > 1 {
+        for start in (0..256).step_by(distance) {
+            let (low, high) = (fractions[start], fractions[start + distance]);
+            fractions[start + distance / 2] = (low * high).sqrt();
+        }
+        distance /= 2;
+    }
+    let corrected = |(fraction, ulps): (&f64, &u8)| {
+        f64::from_bits(fraction.to_bits().wrapping_add_signed(i64::from(*ulps) - i64::from(b'e')))
+    };
+    fractions.iter().zip(ULPS).map(corrected).collect()
+});
+
+/// How far each of Prometheus' 256 bounds lies from the square roots, in units of the last place: `e` is 0.
+const ULPS: &[u8; 256] = b"\
+    eeefeedeeedeeeeeeeddffeeeeddddddeedeeeeeeeeeeeddeeddefeeeedeeedd\
+    eeefefeeeeddeeddeedeeedeeeddeeeeeeeeefeedeccddccddcddeddddccdddc\
+    ddddddcbccbbcdccccbcccbbbbbabcaaddddeddeddccdeccccbbccbcbcbcccbb\
+    cdbcddcccdcccccccdccccbbbcbbccbbddddddcdcdccdecdddccdeccccbbccbb";
 
 /// `fraction · 2^exponent` for a fraction in [0.5, 1), without overflowing on the way.
 fn scaled(fraction: f64, exponent: i32) -> f64 {

@@ -4,11 +4,13 @@
 //! forward, so a series is walked once; functions with state of their own (`functions::over_time`) profit.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use parallax_model::float::is_stale;
 use parallax_model::{CounterResetHint, FloatHistogram, Labels, METRIC_NAME, SeriesData};
 
+use super::histogram_stats::without_buckets;
 use super::row::{Grid, Row, without_metadata};
 use super::selector::Reference;
 use super::stream::Reader;
@@ -17,7 +19,6 @@ use crate::ast::{PosRange, RangeExtension};
 use crate::engine::QueryError;
 use crate::functions::range_function::{RangeFunction, SlideContext};
 use crate::functions::{extended, floats, mixed};
-use std::collections::HashSet;
 
 /// Where the samples of a range come from.
 pub(crate) enum RangeInput {
@@ -35,6 +36,8 @@ pub(crate) struct RangeCall {
     pub range_ms: i64,
     pub extension: RangeExtension,
     pub scalars: Vec<BoxedOperator>,
+    /// Only count and sum of histograms are needed.
+    pub stats_only: bool,
     /// The places of all arguments, and of the first one with parentheses taken off.
     pub position: PosRange,
     pub state: RangeState,
@@ -71,7 +74,11 @@ impl Operator for RangeCall {
             RangeInput::Series(reader) => {
                 let Some(decoded) = reader.next(context)? else { return Ok(None) };
                 for series in &decoded.series {
-                    let row = self.row(&Columns::of_series(series), context)?;
+                    let mut columns = Columns::of_series(series);
+                    if self.stats_only && !columns.histograms.is_empty() {
+                        self.drop_buckets(&mut columns);
+                    }
+                    let row = self.row(&columns, context)?;
                     self.emit(row, &mut batch, context)?;
                 }
             }
@@ -102,6 +109,15 @@ impl RangeCall {
         }
         batch.push(row.charged(&context.budget)?);
         Ok(())
+    }
+
+    fn drop_buckets(&self, columns: &mut Columns<'_>) {
+        let windows = (0..self.grid.steps).map(|step| {
+            let end_ms = self.reference.time_ms(&self.grid, step);
+            (end_ms.saturating_sub(self.range_ms), end_ms)
+        });
+        columns.histograms =
+            without_buckets(&columns.histogram_times_ms, &columns.histograms, windows).into();
     }
 
     fn row(&self, columns: &Columns<'_>, context: &Context<'_>) -> Result<Row, QueryError> {

@@ -1,8 +1,10 @@
 //! Instant selectors: at each step the newest sample that is not too old.
 
-use parallax_model::SeriesData;
 use parallax_model::float::is_stale;
+use parallax_model::{HistogramColumn, SeriesData};
 
+use super::binary::go_labels;
+use super::histogram_stats::without_buckets;
 use super::row::{Grid, Row};
 use super::stream::Reader;
 use super::{Batch, Context, Operator};
@@ -41,6 +43,8 @@ pub(crate) struct Selector {
     pub reference: Reference,
     pub lookback_ms: i64,
     pub output: SelectorOutput,
+    /// Only count and sum of histograms are needed.
+    pub stats_only: bool,
 }
 
 impl Operator for Selector {
@@ -50,7 +54,10 @@ impl Operator for Selector {
         for series in &decoded.series {
             let row = match self.output {
                 SelectorOutput::Smoothed => self.smoothed_row(series)?,
-                _ => self.row(series),
+                _ if self.stats_only && !series.histograms.is_empty() => {
+                    self.row(&self.without_buckets(series))?
+                }
+                _ => self.row(series)?,
             };
             if !row.is_empty() {
                 context.count_samples(row.weight());
@@ -62,7 +69,7 @@ impl Operator for Selector {
 }
 
 impl Selector {
-    fn row(&self, series: &SeriesData) -> Row {
+    fn row(&self, series: &SeriesData) -> Result<Row, QueryError> {
         let mut row = Row::empty(series.labels.clone(), self.grid.steps);
         let (floats, histograms) = (&series.floats, &series.histograms);
         let (mut next_float, mut next_histogram) = (0, 0);
@@ -92,10 +99,27 @@ impl Selector {
             match self.output {
                 SelectorOutput::Value | SelectorOutput::Smoothed => row.push_sample(step, sample),
                 SelectorOutput::TimestampSeconds => row.set_float(step, timestamp_ms as f64 / 1000.0),
+                SelectorOutput::TimestampMs if matches!(sample, Sample::Histogram(_)) => {
+                    return Err(QueryError::Execution(format!(
+                        "this should be an info metric, with float samples: {}",
+                        go_labels(&series.labels)
+                    )));
+                }
                 SelectorOutput::TimestampMs => row.set_float(step, timestamp_ms as f64),
             }
         }
-        row
+        Ok(row)
+    }
+
+    fn without_buckets(&self, series: &SeriesData) -> SeriesData {
+        let column = &series.histograms;
+        let windows = (0..self.grid.steps).map(|step| {
+            let now_ms = self.reference.time_ms(&self.grid, step);
+            (now_ms.saturating_sub(self.lookback_ms), now_ms)
+        });
+        let values = without_buckets(&column.timestamps_ms, &column.values, windows);
+        let histograms = HistogramColumn { timestamps_ms: column.timestamps_ms.clone(), values };
+        SeriesData { labels: series.labels.clone(), floats: series.floats.clone(), histograms }
     }
 
     /// Interpolates between the neighbours within the lookback on both sides; the last one is carried on.

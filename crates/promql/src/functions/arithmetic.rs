@@ -9,30 +9,6 @@ use crate::ast::{BinaryOp, PosRange};
 use crate::exec::Context;
 use crate::value::Sample;
 
-/// The operator as it is written.
-pub(crate) const fn symbol(op: BinaryOp) -> &'static str {
-    match op {
-        BinaryOp::Add => "+",
-        BinaryOp::Sub => "-",
-        BinaryOp::Mul => "*",
-        BinaryOp::Div => "/",
-        BinaryOp::Mod => "%",
-        BinaryOp::Pow => "^",
-        BinaryOp::Atan2 => "atan2",
-        BinaryOp::Equal => "==",
-        BinaryOp::NotEqual => "!=",
-        BinaryOp::Greater => ">",
-        BinaryOp::GreaterOrEqual => ">=",
-        BinaryOp::Less => "<",
-        BinaryOp::LessOrEqual => "<=",
-        BinaryOp::And => "and",
-        BinaryOp::Or => "or",
-        BinaryOp::Unless => "unless",
-        BinaryOp::TrimUpper => "</",
-        BinaryOp::TrimLower => ">/",
-    }
-}
-
 pub(crate) const fn is_comparison(op: BinaryOp) -> bool {
     matches!(
         op,
@@ -138,7 +114,7 @@ const fn kind(sample: &Sample) -> &'static str {
 }
 
 fn incompatible(op: BinaryOp, left: &str, right: &str, at: PosRange, context: &Context<'_>) {
-    context.annotate(|notes| notes.incompatible_types(left, symbol(op), right, at));
+    context.annotate(|notes| notes.incompatible_types(left, op.symbol(), right, at));
 }
 
 fn changed(histogram: &FloatHistogram, change: impl FnOnce(&mut FloatHistogram)) -> Sample {
@@ -168,7 +144,7 @@ fn combine_histograms(
     let mut result = (**left).clone();
     let combined = if subtract { result.sub(right) } else { result.add(right) };
     let Ok(reconciled) = combined else {
-        context.annotate(|notes| notes.incompatible_bucket_layout(symbol(op), at));
+        context.annotate(|notes| notes.incompatible_bucket_layout(op.symbol(), at));
         return None;
     };
     if reconciled.counter_resets_collided {

@@ -181,7 +181,7 @@ fn instant_value(window: &Window<'_>, is_rate: bool) -> Option<f64> {
 }
 
 pub(super) fn sum(values: &[f64]) -> f64 {
-    let mut sum = KahanSum { sum: 0.0, compensation: 0.0 };
+    let mut sum = KahanSum::default();
     values.iter().for_each(|value| sum.add(*value));
     sum.value()
 }
@@ -194,7 +194,7 @@ pub(super) fn mean(values: &[f64]) -> f64 {
 
 /// The population variance.
 pub(super) fn variance(values: &[f64]) -> f64 {
-    let zero = KahanSum { sum: 0.0, compensation: 0.0 };
+    let zero = KahanSum::default();
     let (mut mean, mut squares, mut count) = (zero, zero, 0.0);
     for value in values {
         count += 1.0;

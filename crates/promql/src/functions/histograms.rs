@@ -13,7 +13,7 @@ use crate::ast::PosRange;
 /// The mean of the squared distances from the mean, each bucket's observations taken at its middle.
 pub(crate) fn variance(histogram: &FloatHistogram) -> f64 {
     let mean = histogram.sum / histogram.count;
-    let mut squares = KahanSum { sum: 0.0, compensation: 0.0 };
+    let mut squares = KahanSum::default();
     for bucket in histogram.buckets().iter().filter(|bucket| bucket.count != 0.0) {
         let middle = if histogram.uses_custom_buckets() {
             (bucket.upper + bucket.lower) / 2.0
@@ -274,7 +274,8 @@ pub(crate) fn classic_quantile(q: f64, buckets: &mut Vec<ClassicBucket>) -> (f64
     let (Some(highest), true) = (inner.last(), last.count != 0.0) else { return (f64::NAN, false) };
     let rank = q * last.count;
     // The first bucket that reaches the rank; counts rise, but may be NaN.
-    let position = inner.partition_point(|bucket| !(bucket.count >= rank));
+    let reaches = |bucket: &ClassicBucket| bucket.count >= rank;
+    let position = inner.partition_point(|bucket| !reaches(bucket));
     let Some(bucket) = inner.get(position) else { return (highest.upper, forced) };
     let Some(below) = position.checked_sub(1).and_then(|below| inner.get(below)) else {
         if bucket.upper <= 0.0 {

@@ -251,7 +251,7 @@ impl<'e> Planner<'e> {
                 "invalid regular expression in label_replace(): {pattern}"
             )));
         };
-        if target.is_empty() {
+        if !is_label_name(target) {
             return Err(QueryError::Execution(format!(
                 "invalid destination label name in label_replace(): {target}"
             )));
@@ -277,12 +277,12 @@ impl<'e> Planner<'e> {
         let [target, separator, sources @ ..] = texts.as_slice() else {
             return Err(QueryError::Execution("label_join needs at least two strings".to_owned()));
         };
-        if let Some(source) = sources.iter().find(|source| source.is_empty()) {
+        if let Some(source) = sources.iter().find(|source| !is_label_name(source)) {
             return Err(QueryError::Execution(format!(
                 "invalid source label name in label_join(): {source}"
             )));
         }
-        if target.is_empty() {
+        if !is_label_name(target) {
             return Err(QueryError::Execution(format!(
                 "invalid destination label name in label_join(): {target}"
             )));
@@ -338,8 +338,14 @@ impl<'e> Planner<'e> {
         let lookup = Reference { at_ms: reference.at_ms, offset_ms: 0 };
         let reader =
             self.reader(&matchers, grid, lookup, (lookback_ms, 0), 0, Around::call(call.function.name));
-        let infos =
-            Selector { reader, grid, reference: lookup, lookback_ms, output: SelectorOutput::TimestampMs };
+        let infos = Selector {
+            reader,
+            grid,
+            reference: lookup,
+            lookback_ms,
+            output: SelectorOutput::TimestampMs,
+            stats_only: false,
+        };
         let info = InfoCall { names, data };
         Ok(Box::new(Gather::new(
             vec![base, Box::new(infos)],
@@ -378,6 +384,7 @@ impl<'e> Planner<'e> {
             range_ms,
             extension,
             scalars,
+            stats_only: self.stats_only(),
             position,
             state: RangeState::default(),
         });
@@ -393,6 +400,11 @@ impl<'e> Planner<'e> {
             }),
         )))
     }
+}
+
+/// Any UTF-8 names a label. Escaped bytes that are none become U+FFFD when the text is parsed.
+pub(super) fn is_label_name(name: &str) -> bool {
+    !name.is_empty() && !name.contains(char::REPLACEMENT_CHARACTER)
 }
 
 /// An argument without its parentheses.
