@@ -54,6 +54,8 @@ impl Replayable {
         }
         shared.sending += 1;
         let body = Sending { shared: Arc::clone(&self.shared), number: shared.sending, position: 0 };
+        // `Body::new` asks whether the body has ended, which takes the lock.
+        drop(shared);
         Some(http::Request::from_parts(self.head.clone(), Body::new(body)))
     }
 }
