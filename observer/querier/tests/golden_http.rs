@@ -81,6 +81,8 @@ async fn deduplicated_answers_are_those_of_thanos() {
     let querier = querier(&golden, &["bucket-short", "bucket-long"], ParserOptions::all_features());
     let recorded = read(&golden.join("queries/thanos-dedup-true.jsonl"));
     run("thanos-dedup-true", async |question| ask(&querier, question).await, &recorded, 314, &[]).await;
+    let recorded = read(&golden.join("queries/thanos-downsampled-0s.jsonl"));
+    run("thanos-downsampled-0s", async |question| ask(&querier, question).await, &recorded, 28, &[]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

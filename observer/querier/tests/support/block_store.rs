@@ -24,7 +24,8 @@ struct Block {
 pub struct BlockStore(Vec<Block>);
 
 impl BlockStore {
-    /// The raw blocks of some buckets, without those that are marked for deletion.
+    /// The raw blocks of some buckets. Those that are marked for deletion are among them, as when the answers were recorded:
+    /// the marks were still young.
     pub fn open(buckets: &[&Path]) -> Self {
         let mut blocks = Vec::new();
         for bucket in buckets {
@@ -33,7 +34,7 @@ impl BlockStore {
                 let Ok(meta) = std::fs::read(dir.join("meta.json")) else { continue };
                 let meta: serde_json::Value = serde_json::from_slice(&meta).expect("meta.json");
                 let thanos = &meta["thanos"];
-                if thanos["downsample"]["resolution"] != 0 || dir.join("deletion-mark.json").exists() {
+                if thanos["downsample"]["resolution"] != 0 {
                     continue;
                 }
                 let external = thanos["labels"].as_object().expect("labels");
