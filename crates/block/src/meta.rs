@@ -299,7 +299,27 @@ fn is_false(value: &bool) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn damaged_json_never_panics(bytes: Vec<u8>, place: prop::sample::Index, byte: u8) {
+            let _ = BlockMeta::parse("x", &bytes);
+            let mut json = with(r#","thanos":{"labels":{"a":"b"},"files":[{"rel_path":"index"}],"upload_time":"2026-01-01T00:00:00Z"}"#).into_bytes();
+            let place = place.index(json.len());
+            if let Some(at) = json.get_mut(place) {
+                *at = byte;
+            }
+            if let Ok(meta) = BlockMeta::parse("x", &json) {
+                // Whatever reads comes back the same, and none of its readings panics.
+                let _ = (meta.upload_time_ms(), meta.external_labels(), meta.resolution(), meta.time_range());
+                prop_assert_eq!(BlockMeta::parse("x", &meta.to_json().unwrap()).unwrap(), meta);
+            }
+            let _ = BlockMeta::parse("x", json.get(..place).unwrap_or_default());
+        }
+    }
 
     const ID: &str = "01M7ZT2XAE94D33BEGH3SZ0N19";
 

@@ -254,7 +254,20 @@ impl<'de> Deserialize<'de> for Section {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn any_text_is_a_bucket_or_a_clear_error(
+            text in r#"(type|config|prefix|[a-z:\-{}\[\]&*"' \n]|: |\n  ){0,40}"#,
+        ) {
+            if let Err(error) = BucketConfig::from_yaml(&text) {
+                prop_assert!(!error.to_string().is_empty());
+            }
+        }
+    }
 
     fn message(text: &str) -> String {
         BucketConfig::from_yaml(text).unwrap_err().to_string()

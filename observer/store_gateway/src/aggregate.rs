@@ -68,7 +68,20 @@ fn put(into: &mut AggrChunk, aggregate: Aggr, chunk: Chunk) {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn random_bytes_never_panic_and_never_reach_outside(bytes: Vec<u8>) {
+            let data = Bytes::from(bytes);
+            let mut chunk = AggrChunk::default();
+            let _ = split("x", u64::MAX, &data, &ORDER, &mut chunk);
+            let parts: usize = chunks::parts(&chunk).map(|(_, part)| part.data.len()).sum();
+            prop_assert!(parts <= data.len());
+        }
+    }
 
     #[test]
     fn only_wanted_and_present_aggregates_come_out() {

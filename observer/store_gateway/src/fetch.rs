@@ -12,7 +12,7 @@ use crate::error::BlockFailure;
 use crate::limits::{Data, Usage};
 
 /// No request asks for more than this at once: longer stretches of wanted bytes are cut.
-const MAX_RANGE_BYTES: u64 = 16 << 20;
+pub const MAX_RANGE_BYTES: u64 = 16 << 20;
 
 /// Asks the bucket for ranges, and runs computations, a bounded number of each at a time. Clones share the bounds.
 #[derive(Clone, Debug)]

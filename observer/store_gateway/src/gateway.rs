@@ -29,8 +29,11 @@ use crate::fetch::Fetch;
 use crate::metrics::GatewayMetrics;
 use crate::{info, label_calls, series_call};
 
-/// How long after a failed first sync the next attempt is made.
+/// How long after a failed first sync the next attempt is made, at most.
 const FIRST_SYNC_RETRY: Duration = Duration::from_secs(5);
+
+/// How long after another failed sync the next attempt is made, at most.
+const SYNC_RETRY: Duration = Duration::from_secs(60);
 
 /// Where the fetcher keeps metas, within the data directory, as Thanos has it.
 const META_CACHE_DIRECTORY: &str = "meta-syncer";
@@ -190,14 +193,15 @@ impl StoreGateway {
                 () = shutdown.cancelled() => return,
                 result = self.sync() => result,
             };
-            let is_ready = self.is_ready.load(Ordering::Acquire);
+            let mut pause = self.config.sync_interval;
             if let Err(error) = result {
                 tracing::error!(%error, "block list was not synced");
-                if !is_ready {
+                pause = pause.min(SYNC_RETRY);
+                if !self.is_ready.load(Ordering::Acquire) {
                     self.condition.not_ready(error.to_string());
+                    pause = pause.min(FIRST_SYNC_RETRY);
                 }
             }
-            let pause = if is_ready { self.config.sync_interval } else { FIRST_SYNC_RETRY };
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 () = tokio::time::sleep(pause.max(Duration::from_millis(1))) => {}

@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use parallax_block::BlockId;
 use parallax_tsdb::TsdbError;
 use parallax_tsdb::index_header::{IndexHeader, IndexHeaderPlan};
+use tokio::io::AsyncWriteExt;
 use tokio::sync::Mutex;
 
 use crate::error::BlockFailure;
-use crate::fetch::Fetch;
+use crate::fetch::{Fetch, MAX_RANGE_BYTES};
 use crate::metrics::GatewayMetrics;
 
 /// How long a failure to build is repeated before the next attempt.
@@ -118,9 +118,8 @@ impl LazyHeader {
             Err(_) => {}
         }
         let started = Instant::now();
-        let bytes = self.build(fetch).await?;
+        self.build(fetch, &path).await?;
         metrics.header_build_seconds.observe(started.elapsed().as_secs_f64());
-        self.write(&path, bytes).await?;
         self.open(fetch, path).await
     }
 
@@ -134,40 +133,38 @@ impl LazyHeader {
         opened.map_err(|source| BlockFailure::Damaged { block, source })
     }
 
-    /// Five requests: size, preamble, table of contents, symbols, postings table.
-    async fn build(&self, fetch: &Fetch) -> Result<Vec<u8>, BlockFailure> {
+    /// Size, preamble, table of contents, symbols, postings table, the last two piece by piece. Renamed into place, so that a crash leaves
+    /// no half a header under the name.
+    async fn build(&self, fetch: &Fetch, path: &Path) -> Result<(), BlockFailure> {
         let (block, object) = (self.block, self.index_object.as_str());
         let damaged = |source: TsdbError| BlockFailure::Damaged { block, source };
+        let on_disk = |source| BlockFailure::Header { block: self.block, path: path.to_path_buf(), source };
         let in_bucket = |source| BlockFailure::Bucket { block, source };
         let size_bytes = fetch.bucket.head(object).await.map_err(in_bucket)?.size_bytes;
         let toc_range = IndexHeaderPlan::toc_range(object, size_bytes).map_err(damaged)?;
         let preamble = fetch.range(block, object, IndexHeaderPlan::preamble_range(), None).await?;
         let toc = fetch.range(block, object, toc_range, None).await?;
         let plan = IndexHeaderPlan::new(object, size_bytes, &preamble, &toc).map_err(damaged)?;
-        let symbols = self.range_if_any(fetch, plan.symbols_range()).await?;
-        let table = self.range_if_any(fetch, plan.postings_table_range()).await?;
-        plan.assemble(object, &symbols, &table).map_err(damaged)
-    }
 
-    async fn range_if_any(&self, fetch: &Fetch, range: std::ops::Range<u64>) -> Result<Bytes, BlockFailure> {
-        if range.is_empty() {
-            return Ok(Bytes::new());
-        }
-        fetch.range(self.block, &self.index_object, range, None).await
-    }
-
-    /// Renamed into place, so that a crash leaves no half a header under the name.
-    async fn write(&self, path: &Path, bytes: Vec<u8>) -> Result<(), BlockFailure> {
+        tokio::fs::create_dir_all(&self.directory).await.map_err(on_disk)?;
         let staged = path.with_extension("tmp");
-        let written = async {
-            tokio::fs::create_dir_all(&self.directory).await?;
-            tokio::fs::write(&staged, bytes).await?;
-            tokio::fs::rename(&staged, path).await
-        };
-        written.await.map_err(|source| BlockFailure::Header {
-            block: self.block,
-            path: path.to_path_buf(),
-            source,
-        })
+        let mut file = tokio::fs::File::create(&staged).await.map_err(on_disk)?;
+        file.write_all(&plan.header_start()).await.map_err(on_disk)?;
+        for section in [plan.symbols_range(), plan.postings_table_range()] {
+            let mut next = section.start;
+            while next < section.end {
+                let piece = next..section.end.min(next.saturating_add(MAX_RANGE_BYTES));
+                let bytes = fetch.range(block, object, piece.clone(), None).await?;
+                let missing = (piece.end - piece.start).saturating_sub(bytes.len() as u64);
+                if missing > 0 {
+                    return Err(damaged(TsdbError::truncated(object, piece.start, missing)));
+                }
+                file.write_all(&bytes).await.map_err(on_disk)?;
+                next = piece.end;
+            }
+        }
+        file.write_all(&plan.header_end()).await.map_err(on_disk)?;
+        file.flush().await.map_err(on_disk)?;
+        tokio::fs::rename(&staged, path).await.map_err(on_disk)
     }
 }

@@ -207,6 +207,7 @@ impl LabelCall {
                 match item {
                     Item::Series(series) => series.iter().for_each(|one| self.collect(one, &mut texts)),
                     Item::Missing(failure) => failures.push(failure),
+                    Item::End => return,
                 }
             }
         };

@@ -49,6 +49,8 @@ pub enum Item {
     Series(Vec<Series>),
     /// A piece is missing; more may follow.
     Missing(BlockFailure),
+    /// That was all. A channel that closes without it closed too early.
+    End,
 }
 
 /// One block of a call.
@@ -84,10 +86,11 @@ struct Out {
 impl BlockSelect {
     /// Sends everything, a failure of the whole block last.
     pub async fn run(self, sender: mpsc::Sender<Item>) {
+        // If the receiver is gone nobody needs to know.
         if let Err(Stop::Failed(failure)) = self.stream(sender.clone()).await {
-            // If the receiver is gone nobody needs to know.
             let _ = sender.send(Item::Missing(failure)).await;
         }
+        let _ = sender.send(Item::End).await;
     }
 
     async fn stream(&self, sender: mpsc::Sender<Item>) -> Result<(), Stop> {

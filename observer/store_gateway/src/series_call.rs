@@ -3,13 +3,11 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use futures::StreamExt;
 use parallax_model::TimeRange;
 use parallax_storeapi::deadline::{by, until};
 use parallax_storeapi::proto::thanos::{Aggr, PartialResponseStrategy, SeriesRequest};
 use parallax_storeapi::{SeriesStream, ShardMatcher, deadline_of, frames, matchers};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
-use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::{Request, Status};
 
@@ -18,7 +16,7 @@ use crate::error::BlockFailure;
 use crate::gateway::Serving;
 use crate::hints::{self, Hints};
 use crate::limits::Usage;
-use crate::merge::{Ended, Frames, Merge, OnMissing};
+use crate::merge::{Ended, Frames, Input, Merge, OnMissing, frames_of};
 use crate::select::{BlockSelect, SelectRequest};
 
 /// Of the bytes that a call may hold, a block gets its share, within these.
@@ -66,14 +64,10 @@ pub async fn series(
         usage: Arc::new(Usage::new(serving.limits)),
         _turn: turn,
     };
-    let (output, frames) = mpsc::channel::<Frames>(2);
+    let (output, receiver) = mpsc::channel::<Frames>(2);
     let task = AbortOnDropHandle::new(tokio::spawn(call.run(output)));
-    let stream = ReceiverStream::new(frames).flat_map(futures::stream::iter);
     // The task lives as long as the stream.
-    let stream = stream.map(move |frame| {
-        let _task = &task;
-        frame
-    });
+    let stream = frames_of(receiver, task);
     Ok(frames::respond(until(Box::pin(stream), deadline), &request))
 }
 
@@ -120,7 +114,8 @@ impl Call {
         merge.finish().await
     }
 
-    fn start(&self, chosen: Chosen) -> (mpsc::Receiver<crate::select::Item>, AbortOnDropHandle<()>) {
+    fn start(&self, chosen: Chosen) -> (Input, AbortOnDropHandle<()>) {
+        let block = chosen.block.id();
         let share = self.serving.request_buffer_bytes / (2 * self.chosen.len().max(1) as u64);
         let select = BlockSelect {
             fetch: self.serving.fetch.clone(),
@@ -131,6 +126,6 @@ impl Call {
             batch_bytes: share.clamp(MIN_BATCH_BYTES, MAX_BATCH_BYTES),
         };
         let (sender, receiver) = mpsc::channel(1);
-        (receiver, AbortOnDropHandle::new(tokio::spawn(select.run(sender))))
+        (Input { block, receiver }, AbortOnDropHandle::new(tokio::spawn(select.run(sender))))
     }
 }
