@@ -9,6 +9,7 @@
 
 mod connection_metrics;
 pub mod context;
+mod credential_metrics;
 pub mod error;
 pub mod grpc_client;
 pub mod grpc_server;
@@ -19,6 +20,7 @@ pub mod peer;
 mod probes;
 
 pub use context::{Condition, Context, Readiness};
+pub use credential_metrics::watch_credentials;
 pub use error::Error;
 pub use grpc_client::{ClientTls, GrpcChannel, GrpcTarget, connect};
 pub use grpc_server::{GrpcServer, GrpcServerConfig};

@@ -1,9 +1,11 @@
 //! A mesh of one authority, servers that answer gRPC health checks, and clients that ask them.
 
 use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-use parallax_net::{GrpcChannel, GrpcServer, GrpcServerConfig, GrpcTarget, connect};
+use parallax_net::{GrpcChannel, GrpcServer, GrpcServerConfig, GrpcTarget, PeerInfo, connect};
+use parallax_pki::certificate::Facts;
 use parallax_pki::{
     Authority, AuthorityOptions, CredentialPem, CredentialSource, Hierarchy, LeafFiles, LeafRequest,
     PeerIdentity, Purpose, TrustDomain,
@@ -13,6 +15,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tonic::service::Routes;
+use tonic::service::interceptor::InterceptedService;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 use tonic_health::server::HealthReporter;
@@ -69,6 +72,7 @@ pub struct TestServer {
     pub shutdown: CancellationToken,
     pub task: JoinHandle<()>,
     pub reporter: HealthReporter,
+    last_peer: Arc<Mutex<Option<PeerInfo>>>,
 }
 
 impl TestServer {
@@ -88,9 +92,15 @@ impl TestServer {
         let address = server.local_addr();
         let shutdown = CancellationToken::new();
         let (reporter, health) = tonic_health::server::health_reporter();
-        let serving = server.serve(Routes::new(health), shutdown.clone());
+        let last_peer = Arc::new(Mutex::new(None));
+        let seen = Arc::clone(&last_peer);
+        let watched = InterceptedService::new(health, move |request: tonic::Request<()>| {
+            *seen.lock().unwrap() = request.extensions().get::<PeerInfo>().cloned();
+            Ok(request)
+        });
+        let serving = server.serve(Routes::new(watched), shutdown.clone());
         let task = tokio::spawn(async move { serving.await.unwrap() });
-        Self { address, metrics, shutdown, task, reporter }
+        Self { address, metrics, shutdown, task, reporter, last_peer }
     }
 
     pub fn localhost(&self) -> String {
@@ -99,6 +109,22 @@ impl TestServer {
 
     pub fn channel(&self, source: &CredentialSource) -> GrpcChannel {
         connect(&GrpcTarget::tls(self.localhost(), source.clone())).unwrap()
+    }
+
+    /// Who sent the last request.
+    pub fn last_peer(&self) -> PeerInfo {
+        self.last_peer.lock().unwrap().clone().unwrap()
+    }
+
+    /// Waits until a request came on a connection that presented `leaf`. Somebody else must be sending.
+    pub async fn expect_leaf(&self, leaf: &LeafFiles) {
+        let serial = || Facts::read(&self.last_peer().certificate.unwrap()).unwrap().serial;
+        let moved = async {
+            while serial() != leaf.serial {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), moved).await.expect("calls stay on the old connection");
     }
 
     /// The value of a counter of failed handshakes.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use parallax_net::{ClientTls, GrpcTarget, PeerInfo, connect};
+use parallax_net::{ClientTls, GrpcTarget, connect};
 use parallax_pki::certificate::parse_bundle;
 use parallax_pki::{CredentialPem, CredentialSource, Hierarchy, LeafFiles, PeerIdentity, Purpose};
 use rustls_pki_types::pem::PemObject as _;
@@ -31,23 +31,9 @@ async fn plain_text_works_where_both_sides_want_it() {
 #[tokio::test]
 async fn a_handler_sees_who_asks() {
     let mesh = Mesh::new();
-    let metrics = parallax_telemetry::Metrics::new();
-    let mut config = parallax_net::GrpcServerConfig::new("127.0.0.1:0");
-    config.tls = Some(mesh.server_source());
-    let server = parallax_net::GrpcServer::bind(config, &metrics).await.unwrap();
-    let address = server.local_addr();
-    let (sender, mut seen) = tokio::sync::mpsc::unbounded_channel();
-    let (_reporter, health) = tonic_health::server::health_reporter();
-    let watched =
-        tonic::service::interceptor::InterceptedService::new(health, move |request: tonic::Request<()>| {
-            sender.send(request.extensions().get::<PeerInfo>().cloned()).unwrap();
-            Ok(request)
-        });
-    let router = axum::Router::new().route_service("/{*rest}", watched);
-    let routes = tonic::service::Routes::from(router);
-    tokio::spawn(server.serve(routes, tokio_util::sync::CancellationToken::new()));
-    ask(&connect(&GrpcTarget::tls(address.to_string(), mesh.client_source())).unwrap()).await.unwrap();
-    let peer = seen.recv().await.unwrap().unwrap();
+    let server = TestServer::start(Some(mesh.server_source())).await;
+    ask(&server.channel(&mesh.client_source())).await.unwrap();
+    let peer = server.last_peer();
     assert_eq!(peer.identity.unwrap().to_string(), "spiffe://mesh.example/observer/hub");
     assert!(peer.certificate.is_some());
     assert!(peer.address.ip().is_loopback());
