@@ -149,10 +149,11 @@ impl Fleet {
     pub fn scrapes(&self, range: TimeRange) -> impl Iterator<Item = i64> + use<> {
         let phase_ms = i64::from(self.replica) * REPLICA_PHASE_MS;
         let gap = GAP_FIRST + GAP_STRIDE * i64::from(self.replica);
-        let first = (range.min_ms - phase_ms).div_euclid(SCRAPE_INTERVAL_MS)
-            + i64::from((range.min_ms - phase_ms).rem_euclid(SCRAPE_INTERVAL_MS) != 0);
+        let start_ms = range.min_ms.saturating_sub(phase_ms);
+        let first =
+            start_ms.div_euclid(SCRAPE_INTERVAL_MS) + i64::from(start_ms.rem_euclid(SCRAPE_INTERVAL_MS) != 0);
         (first..)
-            .map(move |number| number * SCRAPE_INTERVAL_MS + phase_ms)
+            .map_while(move |number| number.checked_mul(SCRAPE_INTERVAL_MS)?.checked_add(phase_ms))
             .take_while(move |timestamp_ms| *timestamp_ms <= range.max_ms)
             .filter(move |timestamp_ms| timestamp_ms.div_euclid(GAP_WINDOW_MS).rem_euclid(GAP_CYCLE) != gap)
     }
@@ -183,6 +184,13 @@ mod tests {
         let scrapes: Vec<i64> = fleet(1).scrapes(range).collect();
         assert!(scrapes.iter().all(|t| range.contains(*t)));
         assert_eq!(scrapes.len(), 6);
+    }
+
+    #[test]
+    fn the_ends_of_time_do_not_overflow() {
+        assert!(fleet(1).scrapes(TimeRange::new(i64::MAX - 40_000, i64::MAX)).count() <= 3);
+        assert_eq!(fleet(1).scrapes(TimeRange::new(i64::MIN, i64::MIN + 1)).count(), 0);
+        assert_eq!(fleet(0).scrapes(TimeRange::new(10, 5)).count(), 0);
     }
 
     #[test]

@@ -21,24 +21,34 @@ const SAMPLES_PER_CHUNK: usize = 120;
 
 /// Writes every aligned two-hour block that lies whole within `range` into `directory`, oldest first; says which.
 ///
-/// The same fleet and range give the same blocks, byte for byte.
+/// The same fleet and block range give the same block, byte for byte and by name, whatever else is written with it; blocks of
+/// different clusters or replicas have different names, so that they may share a bucket.
 ///
 /// # Errors
 /// If a file cannot be written.
 pub fn write(fleet: &Fleet, range: TimeRange, directory: &Path) -> Result<Vec<BlockId>, SimulateError> {
     let first =
         range.min_ms.div_euclid(BLOCK_RANGE_MS) + i64::from(range.min_ms.rem_euclid(BLOCK_RANGE_MS) != 0);
-    let end = (range.max_ms + 1).div_euclid(BLOCK_RANGE_MS);
-    let mut random = StdRng::seed_from_u64(fleet.seed ^ (u64::from(fleet.replica) << 32));
+    let end = range.max_ms.saturating_add(1).div_euclid(BLOCK_RANGE_MS);
     (first..end)
         .map(|number| {
             let start_ms = number * BLOCK_RANGE_MS;
-            let id = BlockId::generate(start_ms + BLOCK_RANGE_MS, &mut random);
+            let id = name(fleet, start_ms);
             write_block(fleet, id, start_ms, directory)
                 .map(|()| id)
                 .map_err(|source| SimulateError::Block { directory: directory.join(id.to_string()), source })
         })
         .collect()
+}
+
+/// A ULID of the moment that Prometheus would have cut the block.
+fn name(fleet: &Fleet, start_ms: i64) -> BlockId {
+    let mut seed = [0; 32];
+    let parts = fleet.seed.to_le_bytes().into_iter().chain(fleet.replica.to_le_bytes());
+    let parts =
+        parts.chain(crc32c::crc32c(fleet.cluster.as_bytes()).to_le_bytes()).chain(start_ms.to_le_bytes());
+    seed.iter_mut().zip(parts).for_each(|(byte, part)| *byte = part);
+    BlockId::generate(start_ms + BLOCK_RANGE_MS, &mut StdRng::from_seed(seed))
 }
 
 fn write_block(fleet: &Fleet, id: BlockId, start_ms: i64, directory: &Path) -> Result<(), TsdbError> {
@@ -111,6 +121,25 @@ mod tests {
                 let read = |root: &Path| std::fs::read(root.join(id.to_string()).join(file)).unwrap();
                 assert_eq!(read(first.path()), read(second.path()), "{file}");
             }
+        }
+    }
+    #[test]
+    fn names_depend_on_fleet_and_time_and_not_on_the_call() {
+        let fleet =
+            |cluster: &str, replica| Fleet { cluster: cluster.to_owned(), replica, instances: 1, seed: 3 };
+        let written = |fleet: &Fleet, first: i64, last: i64| {
+            let directory = tempfile::tempdir().unwrap();
+            write(
+                fleet,
+                TimeRange::new(first * BLOCK_RANGE_MS, (last + 1) * BLOCK_RANGE_MS - 1),
+                directory.path(),
+            )
+            .unwrap()
+        };
+        let all = written(&fleet("eu-1", 0), 0, 2);
+        assert_eq!(written(&fleet("eu-1", 0), 1, 2), all[1..]);
+        for other in [fleet("eu-1", 1), fleet("us-1", 0)] {
+            assert!(written(&other, 0, 2).iter().all(|id| !all.contains(id)));
         }
     }
 }

@@ -13,7 +13,7 @@ use axum::Router;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{MethodRouter, get, post};
 use parallax_model::{Labels, Matcher};
 use serde_json::{Value, json};
 
@@ -36,6 +36,16 @@ pub fn now_ms() -> i64 {
 
 /// The HTTP API over `stand_in`.
 pub fn router(stand_in: StandIn) -> Router {
+    router_with(stand_in, post(read::read))
+}
+
+/// As [`router`], of a server that answers every remote read with whole samples, as servers before 2.13 and many that only look like
+/// Prometheus do.
+pub fn router_without_streaming(stand_in: StandIn) -> Router {
+    router_with(stand_in, post(read::read_samples))
+}
+
+fn router_with(stand_in: StandIn, read: MethodRouter<Arc<StandIn>>) -> Router {
     Router::new()
         .route("/-/ready", get(|| async { "stand-in is ready\n" }))
         .route("/-/healthy", get(|| async { "stand-in is healthy\n" }))
@@ -43,10 +53,10 @@ pub fn router(stand_in: StandIn) -> Router {
         .route("/api/v1/status/buildinfo", get(|| async { success(json!({"version": VERSION})) }))
         .route("/api/v1/status/flags", get(flags))
         .route("/api/v1/status/config", get(config))
-        .route("/api/v1/labels", get(labels))
+        .route("/api/v1/labels", get(labels).post(labels_of_form))
         .route("/api/v1/label/{name}/values", get(label_values))
-        .route("/api/v1/series", get(series))
-        .route("/api/v1/read", post(read::read))
+        .route("/api/v1/series", get(series).post(series_of_form))
+        .route("/api/v1/read", read)
         .with_state(Arc::new(stand_in))
 }
 
@@ -90,6 +100,10 @@ async fn labels(State(stand_in): Shared, RawQuery(query): RawQuery) -> Response 
     }
 }
 
+async fn labels_of_form(stand_in: Shared, form: String) -> Response {
+    labels(stand_in, RawQuery(Some(form))).await
+}
+
 async fn label_values(
     State(stand_in): Shared,
     Path(name): Path<String>,
@@ -109,6 +123,10 @@ async fn series(State(stand_in): Shared, RawQuery(query): RawQuery) -> Response 
         Ok(found) => success(json!(found)),
         Err(response) => response,
     }
+}
+
+async fn series_of_form(stand_in: Shared, form: String) -> Response {
+    series(stand_in, RawQuery(Some(form))).await
 }
 
 /// The label sets that any `match[]` of the query selects; all, if there is none. Every series lives as long as the fleet, so

@@ -304,6 +304,36 @@ mod tests {
     }
 
     #[test]
+    fn a_source_in_disorder_within_its_metrics_is_sorted_and_held_metric_by_metric() {
+        let metrics = ["m1", "m2", "m3"];
+        for external in universe(&["a", "b", "replica", "z"], &["9"]) {
+            let (mut input, mut expected) = (Vec::new(), Vec::new());
+            for name in metrics {
+                let own = universe(&["a", "replica"], &["1", "2"]).into_iter().rev();
+                input.extend(own.map(|set| set.overlaid_with(&labels_of(&[("__name__", name)]))));
+            }
+            let without = ["replica".to_owned()];
+            expected.extend(input.iter().map(|own| own.overlaid_with(&external).without(&without)));
+            expected.sort();
+            let mut resorter = Resorter::holding_metrics(&external, &without);
+            let (mut output, mut most_held) = (Vec::new(), 0);
+            for own in &input {
+                resorter.push(Series { labels: labels::to_wire(own), chunks: vec![] });
+                while let Some(series) = resorter.pop().unwrap() {
+                    output.push(labels::from_wire(&series.labels).unwrap());
+                }
+                most_held = most_held.max(resorter.held());
+            }
+            resorter.finish();
+            while let Some(series) = resorter.pop().unwrap() {
+                output.push(labels::from_wire(&series.labels).unwrap());
+            }
+            assert_eq!(output, expected, "external labels {external:?}");
+            assert!(most_held <= input.len() / metrics.len(), "only one metric may be held, not {most_held}");
+        }
+    }
+
+    #[test]
     fn series_with_a_label_after_the_external_ones_are_not_held() {
         let input: Vec<Labels> = (0..100)
             .map(|i| labels_of(&[("__name__", "up"), ("instance", &i.to_string()), ("job", "x")]))

@@ -34,6 +34,9 @@ pub enum SidecarError {
     /// One block could not be uploaded; the others go on.
     #[error("block {block}: {reason}")]
     Block { block: String, reason: String },
+    /// Too many remote reads at once. Try again later.
+    #[error("prometheus {url}: all {reads} remote reads have been busy for {waited_seconds} s")]
+    Busy { url: String, reads: usize, waited_seconds: f64 },
     /// A limit of the request was passed.
     #[error("{0}")]
     Limit(String),
@@ -44,9 +47,13 @@ impl SidecarError {
     pub fn to_status(&self) -> tonic::Status {
         match self {
             Self::Unreachable { .. } | Self::NotReady { .. } => tonic::Status::unavailable(self.to_string()),
-            Self::Refused { status: 400..500, .. } => tonic::Status::invalid_argument(self.to_string()),
+            Self::Refused { status: 400, .. } => tonic::Status::invalid_argument(self.to_string()),
+            Self::Refused { status: 422, .. } => tonic::Status::aborted(self.to_string()),
+            Self::Refused { status: 413 | 429, .. } => tonic::Status::resource_exhausted(self.to_string()),
+            // Credentials, or an API that is not there: not the caller's fault, and not going away by itself.
+            Self::Refused { status: 300..500, .. } => tonic::Status::failed_precondition(self.to_string()),
             Self::Refused { .. } => tonic::Status::unavailable(self.to_string()),
-            Self::Limit(_) => tonic::Status::resource_exhausted(self.to_string()),
+            Self::Limit(_) | Self::Busy { .. } => tonic::Status::resource_exhausted(self.to_string()),
             Self::NoExternalLabels { .. } | Self::UnequalBlockDurations { .. } => {
                 tonic::Status::failed_precondition(self.to_string())
             }

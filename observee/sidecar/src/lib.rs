@@ -53,6 +53,8 @@ pub struct SidecarConfig {
     pub max_samples: usize,
     /// Remote reads at once; further ones wait. Prometheus' own default limit is 10.
     pub max_concurrent_reads: usize,
+    /// How long a further one waits before it is refused.
+    pub max_read_wait: Duration,
     /// Ships blocks, if set.
     pub shipper: Option<ShipperConfig>,
 }
@@ -88,6 +90,7 @@ impl SidecarConfig {
             max_series: 0,
             max_samples: 0,
             max_concurrent_reads: 10,
+            max_read_wait: Duration::from_secs(20),
             shipper: None,
         }
     }
@@ -114,7 +117,7 @@ pub struct Sidecar {
     config: SidecarConfig,
     prometheus: Prometheus,
     state: watch::Receiver<Option<State>>,
-    reads: Semaphore,
+    reads: Arc<Semaphore>,
     metrics: SidecarMetrics,
 }
 
@@ -155,7 +158,7 @@ impl Sidecar {
                 () = shipping => Ok(()),
             }
         });
-        let reads = Semaphore::new(config.max_concurrent_reads.max(1));
+        let reads = Arc::new(Semaphore::new(config.max_concurrent_reads.max(1)));
         Ok((Arc::new(Self { config, prometheus, state, reads, metrics }), task))
     }
 

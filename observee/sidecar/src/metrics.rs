@@ -12,6 +12,8 @@ type FloatGauge = Gauge<f64, AtomicU64>;
 pub(crate) struct SidecarMetrics {
     pub prometheus_up: Gauge,
     pub last_heartbeat_seconds: FloatGauge,
+    pub rounds: Counter,
+    pub failed_rounds: Counter,
     pub uploads: Counter,
     pub upload_failures: Counter,
     pub blocks_waiting: Gauge,
@@ -32,6 +34,16 @@ impl SidecarMetrics {
                 "thanos_sidecar_last_heartbeat_success_time_seconds",
                 "When Prometheus last answered a heartbeat, in seconds since the epoch",
                 FloatGauge::default(),
+            ),
+            rounds: metrics.register(
+                "thanos_shipper_dir_syncs",
+                "Rounds over the data directory that succeeded",
+                Counter::default(),
+            ),
+            failed_rounds: metrics.register(
+                "thanos_shipper_dir_sync_failures",
+                "Rounds over the data directory that failed",
+                Counter::default(),
             ),
             uploads: metrics.register("thanos_shipper_uploads", "Blocks uploaded", Counter::default()),
             upload_failures: metrics.register(

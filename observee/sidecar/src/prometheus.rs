@@ -6,8 +6,9 @@ pub mod remote_read;
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use parallax_model::{Labels, Matcher};
-use parallax_net::HttpClient;
+use parallax_net::{HttpClient, HttpResponse};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -17,6 +18,10 @@ use crate::SidecarError;
 const MAX_ANSWER_BYTES: usize = 256 << 20;
 /// How much of an error's body goes into the message.
 const MAX_ERROR_BYTES: usize = 2048;
+/// Answers beyond this are parsed off the I/O threads.
+const MAX_INLINE_PARSE_BYTES: usize = 128 << 10;
+/// Parameters beyond this go into a request's body, where the call allows it: URLs are limited on the way, at the latest at 64 KiB.
+const MAX_URL_PARAMETERS_BYTES: usize = 4 << 10;
 
 /// One Prometheus server.
 #[derive(Clone)]
@@ -115,13 +120,13 @@ impl Prometheus {
             .trim()
             .parse()
             .map_err(|_| self.unreadable(PATH, format!("{METRIC}has the value {line:?}")))?;
-        // An empty TSDB reports the largest time there is.
-        Ok((seconds.abs() < MAX_SECONDS).then_some((seconds * 1000.0) as i64))
+        // An empty TSDB reports the largest time there is. What is left fits into 64 bits.
+        Ok((seconds.abs() < MAX_SECONDS).then_some((seconds * 1000.0).floor() as i64))
     }
 
     /// Names of labels, of the series that match (of all, if there are no matchers).
     pub async fn label_names(&self, call: &MetadataCall<'_>) -> Result<Vec<String>, SidecarError> {
-        self.get_json("/api/v1/labels", &call.parameters()).await
+        self.ask_json("/api/v1/labels", &call.parameters()).await
     }
 
     pub async fn label_values(
@@ -132,48 +137,69 @@ impl Prometheus {
         self.get_json(&format!("/api/v1/label/{}/values", path_label(name)), &call.parameters()).await
     }
 
-    /// Labels of the series that match, without samples.
+    /// Labels of the series that match, without samples and without external labels; in no order.
     pub async fn series(&self, call: &MetadataCall<'_>) -> Result<Vec<Labels>, SidecarError> {
         let found: Vec<BTreeMap<String, String>> =
-            self.get_json("/api/v1/series", &call.parameters()).await?;
+            self.ask_json("/api/v1/series", &call.parameters()).await?;
         Ok(found.into_iter().map(Labels::from_pairs).collect())
     }
 
-    async fn get_json<T: DeserializeOwned>(
-        &self,
-        path: &str,
-        parameters: &[(&str, String)],
-    ) -> Result<T, SidecarError> {
-        let body = self.get_bytes(path, parameters).await?;
-        let envelope: Envelope<T> =
-            serde_json::from_slice(&body).map_err(|error| self.unreadable(path, error.to_string()))?;
-        envelope.data.ok_or_else(|| self.unreadable(path, envelope.error))
+    /// A GET, or a POST if the parameters are long.
+    async fn ask_json<T>(&self, path: &str, parameters: &[(&str, String)]) -> Result<T, SidecarError>
+    where
+        T: DeserializeOwned + Send + 'static,
+    {
+        if parameters.iter().map(|(_, value)| value.len()).sum::<usize>() <= MAX_URL_PARAMETERS_BYTES {
+            return self.get_json(path, parameters).await;
+        }
+        let sent = self.http.post_form(path, &borrowed(parameters)).await;
+        let body = self.body(path, sent).await?;
+        self.parse(path, body).await
     }
 
-    async fn get_bytes(
+    async fn get_json<T>(&self, path: &str, parameters: &[(&str, String)]) -> Result<T, SidecarError>
+    where
+        T: DeserializeOwned + Send + 'static,
+    {
+        let body = self.get_bytes(path, parameters).await?;
+        self.parse(path, body).await
+    }
+
+    async fn get_bytes(&self, path: &str, parameters: &[(&str, String)]) -> Result<Bytes, SidecarError> {
+        let sent = self.http.get(path, &borrowed(parameters)).await;
+        self.body(path, sent).await
+    }
+
+    async fn body(
         &self,
         path: &str,
-        parameters: &[(&str, String)],
-    ) -> Result<bytes::Bytes, SidecarError> {
-        let borrowed: Vec<(&str, &str)> =
-            parameters.iter().map(|(name, value)| (*name, value.as_str())).collect();
-        let response = self.http.get(path, &borrowed).await.map_err(|error| self.unreachable(&error))?;
-        let status = response.status();
-        if !status.is_success() {
+        sent: Result<HttpResponse, parallax_net::Error>,
+    ) -> Result<Bytes, SidecarError> {
+        let response = sent.map_err(|error| self.unreachable(&error))?;
+        if !response.status().is_success() {
             return Err(self.refused(path, response).await);
         }
         response.bytes(MAX_ANSWER_BYTES).await.map_err(|error| self.unreachable(&error))
     }
 
-    async fn refused(&self, path: &str, response: parallax_net::HttpResponse) -> SidecarError {
+    async fn parse<T>(&self, path: &str, body: Bytes) -> Result<T, SidecarError>
+    where
+        T: DeserializeOwned + Send + 'static,
+    {
+        let parsed = if body.len() <= MAX_INLINE_PARSE_BYTES {
+            serde_json::from_slice::<Envelope<T>>(&body)
+        } else {
+            let parsing = tokio::task::spawn_blocking(move || serde_json::from_slice::<Envelope<T>>(&body));
+            parsing.await.map_err(|error| self.unreadable(path, error.to_string()))?
+        };
+        let envelope = parsed.map_err(|error| self.unreadable(path, error.to_string()))?;
+        envelope.data.ok_or_else(|| self.unreadable(path, envelope.error))
+    }
+
+    async fn refused(&self, path: &str, response: HttpResponse) -> SidecarError {
         let status = response.status().as_u16();
-        let body = response.bytes(MAX_ERROR_BYTES).await.unwrap_or_default();
-        SidecarError::Refused {
-            url: self.url.clone(),
-            path: path.to_owned(),
-            status,
-            body: String::from_utf8_lossy(&body).trim().to_owned(),
-        }
+        let body = response.text_prefix(MAX_ERROR_BYTES).await.trim().to_owned();
+        SidecarError::Refused { url: self.url.clone(), path: path.to_owned(), status, body }
     }
 
     fn unreachable(&self, error: &parallax_net::Error) -> SidecarError {
@@ -183,6 +209,10 @@ impl Prometheus {
     fn unreadable(&self, path: &str, reason: impl Into<String>) -> SidecarError {
         SidecarError::Unreadable { url: self.url.clone(), path: path.to_owned(), reason: reason.into() }
     }
+}
+
+fn borrowed<'a>(parameters: &'a [(&'a str, String)]) -> Vec<(&'a str, &'a str)> {
+    parameters.iter().map(|(name, value)| (*name, value.as_str())).collect()
 }
 
 /// Seconds beyond this are Prometheus' "no data yet" (the largest 64-bit millisecond).
@@ -205,10 +235,10 @@ impl MetadataCall<'_> {
         }
         // Unset ends mean "all" to Prometheus; it cannot parse the extremes of 64-bit milliseconds.
         if self.min_time_ms > -MAX_METADATA_MS {
-            parameters.push(("start", seconds(self.min_time_ms)));
+            parameters.push(("start", seconds(self.min_time_ms.min(MAX_METADATA_MS))));
         }
         if self.max_time_ms < MAX_METADATA_MS {
-            parameters.push(("end", seconds(self.max_time_ms)));
+            parameters.push(("end", seconds(self.max_time_ms.max(-MAX_METADATA_MS))));
         }
         if self.limit > 0 {
             parameters.push(("limit", self.limit.to_string()));
@@ -221,17 +251,26 @@ impl MetadataCall<'_> {
 const MAX_METADATA_MS: i64 = 253_402_300_799_000;
 
 fn seconds(millis: i64) -> String {
-    format!("{}.{:03}", millis.div_euclid(1000), millis.rem_euclid(1000))
+    let sign = if millis < 0 { "-" } else { "" };
+    let millis = millis.unsigned_abs();
+    format!("{sign}{}.{:03}", millis / 1000, millis % 1000)
 }
 
 /// `{a="b",c=~"d"}`. Names that are not plain identifiers are quoted, which Prometheus 3 understands.
+///
+/// Prometheus refuses a selector that would take a series without any label. Every series that it scrapes or records has a
+/// metric name, so asking for one as well changes nothing.
 fn selector(matchers: &[Matcher]) -> String {
     let one = |matcher: &Matcher| {
         let name = matcher.name();
         let name = if is_plain_name(name) { name.to_owned() } else { quoted(name) };
         format!("{name}{}{}", matcher.op().symbol(), quoted(matcher.value()))
     };
-    format!("{{{}}}", matchers.iter().map(one).collect::<Vec<_>>().join(","))
+    let mut terms: Vec<String> = matchers.iter().map(one).collect();
+    if matchers.iter().all(|matcher| matcher.matches("")) {
+        terms.push("__name__!=\"\"".to_owned());
+    }
+    format!("{{{}}}", terms.join(","))
 }
 
 fn is_plain_name(name: &str) -> bool {
@@ -250,6 +289,8 @@ fn quoted(text: &str) -> String {
             '"' => literal.push_str("\\\""),
             '\\' => literal.push_str("\\\\"),
             '\n' => literal.push_str("\\n"),
+            // Written out, it counts as broken UTF-8.
+            '\u{fffd}' => literal.push_str("\\ufffd"),
             _ => literal.push(character),
         }
     }
@@ -292,6 +333,20 @@ mod tests {
     fn unbounded_ends_are_left_out() {
         let call = MetadataCall { matchers: &[], min_time_ms: i64::MIN, max_time_ms: 1_500, limit: 0 };
         assert_eq!(call.parameters(), [("end", "1.500".to_owned())]);
+    }
+
+    #[test]
+    fn times_before_1970_keep_their_milliseconds() {
+        assert_eq!(
+            [seconds(-1_500), seconds(-1), seconds(0), seconds(12_034)],
+            ["-1.500", "-0.001", "0.000", "12.034"]
+        );
+    }
+
+    #[test]
+    fn a_selector_of_absent_labels_asks_for_a_metric_name_too() {
+        assert_eq!(selector(&[Matcher::equal("job", "")]), r#"{job="",__name__!=""}"#);
+        assert_eq!(selector(&[Matcher::equal("a", "\u{fffd}\n")]), r#"{a="\ufffd\n"}"#);
     }
 
     #[test]

@@ -1,19 +1,26 @@
 //! Ships finished blocks to the bucket, oldest first.
 //!
-//! Order of one block, safe to stop at any point: hard links into `thanos/upload/<block>` (Prometheus may delete the block
-//! meanwhile), verification, `chunks/*`, `index`, `meta.json`, then the journal. A block is in the bucket once its
-//! `meta.json` is; the journal only saves asking. What fails is tried again in the next round. A block whose bytes are
-//! damaged is reported, counted and passed over; the rest goes on.
+//! Order of one block, safe to stop at any point: hard links into `thanos/upload/<block>` (`staging`), verification,
+//! `chunks/*`, `index`, `meta.json`, then the journal (`journal`). A block is in the bucket once its `meta.json` is; the
+//! journal only saves asking. What fails is tried again in the next round. A block whose bytes are damaged is reported,
+//! counted and passed over; the rest goes on.
 
 pub(crate) mod journal;
+mod overlap;
+mod staging;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::io::ErrorKind;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use parallax_block::{BlockId, BlockMeta, UploadOptions, upload_block, verify_block};
+use parallax_block::{BlockError, BlockId, BlockMeta, UploadOptions, upload_block, verify_block};
 use parallax_model::Labels;
+use parallax_tsdb::error::TsdbError;
 use tokio::sync::watch;
 
 use crate::metrics::SidecarMetrics;
@@ -21,17 +28,18 @@ use crate::prometheus::Prometheus;
 use crate::state::State;
 use crate::{ShipperConfig, SidecarError};
 use journal::Journal;
+use staging::Staged;
 
 /// The component that uploads, in `meta.json`.
 const SOURCE: &str = "sidecar";
-/// Where blocks are linked while they go up.
-const UPLOAD_DIRECTORY: [&str; 2] = ["thanos", "upload"];
 
 pub(crate) struct Shipper {
     config: ShipperConfig,
     prometheus: Prometheus,
     state: watch::Receiver<Option<State>>,
     metrics: SidecarMetrics,
+    /// Whether Prometheus was seen with flags that leave blocks alone.
+    flags_are_right: AtomicBool,
     /// Blocks that could not be read: reported once, and not tried again until a restart.
     damaged: Mutex<BTreeSet<BlockId>>,
 }
@@ -42,6 +50,8 @@ enum Shipped {
     Uploaded,
     WasThere,
     Damaged,
+    /// Prometheus deleted it meanwhile.
+    Gone,
 }
 
 /// What a round came to.
@@ -59,17 +69,27 @@ impl Shipper {
         state: watch::Receiver<Option<State>>,
         metrics: SidecarMetrics,
     ) -> Self {
-        Self { config, prometheus, state, metrics, damaged: Mutex::default() }
+        let (flags_are_right, damaged) = (AtomicBool::new(false), Mutex::default());
+        Self { config, prometheus, state, metrics, flags_are_right, damaged }
     }
 
     /// Ships until it is dropped. Trouble is logged when it changes, not in every round.
     pub async fn run(mut self) {
         let mut reported = String::new();
+        if let Err(error) = staging::remove_leftovers(&self.config.tsdb_path) {
+            tracing::warn!(error = error.to_string(), "cannot remove what an earlier process left behind");
+        }
         loop {
             let Ok(labels) = self.external_labels().await else { return };
             let trouble = match self.round(&labels).await {
-                Ok(_) => String::new(),
-                Err(error) => error.to_string(),
+                Ok(_) => {
+                    self.metrics.rounds.inc();
+                    String::new()
+                }
+                Err(error) => {
+                    self.metrics.failed_rounds.inc();
+                    error.to_string()
+                }
             };
             if trouble != reported && !trouble.is_empty() {
                 tracing::error!(error = trouble, "shipping blocks failed; trying again");
@@ -102,7 +122,7 @@ impl Shipper {
         for (id, meta) in pending {
             self.metrics.blocks_waiting.set(i64::try_from(round.waiting).unwrap_or(i64::MAX));
             match self.ship(*id, meta.clone(), external_labels).await {
-                Ok(Shipped::Damaged) => {}
+                Ok(Shipped::Damaged | Shipped::Gone) => round.waiting -= 1,
                 Ok(shipped) => {
                     round.waiting -= 1;
                     journal.add(*id);
@@ -125,15 +145,22 @@ impl Shipper {
         failure.map_or(Ok(round), Err)
     }
 
-    /// Prometheus must not compact blocks before they are uploaded.
+    /// Prometheus must not compact blocks before they are uploaded. One that has stopped does not compact either.
     async fn check_flags(&self) -> Result<(), SidecarError> {
         if self.config.ignore_unequal_block_size {
             return Ok(());
         }
-        let flags = self.prometheus.flags().await?;
+        let flags = match self.prometheus.flags().await {
+            Err(SidecarError::Unreachable { .. }) if self.flags_are_right.load(Ordering::Relaxed) => {
+                return Ok(());
+            }
+            flags => flags?,
+        };
         let delayed = !flags.delay_compact_file.is_empty()
             && Path::new(&flags.delay_compact_file) == self.config.tsdb_path.join(&self.config.journal_name);
-        if flags.min_block_duration == flags.max_block_duration || delayed {
+        let right = delayed || flags.min_block_duration == flags.max_block_duration;
+        self.flags_are_right.store(right, Ordering::Relaxed);
+        if right {
             return Ok(());
         }
         Err(SidecarError::UnequalBlockDurations {
@@ -206,26 +233,31 @@ impl Shipper {
         if exists {
             return Ok(Shipped::WasThere);
         }
-        let staged = self.stage(id)?;
-        let verified = {
-            let staged = staged.0.clone();
-            tokio::task::spawn_blocking(move || verify_block(&staged)).await
-        };
-        match verified {
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) => {
+        if meta.compaction.level > 1 && !self.config.allow_out_of_order {
+            overlap::check(bucket, &meta, external_labels).await?;
+        }
+        let directory = self.config.tsdb_path.clone();
+        let sound = tokio::task::spawn_blocking(move || {
+            let staged = Staged::new(&directory, id)?;
+            let verified = staged.as_ref().map(|staged| verify_block(staged.path()));
+            Ok((staged, verified))
+        });
+        let staged = match sound.await.map_err(|error| block_error(error.to_string()))?? {
+            (Some(staged), Some(Ok(_))) => staged,
+            (_, Some(Err(error))) if is_damage(&error) => {
                 self.corrupted(id, &error);
                 return Ok(Shipped::Damaged);
             }
-            Err(error) => return Err(block_error(error.to_string())),
-        }
+            (_, Some(Err(error))) => return Err(block_error(error.to_string())),
+            _ => return Ok(Shipped::Gone),
+        };
         let options = UploadOptions {
             external_labels: external_labels.iter().map(|(n, v)| (n.to_owned(), v.to_owned())).collect(),
             source: SOURCE.to_owned(),
             hash: self.config.hash,
             now_ms: now_ms(),
         };
-        upload_block(bucket, &staged.0, meta, &options)
+        upload_block(bucket, staged.path(), meta, &options)
             .await
             .map_err(|error| block_error(error.to_string()))?;
         self.metrics.uploads.inc();
@@ -233,52 +265,18 @@ impl Shipper {
         tracing::info!(block = id.to_string(), "block uploaded");
         Ok(Shipped::Uploaded)
     }
-
-    /// Links the block's files to where Prometheus does not delete them.
-    fn stage(&self, id: BlockId) -> Result<Staged, SidecarError> {
-        let source = self.config.tsdb_path.join(id.to_string());
-        let target = UPLOAD_DIRECTORY
-            .iter()
-            .fold(self.config.tsdb_path.clone(), |path, part| path.join(part))
-            .join(id.to_string());
-        // What an interrupted round left behind may be incomplete.
-        match std::fs::remove_dir_all(&target) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(file_error(&target, &error));
-            }
-            _ => {}
-        }
-        let staged = Staged(target);
-        link_tree(&source, &staged.0, &["index", "meta.json"])?;
-        link_tree(&source.join("chunks"), &staged.0.join("chunks"), &[])?;
-        Ok(staged)
-    }
 }
 
-/// A directory of links, removed when it is dropped.
-struct Staged(PathBuf);
-
-impl Drop for Staged {
-    fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_dir_all(&self.0) {
-            tracing::debug!(directory = %self.0.display(), error = error.to_string(), "cannot remove links");
+/// Whether reading the block again would find the same: its bytes are wrong or missing, not just out of reach.
+fn is_damage(error: &BlockError) -> bool {
+    match error {
+        BlockError::File { source, .. }
+        | BlockError::Damaged { source: TsdbError::Io { source, .. }, .. } => {
+            matches!(source.kind(), ErrorKind::NotFound | ErrorKind::UnexpectedEof | ErrorKind::InvalidData)
         }
+        BlockError::Damaged { .. } | BlockError::Meta { .. } => true,
+        _ => false,
     }
-}
-
-/// Links the files called `names` (all, if there are none) of `source` into the new directory `target`.
-fn link_tree(source: &Path, target: &Path, names: &[&str]) -> Result<(), SidecarError> {
-    std::fs::create_dir_all(target).map_err(|error| file_error(target, &error))?;
-    let entries = std::fs::read_dir(source).map_err(|error| file_error(source, &error))?;
-    for entry in entries {
-        let entry = entry.map_err(|error| file_error(source, &error))?;
-        let name = entry.file_name();
-        if names.is_empty() || names.iter().any(|wanted| name.to_str() == Some(wanted)) {
-            std::fs::hard_link(entry.path(), target.join(&name))
-                .map_err(|error| file_error(&entry.path(), &error))?;
-        }
-    }
-    Ok(())
 }
 
 fn file_error(path: &Path, error: &dyn std::fmt::Display) -> SidecarError {

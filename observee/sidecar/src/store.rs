@@ -2,24 +2,32 @@
 //!
 //! Matchers on external labels are checked here and never reach Prometheus; what remains goes out as one remote read,
 //! whose series get the external labels as they pass. Only series whose order the external labels disturb are held.
+//!
+//! One read holds one of the sidecar's permits from its start until its stream ends or is dropped, and the deadline of the
+//! request covers all of that; dropping the stream ends the HTTP request beneath it.
+
+use std::sync::Arc;
+use std::time::Instant;
 
 use async_trait::async_trait;
 use futures::{Stream, StreamExt};
-use parallax_model::{Labels, Matcher, TimeRange};
+use parallax_model::{Matcher, TimeRange};
 use parallax_storeapi::ShardMatcher;
 use parallax_storeapi::proto::thanos::info::{InfoResponse, StoreInfo, TsdbInfo};
+use parallax_storeapi::proto::thanos::series_response::Result as Frame;
 use parallax_storeapi::proto::thanos::{
     AggrChunk, LabelNamesRequest, LabelNamesResponse, LabelValuesRequest, LabelValuesResponse, Series,
     SeriesRequest, SeriesResponse, chunk,
 };
 use parallax_storeapi::{Resorter, resort};
-use parallax_storeapi::{SeriesStream, Store, chunks, deadline_of, frames, labels, matchers};
+use parallax_storeapi::{SeriesStream, Store, chunks, deadline, deadline_of, frames, labels, matchers};
+use tokio::sync::OwnedSemaphorePermit;
 use tonic::{Request, Status};
 
 use crate::prometheus::MetadataCall;
 use crate::prometheus::remote_read::{ReadCall, ReadChunk, ReadSeries};
 use crate::state::State;
-use crate::{Sidecar, SidecarError};
+use crate::{Sidecar, SidecarConfig, SidecarError};
 
 /// What Info calls this component.
 const COMPONENT: &str = "sidecar";
@@ -55,36 +63,68 @@ impl Sidecar {
         Ok(Scope::Ask { matchers, range, state })
     }
 
+    /// A place among the reads at once. The wait is bounded: who opens several streams before reading any may wait for itself.
+    async fn permit(&self) -> Result<OwnedSemaphorePermit, SidecarError> {
+        let SidecarConfig { max_concurrent_reads, max_read_wait, .. } = self.config;
+        match tokio::time::timeout(max_read_wait, Arc::clone(&self.reads).acquire_owned()).await {
+            Ok(Ok(permit)) => Ok(permit),
+            _ => Err(SidecarError::Busy {
+                url: self.prometheus.url().to_owned(),
+                reads: max_concurrent_reads,
+                waited_seconds: max_read_wait.as_secs_f64(),
+            }),
+        }
+    }
+
+    /// The series of a call, without the labels `removed`, in order of what remains.
     async fn read(
         &self,
         request: &SeriesRequest,
         matchers: &[Matcher],
         range: TimeRange,
-        added: Labels,
+        removed: &[String],
     ) -> Result<SeriesStream, SidecarError> {
+        let TimeRange { min_ms: min_time_ms, max_ms: max_time_ms } = range;
         if request.skip_chunks {
-            let call = MetadataCall {
-                matchers,
-                min_time_ms: range.min_ms,
-                max_time_ms: range.max_ms,
-                limit: usize::try_from(request.limit).unwrap_or(0),
-            };
-            let mut found = self.prometheus.series(&call).await?;
-            found.sort();
-            let series = found.into_iter().map(|own| ReadSeries { labels: own, chunks: Vec::new() });
-            return Ok(to_frames(futures::stream::iter(series.map(Ok)), Limits::of(self), added));
+            // A limit is of the shard, and Prometheus knows nothing of shards.
+            let limit = if request.shard_info.is_none() { request.limit } else { 0 };
+            let limit = usize::try_from(limit).unwrap_or(0);
+            let found =
+                self.prometheus.series(&MetadataCall { matchers, min_time_ms, max_time_ms, limit }).await?;
+            let mut found: Vec<_> = found.iter().map(|own| labels::to_wire(&own.without(removed))).collect();
+            found.sort_by(|a, b| labels::compare(a, b));
+            let series = found.into_iter().map(|labels| Ok(ReadSeries { labels, chunks: Vec::new() }));
+            return Ok(to_frames(futures::stream::iter(series)));
         }
         let hints = request.query_hints.as_ref();
         let call = ReadCall {
             matchers,
-            min_time_ms: range.min_ms,
-            max_time_ms: range.max_ms,
+            min_time_ms,
+            max_time_ms,
             step_ms: request.step,
             range_ms: request.range,
             function: hints.and_then(|hints| hints.func.as_ref()).map_or("", |function| &function.name),
+            removed,
         };
-        Ok(to_frames(self.prometheus.remote_read(&call).await?, Limits::of(self), added))
+        Ok(to_frames(self.prometheus.remote_read(&call).await?))
     }
+}
+
+/// What is taken off the series of Prometheus as they come, and how the rest gets into order.
+fn order(state: &State, without: &[String]) -> (Vec<String>, Resorter) {
+    let external = &state.external_labels;
+    if state.labels_collide() {
+        // Which of two values a label has cannot be told, so nothing may be taken off before the external one is laid over it.
+        return (Vec::new(), Resorter::holding_metrics(external, without));
+    }
+    // Prometheus puts its external labels onto series that it sorted without them.
+    let mut removed: Vec<String> = external.iter().map(|(name, _)| name.to_owned()).collect();
+    if without.iter().any(|name| state.own_label_names.contains(name)) {
+        return (removed, Resorter::new(external, without));
+    }
+    // A label that is new since the last heartbeat: should it disturb the order, the resorter refuses to go on.
+    removed.extend(without.iter().cloned());
+    (removed, Resorter::adding(external, without))
 }
 
 #[async_trait]
@@ -123,31 +163,24 @@ impl Store for Sidecar {
             Scope::Ask { matchers, range, state } => (matchers, range, state),
         };
         let mut shard = ShardMatcher::new(request.shard_info.as_ref())?;
-        let _permit =
-            self.reads.acquire().await.map_err(|_| Status::unavailable("sidecar: shutting down"))?;
-        // Prometheus puts its external labels onto series that it sorted without them.
-        let collide = state.labels_collide();
-        let added = if collide { Labels::empty() } else { state.external_labels.clone() };
-        let read = self.read(&request, &matchers, range, added);
-        let stream = within(deadline, self.prometheus.url(), read).await?;
-        let without = &request.without_replica_labels;
-        let resorter = if collide {
-            Resorter::holding_metrics(&state.external_labels, without)
-        } else if without.iter().any(|name| state.own_label_names.contains(name)) {
-            Resorter::new(&state.external_labels, without)
-        } else {
-            Resorter::adding(&state.external_labels, without)
+        let (removed, resorter) = order(&state, &request.without_replica_labels);
+        let opening = async {
+            let permit = self.permit().await?;
+            Ok((permit, self.read(&request, &matchers, range, &removed).await?))
         };
-        let sorted = resort(stream, resorter);
-        let kept = sorted.filter(move |frame| {
-            use parallax_storeapi::proto::thanos::series_response::Result as Frame;
+        let (permit, stream) = within(deadline, self.prometheus.url(), opening).await?;
+        let kept = resort(stream, resorter).filter(move |frame| {
             let keep = match frame {
                 Ok(SeriesResponse { result: Some(Frame::Series(series)) }) => shard.matches(&series.labels),
                 _ => true,
             };
             std::future::ready(keep)
         });
-        Ok(frames::respond(Box::pin(kept), &request))
+        let limited = Limits::of(self).apply(Box::pin(kept));
+        let held: SeriesStream = Box::pin(limited.inspect(move |_| {
+            let _alive_with_the_stream = &permit;
+        }));
+        Ok(frames::respond(deadline::until(held, deadline), &request))
     }
 
     async fn label_names(&self, request: Request<LabelNamesRequest>) -> Result<LabelNamesResponse, Status> {
@@ -215,7 +248,7 @@ fn sorted(mut texts: Vec<String>, limit: usize) -> Vec<String> {
 }
 
 async fn within<T>(
-    deadline: Option<std::time::Instant>,
+    deadline: Option<Instant>,
     url: &str,
     work: impl Future<Output = Result<T, SidecarError>>,
 ) -> Result<T, Status> {
@@ -226,25 +259,47 @@ async fn within<T>(
     }
 }
 
-/// The limits of one Series answer, used up as it is read.
+/// The limits of one Series answer, used up as it passes. 0 is no limit.
 struct Limits {
     max_series: usize,
     max_samples: usize,
     series: usize,
     samples: usize,
+    last: Vec<parallax_storeapi::proto::thanos::Label>,
 }
 
 impl Limits {
     fn of(sidecar: &Sidecar) -> Self {
-        let config = &sidecar.config;
-        Self { max_series: config.max_series, max_samples: config.max_samples, series: 0, samples: 0 }
+        let SidecarConfig { max_series, max_samples, .. } = sidecar.config;
+        Self { max_series, max_samples, series: 0, samples: 0, last: Vec::new() }
     }
 
-    fn take(&mut self, series: &ReadSeries) -> Result<(), SidecarError> {
-        self.series += 1;
-        let counts =
-            series.chunks.iter().map(|chunk| parallax_tsdb::chunk::sample_count(&chunk.data).unwrap_or(0));
-        self.samples += counts.sum::<usize>();
+    /// Ends the stream with an error where a limit is passed.
+    fn apply(mut self, stream: SeriesStream) -> SeriesStream {
+        if self.max_series == 0 && self.max_samples == 0 {
+            return stream;
+        }
+        Box::pin(stream.scan(false, move |passed, frame| {
+            if *passed {
+                return std::future::ready(None);
+            }
+            let counted = match &frame {
+                Ok(SeriesResponse { result: Some(Frame::Series(series)) }) => self.take(series),
+                _ => Ok(()),
+            };
+            *passed = counted.is_err();
+            std::future::ready(Some(counted.map_err(|error| error.to_status()).and(frame)))
+        }))
+    }
+
+    /// Counts a series; parts of one count once.
+    fn take(&mut self, series: &Series) -> Result<(), SidecarError> {
+        if self.series == 0 || self.last != series.labels {
+            self.series += 1;
+            self.last.clone_from(&series.labels);
+        }
+        let data = series.chunks.iter().filter_map(|chunk| chunk.raw.as_ref()).map(|chunk| &chunk.data);
+        self.samples += data.map(|data| parallax_tsdb::chunk::sample_count(data).unwrap_or(0)).sum::<usize>();
         if self.max_series > 0 && self.series > self.max_series {
             return Err(SidecarError::Limit(format!("the answer has more than {} series", self.max_series)));
         }
@@ -258,26 +313,12 @@ impl Limits {
     }
 }
 
-/// Frames of single series; parts of one series that Prometheus sent apart stay apart and adjacent. Labels named in `added` are
-/// taken off again.
-fn to_frames(
-    series: impl Stream<Item = Result<ReadSeries, SidecarError>> + Send + 'static,
-    mut limits: Limits,
-    added: Labels,
-) -> SeriesStream {
-    let added: Vec<String> = added.iter().map(|(name, _)| name.to_owned()).collect();
-    let frames = series.map(move |item| {
-        let series = item
-            .and_then(|series| limits.take(&series).map(|()| series))
-            .map_err(|error| error.to_status())?;
-        let mut own = labels::to_wire(&series.labels);
-        labels::remove(&mut own, &added);
-        Ok(frames::series(Series { labels: own, chunks: series.chunks.into_iter().map(to_wire).collect() }))
-    });
-    // After an error nothing follows.
-    Box::pin(frames.scan(false, |failed, item: Result<SeriesResponse, Status>| {
-        let before = std::mem::replace(failed, item.is_err());
-        std::future::ready((!before).then_some(item))
+/// Frames of single series; parts of one series that Prometheus sent apart stay apart and adjacent.
+fn to_frames(series: impl Stream<Item = Result<ReadSeries, SidecarError>> + Send + 'static) -> SeriesStream {
+    Box::pin(series.map(|item| {
+        let series = item.map_err(|error| error.to_status())?;
+        let chunks = series.chunks.into_iter().map(to_wire).collect();
+        Ok(frames::series(Series { labels: series.labels, chunks }))
     }))
 }
 

@@ -35,6 +35,11 @@ pub(super) async fn read(State(stand_in): State<Arc<StandIn>>, body: Bytes) -> R
     answer.unwrap_or_else(bad_data)
 }
 
+/// For a server that cannot stream.
+pub(super) async fn read_samples(State(stand_in): State<Arc<StandIn>>, body: Bytes) -> Response {
+    decode(&body).and_then(|request| samples(&stand_in, &request)).unwrap_or_else(bad_data)
+}
+
 fn decode(body: &[u8]) -> Result<ReadRequest, String> {
     let length = snap::raw::decompress_len(body).map_err(|error| error.to_string())?;
     if length > MAX_REQUEST_BYTES {

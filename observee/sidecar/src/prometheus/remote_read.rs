@@ -2,11 +2,14 @@
 //!
 //! Formats: Prometheus' remote read API. A streamed answer is a row of frames, each a uvarint length, the CRC-32C
 //! of the message (4 bytes, big endian) and a `ChunkedReadResponse`; a plain one is a `ReadResponse` in one snappy
-//! block. Both become [`ReadSeries`] in the order Prometheus sent them; only one frame is held at a time.
+//! block. Both become [`ReadSeries`]. A stream keeps Prometheus' order and holds one frame at a time; a plain answer is
+//! held whole and sorted here, for Prometheus does not say that it is. An error that Prometheus meets in the middle
+//! of a stream is text among the frames: it fails as a frame, so a cut answer never looks like a whole one.
 
 use bytes::{Buf, Bytes, BytesMut};
 use futures::{Stream, StreamExt};
-use parallax_model::{Labels, MatchOp, Matcher};
+use parallax_model::{MatchOp, Matcher};
+use parallax_storeapi::labels;
 use parallax_storeapi::proto::prometheus::read_request::ResponseType;
 use parallax_storeapi::proto::prometheus::{
     ChunkedReadResponse, ChunkedSeries, LabelMatcher, Query, ReadHints, ReadRequest, ReadResponse,
@@ -34,13 +37,15 @@ pub struct ReadCall<'a> {
     pub step_ms: i64,
     pub range_ms: i64,
     pub function: &'a str,
+    /// Labels that are taken off every series that comes.
+    pub removed: &'a [String],
 }
 
 /// A series, or a further part of the series before it.
 #[derive(Debug, PartialEq)]
 pub struct ReadSeries {
-    /// As Prometheus sent them: sorted, its external labels included.
-    pub labels: Labels,
+    /// Sorted by name; Prometheus' external labels included, where they are not removed.
+    pub labels: Vec<Label>,
     pub chunks: Vec<ReadChunk>,
 }
 
@@ -78,10 +83,15 @@ impl Prometheus {
         let kind =
             response.headers().get("content-type").and_then(|v| v.to_str().ok()).unwrap_or("").to_owned();
         if kind == STREAMED {
-            return Ok(self.clone().frames(response.into_stream()).left_stream());
+            return Ok(self.clone().frames(response.into_stream(), call.removed.to_vec()).left_stream());
         }
         let body = response.bytes(MAX_WHOLE_ANSWER_BYTES).await.map_err(|error| self.unreachable(&error))?;
-        let series = whole_answer(&body).map_err(|reason| self.unreadable(PATH, reason))?;
+        let removed = call.removed.to_vec();
+        let decoded = tokio::task::spawn_blocking(move || whole_answer(&body, &removed)).await;
+        let series = decoded
+            .map_err(|error| error.to_string())
+            .and_then(|series| series)
+            .map_err(|reason| self.unreadable(PATH, reason))?;
         Ok(futures::stream::iter(series.into_iter().map(Ok)).right_stream())
     }
 
@@ -89,11 +99,12 @@ impl Prometheus {
     fn frames<E>(
         self,
         body: impl Stream<Item = Result<Bytes, E>> + Send + Unpin + 'static,
+        removed: Vec<String>,
     ) -> impl Stream<Item = Result<ReadSeries, SidecarError>> + Send
     where
         E: std::fmt::Display + Send + 'static,
     {
-        let reader = FrameReader { prometheus: self, body, buffer: BytesMut::new(), failed: false };
+        let reader = FrameReader { prometheus: self, body, removed, buffer: BytesMut::new(), failed: false };
         futures::stream::unfold(reader, |mut reader| async move {
             let frame = reader.next().await?;
             Some((frame, reader))
@@ -108,6 +119,7 @@ impl Prometheus {
 struct FrameReader<S> {
     prometheus: Prometheus,
     body: S,
+    removed: Vec<String>,
     buffer: BytesMut,
     failed: bool,
 }
@@ -132,7 +144,8 @@ where
             match take_frame(&mut self.buffer) {
                 Ok(Some(message)) => {
                     return Some(
-                        decode_frame(message).map_err(|reason| self.prometheus.unreadable(PATH, reason)),
+                        decode_frame(message, &self.removed)
+                            .map_err(|reason| self.prometheus.unreadable(PATH, reason)),
                     );
                 }
                 Ok(None) => {}
@@ -185,43 +198,51 @@ fn uvarint(bytes: &[u8]) -> Result<Option<(u64, usize)>, String> {
     if bytes.len() >= MAX_BYTES { Err("a frame's length has more than 64 bits".to_owned()) } else { Ok(None) }
 }
 
-fn decode_frame(message: Bytes) -> Result<Vec<ReadSeries>, String> {
+fn decode_frame(message: Bytes, removed: &[String]) -> Result<Vec<ReadSeries>, String> {
     let response = ChunkedReadResponse::decode(message).map_err(|error| format!("a frame: {error}"))?;
-    response.chunked_series.into_iter().map(read_series).collect()
+    response.chunked_series.into_iter().map(|series| read_series(series, removed)).collect()
 }
 
-fn read_series(series: ChunkedSeries) -> Result<ReadSeries, String> {
-    let labels = labels_of(&series.labels)?;
-    let chunks = series
-        .chunks
-        .into_iter()
-        .map(|chunk| {
-            let encoding = u8::try_from(chunk.r#type).ok().filter(|encoding| (1..=3).contains(encoding));
-            let encoding =
-                encoding.ok_or_else(|| format!("series {labels}: chunk encoding {}", chunk.r#type))?;
-            Ok(ReadChunk {
-                min_time_ms: chunk.min_time_ms,
-                max_time_ms: chunk.max_time_ms,
-                encoding,
-                data: chunk.data,
-            })
+fn read_series(series: ChunkedSeries, removed: &[String]) -> Result<ReadSeries, String> {
+    let found = checked_labels(series.labels, removed)?;
+    let chunk = |chunk: parallax_storeapi::proto::prometheus::Chunk| {
+        let encoding = u8::try_from(chunk.r#type).ok().filter(|encoding| (1..=3).contains(encoding));
+        let encoding = encoding
+            .ok_or_else(|| format!("series {}: chunk encoding {}", labels::display(&found), chunk.r#type))?;
+        if chunk.min_time_ms > chunk.max_time_ms {
+            let (min, max) = (chunk.min_time_ms, chunk.max_time_ms);
+            return Err(format!("series {}: a chunk from {min} to {max}", labels::display(&found)));
+        }
+        Ok(ReadChunk {
+            min_time_ms: chunk.min_time_ms,
+            max_time_ms: chunk.max_time_ms,
+            encoding,
+            data: chunk.data,
         })
-        .collect::<Result<_, String>>()?;
-    Ok(ReadSeries { labels, chunks })
-}
-
-fn labels_of(wire: &[Label]) -> Result<Labels, String> {
-    let text = |bytes: &Bytes| {
-        std::str::from_utf8(bytes).map(str::to_owned).map_err(|_| format!("a label is not UTF-8: {bytes:?}"))
     };
-    let pairs = wire
-        .iter()
-        .map(|label| Ok((text(&label.name)?, text(&label.value)?)))
-        .collect::<Result<Vec<_>, String>>()?;
-    Ok(Labels::from_pairs(pairs))
+    let chunks = series.chunks.into_iter().map(chunk).collect::<Result<_, String>>()?;
+    Ok(ReadSeries { labels: found, chunks })
 }
 
-fn whole_answer(body: &[u8]) -> Result<Vec<ReadSeries>, String> {
+/// Labels as everything behind here expects them: UTF-8, sorted, each name once, none empty, none of `removed`.
+fn checked_labels(mut wire: Vec<Label>, removed: &[String]) -> Result<Vec<Label>, String> {
+    if let Some(bad) =
+        wire.iter().flat_map(|l| [&l.name, &l.value]).find(|text| std::str::from_utf8(text).is_err())
+    {
+        return Err(format!("a label is not UTF-8: {bad:?}"));
+    }
+    wire.retain(|label| !label.value.is_empty());
+    if !wire.is_sorted_by(|a, b| a.name <= b.name) {
+        wire.sort_by(|a, b| a.name.cmp(&b.name));
+    }
+    if wire.windows(2).any(|pair| matches!(pair, [a, b] if a.name == b.name)) {
+        return Err(format!("a label stands twice in {}", labels::display(&wire)));
+    }
+    labels::remove(&mut wire, removed);
+    Ok(wire)
+}
+
+fn whole_answer(body: &[u8], removed: &[String]) -> Result<Vec<ReadSeries>, String> {
     let length = snap::raw::decompress_len(body).map_err(|error| format!("not snappy: {error}"))?;
     if length > MAX_WHOLE_ANSWER_BYTES {
         return Err(format!("an answer of {length} bytes; at most {MAX_WHOLE_ANSWER_BYTES} are read"));
@@ -230,13 +251,13 @@ fn whole_answer(body: &[u8]) -> Result<Vec<ReadSeries>, String> {
         snap::raw::Decoder::new().decompress_vec(body).map_err(|error| format!("not snappy: {error}"))?;
     let response = ReadResponse::decode(Bytes::from(message)).map_err(|error| error.to_string())?;
     let mut found = Vec::new();
-    for series in response.results.into_iter().flat_map(|result| result.timeseries) {
-        let labels = labels_of(&series.labels)?;
-        let chunks = samples::encode(&series).map_err(|reason| format!("series {labels}: {reason}"))?;
-        found.push(ReadSeries { labels, chunks });
+    for mut series in response.results.into_iter().flat_map(|result| result.timeseries) {
+        let own = checked_labels(std::mem::take(&mut series.labels), removed)?;
+        let chunks = samples::encode(&series)
+            .map_err(|reason| format!("series {}: {reason}", labels::display(&own)))?;
+        found.push(ReadSeries { labels: own, chunks });
     }
-    // A sampled answer need not be sorted.
-    found.sort_by(|a, b| a.labels.cmp(&b.labels));
+    found.sort_by(|a, b| labels::compare(&a.labels, &b.labels));
     Ok(found)
 }
 

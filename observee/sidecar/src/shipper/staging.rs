@@ -1,0 +1,124 @@
+//! `thanos/upload/<block>`: hard links to the files of a block while they go up, for Prometheus may delete the block meanwhile.
+//!
+//! Blocking. A staging directory is removed when it is dropped; what a killed process left behind is removed at the next start.
+
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use parallax_block::BlockId;
+
+use super::file_error;
+use crate::SidecarError;
+
+/// Beneath Prometheus' directory, so that links are possible.
+const DIRECTORY: [&str; 2] = ["thanos", "upload"];
+/// What of a block is linked, besides `chunks`. Tombstones stay behind.
+const FILES: [&str; 2] = ["index", "meta.json"];
+
+/// A directory of links.
+#[derive(Debug)]
+pub(super) struct Staged(PathBuf);
+
+impl Staged {
+    /// Links the files of `block`; `None` if Prometheus has deleted it.
+    ///
+    /// # Errors
+    /// If links cannot be made.
+    pub fn new(tsdb_path: &Path, block: BlockId) -> Result<Option<Self>, SidecarError> {
+        let source = tsdb_path.join(block.to_string());
+        let staged = Self(root(tsdb_path).join(block.to_string()));
+        // What an interrupted round left behind may be incomplete.
+        remove(&staged.0)?;
+        match staged.link(&source) {
+            Ok(()) => Ok(Some(staged)),
+            // Prometheus renames a block before it deletes it, so it goes as a whole.
+            Err(_) if !source.exists() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    fn link(&self, source: &Path) -> Result<(), SidecarError> {
+        create(&self.0)?;
+        for name in FILES {
+            link(&source.join(name), &self.0.join(name))?;
+        }
+        let (from, to) = (source.join("chunks"), self.0.join("chunks"));
+        create(&to)?;
+        let entries = match std::fs::read_dir(&from) {
+            // Verification will say what is wrong with that.
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            entries => entries.map_err(|error| file_error(&from, &error))?,
+        };
+        for entry in entries {
+            let name = entry.map_err(|error| file_error(&from, &error))?.file_name();
+            link(&from.join(&name), &to.join(&name))?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        if let Err(error) = remove(&self.0) {
+            tracing::debug!(error = error.to_string(), "cannot remove links");
+        }
+    }
+}
+
+/// Removes what a process that was killed left behind.
+///
+/// # Errors
+/// If it cannot be removed.
+pub(super) fn remove_leftovers(tsdb_path: &Path) -> Result<(), SidecarError> {
+    let root = root(tsdb_path);
+    let entries = match std::fs::read_dir(&root) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        entries => entries.map_err(|error| file_error(&root, &error))?,
+    };
+    for entry in entries {
+        let entry = entry.map_err(|error| file_error(&root, &error))?;
+        // Nothing that is not ours.
+        if entry.file_name().to_str().is_some_and(|name| name.parse::<BlockId>().is_ok()) {
+            remove(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+fn root(tsdb_path: &Path) -> PathBuf {
+    DIRECTORY.iter().fold(tsdb_path.to_path_buf(), |path, part| path.join(part))
+}
+
+fn create(directory: &Path) -> Result<(), SidecarError> {
+    std::fs::create_dir_all(directory).map_err(|error| file_error(directory, &error))
+}
+
+fn remove(directory: &Path) -> Result<(), SidecarError> {
+    match std::fs::remove_dir_all(directory) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(file_error(directory, &error)),
+        _ => Ok(()),
+    }
+}
+
+/// A file that is missing is left to verification.
+fn link(from: &Path, to: &Path) -> Result<(), SidecarError> {
+    match std::fs::hard_link(from, to) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Err(error) => {
+            let hint = match error.kind() {
+                ErrorKind::CrossesDevices => "; both have to lie on one filesystem",
+                ErrorKind::Unsupported | ErrorKind::PermissionDenied => {
+                    "; the filesystem has to allow hard links"
+                }
+                ErrorKind::ReadOnlyFilesystem => "; the sidecar needs to write to Prometheus' data directory",
+                _ => "",
+            };
+            Err(file_error(from, &format!("cannot be linked to {}: {error}{hint}", to.display())))
+        }
+    }
+}
