@@ -114,7 +114,8 @@ mod tests {
             reason: "connection refused".to_owned(),
         };
         assert_eq!(gap.to_string(), "parallax: cluster \"us-1\" missing: 10.0.0.1:10901: connection refused");
-        for other in ["", "parallax: cluster", "parallax: cluster \"x", "parallax: cluster \"x\" gone: a: b"] {
+        for other in ["", "parallax: cluster", "parallax: cluster \"x", "parallax: cluster \"x\" gone: a: b"]
+        {
             assert_eq!(Gap::parse(other), None, "{other:?}");
         }
     }

@@ -23,6 +23,7 @@ pub use state::EndpointStatus;
 use state::Shared;
 
 use crate::Error;
+use crate::api::{StoreList, StoreStatus};
 use crate::coverage::{Gap, GapKind};
 use crate::info_poll;
 
@@ -167,7 +168,8 @@ impl Endpoint {
     pub fn advertises_expected(&self) -> bool {
         let Some(cluster) = self.cluster.as_deref() else { return true };
         let label = &self.options.cluster_label;
-        self.metadata().is_some_and(|known| known.label_sets.iter().any(|set| set.get(label) == Some(cluster)))
+        self.metadata()
+            .is_some_and(|known| known.label_sets.iter().any(|set| set.get(label) == Some(cluster)))
     }
 
     /// Why it would be no use to ask now, or `None` to ask it.
@@ -293,5 +295,23 @@ impl EndpointSet {
         for endpoint in &self.endpoints {
             endpoint.shared.polled_once().await;
         }
+    }
+}
+
+impl StoreList for EndpointSet {
+    fn stores(&self) -> Vec<StoreStatus> {
+        let shown = |status: EndpointStatus| StoreStatus {
+            name: status.name,
+            component: status.component,
+            last_check: status.last_check,
+            last_error: status.last_error,
+            label_sets: status.label_sets,
+            range: status.range,
+        };
+        self.status().into_iter().map(shown).collect()
+    }
+
+    fn missing_clusters(&self) -> Vec<String> {
+        Self::missing_clusters(self)
     }
 }

@@ -90,7 +90,11 @@ impl Poller {
                 tracing::info!(endpoint, component = metadata.component, "endpoint is up");
             }
             Err(error) if was_healthy || !checked => {
-                tracing::warn!(endpoint, error, "endpoint is down; its part of answers will be reported missing");
+                tracing::warn!(
+                    endpoint,
+                    error,
+                    "endpoint is down; its part of answers will be reported missing"
+                );
             }
             _ => {}
         }

@@ -13,7 +13,7 @@ use crate::coverage::{Gap, GapKind};
 use crate::endpoint::{Endpoint, EndpointSet, Metadata};
 
 /// What the caller of a query may narrow endpoints by, beside the query itself: Thanos' `storeMatch[]`. Each element is a list of
-/// matchers on `__address__`; one of the lists has to match.
+/// matchers on `__address__` and external labels; one of the lists has to match.
 pub type StoreMatchers = [Vec<Matcher>];
 
 const ADDRESS_LABEL: &str = "__address__";
@@ -53,10 +53,10 @@ pub fn select(
     let now = Instant::now();
     let mut selection = Selection::default();
     for endpoint in set.endpoints() {
-        if !address_matches(endpoint, store_matchers) {
+        let metadata = endpoint.metadata();
+        if !is_wanted(endpoint, metadata.as_deref(), store_matchers) {
             continue;
         }
-        let metadata = endpoint.metadata();
         let relevant = match &metadata {
             Some(known) => known.has_store && covers(known, range, matchers),
             // Nothing is known: only the expected cluster can rule it out.
@@ -97,11 +97,12 @@ fn absent_reason(endpoint: &Endpoint) -> String {
     }
 }
 
-fn address_matches(endpoint: &Endpoint, store_matchers: &StoreMatchers) -> bool {
+fn is_wanted(endpoint: &Endpoint, metadata: Option<&Metadata>, store_matchers: &StoreMatchers) -> bool {
+    let label_sets = metadata.map_or(&[][..], |known| &known.label_sets);
     store_matchers.is_empty()
         || store_matchers.iter().any(|all| {
-            all.iter()
-                .filter(|matcher| matcher.name() == ADDRESS_LABEL)
-                .all(|matcher| matcher.matches(endpoint.name()))
+            let (address, labels): (Vec<Matcher>, Vec<Matcher>) =
+                all.iter().cloned().partition(|matcher| matcher.name() == ADDRESS_LABEL);
+            address.iter().all(|matcher| matcher.matches(endpoint.name())) && may_match(&labels, label_sets)
         })
 }

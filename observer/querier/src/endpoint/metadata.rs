@@ -31,8 +31,7 @@ impl Metadata {
     /// # Errors
     /// If a label is not UTF-8.
     pub fn from_info(info: InfoResponse) -> Result<Self, Error> {
-        let label_sets =
-            info.label_sets.iter().map(labels::set_from_wire).collect::<Result<Vec<_>, _>>()?;
+        let label_sets = info.label_sets.iter().map(labels::set_from_wire).collect::<Result<Vec<_>, _>>()?;
         let has_store = info.store.is_some();
         let range = info
             .store

@@ -1,0 +1,266 @@
+//! Many stores as one: fan-out, merge, and an honest account of what is missing.
+//!
+//! Invariants:
+//! - No answer waits for an endpoint longer than its deadlines allow; what others sent stays.
+//! - An endpoint that was needed and did not answer in full is a warning, or where no partial answer is allowed, an error. Never silence.
+//! - Dropping an answer ends every call behind it.
+
+mod info;
+mod label_calls;
+mod pump;
+mod series;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, Instant};
+
+use parallax_model::{Labels, Matcher, TimeRange};
+use parallax_storeapi::proto::thanos::info::InfoResponse;
+use parallax_storeapi::proto::thanos::{
+    LabelMatcher, LabelNamesRequest, LabelNamesResponse, LabelValuesRequest, LabelValuesResponse,
+    PartialResponseStrategy, SeriesRequest,
+};
+use parallax_storeapi::{SeriesStream, Store, async_trait, deadline_of, matchers, with_deadline};
+use parallax_telemetry::Metrics;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use tonic::metadata::{KeyAndValueRef, MetadataMap};
+use tonic::{Request, Status};
+
+use crate::coverage::{Gap, GapKind};
+use crate::endpoint::{Endpoint, EndpointSet};
+use crate::store_selection::{Selection, select};
+
+/// The gRPC metadata that carries a tenant through proxies. Source: Thanos, `pkg/tenancy`.
+const TENANT_HEADER: &str = "thanos-tenant";
+
+/// The gRPC metadata by which a proxy tells one below it how long it bears silence, in milliseconds: the lower one has to give up on a hung
+/// endpoint before the upper one gives up on it. Thanos ignores it.
+const SILENCE_HEADER: &str = "parallax-silence-ms";
+
+/// Of the silence the caller bears, one part in this many is kept for the way up.
+const SILENCE_SHARE: u32 = 5;
+
+/// Part of the time left that a proxy keeps to report what is late: one in this many…
+const REPORT_SHARE: u32 = 10;
+/// …and never more than this.
+const MAX_REPORT_RESERVE: Duration = Duration::from_secs(1);
+
+/// Bounds of a fan-out.
+#[derive(Clone, Debug)]
+pub struct ProxyConfig {
+    /// Longest silence of an endpoint: before its first frame, retries included, and between frames. `None` for no
+    /// limit but the request's deadline. Thanos' `--store.response-timeout`.
+    pub response_timeout: Option<Duration>,
+    /// Deadline of a request that came without one.
+    pub default_timeout: Duration,
+    /// An endpoint that was silent for this long when the request's deadline ended the wait counts as hung.
+    pub hung_after: Duration,
+    /// Deliveries that may wait per endpoint for the merge.
+    pub look_ahead: usize,
+    /// How often a stream is opened again after a transport error before its first frame.
+    pub max_retries: u32,
+    /// Labels this proxy adds to what it advertises; a query that contradicts them gets nothing. Thanos' `--selector-label`.
+    pub selector_labels: Labels,
+}
+
+impl Default for ProxyConfig {
+    fn default() -> Self {
+        Self {
+            response_timeout: None,
+            default_timeout: Duration::from_secs(120),
+            hung_after: Duration::from_secs(5),
+            look_ahead: 16,
+            max_retries: 2,
+            selector_labels: Labels::empty(),
+        }
+    }
+}
+
+/// A `Store` over an [`EndpointSet`]. Cloning shares it.
+#[derive(Clone)]
+pub struct Proxy {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    endpoints: Arc<EndpointSet>,
+    config: ProxyConfig,
+    gaps: GapCounter,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KindLabel {
+    kind: &'static str,
+}
+
+type GapCounter = Family<KindLabel, Counter<u64, AtomicU64>>;
+
+impl Proxy {
+    pub fn new(endpoints: Arc<EndpointSet>, config: ProxyConfig, metrics: &Metrics) -> Self {
+        let gaps = metrics.register(
+            "parallax_querier_coverage_gaps",
+            "Endpoints that were missing from answers, by how they failed",
+            GapCounter::default(),
+        );
+        Self { inner: Arc::new(Inner { endpoints, config, gaps }) }
+    }
+
+    pub fn endpoints(&self) -> &Arc<EndpointSet> {
+        &self.inner.endpoints
+    }
+
+    fn count(&self, gap: &Gap) {
+        self.inner.gaps.get_or_create(&KindLabel { kind: gap.kind.as_str() }).inc();
+    }
+
+    /// Checks a request's matchers; `None` if the selector labels rule everything out.
+    fn matchers(&self, wire: &[LabelMatcher]) -> Result<Option<Vec<Matcher>>, Status> {
+        let all = matchers::from_wire(wire)?;
+        Ok(matchers::without_external(&all, &self.inner.config.selector_labels))
+    }
+
+    /// Selects endpoints. Where no partial answer is allowed, a gap, and having no endpoint at all, is an error.
+    fn select(&self, call: &Call, matchers: &[Matcher], range: TimeRange) -> Result<Selection, Status> {
+        if call.abort && self.inner.endpoints.endpoints().is_empty() {
+            return Err(Status::unavailable("no endpoints are configured"));
+        }
+        let selection = select(&self.inner.endpoints, range, matchers, &call.store_matchers);
+        for gap in &selection.gaps {
+            self.count(gap);
+        }
+        match selection.gaps.first() {
+            Some(gap) if call.abort => Err(aborted(gap)),
+            _ => Ok(selection),
+        }
+    }
+}
+
+/// What all calls have beside their message.
+struct Call {
+    /// Whether a gap fails the call.
+    abort: bool,
+    /// When endpoints have to be done.
+    endpoint_deadline: Instant,
+    /// Longest silence of an endpoint, for this call.
+    silence: Option<Duration>,
+    store_matchers: Vec<Vec<Matcher>>,
+    /// For every endpoint.
+    metadata: MetadataMap,
+}
+
+impl Call {
+    fn of<T>(request: &Request<T>, config: &ProxyConfig, disabled: bool, strategy: i32) -> Self {
+        let now = Instant::now();
+        let deadline = deadline_of(request).unwrap_or_else(|| now + config.default_timeout);
+        let left = deadline.saturating_duration_since(now);
+        let reserve = (left / REPORT_SHARE).min(MAX_REPORT_RESERVE);
+        let mut metadata = MetadataMap::new();
+        if let Some(tenant) = request.metadata().get(TENANT_HEADER) {
+            metadata.insert(TENANT_HEADER, tenant.clone());
+        }
+        let borne = silence_borne_by(request.metadata());
+        let silence = [borne, config.response_timeout].into_iter().flatten().min();
+        if let Some(silence) = silence {
+            let silence_ms = u64::try_from(silence.as_millis()).unwrap_or(u64::MAX);
+            metadata.insert(SILENCE_HEADER, silence_ms.into());
+        }
+        Self {
+            abort: disabled || strategy == i32::from(PartialResponseStrategy::Abort),
+            endpoint_deadline: deadline.checked_sub(reserve).unwrap_or(deadline),
+            silence,
+            store_matchers: request
+                .extensions()
+                .get::<crate::select::StoreMatchers>()
+                .map(|matchers| matchers.0.clone())
+                .unwrap_or_default(),
+            metadata,
+        }
+    }
+
+    /// When silence that begins now is too long.
+    fn silence_ends(&self) -> Instant {
+        self.silence
+            .and_then(|silence| Instant::now().checked_add(silence))
+            .map_or(self.endpoint_deadline, |ends| ends.min(self.endpoint_deadline))
+    }
+
+    /// A request to an endpoint.
+    fn outgoing<T>(&self, message: T) -> Request<T> {
+        let mut request = with_deadline(message, Some(self.endpoint_deadline));
+        for entry in self.metadata.iter() {
+            if let KeyAndValueRef::Ascii(key, value) = entry {
+                request.metadata_mut().insert(key.clone(), value.clone());
+            }
+        }
+        request
+    }
+}
+
+/// How long the caller bears silence from here, less what the way up takes.
+fn silence_borne_by(metadata: &MetadataMap) -> Option<Duration> {
+    let borne_ms: u64 = metadata.get(SILENCE_HEADER)?.to_str().ok()?.parse().ok()?;
+    let borne = Duration::from_millis(borne_ms);
+    Some(borne - borne / SILENCE_SHARE)
+}
+
+/// The gap that an endpoint leaves which was silent for `silence`. A real hang is recorded, so that the next query does not wait for it too;
+/// that a caller was in a hurry proves nothing.
+fn late(endpoint: &Endpoint, config: &ProxyConfig, silence: Duration, frames: u64) -> Gap {
+    let reason = format!("nothing came for {:.1} s, after {frames} frames", silence.as_secs_f64());
+    // A caller that bears just as much silence as this proxy leaves it a little less.
+    let hung_after =
+        config.response_timeout.map_or(config.hung_after, |own| config.hung_after.min(own * 3 / 4));
+    if silence >= hung_after {
+        endpoint.hung(&reason);
+    }
+    endpoint.gap(GapKind::Late, reason)
+}
+
+/// The gap that a failed call leaves. A querier below that names a gap of its own is taken at its word.
+fn gap_of(endpoint: &Endpoint, status: &Status, something_came: bool) -> Gap {
+    Gap::parse(status.message())
+        .unwrap_or_else(|| endpoint.gap(kind_of(status, something_came), reason_of(status)))
+}
+
+fn aborted(gap: &Gap) -> Status {
+    Status::aborted(gap.to_string())
+}
+
+/// What kind of gap a failed call leaves, by its status and whether something had come before.
+fn kind_of(status: &Status, something_came: bool) -> GapKind {
+    use tonic::Code;
+    match status.code() {
+        Code::PermissionDenied | Code::Unauthenticated | Code::ResourceExhausted => GapKind::Refused,
+        Code::DeadlineExceeded => GapKind::Late,
+        _ if something_came => GapKind::Partial,
+        _ => GapKind::Missing,
+    }
+}
+
+fn reason_of(status: &Status) -> String {
+    if status.message().is_empty() { status.code().to_string() } else { status.message().to_owned() }
+}
+
+#[async_trait]
+impl Store for Proxy {
+    async fn info(&self) -> Result<InfoResponse, Status> {
+        Ok(info::aggregate(&self.inner.endpoints, &self.inner.config.selector_labels))
+    }
+
+    async fn series(&self, request: Request<SeriesRequest>) -> Result<SeriesStream, Status> {
+        self.merged_series(request)
+    }
+
+    async fn label_names(&self, request: Request<LabelNamesRequest>) -> Result<LabelNamesResponse, Status> {
+        self.merged_label_names(request).await
+    }
+
+    async fn label_values(
+        &self,
+        request: Request<LabelValuesRequest>,
+    ) -> Result<LabelValuesResponse, Status> {
+        self.merged_label_values(request).await
+    }
+}

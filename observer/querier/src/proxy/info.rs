@@ -1,0 +1,71 @@
+//! What a querier says of itself, so that another can be stacked on it: all that its endpoints said.
+//!
+//! An endpoint that is down counts with what it last said, or with the cluster it is expected to hold: the querier above has to keep asking
+//! for that cluster, or nobody would hear that it is missing. An endpoint that may hold anything is advertised as an empty label set.
+
+use std::collections::BTreeSet;
+
+use parallax_model::{Labels, TimeRange};
+use parallax_storeapi::labels::set_to_wire;
+use parallax_storeapi::proto::thanos::info::{InfoResponse, StoreInfo, TsdbInfo};
+
+use crate::endpoint::{Endpoint, EndpointSet};
+
+/// The component type of a querier.
+const COMPONENT: &str = "query";
+
+pub(super) fn aggregate(endpoints: &EndpointSet, selector_labels: &Labels) -> InfoResponse {
+    let mut label_sets = BTreeSet::new();
+    let mut range: Option<TimeRange> = None;
+    let mut tsdb_infos = Vec::new();
+    for endpoint in endpoints.endpoints() {
+        let Some((sets, covered)) = part_of(endpoint) else { continue };
+        label_sets.extend(sets.iter().map(|set| set.overlaid_with(selector_labels)));
+        range = Some(match range {
+            None => covered,
+            Some(range) => TimeRange::new(range.min_ms.min(covered.min_ms), range.max_ms.max(covered.max_ms)),
+        });
+        tsdb_infos.extend(endpoint.metadata().iter().flat_map(|known| &known.tsdb_infos).map(|info| {
+            TsdbInfo {
+                labels: Some(set_to_wire(&info.labels.overlaid_with(selector_labels))),
+                min_time: info.range.min_ms,
+                max_time: info.range.max_ms,
+            }
+        }));
+    }
+    if label_sets.is_empty() && !selector_labels.is_empty() {
+        label_sets.insert(selector_labels.clone());
+    }
+    let range = range.unwrap_or(TimeRange::ALL);
+    InfoResponse {
+        label_sets: label_sets.iter().map(set_to_wire).collect(),
+        component_type: COMPONENT.to_owned(),
+        store: Some(StoreInfo {
+            min_time: range.min_ms,
+            max_time: range.max_ms,
+            supports_sharding: true,
+            supports_without_replica_labels: true,
+            tsdb_infos,
+            supports_projections: false,
+        }),
+        ..InfoResponse::default()
+    }
+}
+
+/// The label sets and the time of one endpoint; `None` if it has no Store API.
+fn part_of(endpoint: &Endpoint) -> Option<(Vec<Labels>, TimeRange)> {
+    let known = endpoint.metadata();
+    let expected = endpoint.expected_labels().filter(|_| !endpoint.advertises_expected());
+    let (mut sets, mut range) = match &known {
+        Some(known) if !known.has_store => return None,
+        Some(known) => (known.label_sets.clone(), known.range),
+        None => (Vec::new(), TimeRange::ALL),
+    };
+    if let Some(expected) = expected {
+        sets.push(expected);
+        range = TimeRange::ALL;
+    } else if sets.is_empty() {
+        sets.push(Labels::empty());
+    }
+    Some((sets, range))
+}

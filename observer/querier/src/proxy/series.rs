@@ -1,0 +1,116 @@
+//! The Series call of a proxy: select, ask all at once, merge, and say what is missing.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures::Stream;
+use parallax_model::TimeRange;
+use parallax_storeapi::proto::thanos::{SeriesRequest, SeriesResponse};
+use parallax_storeapi::{SeriesStream, ShardMatcher, frames, matchers};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tonic::{Request, Status};
+
+use super::pump::Pump;
+use super::{Call, Proxy, aborted};
+use crate::coverage::{Gap, GapKind};
+use crate::merge::{Merge, Merged, Source};
+
+impl Proxy {
+    pub(super) fn merged_series(&self, request: Request<SeriesRequest>) -> Result<SeriesStream, Status> {
+        let config = &self.inner.config;
+        let message = request.get_ref();
+        let call =
+            Call::of(&request, config, message.partial_response_disabled, message.partial_response_strategy);
+        let request = request.into_inner();
+        ShardMatcher::new(request.shard_info.as_ref())?;
+        let Some(matchers) = self.matchers(&request.matchers)? else {
+            return Ok(frames::from_vec(Vec::new()));
+        };
+        if matchers.is_empty() {
+            return Err(Status::invalid_argument("no matchers specified (excluding selector labels)"));
+        }
+        let range = TimeRange::new(request.min_time, request.max_time);
+        let selection = self.select(&call, &matchers, range)?;
+        // Hints are for one kind of store; another refuses what it does not know.
+        let asked = SeriesRequest { matchers: matchers::to_wire(&matchers), hints: None, ..request.clone() };
+
+        let call = Arc::new(call);
+        let mut tasks = JoinSet::new();
+        let mut sources = Vec::with_capacity(selection.ask.len());
+        for selected in selection.ask {
+            let (sender, queue) = mpsc::channel(config.look_ahead.max(1));
+            let lost = selected.endpoint.gap(GapKind::Partial, "its task ended unexpectedly");
+            sources.push(Source::new(queue, lost));
+            let pump = Pump {
+                selected,
+                request: asked.clone(),
+                call: Arc::clone(&call),
+                config: config.clone(),
+                queue: sender,
+            };
+            tasks.spawn(pump.run());
+        }
+        let answer = Answer {
+            proxy: self.clone(),
+            gaps: selection.gaps.into(),
+            merge: Some(Merge::new(sources)),
+            abort: call.abort,
+            tasks: tasks,
+        };
+        Ok(frames::respond(Box::pin(answer), &request))
+    }
+}
+
+/// The merged stream as frames: gaps known from the start, then what the stores send.
+struct Answer {
+    proxy: Proxy,
+    /// Known before anything was asked.
+    gaps: VecDeque<Gap>,
+    /// `None` once it has ended.
+    merge: Option<Merge>,
+    abort: bool,
+    /// Dropped with the answer, and ended by that.
+    tasks: JoinSet<()>,
+}
+
+impl Answer {
+    fn frame(&mut self, merged: Merged) -> Result<SeriesResponse, Status> {
+        let failure = match merged {
+            Merged::Series(series) => return Ok(frames::series(series)),
+            Merged::Hints(hints) => return Ok(frames::hints(hints)),
+            Merged::Warning(text) if !self.abort => return Ok(frames::warning(text)),
+            Merged::Warning(text) => Status::aborted(text),
+            Merged::Gap(gap) => {
+                self.proxy.count(&gap);
+                if !self.abort {
+                    return Ok(frames::warning(gap.to_string()));
+                }
+                aborted(&gap)
+            }
+        };
+        self.merge = None;
+        self.tasks.abort_all();
+        Err(failure)
+    }
+}
+
+impl Stream for Answer {
+    type Item = Result<SeriesResponse, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if let Some(gap) = self.gaps.pop_front() {
+            return Poll::Ready(Some(Ok(frames::warning(gap.to_string()))));
+        }
+        let Some(merge) = &mut self.merge else { return Poll::Ready(None) };
+        match futures::ready!(Pin::new(merge).poll_next(context)) {
+            Some(merged) => Poll::Ready(Some(self.frame(merged))),
+            None => {
+                self.merge = None;
+                Poll::Ready(None)
+            }
+        }
+    }
+}
