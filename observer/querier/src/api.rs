@@ -43,7 +43,7 @@ pub struct ApiOptions {
     pub default_metadata_range: Duration,
     /// Whether pages of any origin may read answers.
     pub cors: bool,
-    /// Where the API stands below the root, such as `/thanos`; empty or starting with a slash.
+    /// Where the API stands below the root, such as `/thanos`; empty for the root itself.
     pub route_prefix: String,
     /// What `/api/v1/status/flags` shows.
     pub flags: BTreeMap<String, String>,
@@ -76,7 +76,7 @@ pub(crate) struct Api {
 
 /// The routes of the API.
 pub fn router(runner: Arc<QueryRunner>, stores: impl StoreList, options: ApiOptions) -> Router {
-    let prefix = options.route_prefix.trim_end_matches('/').to_owned();
+    let prefix = options.route_prefix.trim_matches('/').to_owned();
     let has_cors = options.cors;
     let api = Arc::new(Api { runner, stores: Box::new(stores), options, started: jiff::Timestamp::now() });
     let routes = Router::new()
@@ -98,7 +98,7 @@ pub fn router(runner: Arc<QueryRunner>, stores: impl StoreList, options: ApiOpti
         .layer(DefaultBodyLimit::max(MAX_FORM_BYTES))
         .with_state(api);
     let routes = if has_cors { routes.layer(from_fn(allow_any_origin)) } else { routes };
-    if prefix.is_empty() { routes } else { Router::new().nest(&prefix, routes) }
+    if prefix.is_empty() { routes } else { Router::new().nest(&format!("/{prefix}"), routes) }
 }
 
 /// Lets pages of any origin read answers, and answers the question that browsers ask before a POST.

@@ -13,9 +13,11 @@ use parallax_model::Matcher;
 use parallax_promql::ast::Expr;
 use parallax_promql::engine::{Engine, EngineOptions, Interrupt, QueryError, QueryOutcome, QueryRange};
 use parallax_storeapi::Store;
+use parallax_storeapi::proto::thanos::ShardInfo;
 use parallax_telemetry::Metrics;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -70,6 +72,8 @@ pub struct Query {
     pub replica_labels: Vec<String>,
     pub partial_response: bool,
     pub store_matchers: Vec<Vec<Matcher>>,
+    /// Only the series of one shard, for a frontend that splits queries by series.
+    pub shard: Option<ShardInfo>,
 }
 
 /// How long the parts of a query took.
@@ -108,7 +112,12 @@ struct QueryMetrics {
     failed: Counter<u64, AtomicU64>,
     refused: Counter<u64, AtomicU64>,
     running: Gauge,
+    duration: Histogram,
 }
+
+/// Bounds of the histogram of durations, in seconds.
+const DURATION_BOUNDS_SECONDS: [f64; 12] =
+    [0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0];
 
 impl QueryMetrics {
     fn new(metrics: &Metrics) -> Self {
@@ -129,6 +138,11 @@ impl QueryMetrics {
                 Counter::default(),
             ),
             running: metrics.register("parallax_query_running", "Queries that are running", Gauge::default()),
+            duration: metrics.register(
+                "parallax_query_duration_seconds",
+                "How long queries took, waiting included",
+                Histogram::new(DURATION_BOUNDS_SECONDS),
+            ),
         }
     }
 }
@@ -195,6 +209,7 @@ impl QueryRunner {
                 algorithm: self.limits.algorithm,
                 partial_response: query.partial_response,
                 store_matchers: query.store_matchers,
+                shard: query.shard,
                 deadline: self.store_deadline(deadline),
                 max_concurrent_opens: self.limits.max_concurrent_select,
             },
@@ -220,9 +235,13 @@ impl QueryRunner {
         };
         let result = match tokio::task::spawn_blocking(work).await {
             Ok(result) => result.map_err(RunError::Query),
-            Err(error) => Err(RunError::Lost(error)),
+            Err(error) => {
+                tracing::error!(%error, "a query's evaluation ended early");
+                Err(RunError::Lost(error))
+            }
         };
         drop(guard);
+        self.metrics.duration.observe(began.elapsed().as_secs_f64());
         if result.is_err() {
             self.metrics.failed.inc();
         }

@@ -18,6 +18,7 @@ use parallax_dedup::{Algorithm, Dedup};
 use parallax_model::Matcher;
 use parallax_promql::source::{Selection, SeriesStream, Source, SourceError};
 use parallax_storeapi::proto::thanos::series_response::Result as Frame;
+use parallax_storeapi::proto::thanos::{SeriesRequest, ShardInfo};
 use parallax_storeapi::{Store, with_deadline};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc};
@@ -42,6 +43,8 @@ pub struct SelectOptions {
     pub partial_response: bool,
     /// Which stores may be asked: any of these sets of matchers on their external labels and `__address__`.
     pub store_matchers: Vec<Vec<Matcher>>,
+    /// Only the series of one shard.
+    pub shard: Option<ShardInfo>,
     /// When stores have to be done, somewhat before the query's own deadline.
     pub deadline: Instant,
     /// How many selections of this query may wait for their first frame at once.
@@ -105,11 +108,7 @@ struct Pump {
 }
 
 impl Pump {
-    async fn run(
-        &self,
-        message: parallax_storeapi::proto::thanos::SeriesRequest,
-        deliveries: &mpsc::Sender<Delivery>,
-    ) {
+    async fn run(&self, message: SeriesRequest, deliveries: &mpsc::Sender<Delivery>) {
         let deadline = tokio::time::Instant::from_std(self.options.deadline);
         let outcome = tokio::time::timeout_at(deadline, self.forward(message, deliveries)).await;
         let timeout = || SourceError::Timeout { waiting_for: "stores".to_owned() };
@@ -137,7 +136,7 @@ impl Pump {
 
     async fn forward(
         &self,
-        message: parallax_storeapi::proto::thanos::SeriesRequest,
+        message: SeriesRequest,
         deliveries: &mpsc::Sender<Delivery>,
     ) -> Result<(), SourceError> {
         let canceled = |_| SourceError::Canceled;

@@ -1,6 +1,7 @@
 //! The HTTP API over a fake store: parameters, shapes, errors, headers, and answers that lack data.
 
 #[path = "support/fake_store.rs"]
+#[allow(dead_code, reason = "each test file needs a part of it")]
 mod fake_store;
 
 use std::collections::BTreeMap;
@@ -198,6 +199,22 @@ async fn bad_parameters_are_named_as_in_prometheus() {
         );
         assert_eq!(answer.headers[header::CACHE_CONTROL], "no-store");
     }
+}
+
+#[tokio::test]
+async fn a_shard_of_a_query_asks_for_that_shard_only() {
+    let store = Arc::new(FakeStore::default());
+    let api = api_over(store.clone(), QueryLimits::default());
+    let shard = r#"{"shard_index":1,"total_shards":3,"by":true,"labels":["pod"]}"#;
+    let form = format!("query=up&shard_info={}", shard.replace('"', "%22"));
+    assert_eq!(send(&api, Method::POST, "/api/v1/query", &form).await.status, StatusCode::OK);
+    let asked = store.asked.lock().unwrap().clone().unwrap().shard_info.unwrap();
+    assert_eq!(
+        (asked.shard_index, asked.total_shards, asked.by, asked.labels),
+        (1, 3, true, vec!["pod".to_owned()])
+    );
+    let answer = send(&api, Method::POST, "/api/v1/query", "query=up&shard_info=x").await;
+    assert_eq!(answer.status, StatusCode::BAD_REQUEST);
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! The source over a store: what is asked, what comes out, and how it ends.
 
 #[path = "support/fake_store.rs"]
+#[allow(dead_code, reason = "each test file needs a part of it")]
 mod fake_store;
 
 use std::sync::Arc;
@@ -12,7 +13,9 @@ use parallax_dedup::Algorithm;
 use parallax_model::{Matcher, TimeRange};
 use parallax_promql::source::{Selection, SeriesStream, Source, SourceError};
 use parallax_querier::select::{Budget, SelectOptions, StoreSource};
-use parallax_storeapi::proto::thanos::PartialResponseStrategy;
+use parallax_storeapi::proto::thanos::{Chunk, PartialResponseStrategy, SeriesResponse};
+use proptest::prelude::*;
+use prost::Message;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
@@ -36,6 +39,7 @@ fn options() -> SelectOptions {
         algorithm: Algorithm::Penalty,
         partial_response: true,
         store_matchers: Vec::new(),
+        shard: None,
         deadline: Instant::now() + Duration::from_secs(60),
         max_concurrent_opens: 4,
     }
@@ -220,4 +224,37 @@ async fn selections_beyond_the_limit_of_opens_wait_without_blocking_each_other()
         (second.series.len(), drain(first).series.len())
     });
     assert_eq!(read.await.unwrap(), (200, 200));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// Whatever a store sends, the query ends, with series in order or with an error.
+    #[test]
+    fn any_frames_end_in_sorted_series_or_an_error(
+        frames in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..60), 0..6),
+        labels in proptest::collection::vec(("[a-c]", "[a-c]{0,2}"), 0..4),
+        data in proptest::collection::vec(any::<u8>(), 0..40),
+        times in (any::<i64>(), any::<i64>()),
+        encoding in -1i32..4,
+    ) {
+        let mut decoded: Vec<Frame> = frames
+            .iter()
+            .filter_map(|bytes| SeriesResponse::decode(bytes.as_slice()).ok())
+            .map(Ok)
+            .collect();
+        let labels: Vec<(&str, &str)> = labels.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
+        let mut odd = series(&labels, &[(1, 1.0)]);
+        odd.chunks[0].min_time = times.0;
+        odd.chunks[0].max_time = times.1;
+        odd.chunks[0].raw = Some(Chunk { r#type: encoding, data: data.into(), hash: 0 });
+        decoded.push(frame(vec![odd.clone(), odd]));
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let read = runtime.block_on(read_frames(decoded));
+        if read.end.is_ok() {
+            for (_, samples) in &read.series {
+                prop_assert!(samples.is_sorted_by(|a, b| a.0 < b.0));
+            }
+        }
+    }
 }

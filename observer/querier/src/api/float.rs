@@ -82,6 +82,15 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #[test]
+        fn a_printed_float_reads_back_the_same(bits in proptest::num::u64::ANY) {
+            let value = f64::from_bits(bits);
+            let back: f64 = float(value).parse().unwrap();
+            proptest::prop_assert!(back.to_bits() == bits || (back.is_nan() && value.is_nan()));
+        }
+    }
+
     #[test]
     fn timestamps_print_as_in_prometheus() {
         for (time_ms, text) in [

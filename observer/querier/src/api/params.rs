@@ -175,4 +175,15 @@ mod tests {
         assert!(parse_duration("1e10").unwrap_err().contains("overflows int64"));
         assert!(parse_duration("soon").is_err());
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_is_too_odd_for_a_time_or_a_duration(text in ".{0,40}", digits in "-?[0-9.e+]{0,20}") {
+            for text in [text, digits] {
+                let _ = parse_time_ms(&text);
+                let _ = parse_duration(&text);
+                let _ = super::super::names::unescape_label_name(&format!("U__{text}"));
+            }
+        }
+    }
 }

@@ -9,6 +9,7 @@ use parallax_promql::ast::ValueType;
 use parallax_promql::engine::{QueryOutcome, QueryRange};
 use parallax_promql::parse::parse;
 use parallax_promql::value::QueryValue;
+use parallax_storeapi::proto::thanos::ShardInfo;
 
 use super::Api;
 use super::json::write_value;
@@ -77,6 +78,7 @@ fn parse_query(api: &Api, params: &Params, range: QueryRange) -> Result<Query, A
     let dedup = params.bool("dedup", true)?;
     let partial_response = params.bool("partial_response", api.options.partial_response)?;
     let store_matchers = params.selectors("storeMatch[]")?;
+    let shard = shard(params)?;
     check_engine(params)?;
     let mut replica_labels: Vec<String> = params.all("replicaLabels[]").map(str::to_owned).collect();
     if replica_labels.is_empty() {
@@ -97,7 +99,33 @@ fn parse_query(api: &Api, params: &Params, range: QueryRange) -> Result<Query, A
             ),
         ));
     }
-    Ok(Query { text, expr, range, timeout, lookback, replica_labels, partial_response, store_matchers })
+    Ok(Query {
+        text,
+        expr,
+        range,
+        timeout,
+        lookback,
+        replica_labels,
+        partial_response,
+        store_matchers,
+        shard,
+    })
+}
+
+/// Thanos' `shard_info`: a query frontend asks for the shards of a query one by one, and adds up.
+fn shard(params: &Params) -> Result<Option<ShardInfo>, ApiError> {
+    #[derive(Default, serde::Deserialize)]
+    #[serde(default)]
+    struct Json {
+        shard_index: i64,
+        total_shards: i64,
+        by: bool,
+        labels: Vec<String>,
+    }
+    let Some(text) = params.get("shard_info") else { return Ok(None) };
+    let Json { shard_index, total_shards, by, labels } =
+        serde_json::from_str(text).map_err(|error| ApiError::bad_parameter("shard_info", error))?;
+    Ok(Some(ShardInfo { shard_index, total_shards, by, labels }))
 }
 
 /// There is one engine, which answers for both names that Thanos has.

@@ -36,6 +36,7 @@ pub(super) fn series_request(selection: &Selection, options: &SelectOptions) -> 
             range: (selection.range_ms > 0).then_some(Range { millis: selection.range_ms }),
             ..QueryHints::default()
         }),
+        shard_info: options.shard.clone(),
         without_replica_labels: options.replica_labels.clone(),
         response_batch_size: SERIES_PER_FRAME,
         ..SeriesRequest::default()

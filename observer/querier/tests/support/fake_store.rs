@@ -23,6 +23,7 @@ pub type Frame = Result<SeriesResponse, Status>;
 pub struct FakeStore {
     pub frames: Vec<Frame>,
     pub hangs: bool,
+    pub info: InfoResponse,
     pub label_answer: LabelNamesResponse,
     pub asked: Mutex<Option<SeriesRequest>>,
     pub dropped: Arc<AtomicBool>,
@@ -47,7 +48,7 @@ impl Drop for Watched {
 #[async_trait]
 impl Store for FakeStore {
     async fn info(&self) -> Result<InfoResponse, Status> {
-        Ok(InfoResponse::default())
+        Ok(self.info.clone())
     }
 
     async fn series(&self, request: Request<SeriesRequest>) -> Result<Frames, Status> {
