@@ -1,7 +1,7 @@
 //! The store gateway: a bucket of blocks behind one StoreAPI.
 //!
-//! A question goes: choose blocks by external labels and time ([`blocks`]); per block, find series by postings, read their entries and
-//! then their chunks, all by ranges of objects ([`select`]); merge the blocks' sorted streams ([`merge`]). Chunk bytes go from the
+//! A question goes: choose blocks by external labels and time (`blocks`); per block, find series by postings, read their entries and
+//! then their chunks, all by ranges of objects (`select`); merge the blocks' sorted streams (`merge`). Chunk bytes go from the
 //! bucket to the wire unread but for their checksum. What cannot be read of one block is a warning that names block, object and
 //! offset, and the rest of the answer goes on; where partial answers are not allowed, it is the status `Aborted`.
 //!

@@ -87,15 +87,15 @@ pub fn on_missing(partial_response_disabled: bool, strategy: i32) -> OnMissing {
 
 impl Call {
     async fn run(self, output: mpsc::Sender<Frames>) {
-        let started = Instant::now();
-        let metrics = &self.serving.metrics;
-        metrics.gate_queries.inc();
-        metrics.blocks_queried.observe(self.chosen.len() as f64);
-        let mut merge = Merge::new(self.on_missing, metrics, &self.usage, output);
-        // `Ended` has been told to the receiver, or there is none.
-        let _: Result<(), Ended> = self.merge(&mut merge).await;
-        metrics.gate_queries.dec();
-        metrics.call_ended(&self.usage, started.elapsed());
+        let mut merge = Merge::new(self.on_missing, &self.serving.metrics, &self.usage, output);
+        let counted = Counted::begin(&self);
+        if self.merge(&mut merge).await.is_err() {
+            // The receiver has been told, or there is none.
+            return;
+        }
+        // Who has read the answer to its end finds it counted.
+        drop(counted);
+        let _: Result<(), Ended> = merge.finish().await;
     }
 
     async fn merge(&self, merge: &mut Merge<'_>) -> Result<(), Ended> {
@@ -111,7 +111,7 @@ impl Call {
             let hints = hints::series_response(&ids, &self.usage, &self.hints);
             merge.push(Ok(frames::hints(hints))).await?;
         }
-        merge.finish().await
+        Ok(())
     }
 
     fn start(&self, chosen: Chosen) -> (Input, AbortOnDropHandle<()>) {
@@ -127,5 +127,28 @@ impl Call {
         };
         let (sender, receiver) = mpsc::channel(1);
         (Input { block, receiver }, AbortOnDropHandle::new(tokio::spawn(select.run(sender))))
+    }
+}
+
+/// Counts a call when it ends, also when the caller went away.
+struct Counted<'a> {
+    call: &'a Call,
+    started: Instant,
+}
+
+impl<'a> Counted<'a> {
+    fn begin(call: &'a Call) -> Self {
+        let metrics = &call.serving.metrics;
+        metrics.gate_queries.inc();
+        metrics.blocks_queried.observe(call.chosen.len() as f64);
+        Self { call, started: Instant::now() }
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        let metrics = &self.call.serving.metrics;
+        metrics.gate_queries.dec();
+        metrics.call_ended(&self.call.usage, self.started.elapsed());
     }
 }

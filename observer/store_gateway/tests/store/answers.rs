@@ -261,4 +261,7 @@ async fn a_dropped_answer_gives_its_turn_back() {
         let mut stream = fixture.gateway.series(Request::new(everything())).await.unwrap();
         assert!(stream.next().await.is_some());
     }
+    while !fixture.metric("thanos_bucket_store_series_gate_queries_in_flight 0") {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
