@@ -5,15 +5,18 @@ use std::error::Error as StdError;
 use http_body_util::BodyExt as _;
 use parallax_pki::explain::{chain_text, find};
 use tonic::body::Body;
-use tonic::{Code, Status};
+use tonic::{Code, Status, TimeoutExpired};
 
 use super::connector::ConnectFailure;
 use super::health::Health;
 
-/// The status of a call that got no answer. `Unavailable`, unless HTTP/2 says otherwise (cancelled, refused as too much).
+/// The status of a call that got no answer. `Unavailable`, unless its deadline passed or HTTP/2 says otherwise (cancelled, refused as too much).
 pub(super) fn from_transport(address: &str, health: &Health, error: &(dyn StdError + 'static)) -> Status {
     if let Some(failure) = find::<ConnectFailure>(error) {
         return Status::unavailable(format!("{address}: {failure}"));
+    }
+    if find::<TimeoutExpired>(error).is_some() {
+        return Status::deadline_exceeded(format!("{address}: no answer within the call's deadline"));
     }
     if let Some(failure) = health.failure() {
         return Status::unavailable(format!("{address}: {}", failure.text));

@@ -191,6 +191,17 @@ async fn nobody_listening_and_silence_are_named() {
 }
 
 #[tokio::test]
+async fn a_server_that_never_answers_costs_the_deadline_of_the_call() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let channel = connect(&GrpcTarget::plain(listener.local_addr().unwrap().to_string())).unwrap();
+    let mut request = tonic::Request::new(tonic_health::pb::HealthCheckRequest::default());
+    request.set_timeout(Duration::from_millis(50));
+    let mut client = tonic_health::pb::health_client::HealthClient::new(channel);
+    let status = client.check(request).await.unwrap_err();
+    assert_eq!(status.code(), tonic::Code::DeadlineExceeded, "{status:?}");
+}
+
+#[tokio::test]
 async fn servers_credentials_are_no_clients_and_the_other_way_round() {
     let mesh = Mesh::new();
     assert!(connect(&GrpcTarget::tls("localhost:1", mesh.server_source())).is_err());
