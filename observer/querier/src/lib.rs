@@ -3,5 +3,21 @@
 #![forbid(unsafe_code)]
 
 pub mod api;
+mod config;
+pub mod coverage;
+pub mod endpoint;
+mod error;
+mod info_poll;
+mod merge;
+pub mod proxy;
+mod querier;
 pub mod query;
 pub mod select;
+pub mod store_selection;
+
+pub use config::QuerierConfig;
+pub use coverage::{Gap, GapKind};
+pub use endpoint::{Connection, Endpoint, EndpointConfig, EndpointOptions, EndpointSet, EndpointStatus};
+pub use error::Error;
+pub use proxy::{Proxy, ProxyConfig};
+pub use querier::Querier;
