@@ -1,0 +1,365 @@
+//! What a sidecar makes of a Prometheus that is slow, broken, damaged or merely unusual.
+
+#[path = "faults/fake_prometheus.rs"]
+mod fake_prometheus;
+
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use fake_prometheus::{Beside, Fake, Fault, STREAMED, start, start_unready, times};
+use futures::StreamExt;
+use parallax_model::{FloatColumn, Labels, MatchOp, Matcher};
+use parallax_sidecar::SidecarError;
+use parallax_storeapi::proto::thanos::{LabelNamesRequest, LabelValuesRequest, SeriesRequest};
+use parallax_storeapi::{Store, frames, labels, matchers, with_deadline};
+use tonic::{Code, Request, Status};
+
+fn labels_of(pairs: &[(&str, &str)]) -> Labels {
+    Labels::from_pairs(pairs.iter().copied())
+}
+
+fn everything() -> SeriesRequest {
+    let matcher = Matcher::new(MatchOp::Regex, "__name__", ".+").unwrap();
+    SeriesRequest {
+        min_time: i64::MIN,
+        max_time: i64::MAX,
+        matchers: matchers::to_wire(&[matcher]),
+        ..SeriesRequest::default()
+    }
+}
+
+/// Labels and samples in the order they came; parts of one series as they came.
+async fn ask(beside: &Beside, request: SeriesRequest) -> Result<Vec<(Labels, Vec<i64>)>, Status> {
+    let stream = beside.sidecar.series(Request::new(request)).await?;
+    let answer = frames::collect(stream).await?;
+    let decoded = answer.series.iter().map(|series| {
+        let mut column = FloatColumn::default();
+        for chunk in &series.chunks {
+            parallax_tsdb::chunk::decode_xor(&chunk.raw.as_ref().unwrap().data, &mut column).unwrap();
+        }
+        let times = column.iter().map(|(time, value)| {
+            assert_eq!(time as f64, value);
+            time
+        });
+        (labels::from_wire(&series.labels).unwrap(), times.collect())
+    });
+    Ok(decoded.collect())
+}
+
+fn three_series() -> Fake {
+    let own = |instance: &str| labels_of(&[("__name__", "up"), ("instance", instance)]);
+    Fake::new([("cluster", "eu-1"), ("replica", "0")]).with(own("a"), 5).with(own("b"), 1).with(own("c"), 2)
+}
+
+async fn reads_end(beside: &Beside) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while beside.fake.open_reads.load(Ordering::SeqCst) > 0 {
+        assert!(Instant::now() < deadline, "a read of prometheus goes on though nobody wants it");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Sets of own labels with and without the names that external labels have, among them one that sorts before `__name__`.
+fn awkward_series() -> Vec<Labels> {
+    let mut all = Vec::new();
+    for bits in 0..64u32 {
+        let optional =
+            [("Zone", "1"), ("a", "1"), ("cluster", "own"), ("m", "1"), ("replica", "1"), ("z", "1")];
+        let chosen = optional.iter().enumerate().filter(|(i, _)| bits & (1 << i) != 0).map(|(_, pair)| *pair);
+        for name in ["m1", "m2"] {
+            all.push(Labels::from_pairs(chosen.clone().chain([("__name__", name)])));
+        }
+    }
+    all
+}
+
+#[tokio::test]
+async fn series_are_sorted_whatever_labels_they_have_in_common_with_the_external_ones() {
+    let externals: [&[(&str, &str)]; 6] = [
+        &[("cluster", "eu-1")],
+        &[("b", "1"), ("x", "1")],
+        &[("A", "1"), ("zz", "1")],
+        &[("Zone", "9"), ("m", "9")],
+        &[("cluster", "eu-1"), ("replica", "0")],
+        &[("a", "1"), ("cluster", "eu-1"), ("m", "0"), ("replica", "5"), ("z", "0")],
+    ];
+    for (external, samples_only, skip_chunks) in
+        externals.into_iter().flat_map(|e| [(e, false, false), (e, true, false), (e, false, true)])
+    {
+        for avoid_external in [false, true] {
+            let external = labels_of(external);
+            let mut fake = Fake { external: external.clone(), samples_only, ..Fake::default() };
+            for own in awkward_series() {
+                if !avoid_external || external.iter().all(|(name, _)| !own.contains(name)) {
+                    fake = fake.with(own, 1);
+                }
+            }
+            let own: Vec<Labels> = fake.series.iter().map(|(own, _)| own.clone()).collect();
+            let beside = start(fake, |config| config).await;
+            for without in [vec![], vec!["replica".to_owned()], vec!["Zone".to_owned(), "cluster".to_owned()]]
+            {
+                let request =
+                    SeriesRequest { without_replica_labels: without.clone(), skip_chunks, ..everything() };
+                let answer = ask(&beside, request).await.unwrap();
+                let got: Vec<Labels> = answer.into_iter().map(|(labels, _)| labels).collect();
+                let mut expected: Vec<Labels> =
+                    own.iter().map(|own| own.overlaid_with(&external).without(&without)).collect();
+                expected.sort();
+                assert_eq!(
+                    got, expected,
+                    "external {external}, without {without:?}, samples only {samples_only}"
+                );
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn streamed_and_sampled_reads_give_the_same_samples() {
+    let streamed = start(three_series(), |config| config).await;
+    let sampled = start(Fake { samples_only: true, ..three_series() }, |config| config).await;
+    let mut joined: Vec<(Labels, Vec<i64>)> = Vec::new();
+    for (labels, samples) in ask(&streamed, everything()).await.unwrap() {
+        match joined.last_mut() {
+            Some((last, all)) if *last == labels => all.extend(samples),
+            _ => joined.push((labels, samples)),
+        }
+    }
+    assert_eq!(joined, ask(&sampled, everything()).await.unwrap());
+    assert_eq!(
+        joined.iter().map(|(_, samples)| samples.clone()).collect::<Vec<_>>(),
+        [times(5), times(1), times(2)]
+    );
+}
+
+#[tokio::test]
+async fn a_body_cut_or_damaged_anywhere_is_an_error_and_never_a_shorter_answer() {
+    let beside = start(three_series(), |config| config).await;
+    let frames = beside.fake.frames();
+    let mut borders = vec![0];
+    for frame in &frames {
+        borders.push(borders.last().unwrap() + frame.len());
+    }
+    let length = frames.concat().len();
+    for at in (0..length).filter(|at| !borders.contains(at)) {
+        beside.fake.set(Fault::CutAfter(at));
+        let status = ask(&beside, everything()).await.unwrap_err();
+        assert!(status.message().contains(&beside.url), "cut at {at}: {status}");
+        beside.fake.set(Fault::FlipBit(at));
+        let status = ask(&beside, everything()).await.unwrap_err();
+        assert!(status.message().contains(&beside.url), "flipped at {at}: {status}");
+    }
+    for at in 0..length {
+        beside.fake.set(Fault::BreakAfter(at));
+        let status = ask(&beside, everything()).await.unwrap_err();
+        assert_eq!(status.code(), Code::Unavailable, "broken at {at}: {status}");
+    }
+    beside.fake.set(Fault::None);
+    assert_eq!(ask(&beside, everything()).await.unwrap().len(), frames.len());
+}
+
+#[tokio::test]
+async fn nonsense_in_place_of_an_answer_is_an_error_that_takes_no_memory() {
+    let beside = start(three_series(), |config| config).await;
+    // A snappy block that says it is 4 GiB long, one that is longer than it says, and no snappy at all.
+    let bomb = [&[0xff, 0xff, 0xff, 0xff, 0x0f][..], &[0xfe; 64][..]].concat();
+    let endless_frame = [&[0xff; 9][..], &[0x01, 0, 0, 0, 0][..]].concat();
+    let text = b"storage error: block is gone\n".to_vec();
+    for (kind, body) in [
+        ("application/x-protobuf", bomb),
+        ("application/x-protobuf", vec![2, 0xfc, 0, 0]),
+        ("text/html", text.clone()),
+        (STREAMED, endless_frame),
+        (STREAMED, [beside.fake.frames().concat(), text].concat()),
+    ] {
+        beside.fake.set(Fault::Answer { kind, body });
+        let status = ask(&beside, everything()).await.unwrap_err();
+        assert_eq!(status.code(), Code::Internal, "{status}");
+        assert!(status.message().contains("unreadable answer of /api/v1/read"), "{status}");
+    }
+}
+
+#[tokio::test]
+async fn http_errors_say_whose_fault_they_are() {
+    let beside = start(three_series(), |config| config).await;
+    for (status, code) in [
+        (400, Code::InvalidArgument),
+        (401, Code::FailedPrecondition),
+        (404, Code::FailedPrecondition),
+        (422, Code::Aborted),
+        (429, Code::ResourceExhausted),
+        (500, Code::Unavailable),
+        (503, Code::Unavailable),
+    ] {
+        beside.fake.set(Fault::Status(status));
+        let error = ask(&beside, everything()).await.unwrap_err();
+        assert_eq!(error.code(), code, "{error}");
+        let expected = format!("prometheus {}: /api/v1/read answered {status}: because", beside.url);
+        assert_eq!(error.message(), expected);
+    }
+}
+
+#[tokio::test]
+async fn the_deadline_ends_a_hung_read_before_and_within_its_answer() {
+    let beside = start(three_series(), |mut config| {
+        config.max_concurrent_reads = 1;
+        config
+    })
+    .await;
+    let first = beside.fake.frames()[0].len();
+    for (fault, series) in [(Fault::HangBeforeHeaders, 0), (Fault::HangAfter(first), 1)] {
+        beside.fake.set(fault);
+        let deadline = Instant::now() + Duration::from_millis(200);
+        let (mut got, mut end) = (0, None);
+        match beside.sidecar.series(with_deadline(everything(), Some(deadline))).await {
+            Err(status) => end = Some(status),
+            Ok(mut stream) => {
+                while let Some(frame) = stream.next().await {
+                    match frame {
+                        Ok(_) => got += 1,
+                        Err(status) => end = Some(status),
+                    }
+                }
+            }
+        }
+        assert_eq!((end.unwrap().code(), got), (Code::DeadlineExceeded, series));
+        reads_end(&beside).await;
+    }
+    // The only permit is back.
+    beside.fake.set(Fault::None);
+    assert!(ask(&beside, everything()).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_read_counts_until_its_stream_ends_and_a_further_one_waits_no_longer_than_allowed() {
+    let beside = start(three_series(), |mut config| {
+        config.max_concurrent_reads = 1;
+        config.max_read_wait = Duration::from_millis(50);
+        config
+    })
+    .await;
+    beside.fake.set(Fault::HangAfter(1));
+    let stream = beside.sidecar.series(Request::new(everything())).await.unwrap();
+    let status = ask(&beside, everything()).await.unwrap_err();
+    assert_eq!(status.code(), Code::ResourceExhausted);
+    let expected = format!("prometheus {}: all 1 remote reads have been busy for 0.05 s", beside.url);
+    assert_eq!(status.message(), expected);
+    beside.fake.set(Fault::None);
+    drop(stream);
+    assert!(ask(&beside, everything()).await.is_ok());
+}
+
+#[tokio::test]
+async fn dropping_the_stream_ends_the_read_of_prometheus() {
+    let beside = start(three_series(), |config| config).await;
+    let first = beside.fake.frames()[0].len();
+    beside.fake.set(Fault::HangAfter(first));
+    let mut stream = beside.sidecar.series(Request::new(everything())).await.unwrap();
+    assert!(stream.next().await.unwrap().is_ok());
+    assert_eq!(beside.fake.open_reads.load(Ordering::SeqCst), 1);
+    drop(stream);
+    reads_end(&beside).await;
+}
+
+#[tokio::test]
+async fn limits_count_series_once_and_end_the_answer() {
+    for (max_series, max_samples, refused) in
+        [(3, 8, None), (2, 0, Some("more than 2 series")), (0, 7, Some("more than 7 samples"))]
+    {
+        let beside = start(three_series(), |mut config| {
+            config.max_series = max_series;
+            config.max_samples = max_samples;
+            config
+        })
+        .await;
+        match (ask(&beside, everything()).await, refused) {
+            // The first series comes in three parts.
+            (Ok(series), None) => assert_eq!(series.len(), 5),
+            (Err(status), Some(text)) => {
+                assert_eq!(status.code(), Code::ResourceExhausted);
+                assert!(status.message().contains(text), "{status}");
+            }
+            (got, _) => panic!("limits {max_series} and {max_samples}: {got:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn external_labels_are_checked_here_and_never_asked_of_prometheus() {
+    let beside = start(three_series(), |config| config).await;
+    let with = |name: &str, value: &str| {
+        let mut request = everything();
+        request.matchers.extend(matchers::to_wire(&[Matcher::equal(name, value)]));
+        request
+    };
+    assert_eq!(ask(&beside, with("cluster", "us-1")).await.unwrap(), []);
+    assert!(beside.fake.last_read.lock().unwrap().is_none(), "prometheus was asked in vain");
+    assert_eq!(ask(&beside, with("cluster", "eu-1")).await.unwrap().len(), 5);
+    let asked = beside.fake.last_read.lock().unwrap().take().unwrap().queries.remove(0);
+    assert_eq!(asked.matchers.iter().map(|m| m.name.as_str()).collect::<Vec<_>>(), ["__name__"]);
+    // The lowest timestamp is a second.
+    assert_eq!((asked.start_timestamp_ms, asked.end_timestamp_ms), (1_000, i64::MAX));
+
+    let only_external =
+        matchers::to_wire(&[Matcher::equal("cluster", "eu-1"), Matcher::equal("replica", "0")]);
+    let status = ask(&beside, SeriesRequest { matchers: only_external, ..everything() }).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument);
+    let backwards = SeriesRequest { min_time: 10_000, max_time: 5_000, ..everything() };
+    assert_eq!(ask(&beside, backwards).await.unwrap(), []);
+    let before = SeriesRequest { max_time: 999, ..everything() };
+    assert_eq!(ask(&beside, before).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_configured_oldest_time_bounds_what_is_offered_and_asked() {
+    let beside = start(three_series(), |mut config| {
+        config.min_time_ms = 2_500;
+        config
+    })
+    .await;
+    assert_eq!(beside.sidecar.info().await.unwrap().store.unwrap().min_time, 2_500);
+    ask(&beside, everything()).await.unwrap();
+    let asked = beside.fake.last_read.lock().unwrap().take().unwrap().queries.remove(0);
+    assert_eq!(asked.start_timestamp_ms, 2_500);
+}
+
+#[tokio::test]
+async fn without_external_labels_the_sidecar_is_not_ready_and_says_why() {
+    let fake = Fake::default().with(labels_of(&[("__name__", "up")]), 1);
+    let beside = start_unready(fake, |config| config).await;
+    let reason = loop {
+        let reason = beside.context.readiness.reasons().join("");
+        if !reason.contains("starting") {
+            break reason;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    };
+    assert!(reason.contains("has no external labels; set global.external_labels"), "{reason}");
+    assert!(!beside.context.readiness.is_ready());
+    for status in [
+        beside.sidecar.info().await.unwrap_err(),
+        ask(&beside, everything()).await.unwrap_err(),
+        beside.sidecar.label_names(Request::new(LabelNamesRequest::default())).await.unwrap_err(),
+        beside
+            .sidecar
+            .label_values(Request::new(LabelValuesRequest { label: "a".to_owned(), ..Default::default() }))
+            .await
+            .unwrap_err(),
+    ] {
+        assert_eq!(status.code(), Code::Unavailable);
+        assert!(status.message().contains(&beside.url), "{status}");
+    }
+}
+
+#[tokio::test]
+async fn a_prometheus_that_never_gets_ready_ends_the_sidecar_with_the_reason() {
+    let port = parallax_testkit::process::free_port().unwrap();
+    let mut config = parallax_sidecar::SidecarConfig::new(format!("http://127.0.0.1:{port}"));
+    config.ready_timeout = Duration::from_millis(50);
+    config.heartbeat_interval = Duration::from_millis(10);
+    let context = parallax_net::Context::for_test();
+    let (_sidecar, task) = parallax_sidecar::Sidecar::start(config, &context).unwrap();
+    let error = task.await.unwrap().unwrap_err();
+    assert!(matches!(error, SidecarError::NotReady { .. }), "{error}");
+    assert!(error.to_string().contains(&format!("http://127.0.0.1:{port} was not ready")), "{error}");
+}
