@@ -114,7 +114,7 @@ impl GrpcServer {
             Some(source) if source.current().requires_client_certificate() => "client certificates required",
             Some(_) => "server only",
         };
-        tracing::info!(address = %local_addr, tls, "serving gRPC");
+        tracing::debug!(address = %local_addr, tls, "serving gRPC");
         let cut = CancellationToken::new();
         let grace_period = config.grace_period;
         let mut server = Server::builder()

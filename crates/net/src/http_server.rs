@@ -53,7 +53,7 @@ impl HttpServer {
     /// `ConnectInfo<SocketAddr>`.
     pub async fn serve(self, router: Router, shutdown: CancellationToken) -> Result<(), Error> {
         let Self { listener, local_addr } = self;
-        tracing::info!(address = %local_addr, "serving HTTP");
+        tracing::debug!(address = %local_addr, "serving HTTP");
         let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let tasks = TaskTracker::new();
         loop {

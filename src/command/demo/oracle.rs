@@ -10,6 +10,14 @@ pub fn sum_over_time(fleet: &Fleet, metric: &str, end_ms: i64, range_ms: i64) ->
         .sum()
 }
 
+/// Sum over all series of a metric of their last sample within the lookback of five minutes.
+pub fn sum(fleet: &Fleet, metric: &str, time_ms: i64) -> f64 {
+    const LOOKBACK_MS: i64 = 300_000;
+    series(fleet, metric)
+        .filter_map(|series| window(fleet, &series, time_ms, LOOKBACK_MS).last().map(|(_, value)| *value))
+        .sum()
+}
+
 /// Sum over all series of a metric of `rate(metric[range])` at `end_ms`.
 pub fn rate(fleet: &Fleet, metric: &str, end_ms: i64, range_ms: i64) -> f64 {
     series(fleet, metric).filter_map(|series| rate_of(&window(fleet, &series, end_ms, range_ms), end_ms, range_ms)).sum()

@@ -11,6 +11,9 @@ const MAX_ANSWER_BYTES: usize = 16 << 20;
 /// The query behind the live table and the wait for readiness.
 pub const MACHINES_UP: &str = "count by (cluster) (up{job=\"demo\"} == 1)";
 
+/// How many series of `up` had samples in the last hour: without dedup, one per machine and replica.
+pub const SERIES_SEEN: &str = "count by (cluster) (count_over_time(up{job=\"demo\"}[1h]))";
+
 /// An answer's series by their `cluster` label, each a row of values, and its warnings.
 pub struct Answer {
     pub by_cluster: BTreeMap<String, Vec<f64>>,
@@ -78,10 +81,4 @@ fn read(json: &Value) -> anyhow::Result<Answer> {
         by_cluster.insert(cluster, values);
     }
     Ok(Answer { by_cluster, warnings: texts(&json["warnings"]) })
-}
-
-/// How many machines of each cluster were up at a time, replicas counted once.
-pub async fn clusters_up(http: &HttpClient, time_ms: i64) -> anyhow::Result<BTreeMap<String, f64>> {
-    let answer = ask(http, &Question::instant(MACHINES_UP, time_ms, true)).await?;
-    Ok(answer.by_cluster.into_iter().filter_map(|(cluster, values)| Some((cluster, *values.first()?))).collect())
 }

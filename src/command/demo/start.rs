@@ -13,8 +13,13 @@ use serde_json::{Value, json};
 use tokio::process::Command;
 
 use super::children::Children;
-use super::layout::{ClusterLayout, Layout, REPLICA_LABEL, SIDECAR_HOURS, TRUST_DOMAIN};
+use super::layout::{ClusterLayout, Layout, REPLICA_LABEL, REPLICAS, SIDECAR_HOURS, TRUST_DOMAIN};
+use super::questions::{MACHINES_UP, Question, SERIES_SEEN, ask};
 use super::{Programs, READY_TIMEOUT, history, ingress, prometheus};
+
+/// How long one question may take while the mesh is starting.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+const HOUR_MS: i64 = 3_600_000;
 
 /// A running mesh.
 pub struct Mesh {
@@ -37,7 +42,10 @@ impl Mesh {
         let directory = tempfile::Builder::new().prefix("parallax-demo-").tempdir().context("making a directory")?;
         let layout = Layout::plan(directory.path(), programs.nginx.is_some())?;
         let mut children = Children::default();
-        let parts = start_parts(&programs, &layout, http_address, context, &mut children).await;
+        let parts = tokio::select! {
+            parts = start_parts(&programs, &layout, http_address, context, &mut children) => parts,
+            () = context.shutdown.cancelled() => Err(anyhow::anyhow!("stopped while the mesh was starting")),
+        };
         let (history, url, observee_pids) = match parts {
             Ok(parts) => parts,
             Err(error) => {
@@ -250,34 +258,43 @@ async fn wait_until_complete(
 ) -> anyhow::Result<()> {
     let http = client(url)?;
     let deadline = Instant::now() + READY_TIMEOUT;
-    // The last sample of the oldest and of the newest block, and the present.
-    let moments = [history.min_ms + 1_800_000, history.max_ms, i64::MAX];
     loop {
         if let Some(ended) = children.ended() {
             bail!("{ended} while the mesh was starting");
         }
-        let mut missing = String::new();
-        for moment in moments {
-            let time_ms = moment.min(now_ms());
-            match super::questions::clusters_up(&http, time_ms).await {
-                Ok(found) => {
-                    for cluster in &layout.clusters {
-                        if found.get(&cluster.name) != Some(&f64::from(cluster.instances)) {
-                            missing = format!("{} at {time_ms} ms", cluster.name);
-                        }
-                    }
-                }
-                Err(error) => missing = format!("{error:#}"),
-            }
-        }
-        if missing.is_empty() {
-            return Ok(());
-        }
+        let missing = match tokio::time::timeout(ANSWER_TIMEOUT, missing(layout, &http, history)).await {
+            Ok(Ok(None)) => return Ok(()),
+            Ok(Ok(Some(missing))) => missing,
+            Ok(Err(error)) => format!("{error:#}"),
+            Err(_) => format!("no answer within {} s", ANSWER_TIMEOUT.as_secs()),
+        };
         if Instant::now() > deadline {
             bail!("the mesh was not complete after {} s; missing: {missing}", READY_TIMEOUT.as_secs());
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+}
+
+/// What cannot be asked for yet: a cluster's fresh data, or some hour of some replica's history.
+async fn missing(layout: &Layout, http: &HttpClient, history: TimeRange) -> anyhow::Result<Option<String>> {
+    let fresh = ask(http, &Question::instant(MACHINES_UP, now_ms(), true)).await?.by_cluster;
+    for cluster in &layout.clusters {
+        let machines = f64::from(cluster.instances);
+        if fresh.get(&cluster.name) != Some(&vec![machines]) {
+            return Ok(Some(format!("fresh data of {}", cluster.name)));
+        }
+    }
+    // Hour by hour and not in one range: each moment alone must be known to be held.
+    for end_ms in (history.min_ms + HOUR_MS..=history.max_ms).step_by(HOUR_MS as usize) {
+        let old = ask(http, &Question::instant(SERIES_SEEN, end_ms, false)).await?.by_cluster;
+        for cluster in &layout.clusters {
+            let series = f64::from(cluster.instances * REPLICAS);
+            if old.get(&cluster.name) != Some(&vec![series]) {
+                return Ok(Some(format!("history of {} before {end_ms} ms", cluster.name)));
+            }
+        }
+    }
+    Ok(None)
 }
 
 /// The error with the last lines that the children logged: their directory is about to go.
