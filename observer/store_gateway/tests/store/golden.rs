@@ -190,3 +190,23 @@ async fn index_headers_are_those_that_thanos_builds_and_serve_a_restart() {
     assert_eq!(content(&before.series), content(&after.series));
     let _: frames::Collected = after;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_over_everything_has_every_chunk_that_the_metas_count() {
+    for bucket in ["bucket-short", "bucket-long-raw"] {
+        // The long bucket is not part of the small copy in the repository.
+        let Some(bucket) = find_golden(bucket) else { continue };
+        let (mut blocks, mut expected) = (0, 0);
+        for entry in std::fs::read_dir(&bucket).unwrap() {
+            let json = std::fs::read(entry.unwrap().path().join("meta.json")).unwrap();
+            expected += parallax_block::BlockMeta::parse("golden", &json).unwrap().stats.num_chunks;
+            blocks += 1;
+        }
+        let fixture = Fixture::new(&bucket).await;
+        let answer = fixture.series(crate::fixture::everything()).await.unwrap();
+        assert!(answer.warnings.is_empty());
+        let chunks: usize = answer.series.iter().map(|series| series.chunks.len()).sum();
+        println!("{chunks} chunks of {blocks} blocks");
+        assert_eq!(u64::try_from(chunks).unwrap(), expected);
+    }
+}
