@@ -86,19 +86,13 @@ pub struct Merge {
     /// Sources whose next series is not known yet.
     waiting: Vec<usize>,
     /// The series being put together.
-    open: Option<Open>,
+    open: Option<Series>,
 }
 
 #[derive(Debug)]
 struct Head {
     series: Series,
     source: usize,
-}
-
-#[derive(Debug)]
-struct Open {
-    series: Series,
-    parts: usize,
 }
 
 impl Merge {
@@ -134,8 +128,8 @@ impl Merge {
     }
 
     fn take_open(&mut self) -> Option<Merged> {
-        let Open { mut series, parts } = self.open.take()?;
-        tidy_chunks(&mut series.chunks, parts);
+        let mut series = self.open.take()?;
+        tidy_chunks(&mut series.chunks);
         Some(Merged::Series(series))
     }
 }
@@ -154,13 +148,10 @@ impl Stream for Merge {
             };
             this.waiting.push(source);
             match &mut this.open {
-                Some(open) if open.series.labels == series.labels => {
-                    open.series.chunks.extend(series.chunks);
-                    open.parts += 1;
-                }
+                Some(open) if open.labels == series.labels => open.chunks.extend(series.chunks),
                 _ => {
                     let whole = this.take_open();
-                    this.open = Some(Open { series, parts: 1 });
+                    this.open = Some(series);
                     if whole.is_some() {
                         return Poll::Ready(whole);
                     }
@@ -170,16 +161,9 @@ impl Stream for Merge {
     }
 }
 
-/// Sorts chunks and drops identical ones. Chunks of one frame that follow each other in time, the usual case, stay untouched.
-fn tidy_chunks(chunks: &mut Vec<AggrChunk>, parts: usize) {
-    let in_order = chunks.windows(2).all(|pair| match pair {
-        [a, b] => a.min_time < b.min_time,
-        _ => true,
-    });
-    if in_order && (parts == 1 || chunks.len() < 2) {
-        return;
-    }
-    if !in_order {
+/// Sorts chunks and drops identical ones. Chunks that follow each other in time, the usual case, stay untouched.
+fn tidy_chunks(chunks: &mut Vec<AggrChunk>) {
+    if !chunks.is_sorted_by(|a, b| a.min_time < b.min_time) {
         chunks.sort_by(chunks::compare);
         chunks.dedup_by(|a, b| is_same(a, b));
     }

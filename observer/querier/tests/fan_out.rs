@@ -403,7 +403,7 @@ async fn a_remote_endpoint_is_asked_over_grpc_and_missed_when_its_server_is_gone
     assert_eq!((answer.series.len(), answer.warnings), (3, vec![]));
 
     stop.cancel();
-    serving.await.unwrap().unwrap();
+    tokio::time::timeout(Duration::from_secs(20), serving).await.unwrap().unwrap().unwrap();
     let missing = gap(&ask(&mesh.proxy, up()).await.unwrap());
     assert_eq!((missing.kind, missing.cluster, missing.endpoint), (GapKind::Missing, "us-1".into(), address));
 }

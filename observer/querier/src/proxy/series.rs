@@ -58,7 +58,7 @@ impl Proxy {
             gaps: selection.gaps.into(),
             merge: Some(Merge::new(sources)),
             abort: call.abort,
-            tasks: tasks,
+            tasks,
         };
         Ok(frames::respond(Box::pin(answer), &request))
     }
