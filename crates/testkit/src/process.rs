@@ -95,15 +95,17 @@ impl Process {
     /// # Errors
     /// If the program ends first or the time is up, with the last answer and what it printed.
     pub async fn wait_for_http(&mut self, url: &str, limit: Duration) -> anyhow::Result<()> {
+        let host = url.find("://").map_or(0, |at| at + "://".len());
+        let (base, path) = url.split_at(url[host..].find('/').map_or(url.len(), |at| host + at));
         let timeouts = HttpClientConfig {
             connect_timeout: Duration::from_secs(1),
             response_timeout: Duration::from_secs(2),
-            ..HttpClientConfig::new(url)
+            ..HttpClientConfig::new(base)
         };
         let client = HttpClient::new(timeouts)?;
         let deadline = Instant::now() + limit;
         loop {
-            let answer = match client.get("", &[]).await {
+            let answer = match client.get(if path.is_empty() { "/" } else { path }, &[]).await {
                 Ok(response) if response.status().is_success() => return Ok(()),
                 Ok(response) => format!("{url} answers {}", response.status()),
                 Err(error) => error.to_string(),

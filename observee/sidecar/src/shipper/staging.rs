@@ -30,9 +30,11 @@ impl Staged {
         // What an interrupted round left behind may be incomplete.
         remove(&staged.0)?;
         match staged.link(&source) {
-            Ok(()) => Ok(Some(staged)),
+            Ok(true) => Ok(Some(staged)),
             // Prometheus renames a block before it deletes it, so it goes as a whole.
-            Err(_) if !source.exists() => Ok(None),
+            _ if !source.exists() => Ok(None),
+            // Verification will say what a missing file means.
+            Ok(false) => Ok(Some(staged)),
             Err(error) => Err(error),
         }
     }
@@ -41,23 +43,24 @@ impl Staged {
         &self.0
     }
 
-    fn link(&self, source: &Path) -> Result<(), SidecarError> {
+    /// Whether everything was there.
+    fn link(&self, source: &Path) -> Result<bool, SidecarError> {
         create(&self.0)?;
+        let mut complete = true;
         for name in FILES {
-            link(&source.join(name), &self.0.join(name))?;
+            complete &= link(&source.join(name), &self.0.join(name))?;
         }
         let (from, to) = (source.join("chunks"), self.0.join("chunks"));
         create(&to)?;
         let entries = match std::fs::read_dir(&from) {
-            // Verification will say what is wrong with that.
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
             entries => entries.map_err(|error| file_error(&from, &error))?,
         };
         for entry in entries {
             let name = entry.map_err(|error| file_error(&from, &error))?.file_name();
-            link(&from.join(&name), &to.join(&name))?;
+            complete &= link(&from.join(&name), &to.join(&name))?;
         }
-        Ok(())
+        Ok(complete)
     }
 }
 
@@ -104,11 +107,11 @@ fn remove(directory: &Path) -> Result<(), SidecarError> {
     }
 }
 
-/// A file that is missing is left to verification.
-fn link(from: &Path, to: &Path) -> Result<(), SidecarError> {
+/// Whether the file was there.
+fn link(from: &Path, to: &Path) -> Result<bool, SidecarError> {
     match std::fs::hard_link(from, to) {
-        Ok(()) => Ok(()),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
         Err(error) => {
             let hint = match error.kind() {
                 ErrorKind::CrossesDevices => "; both have to lie on one filesystem",

@@ -222,14 +222,12 @@ async fn read(State(fake): State<Arc<Fake>>, body: Bytes) -> Response {
         Fault::Answer { kind: other, body } => (kind, bytes) = (other, body),
     }
     let pieces: Vec<_> = bytes.chunks(PIECE_BYTES).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
-    let pieces = futures::stream::iter(pieces).inspect(move |_: &Result<Bytes, std::io::Error>| {
+    let end = broken.then(|| Err(std::io::Error::other("broken on purpose")));
+    let pieces = futures::stream::iter(pieces.into_iter().chain(end));
+    let body =
+        if hang { pieces.chain(futures::stream::pending()).left_stream() } else { pieces.right_stream() };
+    let body = Body::from_stream(body.inspect(move |_: &Result<Bytes, std::io::Error>| {
         let _until_the_body_is_dropped = &open;
-    });
-    let end = futures::stream::iter(broken.then(|| Err(std::io::Error::other("broken on purpose"))));
-    let body = if hang {
-        Body::from_stream(pieces.chain(futures::stream::pending()))
-    } else {
-        Body::from_stream(pieces.chain(end))
-    };
+    }));
     ([("content-type", kind)], body).into_response()
 }
