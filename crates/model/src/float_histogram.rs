@@ -11,6 +11,8 @@
 mod buckets;
 mod display;
 mod layout;
+#[cfg(test)]
+mod properties;
 mod resets;
 mod trim;
 
@@ -20,7 +22,7 @@ pub use buckets::Bucket;
 pub use display::format_g;
 
 use crate::{CounterResetHint, FloatHistogram};
-use layout::{Side, from_side, intersected_bounds, map_to_bounds, merged, reduced, side_of};
+use layout::{Side, from_side, intersected_bounds, map_to_bounds, merged, outside_zero, reduced, side_of};
 
 /// One of two histograms has exponential buckets and the other custom ones: they do not combine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -123,15 +125,11 @@ impl FloatHistogram {
         } else {
             (&mut self.negative_spans, &mut self.negative_buckets)
         };
-        let mut theirs = other.side(positive);
+        // What lies within the zero bucket is in the zero count already.
+        let mut theirs = outside_zero(other.side(positive), other.schema, self.zero_threshold);
         if other.schema > self.schema {
             theirs = reduced(&theirs, other.schema, self.schema);
         }
-        // What lies within the zero bucket is in the zero count already.
-        let (schema, threshold) = (self.schema, self.zero_threshold);
-        let outside =
-            theirs.iter().position(|(index, _)| layout::exponential_bound(*index, schema) > threshold);
-        theirs.drain(..outside.unwrap_or(theirs.len()));
         (*spans, *buckets) = from_side(&merged(side_of(spans, buckets), &theirs, sign));
     }
 

@@ -115,7 +115,13 @@ impl<'e> Planner<'e> {
             ExprKind::Unary { negate: false, operand } => self.plan(operand, grid, around.further()),
             ExprKind::Unary { negate: true, operand } => self.negation(operand, grid, around.further()),
             ExprKind::Aggregate(aggregate) => self.aggregate(aggregate, expr.pos, grid),
-            ExprKind::Binary(binary) => self.binary(binary, expr.pos, grid),
+            ExprKind::Binary(binary) => {
+                let outer = self.detail;
+                self.detail.buckets |= matches!(binary.op, BinaryOp::TrimUpper | BinaryOp::TrimLower);
+                let operator = self.binary(binary, expr.pos, grid);
+                self.detail = outer;
+                operator
+            }
             ExprKind::Call(call) => {
                 let outer = self.detail;
                 match call.function.name {

@@ -77,6 +77,13 @@ pub(crate) fn reduced(side: &[(i32, f64)], schema: i32, target_schema: i32) -> S
     result
 }
 
+/// The buckets of an exponential schema that do not end within a zero bucket of width `threshold`.
+pub(crate) fn outside_zero(mut side: Side, schema: i32, threshold: f64) -> Side {
+    let outside = side.iter().position(|(index, _)| exponential_bound(*index, schema) > threshold);
+    side.drain(..outside.unwrap_or(side.len()));
+    side
+}
+
 /// The bounds that both sets have, in order.
 pub(crate) fn intersected_bounds(a: &[f64], b: &[f64]) -> Vec<f64> {
     a.iter().copied().filter(|bound| b.contains(bound)).collect()

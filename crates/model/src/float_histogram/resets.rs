@@ -1,6 +1,6 @@
 //! Zero buckets of different width, and counter resets.
 
-use super::layout::{bound, exponential_bound, intersected_bounds, map_to_bounds, reduced};
+use super::layout::{bound, exponential_bound, intersected_bounds, map_to_bounds, outside_zero, reduced};
 use crate::{CounterResetHint, FloatHistogram};
 
 impl FloatHistogram {
@@ -30,7 +30,8 @@ impl FloatHistogram {
     /// The zero count, were the zero bucket as wide as `threshold` (not below the present width), and the
     /// width itself, which grows to the end of a populated bucket that `threshold` would cut.
     fn zero_count_within(&self, threshold: f64) -> (f64, f64) {
-        if threshold <= self.zero_threshold {
+        // NaN is no width: nothing grows to it.
+        if threshold.is_nan() || threshold <= self.zero_threshold {
             return (self.zero_count, self.zero_threshold);
         }
         let mut threshold = threshold;
@@ -106,22 +107,20 @@ impl FloatHistogram {
 
     fn counts_fell(&self, previous: &Self, positive: bool) -> bool {
         let mut earlier = previous.side(positive);
+        if !self.uses_custom_buckets() {
+            earlier = outside_zero(earlier, previous.schema, self.zero_threshold);
+        }
         if previous.schema > self.schema {
             earlier = reduced(&earlier, previous.schema, self.schema);
         }
         let mut now = self.side(positive).into_iter().peekable();
-        earlier
-            .into_iter()
-            .filter(|(index, _)| {
-                self.uses_custom_buckets() || exponential_bound(*index, self.schema) > self.zero_threshold
-            })
-            .any(|(index, count)| {
-                while now.next_if(|bucket| bucket.0 < index).is_some() {}
-                match now.next_if(|bucket| bucket.0 == index) {
-                    Some(bucket) => bucket.1 < count,
-                    None => count != 0.0,
-                }
-            })
+        earlier.into_iter().any(|(index, count)| {
+            while now.next_if(|bucket| bucket.0 < index).is_some() {}
+            match now.next_if(|bucket| bucket.0 == index) {
+                Some(bucket) => bucket.1 < count,
+                None => count != 0.0,
+            }
+        })
     }
 
     /// As [`Self::counts_fell`], over the bounds that both sets of custom buckets have.

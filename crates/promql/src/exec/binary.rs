@@ -279,13 +279,14 @@ impl Joiner<'_, '_> {
         }
     }
 
-    /// What stands in for a missing row of the "one" side.
+    /// What stands in for a missing row of the "one" side: `fill_right`, whichever side of the operator that is
+    /// (so Prometheus has it since fills exist).
     fn fill_of_one(&self) -> Option<f64> {
-        if self.swapped { self.matching.fill_left } else { self.matching.fill_right }
+        self.matching.fill_right
     }
 
     fn fill_of_many(&self) -> Option<f64> {
-        if self.swapped { self.matching.fill_right } else { self.matching.fill_left }
+        self.matching.fill_left
     }
 
     fn filled_one(&self, many: &Row) -> Option<Row> {

@@ -181,15 +181,32 @@ fn instant_value(window: &Window<'_>, is_rate: bool) -> Option<f64> {
 }
 
 pub(super) fn sum(values: &[f64]) -> f64 {
-    let mut sum = KahanSum::default();
-    values.iter().for_each(|value| sum.add(*value));
-    sum.value()
+    let (sum, compensation) = compensated_sum(values);
+    if sum.is_infinite() { sum } else { sum + compensation }
 }
 
 pub(super) fn mean(values: &[f64]) -> f64 {
+    let (sum, compensation) = compensated_sum(values);
+    if sum.is_finite() {
+        let count = values.len() as f64;
+        return sum / count + compensation / count;
+    }
+    // The sum overflowed, or something in it is not finite: go the careful way.
     let mut mean = KahanMean::default();
     values.iter().for_each(|value| mean.add(*value));
     mean.value()
+}
+
+/// Neumaier's summation without a look at infinities: once there is one, the compensation means nothing.
+fn compensated_sum(values: &[f64]) -> (f64, f64) {
+    let (mut sum, mut compensation) = (0.0f64, 0.0);
+    for value in values {
+        let total = sum + value;
+        let (large, small) = if sum.abs() >= value.abs() { (sum, *value) } else { (*value, sum) };
+        compensation += (large - total) + small;
+        sum = total;
+    }
+    (sum, compensation)
 }
 
 /// The population variance.
