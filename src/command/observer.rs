@@ -5,6 +5,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use parallax_bucket::BucketConfig;
@@ -25,6 +26,8 @@ use crate::serve::{Addresses, Listeners};
 
 /// Most clusters of one observer.
 const MAX_CLUSTERS: usize = 1000;
+/// How long a cluster may be silent if the file does not say.
+const DEFAULT_RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The observer's file.
 #[derive(Debug, Deserialize)]
@@ -44,6 +47,8 @@ struct ObserverFile {
     #[serde(default = "data_dir")]
     data_dir: PathBuf,
     query_timeout: Option<DurationText>,
+    /// How long one cluster may be silent, before its first frame and between frames; then the answer goes on without it.
+    response_timeout: Option<DurationText>,
     #[serde(default = "partial_response")]
     partial_response: bool,
     /// How often store gateways look for new blocks.
@@ -94,9 +99,10 @@ pub fn run(path: &str, check_only: bool) -> Result<(), Failure> {
         let listeners = Listeners::bind(file.addresses().map_err(Failure::usage)?, &context).await?;
         let hub = file.tls.as_ref().map(|files| files.load(Purpose::Client { skip_verify: false }));
         let hub = hub.transpose().context("tls").map_err(Failure::usage)?;
-        let mut endpoints = Vec::new();
+        let (mut endpoints, mut beneath) = (Vec::new(), Vec::new());
         for cluster in &file.clusters {
             let leaf = file.leaf_querier(cluster, hub.as_ref(), &context).map_err(Failure::usage)?;
+            beneath.push(leaf.endpoints().clone());
             let name = format!("querier {}", cluster.name);
             endpoints.push(EndpointConfig::new(name, Connection::Local(leaf)).with_cluster(cluster.name.as_str()));
             if let Some(gateway) = file.store_gateway(cluster, &context).await? {
@@ -104,7 +110,7 @@ pub fn run(path: &str, check_only: bool) -> Result<(), Failure> {
                 endpoints.push(EndpointConfig::new(name, Connection::Local(gateway)).with_cluster(cluster.name.as_str()));
             }
         }
-        let querier = Querier::start(file.global(endpoints), context.clone()).map_err(Failure::usage)?;
+        let querier = Querier::start(file.global(endpoints, beneath), context.clone()).map_err(Failure::usage)?;
         listeners.serve(&context, querier.router(), querier).await?;
         Ok(())
     })
@@ -163,7 +169,9 @@ impl ObserverFile {
             &scoped.metrics,
             context.shutdown.clone(),
         )?;
-        Ok(Arc::new(Proxy::new(set, ProxyConfig::default(), &scoped.metrics)))
+        let silence = self.response_timeout.map_or(DEFAULT_RESPONSE_TIMEOUT, |timeout| timeout.0);
+        let config = ProxyConfig { response_timeout: Some(silence), ..ProxyConfig::default() };
+        Ok(Arc::new(Proxy::new(set, config, &scoped.metrics)))
     }
 
     async fn store_gateway(
@@ -183,11 +191,12 @@ impl ObserverFile {
         StoreGateway::start(config, scoped).await.with_context(subject).map(Some)
     }
 
-    fn global(&self, endpoints: Vec<EndpointConfig>) -> QuerierConfig {
+    fn global(&self, endpoints: Vec<EndpointConfig>, beneath: Vec<Arc<EndpointSet>>) -> QuerierConfig {
         let limits = QueryLimits::default();
         QuerierConfig {
             name: "global".to_owned(),
             endpoints,
+            beneath,
             endpoint_options: self.endpoint_options(),
             limits: QueryLimits { timeout: self.query_timeout.map_or(limits.timeout, |timeout| timeout.0), ..limits },
             api: ApiOptions {

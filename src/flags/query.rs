@@ -42,7 +42,8 @@ fn endpoints() -> Vec<Flag> {
         Flag::new("endpoint.sd-config", Text, "", "").refused(DISCOVERY),
         Flag::new("endpoint.sd-config-file", Text, "", "").refused(DISCOVERY),
         Flag::new("endpoint.sd-config-reload-interval", Duration, "5m", "Discovery").no_effect(DISCOVERY),
-        Flag::new("store.response-timeout", Duration, "0s", "Longest wait for one frame of one store; 0 is the query's timeout"),
+        // Thanos' default is 0, no limit of its own: there one hung store stalls every query.
+        Flag::new("store.response-timeout", Duration, "10s", "Longest wait for one frame of one store; 0 is the query's timeout"),
         Flag::new("selector-label", List, "", "Label (name=\"value\") that this querier advertises; may be repeated"),
     ]
 }

@@ -26,8 +26,14 @@ impl Values {
     /// If a refused flag was set, a value does not have its flag's form, or the settings file cannot be read
     /// or names a flag that does not exist.
     pub fn settle(flags: Vec<Flag>, matches: &ArgMatches) -> anyhow::Result<Self> {
-        let given: Vec<(&'static str, Vec<String>)> =
+        let mut given: Vec<(&'static str, Vec<String>)> =
             flags.iter().filter_map(|flag| given_values(flag, matches).map(|values| (flag.name, values))).collect();
+        // The file lies beneath the environment, which may all the same name it.
+        if !given.iter().any(|(name, _)| *name == SETTINGS_FLAG)
+            && let Ok(path) = std::env::var(format!("{ENVIRONMENT_PREFIX}_SETTINGS_FILE"))
+        {
+            given.push((SETTINGS_FLAG, vec![path]));
+        }
         let mut builder = Config::builder();
         if let Some((_, paths)) = given.iter().find(|(name, _)| *name == SETTINGS_FLAG)
             && let Some(path) = paths.last()

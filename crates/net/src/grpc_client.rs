@@ -190,7 +190,10 @@ impl Inner {
             let Some(request) = replayable.next() else { return Err(last) };
             let live = self.current.load_full();
             let failure = match Self::attempt(&live, request).await {
-                Ok(response) => return Ok(status::with_address(response, &self.address)),
+                Ok(response) => {
+                    let response = status::from_plain_http(response, &self.address).await?;
+                    return Ok(status::with_address(response, &self.address));
+                }
                 Err(error) => error,
             };
             last = status::from_transport(&self.address, &live.health, &failure);

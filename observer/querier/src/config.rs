@@ -1,7 +1,9 @@
 //! What a querier is told when it starts. Flags and files that fill it are the binary's.
 
 use crate::api::ApiOptions;
-use crate::endpoint::{EndpointConfig, EndpointOptions};
+use std::sync::Arc;
+
+use crate::endpoint::{EndpointConfig, EndpointOptions, EndpointSet};
 use crate::proxy::ProxyConfig;
 use crate::query::QueryLimits;
 use parallax_promql::engine::EngineOptions;
@@ -12,6 +14,9 @@ pub struct QuerierConfig {
     /// Tells queriers of one process apart: in logs, and as the condition of readiness `querier <name>`.
     pub name: String,
     pub endpoints: Vec<EndpointConfig>,
+    /// Endpoints of local queriers among `endpoints`: not asked, but shown in `/api/v1/stores`, where a cluster that only one of
+    /// them misses would otherwise hide behind a querier that is well.
+    pub beneath: Vec<Arc<EndpointSet>>,
     pub endpoint_options: EndpointOptions,
     /// Bounds of the fan-out. Its default timeout is that of [`QuerierConfig::limits`].
     pub proxy: ProxyConfig,
@@ -28,6 +33,7 @@ impl Default for QuerierConfig {
         Self {
             name: "query".to_owned(),
             endpoints: Vec::new(),
+            beneath: Vec::new(),
             endpoint_options: EndpointOptions::default(),
             proxy: ProxyConfig::default(),
             limits: QueryLimits::default(),

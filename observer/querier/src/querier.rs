@@ -2,6 +2,7 @@
 //!
 //! It is a [`Store`] itself, so that queriers stack; the HTTP API is one way in, gRPC another.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use axum::Router;
@@ -16,13 +17,14 @@ use tonic::{Request, Status};
 use crate::Error;
 use crate::api::{self, ApiOptions, StoreList, StoreStatus};
 use crate::config::QuerierConfig;
-use crate::endpoint::{EndpointSet, EndpointStatus};
+use crate::endpoint::EndpointSet;
 use crate::proxy::Proxy;
 use crate::query::QueryRunner;
 
 /// A running querier. Its background tasks end with the context's shutdown.
 pub struct Querier {
     endpoints: Arc<EndpointSet>,
+    beneath: Vec<Arc<EndpointSet>>,
     proxy: Proxy,
     runner: Arc<QueryRunner>,
     api: ApiOptions,
@@ -52,12 +54,13 @@ impl Querier {
             polled.polled_once().await;
             condition.ready();
         }));
-        Ok(Arc::new(Self { endpoints, proxy, runner: Arc::new(runner), api: config.api }))
+        Ok(Arc::new(Self { endpoints, beneath: config.beneath, proxy, runner: Arc::new(runner), api: config.api }))
     }
 
     /// The Prometheus HTTP API.
     pub fn router(&self) -> Router {
-        api::router(self.runner.clone(), Endpoints(self.endpoints.clone()), self.api.clone())
+        let sets = std::iter::once(self.endpoints.clone()).chain(self.beneath.iter().cloned());
+        api::router(self.runner.clone(), Endpoints(sets.collect()), self.api.clone())
     }
 
     pub fn endpoints(&self) -> &Arc<EndpointSet> {
@@ -69,27 +72,17 @@ impl Querier {
     }
 }
 
-/// The endpoints as the API shows them.
-struct Endpoints(Arc<EndpointSet>);
+/// The endpoints as the API shows them: those that are asked, and those beneath local queriers among them.
+struct Endpoints(Vec<Arc<EndpointSet>>);
 
 impl StoreList for Endpoints {
     fn stores(&self) -> Vec<StoreStatus> {
-        self.0.status().into_iter().map(shown).collect()
+        self.0.iter().flat_map(|set| set.stores()).collect()
     }
 
     fn missing_clusters(&self) -> Vec<String> {
-        self.0.missing_clusters()
-    }
-}
-
-fn shown(status: EndpointStatus) -> StoreStatus {
-    StoreStatus {
-        name: status.name,
-        component: status.component,
-        last_check: status.last_check,
-        last_error: status.last_error,
-        label_sets: status.label_sets,
-        range: status.range,
+        let all: BTreeSet<String> = self.0.iter().flat_map(|set| set.missing_clusters()).collect();
+        all.into_iter().collect()
     }
 }
 

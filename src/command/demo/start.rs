@@ -222,6 +222,7 @@ async fn start_observer(layout: &Layout, http_address: &str, children: &mut Chil
         "data_dir": layout.directory.join("observer"),
         "sync_interval": "1s",
         "info_interval": "1s",
+        "response_timeout": "1s",
         "clusters": clusters,
     });
     for cluster in &layout.clusters {
