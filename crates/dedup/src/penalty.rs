@@ -16,7 +16,11 @@ use crate::cursor::{CounterLift, FloatCursor, Kind, Lift, MixedCursor, NoLift, S
 /// How long the side that lost the very first comparison is left alone: there is no distance yet to double.
 const INITIAL_PENALTY_MS: i64 = 5000;
 
-/// Merges two replicas or more; those before others are preferred at equal timestamps.
+/// Most pairs within one another: each is a level of recursion, and a store decides how many chunks overlap. Beyond it what is merged so far
+/// is written out and goes on as one replica; for a counter that can differ from Thanos, where a later switch would have lifted the parts.
+const MAX_NESTED_PAIRS: usize = 256;
+
+/// Merges two replicas or more; those before others are preferred at equal timestamps. Fewer are not its affair, and give nothing.
 pub(crate) fn merge(replicas: &[Samples], raises_counters: bool, range: TimeRange) -> Samples {
     if raises_counters {
         merge_lifted::<CounterLift>(replicas, range)
@@ -27,7 +31,17 @@ pub(crate) fn merge(replicas: &[Samples], raises_counters: bool, range: TimeRang
 
 fn merge_lifted<L: Lift>(replicas: &[Samples], range: TimeRange) -> Samples {
     let [first, rest @ ..] = replicas else { return Samples::default() };
-    let only_floats = replicas.iter().all(|replica| replica.histograms.is_empty());
+    let mut groups = rest.chunks(MAX_NESTED_PAIRS).peekable();
+    let mut merged: Option<Samples> = None;
+    while let Some(group) = groups.next() {
+        let range = if groups.peek().is_some() { TimeRange::ALL } else { range };
+        merged = Some(merge_nested::<L>(merged.as_ref().unwrap_or(first), group, range));
+    }
+    merged.unwrap_or_default()
+}
+
+fn merge_nested<L: Lift>(first: &Samples, rest: &[Samples], range: TimeRange) -> Samples {
+    let only_floats = first.histograms.is_empty() && rest.iter().all(|replica| replica.histograms.is_empty());
     match rest {
         [second] if only_floats => {
             drain(Pair::new(FloatCursor::<L>::new(first), FloatCursor::<L>::new(second)), first.len(), range)

@@ -156,3 +156,15 @@ fn of_equal_timestamps_the_chain_takes_the_later_replica() {
     let chained = dedup.merge(vec![floats(&[(10, 1.0), (20, 1.0)]), floats(&[(10, 2.0), (30, 2.0)])]);
     assert_eq!(chained.floats.iter().collect::<Vec<_>>(), [(10, 2.0), (20, 1.0), (30, 2.0)]);
 }
+
+#[test]
+fn any_number_of_overlapping_replicas_is_merged_without_exhausting_the_stack() {
+    let samples: Vec<(i64, f64)> = (1..=3).map(|i| (i * 15_000, i as f64)).collect();
+    let late = floats(&[(45_000, 3.0), (200_000, 4.0)]);
+    for function in ["", "rate"] {
+        let mut replicas = vec![floats(&samples); 20_000];
+        replicas.push(late.clone());
+        let expected: Vec<_> = samples.iter().copied().chain([(200_000, 4.0)]).collect();
+        assert_eq!(merged(function, &replicas), expected);
+    }
+}
