@@ -96,7 +96,7 @@ async fn labels(State(stand_in): Shared, RawQuery(query): RawQuery) -> Response 
                 found.iter().flat_map(|labels| labels.iter().map(|(name, _)| name)).collect();
             success(json!(names))
         }
-        Err(response) => response,
+        Err(error) => bad_data(error),
     }
 }
 
@@ -114,14 +114,14 @@ async fn label_values(
             let values: BTreeSet<&str> = found.iter().filter_map(|labels| labels.get(&name)).collect();
             success(json!(values))
         }
-        Err(response) => response,
+        Err(error) => bad_data(error),
     }
 }
 
 async fn series(State(stand_in): Shared, RawQuery(query): RawQuery) -> Response {
     match matching(&stand_in, query) {
         Ok(found) => success(json!(found)),
-        Err(response) => response,
+        Err(error) => bad_data(error),
     }
 }
 
@@ -131,13 +131,13 @@ async fn series_of_form(stand_in: Shared, form: String) -> Response {
 
 /// The label sets that any `match[]` of the query selects; all, if there is none. Every series lives as long as the fleet, so
 /// the asked time does not matter.
-fn matching(stand_in: &StandIn, query: Option<String>) -> Result<Vec<Labels>, Response> {
+fn matching(stand_in: &StandIn, query: Option<String>) -> Result<Vec<Labels>, String> {
     let mut selectors: Vec<Vec<Matcher>> = Vec::new();
     for pair in query.unwrap_or_default().split('&') {
         let Some((name, value)) = pair.split_once('=') else { continue };
         if percent_decode(name) == "match[]" {
             let text = percent_decode(value);
-            selectors.push(parallax_promql::parse::parse_selector(&text).map_err(bad_data)?);
+            selectors.push(parallax_promql::parse::parse_selector(&text).map_err(|error| error.to_string())?);
         }
     }
     let selected = |labels: &Labels| {

@@ -112,6 +112,9 @@ impl ShipperConfig {
     }
 }
 
+/// The background tasks of a sidecar; ends with the context, or with the reason why the sidecar cannot go on.
+pub type Running = JoinHandle<Result<(), SidecarError>>;
+
 /// A running sidecar: a `Store`, until the context shuts down.
 pub struct Sidecar {
     config: SidecarConfig,
@@ -128,10 +131,7 @@ impl Sidecar {
     ///
     /// # Errors
     /// If the configuration is unusable.
-    pub fn start(
-        config: SidecarConfig,
-        context: &Context,
-    ) -> Result<(Arc<Self>, JoinHandle<Result<(), SidecarError>>), SidecarError> {
+    pub fn start(config: SidecarConfig, context: &Context) -> Result<(Arc<Self>, Running), SidecarError> {
         let auth = http_client::auth(&config.http_client_yaml)?;
         let http =
             HttpClient::new(HttpClientConfig { auth, ..HttpClientConfig::new(&config.prometheus_url) })

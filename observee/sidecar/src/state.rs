@@ -56,7 +56,7 @@ impl Heartbeat {
         publish: watch::Sender<Option<State>>,
         context: &Context,
     ) -> Self {
-        let condition = context.readiness.condition(&format!("prometheus {}", config.prometheus_url));
+        let condition = context.readiness.condition(format!("prometheus {}", config.prometheus_url));
         Self {
             prometheus,
             metrics,
@@ -137,7 +137,6 @@ impl Heartbeat {
         self.metrics.prometheus_up.set(1);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         self.metrics.last_heartbeat_seconds.set(now.as_secs_f64());
-        self.condition.ready();
         let changed = |known: &Option<State>| {
             known.as_ref().is_some_and(|known| known.external_labels != state.external_labels)
         };
@@ -148,5 +147,7 @@ impl Heartbeat {
             );
         }
         self.publish.send_replace(Some(state));
+        // Last: who sees that this is ready may ask at once.
+        self.condition.ready();
     }
 }

@@ -167,16 +167,26 @@ impl Server {
         data["result"].as_array().unwrap().iter().map(one).collect()
     }
 
-    /// Waits until a scrape of every machine is there, and the next one after it; gives the moment of the first.
+    /// A moment by which every machine was scraped, and before which no further sample will come.
     async fn scraped(&self) -> i64 {
-        let begun = now_ms();
+        self.scraped_since(now_ms()).await;
+        let settled = now_ms();
+        self.scraped_since(settled + 1_000).await;
+        settled
+    }
+
+    /// Waits until the last sample of every machine is from after `since_ms`.
+    async fn scraped_since(&self, since_ms: i64) {
+        let query = "(min(timestamp(demo_capacity)) * 1000) and (count(demo_capacity) == 2)";
+        let deadline = Instant::now() + PATIENCE;
         loop {
-            let data = self.api("/api/v1/query", &[("query", "min(timestamp(demo_capacity)) * 1000")]).await;
-            let last: f64 = data["result"][0]["value"][1].as_str().map_or(0.0, |text| text.parse().unwrap());
-            if last as i64 > begun {
-                return last as i64 - 1_000;
+            let data = self.api("/api/v1/query", &[("query", query)]).await;
+            let oldest: f64 =
+                data["result"][0]["value"][1].as_str().map_or(0.0, |text| text.parse().unwrap());
+            if oldest as i64 > since_ms {
+                return;
             }
-            assert!(now_ms() - begun < 90_000, "nothing is scraped: {}", self.process().output());
+            assert!(Instant::now() < deadline, "nothing is scraped: {}", self.process().output());
             tokio::time::sleep(POLL).await;
         }
     }
