@@ -12,6 +12,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::FutureExt;
 use parallax_model::{Labels, TimeRange};
 use parallax_net::GrpcTarget;
 use parallax_storeapi::{Store, StoreClient};
@@ -158,6 +159,24 @@ impl Endpoint {
         self.shared.read().is_healthy()
     }
 
+    /// Asks a component of this process what it holds now, so that blocks it has just found count at once. One that cannot tell without a
+    /// wait keeps what it last said.
+    pub(crate) fn refresh_if_local(&self) {
+        if !self.is_local {
+            return;
+        }
+        if let Some(Ok(info)) = self.store.info().now_or_never()
+            && let Ok(metadata) = Metadata::from_info(info)
+        {
+            self.shared.write().learned(metadata);
+        }
+    }
+
+    /// How long it has been since it last said what it holds, if its last Info poll failed; nothing while it is well.
+    pub(crate) fn silent_for(&self, now: Instant) -> Duration {
+        self.shared.read().silent_for(now)
+    }
+
     /// The external labels of the cluster that it is expected to hold.
     pub fn expected_labels(&self) -> Option<Labels> {
         let cluster = self.cluster.as_deref()?;
@@ -290,7 +309,8 @@ impl EndpointSet {
         expected(false).difference(&expected(true)).map(|cluster| (*cluster).to_owned()).collect()
     }
 
-    /// Waits until every endpoint was polled once, successfully or not: at most the Info timeout.
+    /// Waits until every endpoint was polled once, successfully or not: at most the Info timeout, times the rounds that
+    /// [`EndpointOptions::max_concurrent_polls`] makes of them if none answers.
     pub async fn polled_once(&self) {
         for endpoint in &self.endpoints {
             endpoint.shared.polled_once().await;

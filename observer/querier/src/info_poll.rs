@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parallax_telemetry::Metrics;
 use prometheus_client::encoding::EncodeLabelSet;
@@ -16,6 +16,10 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use crate::endpoint::{Endpoint, EndpointOptions, EndpointSet, Metadata};
+use crate::proxy::reason_of;
+
+/// Between two polls of an endpoint, whatever is configured.
+const SHORTEST_INTERVAL: Duration = Duration::from_millis(1);
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct EndpointLabel {
@@ -42,7 +46,7 @@ pub(crate) fn start(set: &Arc<EndpointSet>, metrics: &Metrics, shutdown: Cancell
         let (shutdown, alive) = (shutdown.clone(), Arc::downgrade(set));
         tokio::spawn(async move {
             let work = async {
-                let mut ticks = tokio::time::interval(poller.options.info_interval);
+                let mut ticks = tokio::time::interval(poller.options.info_interval.max(SHORTEST_INTERVAL));
                 ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
                 while alive.strong_count() > 0 {
                     ticks.tick().await;
@@ -69,7 +73,7 @@ impl Poller {
         let answer = tokio::time::timeout(self.options.info_timeout, self.endpoint.store().info()).await;
         let result = match answer {
             Err(_) => Err(format!("no answer to Info within {:?}", self.options.info_timeout)),
-            Ok(Err(status)) => Err(status.message().to_owned()),
+            Ok(Err(status)) => Err(reason_of(&status)),
             Ok(Ok(info)) => Metadata::from_info(info).map_err(|error| format!("bad Info: {error}")),
         };
         self.log_change(&result);

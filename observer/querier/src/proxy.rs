@@ -239,7 +239,8 @@ fn kind_of(status: &Status, something_came: bool) -> GapKind {
     }
 }
 
-fn reason_of(status: &Status) -> String {
+/// What a status says, or at least its code.
+pub(crate) fn reason_of(status: &Status) -> String {
     if status.message().is_empty() { status.code().to_string() } else { status.message().to_owned() }
 }
 

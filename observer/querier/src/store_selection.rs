@@ -1,10 +1,11 @@
 //! Which endpoints a query has to ask, and which it would have had to ask but cannot.
 //!
 //! An endpoint is asked if its time overlaps the query's and one of its label sets contradicts no matcher. One that cannot be asked and would
-//! have been, by what it last said or by the cluster it is expected to hold, is a gap.
+//! have been, by what it last said or by the cluster it is expected to hold, is a gap. The time of one that fails grows with its silence: it
+//! would have gone on to hold what came since.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parallax_model::{Labels, Matcher, TimeRange};
 use parallax_storeapi::matchers::may_match;
@@ -53,12 +54,13 @@ pub fn select(
     let now = Instant::now();
     let mut selection = Selection::default();
     for endpoint in set.endpoints() {
+        endpoint.refresh_if_local();
         let metadata = endpoint.metadata();
         if !is_wanted(endpoint, metadata.as_deref(), store_matchers) {
             continue;
         }
         let relevant = match &metadata {
-            Some(known) => known.has_store && covers(known, range, matchers),
+            Some(known) => known.has_store && covers(known, endpoint.silent_for(now), range, matchers),
             // Nothing is known: only the expected cluster can rule it out.
             None => endpoint.expected_labels().is_none_or(|set| may_match(matchers, &[set])),
         };
@@ -80,8 +82,10 @@ pub fn select(
     selection
 }
 
-fn covers(known: &Metadata, range: TimeRange, matchers: &[Matcher]) -> bool {
-    known.range.overlaps(&range) && may_match(matchers, &known.label_sets)
+fn covers(known: &Metadata, silence: Duration, range: TimeRange, matchers: &[Matcher]) -> bool {
+    let silence_ms = i64::try_from(silence.as_millis()).unwrap_or(i64::MAX);
+    let held = TimeRange::new(known.range.min_ms, known.range.max_ms.saturating_add(silence_ms));
+    held.overlaps(&range) && may_match(matchers, &known.label_sets)
 }
 
 /// Whether the query could want the expected cluster and the endpoint does not advertise it.
@@ -98,11 +102,17 @@ fn absent_reason(endpoint: &Endpoint) -> String {
 }
 
 fn is_wanted(endpoint: &Endpoint, metadata: Option<&Metadata>, store_matchers: &StoreMatchers) -> bool {
-    let label_sets = metadata.map_or(&[][..], |known| &known.label_sets);
-    store_matchers.is_empty()
-        || store_matchers.iter().any(|all| {
-            let (address, labels): (Vec<Matcher>, Vec<Matcher>) =
-                all.iter().cloned().partition(|matcher| matcher.name() == ADDRESS_LABEL);
-            address.iter().all(|matcher| matcher.matches(endpoint.name())) && may_match(&labels, label_sets)
-        })
+    if store_matchers.is_empty() {
+        return true;
+    }
+    let mut label_sets = metadata.map(|known| known.label_sets.clone()).unwrap_or_default();
+    // No set at all says that it may hold anything, the expected cluster included, unless it never spoke.
+    if (metadata.is_none() || !label_sets.is_empty()) && !endpoint.advertises_expected() {
+        label_sets.extend(endpoint.expected_labels());
+    }
+    store_matchers.iter().any(|all| {
+        let (address, labels): (Vec<Matcher>, Vec<Matcher>) =
+            all.iter().cloned().partition(|matcher| matcher.name() == ADDRESS_LABEL);
+        address.iter().all(|matcher| matcher.matches(endpoint.name())) && may_match(&labels, &label_sets)
+    })
 }

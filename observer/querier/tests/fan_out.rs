@@ -1,6 +1,6 @@
 //! The fan-out over fakes: what comes, in which order, and what is said about what does not come.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
@@ -537,6 +537,88 @@ async fn store_matchers_choose_endpoints_and_others_are_not_missed() {
     request.extensions_mut().insert(parallax_querier::select::StoreMatchers(vec![vec![wanted]]));
     let answer = frames::collect(mesh.proxy.series(request).await.unwrap()).await.unwrap();
     assert_eq!((answer.series.len(), answer.warnings.len(), us.calls().series), (3, 0, 0));
+}
+
+#[tokio::test]
+async fn a_cluster_asked_for_by_store_matchers_is_missed_though_nothing_advertises_it() {
+    let up_elsewhere = Arc::new(store("us-2", "0"));
+    let never_seen = Arc::new(store("eu-1", "0").with_fault(Fault::Down(Status::unavailable("no route"))));
+    let mesh = mesh(vec![
+        endpoint("us", &up_elsewhere).with_cluster("us-1"),
+        endpoint("eu", &never_seen).with_cluster("eu-1"),
+    ])
+    .await;
+    for cluster in ["us-1", "eu-1"] {
+        let mut request = Request::new(up());
+        let wanted = vec![vec![Matcher::equal("cluster", cluster)]];
+        request.extensions_mut().insert(parallax_querier::select::StoreMatchers(wanted));
+        let answer = frames::collect(mesh.proxy.series(request).await.unwrap()).await.unwrap();
+        assert_eq!(gap(&answer).cluster, cluster);
+    }
+}
+
+/// A component that turns into another one, as a store gateway does with each sync.
+struct Changing(Mutex<Arc<FakeStore>>);
+
+impl Changing {
+    fn now(&self) -> Arc<FakeStore> {
+        self.0.lock().unwrap().clone()
+    }
+}
+
+#[parallax_storeapi::async_trait]
+impl Store for Changing {
+    async fn info(&self) -> Result<parallax_storeapi::proto::thanos::info::InfoResponse, Status> {
+        self.now().info().await
+    }
+
+    async fn series(&self, r: Request<SeriesRequest>) -> Result<parallax_storeapi::SeriesStream, Status> {
+        self.now().series(r).await
+    }
+
+    async fn label_names(
+        &self,
+        request: Request<LabelNamesRequest>,
+    ) -> Result<parallax_storeapi::proto::thanos::LabelNamesResponse, Status> {
+        self.now().label_names(request).await
+    }
+
+    async fn label_values(
+        &self,
+        request: Request<LabelValuesRequest>,
+    ) -> Result<parallax_storeapi::proto::thanos::LabelValuesResponse, Status> {
+        self.now().label_values(request).await
+    }
+}
+
+#[tokio::test]
+async fn what_a_local_store_found_since_the_last_poll_is_asked_for() {
+    let before = FakeStore::new([("cluster", "us-1")]).with_range(TimeRange::new(-2000, -1000));
+    let changing = Arc::new(Changing(Mutex::new(Arc::new(before))));
+    let mesh = mesh(vec![EndpointConfig::new("gateway", Connection::Local(changing.clone()))]).await;
+    assert_eq!(ask(&mesh.proxy, up_of("eu-1")).await.unwrap().series.len(), 0);
+    *changing.0.lock().unwrap() = Arc::new(store("eu-1", "0"));
+    assert_eq!(ask(&mesh.proxy, up_of("eu-1")).await.unwrap().series.len(), 3);
+    let info = mesh.proxy.info().await.unwrap();
+    assert_eq!(info.store.unwrap().max_time, i64::MAX);
+}
+
+#[tokio::test]
+async fn a_store_that_is_down_is_missed_for_the_time_that_it_would_hold_by_now() {
+    // It held everything until just before the request's time begins.
+    let us = Arc::new(store("us-1", "0").with_range(TimeRange::new(-2000, -1)));
+    let mesh = mesh_with(vec![endpoint("us", &us)], frequent_polls(), ProxyConfig::default()).await;
+    assert_eq!(ask(&mesh.proxy, up()).await.unwrap().warnings.len(), 0);
+    us.set_fault(Fault::Down(Status::unavailable("connection refused")));
+    let give_up = Instant::now() + Duration::from_secs(20);
+    let answer = loop {
+        let answer = ask(&mesh.proxy, up()).await.unwrap();
+        if !answer.warnings.is_empty() || Instant::now() > give_up {
+            break answer;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    };
+    assert_eq!(gap(&answer).cluster, "us-1");
 }
 
 /// A store whose streams never end and hold a token as long as they live.

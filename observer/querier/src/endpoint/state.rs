@@ -63,8 +63,10 @@ impl Shared {
 
 #[derive(Debug, Default)]
 pub(crate) struct State {
-    /// Of the last poll that succeeded.
+    /// What it last said.
     pub metadata: Option<Arc<Metadata>>,
+    /// When it said that.
+    learned_at: Option<Instant>,
     pub last_check: Option<Timestamp>,
     /// Of the last poll, if it failed.
     pub last_error: Option<String>,
@@ -89,7 +91,7 @@ impl State {
         self.last_check = Some(Timestamp::now());
         match result {
             Ok(metadata) => {
-                self.metadata = Some(Arc::new(metadata));
+                self.learned(metadata);
                 self.last_error = None;
                 self.failed_after = None;
                 // An answer to a question asked before the hang proves nothing.
@@ -100,6 +102,18 @@ impl State {
                 self.failed_after = Some(began.elapsed());
             }
         }
+    }
+
+    /// Records what it says now.
+    pub fn learned(&mut self, metadata: Metadata) {
+        self.metadata = Some(Arc::new(metadata));
+        self.learned_at = Some(Instant::now());
+    }
+
+    /// The age of what is known, if the last poll failed.
+    pub fn silent_for(&self, now: Instant) -> Duration {
+        let learned_at = self.learned_at.filter(|_| self.last_error.is_some());
+        learned_at.map_or(Duration::ZERO, |at| now.saturating_duration_since(at))
     }
 
     pub fn hung(&mut self, now: Instant, options: &EndpointOptions, reason: &str) {
@@ -136,6 +150,17 @@ mod tests {
         assert!(state.metadata.is_some());
         // It failed fast: asking costs nothing, and finds out at once when it is back.
         assert_eq!(state.why_not_now(Instant::now(), &EndpointOptions::default()), None);
+    }
+
+    #[test]
+    fn what_is_known_grows_old_only_while_polls_fail() {
+        let mut state = State::default();
+        let later = Instant::now() + Duration::from_secs(60);
+        assert_eq!(state.silent_for(later), Duration::ZERO);
+        state.polled(Instant::now(), Ok(metadata()));
+        assert_eq!(state.silent_for(later), Duration::ZERO);
+        state.polled(Instant::now(), Err("connection refused".to_owned()));
+        assert!(state.silent_for(later) > Duration::ZERO);
     }
 
     #[test]

@@ -19,6 +19,7 @@ pub(super) fn aggregate(endpoints: &EndpointSet, selector_labels: &Labels) -> In
     let mut range: Option<TimeRange> = None;
     let mut tsdb_infos = Vec::new();
     for endpoint in endpoints.endpoints() {
+        endpoint.refresh_if_local();
         let Some((sets, covered)) = part_of(endpoint) else { continue };
         label_sets.extend(sets.iter().map(|set| set.overlaid_with(selector_labels)));
         range = Some(match range {

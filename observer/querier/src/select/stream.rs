@@ -8,6 +8,7 @@ use std::sync::Arc;
 use parallax_dedup::{Chunk, ChunkEncoding, Dedup};
 use parallax_model::{Labels, SeriesData};
 use parallax_promql::source::{SeriesStream, SourceError};
+use parallax_storeapi::chunks;
 use parallax_storeapi::proto::thanos::{AggrChunk, Label, Series, chunk};
 use tokio::sync::mpsc;
 
@@ -23,21 +24,9 @@ pub(super) enum Delivery {
 
 impl Delivery {
     pub(super) fn series(series: Vec<Series>, budget: &Arc<Budget>) -> Result<Self, SourceError> {
-        let size_bytes = series.iter().map(size_bytes).sum();
+        let size_bytes = series.iter().map(chunks::series_size_bytes).sum();
         Ok(Self::Series(series, budget.hold(size_bytes)?))
     }
-}
-
-/// About what a series takes in memory.
-fn size_bytes(series: &Series) -> usize {
-    let labels: usize =
-        series.labels.iter().map(|label| size_of::<Label>() + label.name.len() + label.value.len()).sum();
-    let chunks: usize = series
-        .chunks
-        .iter()
-        .map(|chunk| size_of::<AggrChunk>() + chunk.raw.as_ref().map_or(0, |raw| raw.data.len()))
-        .sum();
-    labels + chunks
 }
 
 pub(super) struct SelectedSeries {
