@@ -9,12 +9,17 @@ use crate::process::{self, Failure};
 /// The whole command line, for clap.
 pub fn command() -> Command {
     let mut root = Command::new("parallax")
-        .about("One question over many Prometheus clusters: a multi-cluster observer/observee federation mesh")
+        .about(
+            "One question over many Prometheus clusters: a multi-cluster observer/observee federation mesh",
+        )
         .version(env!("CARGO_PKG_VERSION"))
         .subcommand_required(true)
         .arg_required_else_help(true)
         .subcommand(with_log_flags(command::demo::cli()))
-        .subcommand(with_log_flags(side("observee", "One observee cluster in one process: sidecars and shippers")))
+        .subcommand(with_log_flags(side(
+            "observee",
+            "One observee cluster in one process: sidecars and shippers",
+        )))
         .subcommand(with_log_flags(side(
             "observer",
             "The observer in one process: a querier per cluster, store gateways, the global querier",
@@ -30,7 +35,13 @@ pub fn command() -> Command {
 fn side(name: &'static str, about: &'static str) -> Command {
     Command::new(name)
         .about(about)
-        .arg(Arg::new("config").long("config").required(true).value_name("FILE").help("YAML file of this side"))
+        .arg(
+            Arg::new("config")
+                .long("config")
+                .required(true)
+                .value_name("FILE")
+                .help("YAML file of this side"),
+        )
         .arg(
             Arg::new("check")
                 .long("check")
@@ -43,9 +54,11 @@ fn with_log_flags(command: Command) -> Command {
     let log = |name: &'static str, default: &'static str, help: &'static str| {
         Arg::new(name).long(name).default_value(default).help(help)
     };
-    command
-        .arg(log("log.level", "info", "error, warn, info or debug"))
-        .arg(log("log.format", "logfmt", "logfmt or json"))
+    command.arg(log("log.level", "info", "error, warn, info or debug")).arg(log(
+        "log.format",
+        "logfmt",
+        "logfmt or json",
+    ))
 }
 
 /// Runs the command that was given.

@@ -88,7 +88,12 @@ pub const COMPONENTS: &[Component] = &[
         flags: sidecar::flags,
         unbuilt: None,
     },
-    Component { name: "store", about: "StoreAPI over a bucket of blocks", flags: store::flags, unbuilt: None },
+    Component {
+        name: "store",
+        about: "StoreAPI over a bucket of blocks",
+        flags: store::flags,
+        unbuilt: None,
+    },
     Component {
         name: "query",
         about: "One deduplicated answer from many StoreAPIs, over the Prometheus HTTP API",
@@ -110,9 +115,9 @@ pub fn command(component: &Component) -> Command {
     let mut command = Command::new(component.name).about(component.about).disable_version_flag(true);
     if component.unbuilt.is_some() {
         // Its flags are not ours to judge: the answer is the same whatever they are.
-        return command.hide(true).arg(
-            Arg::new("rest").num_args(0..).trailing_var_arg(true).allow_hyphen_values(true).hide(true),
-        );
+        return command
+            .hide(true)
+            .arg(Arg::new("rest").num_args(0..).trailing_var_arg(true).allow_hyphen_values(true).hide(true));
     }
     for flag in (component.flags)() {
         for arg in args(&flag) {
@@ -136,8 +141,13 @@ fn args(flag: &Flag) -> Vec<Arg> {
             Arg::new(negative).long(negative).action(ArgAction::SetTrue).hide(true).overrides_with(flag.name),
         ];
     }
-    let arg = arg.num_args(1).allow_hyphen_values(true).action(ArgAction::Append).value_name(value_name(flag.kind));
-    vec![if flag.default.is_empty() { arg } else { arg.help(format!("{} [default: {}]", flag.help, flag.default)) }]
+    let arg =
+        arg.num_args(1).allow_hyphen_values(true).action(ArgAction::Append).value_name(value_name(flag.kind));
+    vec![if flag.default.is_empty() {
+        arg
+    } else {
+        arg.help(format!("{} [default: {}]", flag.help, flag.default))
+    }]
 }
 
 const fn value_name(kind: Kind) -> &'static str {

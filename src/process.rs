@@ -48,10 +48,8 @@ where
     F: Future<Output = Result<(), Failure>>,
 {
     parallax_pki::install_provider();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .context("starting the runtime")?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime")?;
     let result = runtime.block_on(async {
         let context = Context::new(Metrics::with_process());
         let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;

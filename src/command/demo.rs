@@ -39,9 +39,11 @@ pub(super) struct Programs {
 
 pub fn cli() -> Command {
     let program = |name: &'static str, without: &'static str| {
-        Arg::new(name).long(name).value_name("PATH").default_value("auto").help(format!(
-            "The {name} to use; `auto` looks on PATH, `none` takes {without}"
-        ))
+        Arg::new(name)
+            .long(name)
+            .value_name("PATH")
+            .default_value("auto")
+            .help(format!("The {name} to use; `auto` looks on PATH, `none` takes {without}"))
     };
     Command::new("demo")
         .about("A whole mesh on loopback: two clusters, mTLS, buckets, history, one observer")

@@ -73,7 +73,9 @@ pub fn run(path: &str, check_only: bool) -> Result<(), Failure> {
             let (sidecar, task) = Sidecar::start(config, &scoped).map_err(Failure::usage)?;
             running.push(task);
             let connection = Connection::Local(sidecar);
-            endpoints.push(EndpointConfig::new(section.url.as_str(), connection).with_cluster(file.cluster.as_str()));
+            endpoints.push(
+                EndpointConfig::new(section.url.as_str(), connection).with_cluster(file.cluster.as_str()),
+            );
         }
         let joined = join(endpoints, &context)?;
         tokio::select! {
@@ -113,7 +115,10 @@ impl ObserveeFile {
     fn addresses(&self) -> anyhow::Result<Addresses> {
         let tls = self.tls.as_ref().map(|files| files.load(Purpose::Server)).transpose().context("tls")?;
         if tls.is_none() {
-            tracing::warn!(address = self.grpc_address, "the StoreAPI is plain text and asks for no certificate");
+            tracing::warn!(
+                address = self.grpc_address,
+                "the StoreAPI is plain text and asks for no certificate"
+            );
         }
         Ok(Addresses {
             http: self.http_address.clone(),
@@ -140,7 +145,9 @@ impl PrometheusSection {
         });
         SidecarConfig {
             min_time_ms: self.min_time.0,
-            heartbeat_interval: self.heartbeat_interval.map_or(defaults.heartbeat_interval, |interval| interval.0),
+            heartbeat_interval: self
+                .heartbeat_interval
+                .map_or(defaults.heartbeat_interval, |interval| interval.0),
             shipper,
             ..defaults
         }

@@ -104,13 +104,17 @@ pub fn run(path: &str, check_only: bool) -> Result<(), Failure> {
             let leaf = file.leaf_querier(cluster, hub.as_ref(), &context).map_err(Failure::usage)?;
             beneath.push(leaf.endpoints().clone());
             let name = format!("querier {}", cluster.name);
-            endpoints.push(EndpointConfig::new(name, Connection::Local(leaf)).with_cluster(cluster.name.as_str()));
+            endpoints
+                .push(EndpointConfig::new(name, Connection::Local(leaf)).with_cluster(cluster.name.as_str()));
             if let Some(gateway) = file.store_gateway(cluster, &context).await? {
                 let name = format!("store gateway {}", cluster.name);
-                endpoints.push(EndpointConfig::new(name, Connection::Local(gateway)).with_cluster(cluster.name.as_str()));
+                endpoints.push(
+                    EndpointConfig::new(name, Connection::Local(gateway)).with_cluster(cluster.name.as_str()),
+                );
             }
         }
-        let querier = Querier::start(file.global(endpoints, beneath), context.clone()).map_err(Failure::usage)?;
+        let querier =
+            Querier::start(file.global(endpoints, beneath), context.clone()).map_err(Failure::usage)?;
         listeners.serve(&context, querier.router(), querier).await?;
         Ok(())
     })
@@ -123,7 +127,10 @@ impl ObserverFile {
         for (index, cluster) in self.clusters.iter().enumerate() {
             let name = &cluster.name;
             ensure!(!name.is_empty(), "clusters: the name of number {} is empty", index + 1);
-            ensure!(!name.contains(['/', '\\', '\0']) && name != "." && name != "..", "cluster {name:?}: no valid name");
+            ensure!(
+                !name.contains(['/', '\\', '\0']) && name != "." && name != "..",
+                "cluster {name:?}: no valid name"
+            );
             let duplicate = self.clusters[..index].iter().any(|other| other.name == *name);
             ensure!(!duplicate, "cluster {name}: stands there twice");
             let secured = cluster.tls.is_some() || self.tls.is_some();
@@ -136,7 +143,12 @@ impl ObserverFile {
     }
 
     fn addresses(&self) -> anyhow::Result<Addresses> {
-        let tls = self.grpc_tls.as_ref().map(|files| files.load(Purpose::Server)).transpose().context("grpc_tls")?;
+        let tls = self
+            .grpc_tls
+            .as_ref()
+            .map(|files| files.load(Purpose::Server))
+            .transpose()
+            .context("grpc_tls")?;
         let grpc = self
             .grpc_address
             .as_ref()
@@ -198,7 +210,10 @@ impl ObserverFile {
             endpoints,
             beneath,
             endpoint_options: self.endpoint_options(),
-            limits: QueryLimits { timeout: self.query_timeout.map_or(limits.timeout, |timeout| timeout.0), ..limits },
+            limits: QueryLimits {
+                timeout: self.query_timeout.map_or(limits.timeout, |timeout| timeout.0),
+                ..limits
+            },
             api: ApiOptions {
                 replica_labels: self.replica_labels.clone(),
                 partial_response: self.partial_response,
@@ -211,12 +226,21 @@ impl ObserverFile {
 
 impl ClusterSection {
     fn target(&self, hub: Option<&CredentialSource>) -> anyhow::Result<GrpcTarget> {
-        let own = self.tls.as_ref().map(|files| files.load(Purpose::Client { skip_verify: false })).transpose()?;
+        let own =
+            self.tls.as_ref().map(|files| files.load(Purpose::Client { skip_verify: false })).transpose()?;
         let source = if self.plaintext { None } else { own.or_else(|| hub.cloned()) };
-        let expected_identity =
-            self.identity.as_ref().map(|text| text.parse::<PeerIdentity>()).transpose().context("identity")?;
+        let expected_identity = self
+            .identity
+            .as_ref()
+            .map(|text| text.parse::<PeerIdentity>())
+            .transpose()
+            .context("identity")?;
         Ok(GrpcTarget {
-            tls: source.map(|source| ClientTls { source, server_name: self.server_name.clone(), expected_identity }),
+            tls: source.map(|source| ClientTls {
+                source,
+                server_name: self.server_name.clone(),
+                expected_identity,
+            }),
             authority: self.authority.clone(),
             ..GrpcTarget::plain(self.address.as_str())
         })

@@ -10,7 +10,11 @@ use crate::process::Failure;
 
 pub fn cli() -> Command {
     let state = || {
-        Arg::new("state").long("state").required(true).value_name("file:DIR").help("Where the authority keeps its keys")
+        Arg::new("state")
+            .long("state")
+            .required(true)
+            .value_name("file:DIR")
+            .help("Where the authority keeps its keys")
     };
     Command::new("pki")
         .about("Certificates for every hop of the mesh")
@@ -32,12 +36,39 @@ pub fn cli() -> Command {
             Command::new("issue")
                 .about("Issue a leaf certificate: tls.crt, tls.key and ca.crt in --out")
                 .arg(state())
-                .arg(Arg::new("observee").long("observee").value_name("CLUSTER").help("Server leaf of an observee cluster"))
-                .arg(Arg::new("observer").long("observer").value_name("HUB").help("Client leaf of an observer hub"))
-                .arg(Arg::new("ingress").long("ingress").value_name("NAME").help("Client leaf of an ingress proxy"))
+                .arg(
+                    Arg::new("observee")
+                        .long("observee")
+                        .value_name("CLUSTER")
+                        .help("Server leaf of an observee cluster"),
+                )
+                .arg(
+                    Arg::new("observer")
+                        .long("observer")
+                        .value_name("HUB")
+                        .help("Client leaf of an observer hub"),
+                )
+                .arg(
+                    Arg::new("ingress")
+                        .long("ingress")
+                        .value_name("NAME")
+                        .help("Client leaf of an ingress proxy"),
+                )
                 .group(ArgGroup::new("identity").args(["observee", "observer", "ingress"]).required(true))
-                .arg(Arg::new("dns").long("dns").action(ArgAction::Append).value_name("NAME").help("DNS name; may be repeated"))
-                .arg(Arg::new("ip").long("ip").action(ArgAction::Append).value_name("ADDRESS").help("IP address; may be repeated"))
+                .arg(
+                    Arg::new("dns")
+                        .long("dns")
+                        .action(ArgAction::Append)
+                        .value_name("NAME")
+                        .help("DNS name; may be repeated"),
+                )
+                .arg(
+                    Arg::new("ip")
+                        .long("ip")
+                        .action(ArgAction::Append)
+                        .value_name("ADDRESS")
+                        .help("IP address; may be repeated"),
+                )
                 .arg(
                     Arg::new("days")
                         .long("days")
@@ -45,7 +76,13 @@ pub fn cli() -> Command {
                         .value_parser(clap::value_parser!(u32).range(1..=825))
                         .help("Days until the leaf expires"),
                 )
-                .arg(Arg::new("out").long("out").required(true).value_name("DIR").help("Directory for the files")),
+                .arg(
+                    Arg::new("out")
+                        .long("out")
+                        .required(true)
+                        .value_name("DIR")
+                        .help("Directory for the files"),
+                ),
         )
 }
 
@@ -75,14 +112,18 @@ fn init(matches: &ArgMatches) -> anyhow::Result<()> {
     let trust_domain = text(matches, "trust-domain").unwrap_or_default();
     Authority::init(&directory, &AuthorityOptions::new(TrustDomain::new(&trust_domain)?))?;
     println!("authority of {trust_domain} in {}", directory.display());
-    eprintln!("warning: the CA keys are not encrypted; keep {} where only this account can read it", directory.display());
+    eprintln!(
+        "warning: the CA keys are not encrypted; keep {} where only this account can read it",
+        directory.display()
+    );
     Ok(())
 }
 
 fn issue(matches: &ArgMatches) -> anyhow::Result<()> {
     let authority = Authority::open(&state(matches)?)?;
     let identity = identity(matches, authority.trust_domain())?;
-    let repeated = |name: &str| matches.get_many::<String>(name).map(|v| v.cloned().collect()).unwrap_or_default();
+    let repeated =
+        |name: &str| matches.get_many::<String>(name).map(|v| v.cloned().collect()).unwrap_or_default();
     let ip: Vec<String> = repeated("ip");
     let request = LeafRequest {
         dns_names: repeated("dns"),
@@ -90,7 +131,9 @@ fn issue(matches: &ArgMatches) -> anyhow::Result<()> {
             .iter()
             .map(|address| address.parse().with_context(|| format!("--ip={address} is no IP address")))
             .collect::<anyhow::Result<_>>()?,
-        lifetime: std::time::Duration::from_secs(86_400 * u64::from(matches.get_one::<u32>("days").copied().unwrap_or(30))),
+        lifetime: std::time::Duration::from_secs(
+            86_400 * u64::from(matches.get_one::<u32>("days").copied().unwrap_or(30)),
+        ),
         ..LeafRequest::new(identity.clone())
     };
     let out = PathBuf::from(text(matches, "out").unwrap_or_default());
@@ -100,7 +143,9 @@ fn issue(matches: &ArgMatches) -> anyhow::Result<()> {
 }
 
 fn identity(matches: &ArgMatches, trust_domain: &TrustDomain) -> anyhow::Result<PeerIdentity> {
-    for (flag, role) in [("observee", Role::Observee), ("observer", Role::Observer), ("ingress", Role::Ingress)] {
+    for (flag, role) in
+        [("observee", Role::Observee), ("observer", Role::Observer), ("ingress", Role::Ingress)]
+    {
         if let Some(name) = text(matches, flag) {
             return Ok(PeerIdentity::new(trust_domain, role, &name)?);
         }

@@ -76,13 +76,18 @@ fn endpoints(values: &Values) -> anyhow::Result<Vec<EndpointConfig>> {
     let credentials = tls::grpc_client(values)?;
     let server_name = values.text("grpc-client-server-name");
     let mut configs: Vec<EndpointConfig> = Vec::new();
-    for (flag, strict) in [("endpoint", false), ("store", false), ("endpoint-strict", true), ("store-strict", true)] {
+    for (flag, strict) in
+        [("endpoint", false), ("store", false), ("endpoint-strict", true), ("store-strict", true)]
+    {
         for address in values.list(flag) {
             if configs.iter().any(|config| config.name == address) {
                 bail!("--{flag}={address}: this endpoint is given twice");
             }
-            if let Some((scheme, _)) = address.split_once('+').filter(|(scheme, _)| scheme.starts_with("dns")) {
-                bail!("--{flag}={address}: discovery by {scheme}+ comes with a later version; give host:port");
+            if let Some((scheme, _)) = address.split_once('+').filter(|(scheme, _)| scheme.starts_with("dns"))
+            {
+                bail!(
+                    "--{flag}={address}: discovery by {scheme}+ comes with a later version; give host:port"
+                );
             }
             let target = GrpcTarget {
                 tls: credentials.clone().map(|source| ClientTls {
@@ -92,7 +97,8 @@ fn endpoints(values: &Values) -> anyhow::Result<Vec<EndpointConfig>> {
                 }),
                 ..GrpcTarget::plain(address.as_str())
             };
-            configs.push(EndpointConfig { strict, ..EndpointConfig::new(address, Connection::Remote(target)) });
+            configs
+                .push(EndpointConfig { strict, ..EndpointConfig::new(address, Connection::Remote(target)) });
         }
     }
     Ok(configs)
@@ -102,9 +108,10 @@ fn endpoints(values: &Values) -> anyhow::Result<Vec<EndpointConfig>> {
 fn selector_labels(values: &Values) -> anyhow::Result<Labels> {
     let mut pairs = Vec::new();
     for text in values.repeated("selector-label") {
-        let (name, quoted) = text.split_once('=').with_context(|| format!("--selector-label={text}: write name=\"value\""))?;
-        let value: String =
-            serde_json::from_str(quoted).with_context(|| format!("--selector-label={text}: write name=\"value\""))?;
+        let (name, quoted) =
+            text.split_once('=').with_context(|| format!("--selector-label={text}: write name=\"value\""))?;
+        let value: String = serde_json::from_str(quoted)
+            .with_context(|| format!("--selector-label={text}: write name=\"value\""))?;
         pairs.push((name.to_owned(), value));
     }
     Ok(Labels::from_pairs(pairs))

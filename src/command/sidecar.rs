@@ -20,7 +20,7 @@ pub fn run(values: Values) -> Result<(), Failure> {
             grpc: Some(tls::grpc_server(&values).map_err(Failure::usage)?),
         };
         let listeners = Listeners::bind(addresses, &context).await?;
-        let (sidecar, running) = Sidecar::start(config, &context).map_err(|error| Failure::usage(error))?;
+        let (sidecar, running) = Sidecar::start(config, &context).map_err(Failure::usage)?;
         tokio::select! {
             served = listeners.serve(&context, Router::new(), sidecar) => served?,
             ended = running => ended.context("sidecar")?.context("sidecar")?,
@@ -36,7 +36,9 @@ fn config(values: &Values, context: &Context) -> anyhow::Result<SidecarConfig> {
         Some(bucket) => {
             let path = values.path("tsdb.path").context("--tsdb.path is empty")?;
             Some(ShipperConfig {
-                journal_name: values.text("shipper.meta-file-name").context("--shipper.meta-file-name is empty")?,
+                journal_name: values
+                    .text("shipper.meta-file-name")
+                    .context("--shipper.meta-file-name is empty")?,
                 upload_compacted: values.switch("shipper.upload-compacted"),
                 allow_out_of_order: values.switch("shipper.allow-out-of-order-uploads"),
                 ignore_unequal_block_size: values.switch("shipper.ignore-unequal-block-size"),

@@ -19,7 +19,8 @@ pub fn run(values: Values) -> Result<(), Failure> {
             grpc: Some(tls::grpc_server(&values).map_err(Failure::usage)?),
         };
         let listeners = Listeners::bind(addresses, &context).await?;
-        let gateway = StoreGateway::start(config, context.clone()).await.map_err(|error| anyhow::anyhow!(error))?;
+        let gateway =
+            StoreGateway::start(config, context.clone()).await.map_err(|error| anyhow::anyhow!(error))?;
         listeners.serve(&context, Router::new(), gateway).await?;
         Ok(())
     })

@@ -26,8 +26,11 @@ pub struct TlsFiles {
 impl TlsFiles {
     /// Credentials that follow the files.
     pub fn load(&self, purpose: Purpose) -> anyhow::Result<CredentialSource> {
-        let files =
-            CredentialFiles { cert: Some(self.cert.clone()), key: Some(self.key.clone()), ca: Some(self.ca.clone()) };
+        let files = CredentialFiles {
+            cert: Some(self.cert.clone()),
+            key: Some(self.key.clone()),
+            ca: Some(self.ca.clone()),
+        };
         watched(files, purpose.into())
     }
 }
@@ -71,12 +74,16 @@ pub fn grpc_client(values: &Values) -> anyhow::Result<Option<CredentialSource>> 
     let named = files.cert.is_some() || files.key.is_some() || files.ca.is_some();
     if !values.switch("grpc-client-tls-secure") {
         if named {
-            bail!("certificate files are given, but connections would be plain text; add --grpc-client-tls-secure");
+            bail!(
+                "certificate files are given, but connections would be plain text; add --grpc-client-tls-secure"
+            );
         }
         return Ok(None);
     }
     let purpose = Purpose::Client { skip_verify: values.switch("grpc-client-tls-skip-verify") };
-    watched(files, TlsProfile { purpose, min_version }).context("--grpc-client-tls-cert, -key and -ca").map(Some)
+    watched(files, TlsProfile { purpose, min_version })
+        .context("--grpc-client-tls-cert, -key and -ca")
+        .map(Some)
 }
 
 fn min_version(values: &Values, flag: &str) -> anyhow::Result<TlsVersion> {

@@ -19,11 +19,18 @@ pub(super) fn server() -> Vec<Flag> {
         Flag::new("grpc-server-tls-cert", Text, "", "PEM file with the gRPC server's certificate chain"),
         Flag::new("grpc-server-tls-key", Text, "", "PEM file with the gRPC server's key"),
         Flag::new("grpc-server-tls-client-ca", Text, "", "PEM file with the CAs that clients must chain to"),
-        Flag::new("grpc-server-tls-min-version", Text, "1.3", "Lowest TLS version of the gRPC server: 1.2 or 1.3"),
+        Flag::new(
+            "grpc-server-tls-min-version",
+            Text,
+            "1.3",
+            "Lowest TLS version of the gRPC server: 1.2 or 1.3",
+        ),
         Flag::new("grpc-server-tls-ciphers", List, "", "Cipher suites").no_effect(TLS13_ONLY),
         Flag::new("grpc-server-tls-curves", List, "", "Key exchange groups").no_effect(TLS13_ONLY),
         Flag::new("grpc-server-max-connection-age", Duration, "60m", "Oldest a gRPC connection may grow")
-            .no_effect("certificates are swapped without closing connections, and clients renew theirs themselves"),
+            .no_effect(
+                "certificates are swapped without closing connections, and clients renew theirs themselves",
+            ),
     ]
 }
 
@@ -58,7 +65,8 @@ pub(super) fn selector() -> Vec<Flag> {
                            time range (--min-time, --max-time)";
     vec![
         Flag::new("selector.relabel-config", Text, "", "Relabel rules that choose blocks").refused(INSTEAD),
-        Flag::new("selector.relabel-config-file", Text, "", "Relabel rules that choose blocks").refused(INSTEAD),
+        Flag::new("selector.relabel-config-file", Text, "", "Relabel rules that choose blocks")
+            .refused(INSTEAD),
     ]
 }
 
@@ -66,7 +74,17 @@ pub(super) fn selector() -> Vec<Flag> {
 pub(super) fn series_limits() -> Vec<Flag> {
     use super::Kind::Number;
     vec![
-        Flag::new("store.limits.request-series", Number, "0", "Most series one Series call may return; 0 is no limit"),
-        Flag::new("store.limits.request-samples", Number, "0", "Most samples one Series call may return; 0 is no limit"),
+        Flag::new(
+            "store.limits.request-series",
+            Number,
+            "0",
+            "Most series one Series call may return; 0 is no limit",
+        ),
+        Flag::new(
+            "store.limits.request-samples",
+            Number,
+            "0",
+            "Most samples one Series call may return; 0 is no limit",
+        ),
     ]
 }

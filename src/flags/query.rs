@@ -27,7 +27,12 @@ pub(super) fn flags() -> Vec<Flag> {
 fn endpoints() -> Vec<Flag> {
     vec![
         Flag::new("endpoint", List, "", "Address (host:port) of a StoreAPI; may be repeated"),
-        Flag::new("endpoint-strict", List, "", "Like --endpoint: every static endpoint is expected and never dropped"),
+        Flag::new(
+            "endpoint-strict",
+            List,
+            "",
+            "Like --endpoint: every static endpoint is expected and never dropped",
+        ),
         Flag::new("store", List, "", "Old name of --endpoint"),
         Flag::new("store-strict", List, "", "Old name of --endpoint-strict"),
         Flag::new("endpoint-group", List, "", "").refused(GROUPS),
@@ -43,15 +48,30 @@ fn endpoints() -> Vec<Flag> {
         Flag::new("endpoint.sd-config-file", Text, "", "").refused(DISCOVERY),
         Flag::new("endpoint.sd-config-reload-interval", Duration, "5m", "Discovery").no_effect(DISCOVERY),
         // Thanos' default is 0, no limit of its own: there one hung store stalls every query.
-        Flag::new("store.response-timeout", Duration, "10s", "Longest wait for one frame of one store; 0 is the query's timeout"),
-        Flag::new("selector-label", List, "", "Label (name=\"value\") that this querier advertises; may be repeated"),
+        Flag::new(
+            "store.response-timeout",
+            Duration,
+            "10s",
+            "Longest wait for one frame of one store; 0 is the query's timeout",
+        ),
+        Flag::new(
+            "selector-label",
+            List,
+            "",
+            "Label (name=\"value\") that this querier advertises; may be repeated",
+        ),
     ]
 }
 
 fn client_tls() -> Vec<Flag> {
     vec![
         Flag::new("grpc-client-tls-secure", Switch, "false", "Use TLS to the endpoints"),
-        Flag::new("grpc-client-tls-skip-verify", Switch, "false", "Do not verify the endpoints' certificates"),
+        Flag::new(
+            "grpc-client-tls-skip-verify",
+            Switch,
+            "false",
+            "Do not verify the endpoints' certificates",
+        ),
         Flag::new("grpc-client-tls-cert", Text, "", "PEM file with the client's certificate chain"),
         Flag::new("grpc-client-tls-key", Text, "", "PEM file with the client's key"),
         Flag::new("grpc-client-tls-ca", Text, "", "PEM file with the CAs that endpoints must chain to"),
@@ -69,20 +89,41 @@ fn query() -> Vec<Flag> {
         Flag::new("query.replica-label", List, "", "Label that tells replicas apart; may be repeated"),
         Flag::new("query.timeout", Duration, "2m", "Longest a query may run"),
         Flag::new("query.max-concurrent", Number, "20", "Queries run at once"),
-        Flag::new("query.max-concurrent-select", Number, "4", "Selectors of one query that wait for stores at once"),
+        Flag::new(
+            "query.max-concurrent-select",
+            Number,
+            "4",
+            "Selectors of one query that wait for stores at once",
+        ),
         Flag::new("query.lookback-delta", Duration, "5m", "How far back an instant selector looks"),
-        Flag::new("query.dynamic-lookback-delta", Switch, "true", "Lookback by resolution").no_effect("only raw data is read"),
+        Flag::new("query.dynamic-lookback-delta", Switch, "true", "Lookback by resolution")
+            .no_effect("only raw data is read"),
         Flag::new("query.default-evaluation-interval", Duration, "1m", "Step of subqueries that give none"),
         Flag::new("query.default-step", Duration, "1s", "Step of range queries that give none"),
-        Flag::new("query.metadata.default-time-range", Duration, "0s", "Range of series and labels calls without one; 0 is all"),
+        Flag::new(
+            "query.metadata.default-time-range",
+            Duration,
+            "0s",
+            "Range of series and labels calls without one; 0 is all",
+        ),
         Flag::new("query.active-query-path", Text, "", "Directory of the active query log")
             .no_effect("running queries are not logged to a file"),
         Flag::new("query.max-samples", Number, "50000000", "Most samples one query may hold"),
-        Flag::new("query.partial-response", Switch, "true", "Answer with what is there, and warn of what is missing"),
+        Flag::new(
+            "query.partial-response",
+            Switch,
+            "true",
+            "Answer with what is there, and warn of what is missing",
+        ),
         Flag::new("query.auto-downsampling", Switch, "false", "Read coarser data for long ranges")
             .refused("downsampled data comes with a later version; leave the flag out"),
-        Flag::new("query.instant.default.max_source_resolution", Duration, "0s", "Resolution of instant queries")
-            .refused("downsampled data comes with a later version; leave the flag out"),
+        Flag::new(
+            "query.instant.default.max_source_resolution",
+            Duration,
+            "0s",
+            "Resolution of instant queries",
+        )
+        .refused("downsampled data comes with a later version; leave the flag out"),
         Flag::new("query.promql-engine", Text, "prometheus", "Engine")
             .no_effect("there is one engine, with Prometheus' semantics"),
         Flag::new("query.enable-x-functions", Switch, "false", "xrate, xincrease, xdelta")
@@ -93,9 +134,15 @@ fn query() -> Vec<Flag> {
         Flag::new("query.distributed-with-overlapping-interval", Switch, "false", "").refused(DISTRIBUTED),
         Flag::new("enable-feature", List, "", "promql-experimental-functions, promql-duration-expr, …"),
         Flag::new("deduplication.func", Text, "penalty", "How replicas become one series: penalty or chain"),
-        Flag::new("query.telemetry.request-duration-seconds-quantiles", List, "", "Buckets of a metric of Thanos")
-            .no_effect("the metric has fixed buckets"),
-        Flag::new("query.conn-metric.label", List, "", "Labels of a metric of Thanos").no_effect("there is no such metric"),
+        Flag::new(
+            "query.telemetry.request-duration-seconds-quantiles",
+            List,
+            "",
+            "Buckets of a metric of Thanos",
+        )
+        .no_effect("the metric has fixed buckets"),
+        Flag::new("query.conn-metric.label", List, "", "Labels of a metric of Thanos")
+            .no_effect("there is no such metric"),
     ]
 }
 

@@ -20,10 +20,20 @@ pub(super) fn flags() -> Vec<Flag> {
         Flag::new("min-time", Time, "0000-01-01T00:00:00Z", "Start of the data this gateway serves"),
         Flag::new("max-time", Time, "9999-12-31T23:59:59Z", "End of the data this gateway serves"),
         Flag::new("consistency-delay", Duration, "0s", "Age before a new block is read"),
-        Flag::new("ignore-deletion-marks-delay", Duration, "24h", "Age of a deletion mark before its block is left out"),
+        Flag::new(
+            "ignore-deletion-marks-delay",
+            Duration,
+            "24h",
+            "Age of a deletion mark before its block is left out",
+        ),
         Flag::new("chunk-pool-size", Bytes, "2GB", "Size of Thanos' chunk pool")
             .no_effect("chunks are not pooled; requests are bounded by --store.limits.* and concurrency"),
-        Flag::new("store.grpc.downloaded-bytes-limit", Bytes, "0", "Most bytes one Series call may fetch; 0 is no limit"),
+        Flag::new(
+            "store.grpc.downloaded-bytes-limit",
+            Bytes,
+            "0",
+            "Most bytes one Series call may fetch; 0 is no limit",
+        ),
         Flag::new("store.grpc.series-max-concurrency", Number, "20", "Series calls served at once"),
         Flag::new("index-cache-size", Bytes, "250MB", "Size of the index cache")
             .no_effect("index reads are not cached in this version"),
@@ -31,12 +41,23 @@ pub(super) fn flags() -> Vec<Flag> {
         Flag::new("index-cache.config-file", Text, "", "").refused(CACHES),
         Flag::new("store.caching-bucket.config", Text, "", "").refused(CACHES),
         Flag::new("store.caching-bucket.config-file", Text, "", "").refused(CACHES),
-        Flag::new("store.enable-index-header-lazy-reader", Switch, "false", "Load index-headers on first use")
-            .no_effect("index-headers are always loaded on first use and dropped when idle"),
-        Flag::new("store.index-header-lazy-download-strategy", Text, "eager", "When index-headers are fetched")
-            .no_effect("index-headers are always loaded on first use and dropped when idle"),
+        Flag::new(
+            "store.enable-index-header-lazy-reader",
+            Switch,
+            "false",
+            "Load index-headers on first use",
+        )
+        .no_effect("index-headers are always loaded on first use and dropped when idle"),
+        Flag::new(
+            "store.index-header-lazy-download-strategy",
+            Text,
+            "eager",
+            "When index-headers are fetched",
+        )
+        .no_effect("index-headers are always loaded on first use and dropped when idle"),
         Flag::new("store.enable-lazy-expanded-postings", Switch, "false", "Lazy postings").no_effect(PLANNED),
-        Flag::new("store.posting-group-max-key-series-ratio", Decimal, "100", "Lazy postings").no_effect(PLANNED),
+        Flag::new("store.posting-group-max-key-series-ratio", Decimal, "100", "Lazy postings")
+            .no_effect(PLANNED),
         Flag::new("store.posting-group-max-keys", Number, "0", "Lazy postings").no_effect(PLANNED),
         Flag::new("matcher-cache-size", Number, "0", "Cache of compiled matchers")
             .no_effect("most regular expressions become sets of literals, which need no cache"),
@@ -50,5 +71,13 @@ pub(super) fn flags() -> Vec<Flag> {
         Flag::new("objstore-parquet.config", Text, "", "").refused("parquet buckets are not read"),
         Flag::new("objstore-parquet.config-file", Text, "", "").refused("parquet buckets are not read"),
     ];
-    [own, common::series_limits(), common::selector(), common::objstore(), common::server(), common::process()].concat()
+    [
+        own,
+        common::series_limits(),
+        common::selector(),
+        common::objstore(),
+        common::server(),
+        common::process(),
+    ]
+    .concat()
 }

@@ -13,8 +13,10 @@ const fn unbuilt(name: &'static str, instead: &'static str) -> Component {
 pub(super) const COMPACT: Component =
     unbuilt("compact", "run `thanos compact` on the same bucket: the block format is the same");
 pub(super) const RULE: Component = unbuilt("rule", "run `thanos rule` with --query pointing at this querier");
-pub(super) const QUERY_FRONTEND: Component =
-    unbuilt("query-frontend", "run `thanos query-frontend` in front of this querier, or ask the querier directly");
+pub(super) const QUERY_FRONTEND: Component = unbuilt(
+    "query-frontend",
+    "run `thanos query-frontend` in front of this querier, or ask the querier directly",
+);
 pub(super) const RECEIVE: Component =
     unbuilt("receive", "run `thanos receive`; this querier reads it as a StoreAPI endpoint");
 pub(super) const TOOLS: Component = unbuilt("tools", "run `thanos tools` on the same bucket");

@@ -26,8 +26,10 @@ impl Values {
     /// If a refused flag was set, a value does not have its flag's form, or the settings file cannot be read
     /// or names a flag that does not exist.
     pub fn settle(flags: Vec<Flag>, matches: &ArgMatches) -> anyhow::Result<Self> {
-        let mut given: Vec<(&'static str, Vec<String>)> =
-            flags.iter().filter_map(|flag| given_values(flag, matches).map(|values| (flag.name, values))).collect();
+        let mut given: Vec<(&'static str, Vec<String>)> = flags
+            .iter()
+            .filter_map(|flag| given_values(flag, matches).map(|values| (flag.name, values)))
+            .collect();
         // The file lies beneath the environment, which may all the same name it.
         if !given.iter().any(|(name, _)| *name == SETTINGS_FLAG)
             && let Ok(path) = std::env::var(format!("{ENVIRONMENT_PREFIX}_SETTINGS_FILE"))
@@ -53,13 +55,17 @@ impl Values {
     }
 
     fn check_settings_names(&self) -> anyhow::Result<()> {
-        let Some((_, paths)) = self.given.iter().find(|(name, _)| *name == SETTINGS_FLAG) else { return Ok(()) };
+        let Some((_, paths)) = self.given.iter().find(|(name, _)| *name == SETTINGS_FLAG) else {
+            return Ok(());
+        };
         let Some(path) = paths.last() else { return Ok(()) };
         let file = Config::builder().add_source(File::new(path, FileFormat::Yaml)).build()?;
         let table: std::collections::HashMap<String, config::Value> = file.try_deserialize()?;
         for key in table.keys() {
             if !self.flags.iter().any(|flag| settings_key(flag.name) == *key) {
-                bail!("settings file {path}: unknown key {key:?}; keys are flag names with '_' for '-' and '.'");
+                bail!(
+                    "settings file {path}: unknown key {key:?}; keys are flag names with '_' for '-' and '.'"
+                );
             }
         }
         Ok(())
@@ -112,7 +118,10 @@ impl Values {
 
     fn flag(&self, name: &str) -> &Flag {
         // A name that is not in the table is a slip in this program, which the tests of each component show.
-        self.flags.iter().find(|flag| flag.name == name).unwrap_or_else(|| panic!("no flag --{name} in the table"))
+        self.flags
+            .iter()
+            .find(|flag| flag.name == name)
+            .unwrap_or_else(|| panic!("no flag --{name} in the table"))
     }
 
     /// Every flag with the values it has.
@@ -206,7 +215,9 @@ pub(super) fn check(flag: &Flag, value: &str) -> anyhow::Result<()> {
             "true" | "false" => Ok(()),
             _ => Err(anyhow!("{value:?} is neither true nor false")),
         },
-        Kind::Number => value.parse::<u64>().map(drop).map_err(|_| anyhow!("{value:?} is not a whole number")),
+        Kind::Number => {
+            value.parse::<u64>().map(drop).map_err(|_| anyhow!("{value:?} is not a whole number"))
+        }
         Kind::Decimal => value.parse::<f64>().map(drop).map_err(|_| anyhow!("{value:?} is not a number")),
         Kind::Duration => parse_duration(value).map(drop),
         Kind::Bytes => parse_bytes(value).map(drop),
@@ -292,7 +303,9 @@ mod tests {
         assert!(text(&["query", "--query.timeout=soon"]).contains("--query.timeout"));
         assert!(text(&["query", "--query.mode=distributed"]).contains("--query.mode"));
         assert!(text(&["query", "--querry.timeout=5m"]).contains("--querry.timeout"));
-        assert!(text(&["store", "--objstore.config=a", "--chunk-pool-size=lots"]).contains("--chunk-pool-size"));
+        assert!(
+            text(&["store", "--objstore.config=a", "--chunk-pool-size=lots"]).contains("--chunk-pool-size")
+        );
     }
 
     #[test]

@@ -12,7 +12,8 @@ pub fn nginx(program: &Path, layout: &Layout, cluster: &ClusterLayout) -> anyhow
     let directory = layout.directory.join("nginx").join(&cluster.name);
     std::fs::create_dir_all(&directory).with_context(|| directory.display().to_string())?;
     let path = directory.join("nginx.conf");
-    std::fs::write(&path, configuration(layout, cluster, &directory)).with_context(|| path.display().to_string())?;
+    std::fs::write(&path, configuration(layout, cluster, &directory))
+        .with_context(|| path.display().to_string())?;
     let mut command = Command::new(program);
     command.arg("-p").arg(&directory).arg("-c").arg(&path).arg("-e").arg(directory.join("error.log"));
     Ok(command)

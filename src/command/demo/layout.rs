@@ -106,7 +106,8 @@ struct FreePorts(Vec<TcpListener>);
 
 impl FreePorts {
     fn take(&mut self) -> anyhow::Result<u16> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("looking for a free port on loopback")?;
+        let listener =
+            TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("looking for a free port on loopback")?;
         let port = listener.local_addr().context("looking for a free port on loopback")?.port();
         self.0.push(listener);
         Ok(port)

@@ -20,7 +20,9 @@ pub fn sum(fleet: &Fleet, metric: &str, time_ms: i64) -> f64 {
 
 /// Sum over all series of a metric of `rate(metric[range])` at `end_ms`.
 pub fn rate(fleet: &Fleet, metric: &str, end_ms: i64, range_ms: i64) -> f64 {
-    series(fleet, metric).filter_map(|series| rate_of(&window(fleet, &series, end_ms, range_ms), end_ms, range_ms)).sum()
+    series(fleet, metric)
+        .filter_map(|series| rate_of(&window(fleet, &series, end_ms, range_ms), end_ms, range_ms))
+        .sum()
 }
 
 fn series(fleet: &Fleet, metric: &str) -> impl Iterator<Item = SimulatedSeries> {

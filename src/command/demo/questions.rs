@@ -52,7 +52,8 @@ pub async fn ask(http: &HttpClient, question: &Question<'_>) -> anyhow::Result<A
         ),
     };
     parameters.extend([("query", question.query.to_owned()), ("dedup", dedup)]);
-    let borrowed: Vec<(&str, &str)> = parameters.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let borrowed: Vec<(&str, &str)> =
+        parameters.iter().map(|(name, value)| (*name, value.as_str())).collect();
     let response = http.get(path, &borrowed).await?;
     let status = response.status();
     let body = response.bytes(MAX_ANSWER_BYTES).await?;

@@ -28,6 +28,7 @@ struct Check<'a> {
 /// # Errors
 /// If any answer is wrong, says how many.
 pub async fn run(mesh: &Mesh) -> anyhow::Result<()> {
+    mesh.wait_for_first_scrapes().await?;
     let mut wrong = 0;
     for check in checks(mesh) {
         let started = Instant::now();
@@ -42,7 +43,10 @@ pub async fn run(mesh: &Mesh) -> anyhow::Result<()> {
             Ok(answer) => format!("ok: {}", summary(&answer.by_cluster)),
         };
         wrong += usize::from(!verdict.starts_with("ok"));
-        println!("{took_ms:8.1}ms  {}\n            {}\n            {verdict}", check.what, check.question.query);
+        println!(
+            "{took_ms:8.1}ms  {}\n            {}\n            {verdict}",
+            check.what, check.question.query
+        );
     }
     if wrong > 0 {
         bail!("{wrong} answers are wrong");
@@ -108,7 +112,11 @@ fn checks(mesh: &Mesh) -> Vec<Check<'static>> {
         },
         Check {
             what: "history from the buckets, every sample of both replicas",
-            question: Question::instant("sum by (cluster) (sum_over_time(demo_temperature_celsius[2h]))", old_ms, false),
+            question: Question::instant(
+                "sum by (cluster) (sum_over_time(demo_temperature_celsius[2h]))",
+                old_ms,
+                false,
+            ),
             expected: by_cluster(&|cluster| {
                 over_replicas(cluster, &|fleet| {
                     oracle::sum_over_time(fleet, "demo_temperature_celsius", old_ms, 2 * HOUR_MS)
@@ -119,7 +127,9 @@ fn checks(mesh: &Mesh) -> Vec<Check<'static>> {
             what: "rates with counter resets, from the buckets",
             question: Question::instant("sum by (cluster) (rate(demo_requests_total[2h]))", old_ms, false),
             expected: by_cluster(&|cluster| {
-                over_replicas(cluster, &|fleet| oracle::rate(fleet, "demo_requests_total", old_ms, 2 * HOUR_MS))
+                over_replicas(cluster, &|fleet| {
+                    oracle::rate(fleet, "demo_requests_total", old_ms, 2 * HOUR_MS)
+                })
             }),
         },
         Check {

@@ -39,7 +39,8 @@ impl Mesh {
     /// Starts everything; whatever was started is ended again if a part fails.
     pub async fn start(programs: Programs, http_address: &str, context: &Context) -> anyhow::Result<Self> {
         let started = Instant::now();
-        let directory = tempfile::Builder::new().prefix("parallax-demo-").tempdir().context("making a directory")?;
+        let directory =
+            tempfile::Builder::new().prefix("parallax-demo-").tempdir().context("making a directory")?;
         let layout = Layout::plan(directory.path(), programs.nginx.is_some())?;
         let mut children = Children::default();
         let parts = tokio::select! {
@@ -91,25 +92,35 @@ async fn start_parts(
     for cluster in &layout.clusters {
         start_prometheus(programs, layout, cluster, range, context, children).await?;
     }
-    let kind = programs.prometheus.as_ref().map_or("the built-in stand-in".to_owned(), |path| path.display().to_string());
+    let kind = programs
+        .prometheus
+        .as_ref()
+        .map_or("the built-in stand-in".to_owned(), |path| path.display().to_string());
     progress(started, &format!("prometheus: two replicas per cluster, {kind}"));
 
     let mut observee_pids = Vec::new();
     for cluster in &layout.clusters {
         let path = layout.directory.join(format!("observee-{}.yaml", cluster.name));
         write_config(&path, &observee_config(layout, cluster))?;
-        observee_pids.push(children.start(&format!("observee-{}", cluster.name), side("observee", &path)?, &layout.logs())?);
+        observee_pids.push(children.start(
+            &format!("observee-{}", cluster.name),
+            side("observee", &path)?,
+            &layout.logs(),
+        )?);
         if let Some(nginx) = &programs.nginx {
             let command = ingress::nginx(nginx, layout, cluster)?;
             children.start(&format!("ingress-{}", cluster.name), command, &layout.logs())?;
         }
     }
-    let kind = programs.nginx.as_ref().map_or("none, mTLS ends in the observee".to_owned(), |path| path.display().to_string());
+    let kind = programs
+        .nginx
+        .as_ref()
+        .map_or("none, mTLS ends in the observee".to_owned(), |path| path.display().to_string());
     progress(started, &format!("observees: sidecars and shippers; ingress: {kind}"));
 
     let url = start_observer(layout, http_address, children).await?;
     progress(started, "observer: a querier per cluster, a store gateway per bucket, the global querier");
-    wait_until_complete(layout, &url, range, children).await?;
+    wait_until_complete(started, layout, &url, range, children).await?;
     Ok((range, url, observee_pids))
 }
 
@@ -128,10 +139,20 @@ async fn start_prometheus(
         match &programs.prometheus {
             Some(program) => {
                 let command = prometheus::command(program, layout, cluster, replica)?;
-                children.start(&format!("prometheus-{}-{}", cluster.name, replica.number), command, &layout.logs())?;
+                children.start(
+                    &format!("prometheus-{}-{}", cluster.name, replica.number),
+                    command,
+                    &layout.logs(),
+                )?;
             }
             None => {
-                prometheus::start_stand_in(cluster.fleet(replica.number), history.min_ms, replica.port, context).await?;
+                prometheus::start_stand_in(
+                    cluster.fleet(replica.number),
+                    history.min_ms,
+                    replica.port,
+                    context,
+                )
+                .await?;
             }
         }
     }
@@ -141,14 +162,20 @@ async fn start_prometheus(
 /// One leaf per owner, in the directories of the layout.
 fn issue_certificates(layout: &Layout) -> anyhow::Result<()> {
     let domain = TrustDomain::new(TRUST_DOMAIN)?;
-    let authority = Authority::init(&layout.directory.join("pki").join("authority"), &AuthorityOptions::new(domain.clone()))?;
+    let authority = Authority::init(
+        &layout.directory.join("pki").join("authority"),
+        &AuthorityOptions::new(domain.clone()),
+    )?;
     let issue = |request: LeafRequest, owner: &str| -> anyhow::Result<()> {
         authority.issue(&request)?.write(&layout.certificates(owner))?;
         Ok(())
     };
     issue(LeafRequest::new(PeerIdentity::observer(&domain, "hub")?), "observer")?;
     for cluster in &layout.clusters {
-        issue(LeafRequest::new(PeerIdentity::observee(&domain, &cluster.name)?).dns(cluster.server_name()), &cluster.name)?;
+        issue(
+            LeafRequest::new(PeerIdentity::observee(&domain, &cluster.name)?).dns(cluster.server_name()),
+            &cluster.name,
+        )?;
         let ingress = format!("ingress-{}", cluster.name);
         issue(LeafRequest::new(PeerIdentity::ingress(&domain, &cluster.name)?), &ingress)?;
     }
@@ -201,7 +228,11 @@ fn observee_config(layout: &Layout, cluster: &ClusterLayout) -> Value {
     })
 }
 
-async fn start_observer(layout: &Layout, http_address: &str, children: &mut Children) -> anyhow::Result<String> {
+async fn start_observer(
+    layout: &Layout,
+    http_address: &str,
+    children: &mut Children,
+) -> anyhow::Result<String> {
     let address = concrete_address(http_address)?;
     let clusters: Vec<Value> = layout
         .clusters
@@ -239,7 +270,8 @@ async fn start_observer(layout: &Layout, http_address: &str, children: &mut Chil
 fn concrete_address(address: &str) -> anyhow::Result<String> {
     match address.strip_suffix(":0") {
         Some(host) => {
-            let listener = std::net::TcpListener::bind((host, 0)).with_context(|| format!("--http-address={address}"))?;
+            let listener = std::net::TcpListener::bind((host, 0))
+                .with_context(|| format!("--http-address={address}"))?;
             Ok(listener.local_addr()?.to_string())
         }
         None => Ok(address.to_owned()),
@@ -252,6 +284,7 @@ fn client(url: &str) -> anyhow::Result<HttpClient> {
 
 /// Waits until fresh data and the whole history of every cluster can be asked for.
 async fn wait_until_complete(
+    started: Instant,
     layout: &Layout,
     url: &str,
     history: TimeRange,
@@ -259,6 +292,7 @@ async fn wait_until_complete(
 ) -> anyhow::Result<()> {
     let http = client(url)?;
     let deadline = Instant::now() + READY_TIMEOUT;
+    let mut last = String::new();
     loop {
         if let Some(ended) = children.ended() {
             bail!("{ended} while the mesh was starting");
@@ -266,24 +300,43 @@ async fn wait_until_complete(
         let missing = match tokio::time::timeout(ANSWER_TIMEOUT, missing(layout, &http, history)).await {
             Ok(Ok(None)) => return Ok(()),
             Ok(Ok(Some(missing))) => missing,
-            Ok(Err(error)) => format!("{error:#}"),
-            Err(_) => format!("no answer within {} s", ANSWER_TIMEOUT.as_secs()),
+            Ok(Err(error)) => Missing::answer(format!("{error:#}")),
+            Err(_) => Missing::answer(format!("none within {} s", ANSWER_TIMEOUT.as_secs())),
         };
+        if missing.what != last {
+            progress(started, &format!("waiting for {}", missing.what));
+            last.clone_from(&missing.what);
+        }
         if Instant::now() > deadline {
-            bail!("the mesh was not complete after {} s; missing: {missing}", READY_TIMEOUT.as_secs());
+            bail!(
+                "the mesh was not complete after {} s; missing: {} ({})",
+                READY_TIMEOUT.as_secs(),
+                missing.what,
+                missing.detail
+            );
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
-/// What cannot be asked for yet: a cluster's fresh data, or some hour of some replica's history.
-async fn missing(layout: &Layout, http: &HttpClient, history: TimeRange) -> anyhow::Result<Option<String>> {
-    let fresh = ask(http, &Question::instant(MACHINES_UP, now_ms(), true)).await?.by_cluster;
-    for cluster in &layout.clusters {
-        let machines = f64::from(cluster.instances);
-        if fresh.get(&cluster.name) != Some(&vec![machines]) {
-            return Ok(Some(format!("fresh data of {}", cluster.name)));
-        }
+/// What the mesh still lacks.
+struct Missing {
+    what: String,
+    detail: String,
+}
+
+impl Missing {
+    fn answer(detail: String) -> Self {
+        Self { what: "the observer's answer".to_owned(), detail }
+    }
+}
+
+/// What cannot be asked for yet: a cluster's present, or some hour of some replica's history.
+async fn missing(layout: &Layout, http: &HttpClient, history: TimeRange) -> anyhow::Result<Option<Missing>> {
+    // Whether every cluster answers; a real Prometheus first scrapes five seconds after its start.
+    if let Some(warning) = ask(http, &Question::instant(MACHINES_UP, now_ms(), true)).await?.warnings.first()
+    {
+        return Ok(Some(Missing { what: "every cluster to answer".to_owned(), detail: warning.clone() }));
     }
     // Hour by hour and not in one range: each moment alone must be known to be held.
     for end_ms in (history.min_ms + HOUR_MS..=history.max_ms).step_by(HOUR_MS as usize) {
@@ -291,11 +344,39 @@ async fn missing(layout: &Layout, http: &HttpClient, history: TimeRange) -> anyh
         for cluster in &layout.clusters {
             let series = f64::from(cluster.instances * REPLICAS);
             if old.get(&cluster.name) != Some(&vec![series]) {
-                return Ok(Some(format!("history of {} before {end_ms} ms", cluster.name)));
+                let what = format!("the history of {}", cluster.name);
+                return Ok(Some(Missing { what, detail: format!("the hour before {end_ms} ms") }));
             }
         }
     }
     Ok(None)
+}
+
+impl Mesh {
+    /// Waits until every machine of every cluster was scraped.
+    ///
+    /// # Errors
+    /// If that takes too long.
+    pub async fn wait_for_first_scrapes(&self) -> anyhow::Result<()> {
+        let deadline = Instant::now() + READY_TIMEOUT;
+        loop {
+            let answer = ask(&self.http, &Question::instant(MACHINES_UP, now_ms(), true)).await?;
+            let is_up = |cluster: &ClusterLayout| {
+                answer.by_cluster.get(&cluster.name) == Some(&vec![f64::from(cluster.instances)])
+            };
+            match self.layout.clusters.iter().find(|cluster| !is_up(cluster)) {
+                None => return Ok(()),
+                Some(cluster) if Instant::now() > deadline => {
+                    bail!(
+                        "not every machine of {} was scraped within {} s",
+                        cluster.name,
+                        READY_TIMEOUT.as_secs()
+                    );
+                }
+                Some(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        }
+    }
 }
 
 /// The error with the last lines that the children logged: their directory is about to go.

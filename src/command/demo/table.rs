@@ -47,18 +47,27 @@ async fn table(mesh: &Mesh) -> (String, Duration) {
     let took = started.elapsed();
     let old = ask(&mesh.http, &Question::instant(MACHINES_UP, mesh.history.min_ms + 1_800_000, true)).await;
     let mut text = format!("  {:<10} {:>12} {:>12}\n", "cluster", "fresh", "history");
-    let cell = |answer: &anyhow::Result<super::questions::Answer>, cluster: &super::layout::ClusterLayout| match answer {
-        Err(_) => "error".to_owned(),
-        Ok(answer) => match answer.by_cluster.get(&cluster.name).and_then(|values| values.first()) {
-            Some(up) => format!("{up}/{} up", cluster.instances),
-            None => "missing".to_owned(),
-        },
+    let cell = |answer: &anyhow::Result<super::questions::Answer>, cluster: &super::layout::ClusterLayout| {
+        match answer {
+            Err(_) => "error".to_owned(),
+            Ok(answer) => match answer.by_cluster.get(&cluster.name).and_then(|values| values.first()) {
+                Some(up) => format!("{up}/{} up", cluster.instances),
+                None => "missing".to_owned(),
+            },
+        }
     };
     for cluster in &mesh.layout.clusters {
-        text.push_str(&format!("  {:<10} {:>12} {:>12}\n", cluster.name, cell(&fresh, cluster), cell(&old, cluster)));
+        text.push_str(&format!(
+            "  {:<10} {:>12} {:>12}\n",
+            cluster.name,
+            cell(&fresh, cluster),
+            cell(&old, cluster)
+        ));
     }
     match &fresh {
-        Ok(answer) => answer.warnings.iter().for_each(|warning| text.push_str(&format!("  warning: {warning}\n"))),
+        Ok(answer) => {
+            answer.warnings.iter().for_each(|warning| text.push_str(&format!("  warning: {warning}\n")))
+        }
         Err(error) => text.push_str(&format!("  error: {error:#}\n")),
     }
     (text, took)
