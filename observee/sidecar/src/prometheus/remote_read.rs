@@ -327,4 +327,18 @@ mod tests {
                 .contains("at most")
         );
     }
+
+    proptest::proptest! {
+        #[test]
+        fn bytes_of_any_kind_are_an_answer_or_an_error(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..300)) {
+            let mut buffer = BytesMut::from(&bytes[..]);
+            while let Ok(Some(message)) = take_frame(&mut buffer) {
+                let _ = decode_frame(message, &[]);
+            }
+            let _ = decode_frame(Bytes::from(bytes.clone()), &[]);
+            let _ = whole_answer(&bytes, &[]);
+            // Past decompression.
+            let _ = whole_answer(&snap::raw::Encoder::new().compress_vec(&bytes).unwrap(), &[]);
+        }
+    }
 }
