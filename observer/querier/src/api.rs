@@ -28,7 +28,9 @@ use axum::routing::{any, get};
 
 pub use endpoints::{StoreList, StoreStatus};
 
+use self::respond::{ApiError, ErrorKind};
 use crate::query::QueryRunner;
+use crate::stop::Stopping;
 
 /// The largest form a request may carry, as in Go's `net/http`.
 const MAX_FORM_BYTES: usize = 10 << 20;
@@ -99,6 +101,11 @@ pub fn router(runner: Arc<QueryRunner>, stores: impl StoreList, options: ApiOpti
         .with_state(api);
     let routes = if has_cors { routes.layer(from_fn(allow_any_origin)) } else { routes };
     if prefix.is_empty() { routes } else { Router::new().nest(&format!("/{prefix}"), routes) }
+}
+
+/// The answer to a request that a stop signal ended.
+pub(crate) fn stopping(_: Stopping) -> Response {
+    ApiError::new(ErrorKind::Canceled, Stopping::TEXT).into_response()
 }
 
 /// Lets pages of any origin read answers, and answers the question that browsers ask before a POST.

@@ -1,12 +1,14 @@
 //! What a querier is told when it starts. Flags and files that fill it are the binary's.
 
-use crate::api::ApiOptions;
 use std::sync::Arc;
+use std::time::Duration;
 
+use parallax_promql::engine::EngineOptions;
+
+use crate::api::ApiOptions;
 use crate::endpoint::{EndpointConfig, EndpointOptions, EndpointSet};
 use crate::proxy::ProxyConfig;
 use crate::query::QueryLimits;
-use parallax_promql::engine::EngineOptions;
 
 /// A whole querier. Every part has the defaults of Thanos' flags.
 #[derive(Clone, Debug)]
@@ -24,6 +26,8 @@ pub struct QuerierConfig {
     pub limits: QueryLimits,
     /// `--query.lookback-delta`, `.default-evaluation-interval`, and the samples one query may hold.
     pub engine: EngineOptions,
+    /// How long requests may go on after a stop signal. It has to be shorter than what an orchestrator waits before it kills.
+    pub stop_grace: Duration,
     /// `--query.replica-label`, `.partial-response`, `.default-step`, `.metadata.default-time-range`, `--web.*`.
     pub api: ApiOptions,
 }
@@ -38,6 +42,7 @@ impl Default for QuerierConfig {
             proxy: ProxyConfig::default(),
             limits: QueryLimits::default(),
             engine: EngineOptions::default(),
+            stop_grace: Duration::from_secs(5),
             api: ApiOptions::default(),
         }
     }

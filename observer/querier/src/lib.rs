@@ -13,6 +13,7 @@ pub mod proxy;
 mod querier;
 pub mod query;
 pub mod select;
+mod stop;
 pub mod store_selection;
 
 pub use config::QuerierConfig;

@@ -1,11 +1,14 @@
 //! The component: endpoints, a proxy over them, queries over the proxy, and the API over queries.
 //!
 //! It is a [`Store`] itself, so that queriers stack; the HTTP API is one way in, gRPC another.
+//!
+//! Invariant: a stop signal ends every request within [`QuerierConfig::stop_grace`], also one that waits for a store that hangs.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use axum::Router;
+use axum::middleware::{Next, from_fn};
 use parallax_net::Context;
 use parallax_storeapi::proto::thanos::info::InfoResponse;
 use parallax_storeapi::proto::thanos::{
@@ -20,6 +23,7 @@ use crate::config::QuerierConfig;
 use crate::endpoint::EndpointSet;
 use crate::proxy::Proxy;
 use crate::query::QueryRunner;
+use crate::stop::Stop;
 
 /// A running querier. Its background tasks end with the context's shutdown.
 pub struct Querier {
@@ -28,6 +32,7 @@ pub struct Querier {
     proxy: Proxy,
     runner: Arc<QueryRunner>,
     api: ApiOptions,
+    stop: Stop,
 }
 
 impl Querier {
@@ -49,18 +54,31 @@ impl Querier {
         let proxy = Proxy::new(endpoints.clone(), proxy, &context.metrics);
         let runner =
             QueryRunner::new(Arc::new(proxy.clone()), config.engine, config.limits, &context.metrics);
+        let stop = Stop::new(context.shutdown.clone(), config.stop_grace);
         let polled = endpoints.clone();
         tokio::spawn(context.shutdown.run_until_cancelled_owned(async move {
             polled.polled_once().await;
             condition.ready();
         }));
-        Ok(Arc::new(Self { endpoints, beneath: config.beneath, proxy, runner: Arc::new(runner), api: config.api }))
+        Ok(Arc::new(Self {
+            endpoints,
+            beneath: config.beneath,
+            proxy,
+            runner: Arc::new(runner),
+            api: config.api,
+            stop,
+        }))
     }
 
     /// The Prometheus HTTP API.
     pub fn router(&self) -> Router {
         let sets = std::iter::once(self.endpoints.clone()).chain(self.beneath.iter().cloned());
-        api::router(self.runner.clone(), Endpoints(sets.collect()), self.api.clone())
+        let stop = self.stop.clone();
+        let bounded = from_fn(move |request: axum::extract::Request, next: Next| {
+            let stop = stop.clone();
+            async move { stop.bound(next.run(request)).await.unwrap_or_else(api::stopping) }
+        });
+        api::router(self.runner.clone(), Endpoints(sets.collect()), self.api.clone()).layer(bounded)
     }
 
     pub fn endpoints(&self) -> &Arc<EndpointSet> {
@@ -93,17 +111,17 @@ impl Store for Querier {
     }
 
     async fn series(&self, request: Request<SeriesRequest>) -> Result<SeriesStream, Status> {
-        self.proxy.series(request).await
+        Ok(self.stop.bound_stream(self.proxy.series(request).await?))
     }
 
     async fn label_names(&self, request: Request<LabelNamesRequest>) -> Result<LabelNamesResponse, Status> {
-        self.proxy.label_names(request).await
+        self.stop.bound(self.proxy.label_names(request)).await?
     }
 
     async fn label_values(
         &self,
         request: Request<LabelValuesRequest>,
     ) -> Result<LabelValuesResponse, Status> {
-        self.proxy.label_values(request).await
+        self.stop.bound(self.proxy.label_values(request)).await?
     }
 }

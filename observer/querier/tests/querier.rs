@@ -6,14 +6,17 @@ mod fake_store;
 
 use std::net::TcpListener;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use fake_store::{FakeStore, frame, series};
+use futures::StreamExt;
 use http::{Request, StatusCode};
 use parallax_net::{Context, GrpcTarget};
 use parallax_querier::{Connection, EndpointConfig, Querier, QuerierConfig};
+use parallax_storeapi::Store;
 use parallax_storeapi::proto::thanos::info::{InfoResponse, StoreInfo};
-use parallax_storeapi::proto::thanos::{Label, ZLabelSet};
+use parallax_storeapi::proto::thanos::{Label, LabelMatcher, SeriesRequest, ZLabelSet};
 use tower::ServiceExt;
 
 /// A store that holds `up` of one cluster.
@@ -146,4 +149,48 @@ async fn the_api_can_stand_below_a_prefix() {
     assert_eq!(get(&querier, "/thanos/api/v1/labels").await.0, StatusCode::OK);
     assert_eq!(get(&querier, "/api/v1/labels").await.0, StatusCode::NOT_FOUND);
     context.shutdown.cancel();
+}
+
+#[tokio::test]
+async fn a_stop_signal_ends_requests_that_wait_for_a_store_that_hangs() {
+    let context = Context::for_test();
+    let hung = Arc::new(FakeStore { hangs: true, ..cluster("eu-1") });
+    let dropped = hung.dropped.clone();
+    let endpoint = EndpointConfig::new("sidecar", Connection::Local(hung));
+    let config = QuerierConfig {
+        endpoints: vec![endpoint],
+        stop_grace: Duration::from_millis(20),
+        ..QuerierConfig::default()
+    };
+    let querier = Querier::start(config, context.clone()).unwrap();
+    querier.endpoints().polled_once().await;
+    let matcher =
+        LabelMatcher { name: "__name__".to_owned(), value: "up".to_owned(), ..LabelMatcher::default() };
+    let request = SeriesRequest { max_time: 20_000, matchers: vec![matcher], ..SeriesRequest::default() };
+    let mut stream = querier.series(tonic::Request::new(request)).await.unwrap();
+    let give_up = Duration::from_secs(60);
+    let asking = async {
+        let answer = get(&querier, "/api/v1/query?query=up&time=10").await;
+        let mut last = None;
+        while let Some(frame) = stream.next().await {
+            last = Some(frame);
+        }
+        (answer, last.unwrap().unwrap_err())
+    };
+    let signal = async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        context.shutdown.cancel();
+    };
+    let (answered, ()) = tokio::join!(tokio::time::timeout(give_up, asking), signal);
+    let ((status, body), error) = answered.unwrap();
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{body}");
+    assert!(body.contains("the querier is stopping"), "{body}");
+    assert_eq!(error.code(), tonic::Code::Unavailable);
+    drop(stream);
+    let waiting = async {
+        while !dropped.load(std::sync::atomic::Ordering::SeqCst) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(give_up, waiting).await.unwrap();
 }
