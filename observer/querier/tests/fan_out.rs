@@ -476,7 +476,20 @@ async fn old_stores_are_sharded_and_deduplicated_for() {
 }
 
 #[tokio::test]
-async fn limit_counts_merged_frames_and_batches_hold_series_only() {
+async fn a_limit_counts_merged_series_and_not_what_is_said_about_missing_ones() {
+    let eu = Arc::new(store("eu-1", "0"));
+    let mut configs = vec![endpoint("eu", &eu)];
+    for cluster in ["us-1", "us-2", "us-3"] {
+        let down = Arc::new(store(cluster, "0").with_fault(Fault::Down(Status::unavailable("no route"))));
+        configs.push(endpoint(cluster, &down).with_cluster(cluster));
+    }
+    let mesh = mesh(configs).await;
+    let answer = ask(&mesh.proxy, SeriesRequest { limit: 2, ..up() }).await.unwrap();
+    assert_eq!((answer.series.len(), answer.warnings.len()), (2, 3));
+}
+
+#[tokio::test]
+async fn limit_counts_merged_series_and_batches_hold_series_only() {
     let (eu, us) = (Arc::new(store("eu-1", "0")), Arc::new(store("us-1", "0")));
     let mesh = mesh(vec![endpoint("eu", &eu), endpoint("us", &us)]).await;
     let limited = SeriesRequest { limit: 2, ..up() };

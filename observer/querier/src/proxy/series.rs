@@ -57,10 +57,11 @@ impl Proxy {
             proxy: self.clone(),
             gaps: selection.gaps.into(),
             merge: Some(Merge::new(sources)),
+            series_left: u64::try_from(request.limit).ok().filter(|limit| *limit > 0),
             abort: call.abort,
             tasks,
         };
-        Ok(frames::respond(Box::pin(answer), &request))
+        Ok(frames::batched(Box::pin(answer), request.response_batch_size))
     }
 }
 
@@ -71,6 +72,8 @@ struct Answer {
     gaps: VecDeque<Gap>,
     /// `None` once it has ended.
     merge: Option<Merge>,
+    /// Series that may still be sent; `None` for no limit. Thanos counts warnings too: there, naming what is missing costs series that are not.
+    series_left: Option<u64>,
     abort: bool,
     /// Dropped with the answer, and ended by that.
     tasks: JoinSet<()>,
@@ -79,7 +82,10 @@ struct Answer {
 impl Answer {
     fn frame(&mut self, merged: Merged) -> Result<SeriesResponse, Status> {
         let failure = match merged {
-            Merged::Series(series) => return Ok(frames::series(series)),
+            Merged::Series(series) => {
+                self.series_left = self.series_left.map(|left| left.saturating_sub(1));
+                return Ok(frames::series(series));
+            }
             Merged::Hints(hints) => return Ok(frames::hints(hints)),
             Merged::Warning(text) if !self.abort => return Ok(frames::warning(text)),
             Merged::Warning(text) => Status::aborted(text),
@@ -91,9 +97,13 @@ impl Answer {
                 aborted(&gap)
             }
         };
+        self.end();
+        Err(failure)
+    }
+
+    fn end(&mut self) {
         self.merge = None;
         self.tasks.abort_all();
-        Err(failure)
     }
 }
 
@@ -103,6 +113,9 @@ impl Stream for Answer {
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         if let Some(gap) = self.gaps.pop_front() {
             return Poll::Ready(Some(Ok(frames::warning(gap.to_string()))));
+        }
+        if self.series_left == Some(0) {
+            self.end();
         }
         let Some(merge) = &mut self.merge else { return Poll::Ready(None) };
         match futures::ready!(Pin::new(merge).poll_next(context)) {
