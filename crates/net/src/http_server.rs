@@ -5,6 +5,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -23,10 +24,14 @@ use crate::listen::listen;
 
 /// Connections open at a time; further ones wait in the kernel's queue.
 pub const MAX_CONNECTIONS: usize = 2048;
-/// For the headers of a request.
+/// For the headers of a request, and for the first request of a connection to begin.
 pub const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 /// For open requests at shutdown.
 pub const GRACE_PERIOD: Duration = Duration::from_secs(30);
+/// Silence after which an HTTP/2 peer is pinged ...
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(60);
+/// ... and how long it may leave that unanswered.
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 /// After an accept error that will not go away by itself.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -35,13 +40,20 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub struct HttpServer {
     listener: TcpListener,
     local_addr: SocketAddr,
+    header_timeout: Duration,
 }
 
 impl HttpServer {
     /// Opens a listener on `host:port` or `:port`. `flag` names the setting in the error.
     pub async fn bind(address: &str, flag: &'static str) -> Result<Self, Error> {
         let (listener, local_addr) = listen(address, flag).await?;
-        Ok(Self { listener, local_addr })
+        Ok(Self { listener, local_addr, header_timeout: HEADER_TIMEOUT })
+    }
+
+    /// Another time than [`HEADER_TIMEOUT`].
+    #[must_use]
+    pub fn with_header_timeout(self, header_timeout: Duration) -> Self {
+        Self { header_timeout, ..self }
     }
 
     /// The address that is really bound; of use where port 0 was asked for.
@@ -52,7 +64,7 @@ impl HttpServer {
     /// Serves until `shutdown`, then waits for open requests, but not longer than [`GRACE_PERIOD`]. Handlers may extract
     /// `ConnectInfo<SocketAddr>`.
     pub async fn serve(self, router: Router, shutdown: CancellationToken) -> Result<(), Error> {
-        let Self { listener, local_addr } = self;
+        let Self { listener, local_addr, header_timeout } = self;
         tracing::debug!(address = %local_addr, "serving HTTP");
         let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let tasks = TaskTracker::new();
@@ -76,7 +88,7 @@ impl HttpServer {
             let (router, shutdown) = (router.clone(), shutdown.clone());
             tasks.spawn(async move {
                 let _place = place;
-                serve_connection(stream, peer, router, shutdown).await;
+                serve_connection(stream, peer, router, header_timeout, shutdown).await;
             });
         }
         drop(listener);
@@ -88,20 +100,44 @@ impl HttpServer {
     }
 }
 
-async fn serve_connection(stream: TcpStream, peer: SocketAddr, router: Router, shutdown: CancellationToken) {
+async fn serve_connection(
+    stream: TcpStream,
+    peer: SocketAddr,
+    router: Router,
+    header_timeout: Duration,
+    shutdown: CancellationToken,
+) {
     // An error here means that the peer has gone; serving will notice.
     let _ = stream.set_nodelay(true);
+    let has_asked = Arc::new(AtomicBool::new(false));
+    let asked = Arc::clone(&has_asked);
     let service = router.map_request(move |mut request: http::Request<hyper::body::Incoming>| {
+        asked.store(true, Ordering::Relaxed);
         request.extensions_mut().insert(ConnectInfo(peer));
         request.map(axum::body::Body::new)
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
-    builder.http2().timer(TokioTimer::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(header_timeout);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT);
     let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
     tokio::pin!(connection);
+    // Until the peer has said which HTTP it speaks, no timer of hyper's runs: one that says nothing would keep its place for ever.
+    let silent = async {
+        tokio::time::sleep(header_timeout).await;
+        if has_asked.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
+    };
     let result = tokio::select! {
         result = connection.as_mut() => result,
+        () = silent => {
+            tracing::debug!(%peer, "HTTP connection closed: no request came");
+            return;
+        }
         () = shutdown.cancelled() => {
             connection.as_mut().graceful_shutdown();
             match tokio::time::timeout(GRACE_PERIOD, connection).await {

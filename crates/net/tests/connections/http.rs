@@ -11,6 +11,7 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use parallax_net::{Context, Error, HttpAuth, HttpClient, HttpClientConfig, HttpServer, base_router};
 use parallax_pki::{CredentialPem, CredentialSource, Hierarchy};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_util::sync::CancellationToken;
 
 use crate::fixture::{CLIENT, Mesh};
@@ -118,6 +119,23 @@ async fn slow_answers_and_stalled_bodies_end() {
     assert!(matches!(&error, Error::Timeout { url, .. } if url.ends_with("/never")), "{error}");
     let error = client.get("/stalls", &[]).await.unwrap().bytes(10).await.unwrap_err();
     assert!(matches!(error, Error::Timeout { what: "further part of the answer", .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_connection_on_which_no_request_begins_is_closed_and_one_that_asked_stays() {
+    let server = HttpServer::bind("127.0.0.1:0", "--http-address").await.unwrap();
+    let server = server.with_header_timeout(Duration::from_millis(500));
+    let address = server.local_addr();
+    let asked = Router::new().route("/", get(async || tokio::time::sleep(Duration::from_secs(1)).await));
+    tokio::spawn(server.serve(asked, CancellationToken::new()));
+    // Nothing at all, and the beginning of both HTTP/2's preface and an HTTP/1 method.
+    for beginning in [&b""[..], b"P"] {
+        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        stream.write_all(beginning).await.unwrap();
+        let closed = tokio::time::timeout(Duration::from_secs(60), stream.read_u8()).await.unwrap();
+        assert!(closed.is_err());
+    }
+    assert_eq!(text(&client(&format!("http://{address}")), "/").await.0, 200);
 }
 
 #[tokio::test]
