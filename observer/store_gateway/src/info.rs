@@ -11,11 +11,14 @@ use crate::blocks::Blocks;
 /// Thanos' name for this kind of component.
 const COMPONENT_TYPE: &str = "store";
 
-/// `limit` is what the gateway is configured to serve.
+/// `limit` is what the gateway is configured to serve. What time a block covers that cannot be served is not known, so the range reaches over all
+/// that it might: the gateway has to be asked to be able to say that something is missing.
 pub fn info(blocks: &Blocks, limit: &TimeRange) -> InfoResponse {
     let metas = || blocks.all().map(|block| &block.meta);
-    let min_ms = metas().map(|meta| meta.min_time_ms).min().unwrap_or(i64::MAX);
-    let max_ms = metas().map(|meta| meta.max_time_ms).max().unwrap_or(i64::MIN);
+    let newest_unserved_ms = blocks.unserved.iter().map(|unserved| unserved.block.time_ms()).max();
+    let oldest_unserved_ms = newest_unserved_ms.map(|_| i64::MIN);
+    let min_ms = metas().map(|meta| meta.min_time_ms).chain(oldest_unserved_ms).min().unwrap_or(i64::MAX);
+    let max_ms = metas().map(|meta| meta.max_time_ms).chain(newest_unserved_ms).max().unwrap_or(i64::MIN);
     InfoResponse {
         label_sets: blocks.label_sets().map(set_to_wire).collect(),
         component_type: COMPONENT_TYPE.to_owned(),
@@ -56,4 +59,22 @@ fn tsdb_infos(blocks: &Blocks) -> Vec<TsdbInfo> {
         }));
     }
     infos
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::blocks::Unserved;
+
+    #[test]
+    fn the_range_reaches_over_blocks_that_cannot_be_served() {
+        let nothing = info(&Blocks::default(), &TimeRange::ALL).store.unwrap_or_default();
+        assert!(nothing.min_time > nothing.max_time);
+        let block: parallax_block::BlockId = "01M7ZT2XAE94D33BEGH3SZ0000".parse().unwrap();
+        let unserved = Unserved { block, reason: "meta.json is damaged".to_owned() };
+        let blocks = Blocks::new([], vec![unserved]);
+        let limit = TimeRange::new(1000, i64::MAX);
+        let store = info(&blocks, &limit).store.unwrap_or_default();
+        assert_eq!((store.min_time, store.max_time), (1000, block.time_ms()));
+    }
 }
