@@ -1,5 +1,5 @@
 // Command peers puts the real Prometheus engine and the real Thanos StoreAPI client, server and querier beside
-// Parallax in its tests. Every subcommand reads and writes lines of JSON, so that a test can drive it:
+// Parallax in its tests and benches. Every subcommand reads and writes lines of JSON, so that a test can drive it:
 //
 //	peers store BUCKET              Thanos' store gateway over a filesystem bucket; prints its address, serves until stdin closes
 //	peers query ADDRESS...          Thanos' querier over StoreAPI endpoints: queries in, answers out

@@ -2,11 +2,13 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"math"
+	"net/http"
 	"os"
 	"path/filepath"
-	"strconv"
 	"time"
 
 	"github.com/go-kit/log"
@@ -35,30 +37,18 @@ type question struct {
 	ReplicaLabels []string `json:"replica_labels"`
 }
 
-// point is a sample: its time, and its value as text, or a histogram as text.
-type point struct {
-	TimeMs    int64  `json:"t"`
-	Value     string `json:"v,omitempty"`
-	Histogram string `json:"h,omitempty"`
-}
-
-type series struct {
-	Labels map[string]string `json:"labels"`
-	Points []point           `json:"points"`
-}
-
+// answer is what Prometheus' HTTP API would say: the status, and the response as it writes it.
 type answer struct {
-	Type     string   `json:"type"`
-	Series   []series `json:"series"`
-	Text     string   `json:"text,omitempty"`
-	Error    string   `json:"error,omitempty"`
-	Warnings []string `json:"warnings,omitempty"`
-	Infos    []string `json:"infos,omitempty"`
-	TookMs   float64  `json:"took_ms"`
+	Status   int             `json:"status"`
+	Response json.RawMessage `json:"response"`
+	// TookMs is how long the engine ran, before the response was written.
+	TookMs float64 `json:"took_ms"`
 }
 
 func newEngine() *promql.Engine {
 	parser.EnableExperimentalFunctions = true
+	parser.ExperimentalDurationExpr = true
+	parser.EnableExtendedRangeSelectors = true
 	return promql.NewEngine(promql.EngineOpts{
 		MaxSamples:               500_000_000,
 		Timeout:                  5 * time.Minute,
@@ -82,57 +72,16 @@ func evaluate(engine *promql.Engine, source storage.Queryable, q question) (answ
 		prepared, err = engine.NewRangeQuery(ctx, source, nil, q.Query, time.UnixMilli(q.StartMs), time.UnixMilli(q.EndMs), step)
 	}
 	if err != nil {
-		return answer{Error: err.Error()}, nil
+		return failed(http.StatusBadRequest, "bad_data", fmt.Errorf(`invalid parameter "query": %w`, err))
 	}
 	defer prepared.Close()
 	result := prepared.Exec(ctx)
-	found := answer{TookMs: float64(time.Since(started).Microseconds()) / 1000}
+	tookMs := float64(time.Since(started).Microseconds()) / 1000
 	if result.Err != nil {
-		found.Error = result.Err.Error()
-		return found, nil
+		return failed(http.StatusUnprocessableEntity, "execution", result.Err)
 	}
-	found.Warnings, found.Infos = result.Warnings.AsStrings(q.Query, 0, 0)
-	found.Type = string(result.Value.Type())
-	switch value := result.Value.(type) {
-	case promql.Vector:
-		for _, sample := range value {
-			found.Series = append(found.Series, series{sample.Metric.Map(), []point{toPoint(sample.T, sample.F, sample.H != nil, sample.H)}})
-		}
-	case promql.Matrix:
-		for _, one := range value {
-			found.Series = append(found.Series, series{one.Metric.Map(), toPoints(one)})
-		}
-	case promql.Scalar:
-		found.Series = []series{{map[string]string{}, []point{{TimeMs: value.T, Value: formatFloat(value.V)}}}}
-	case promql.String:
-		found.Text = value.V
-	}
-	return found, nil
-}
-
-func toPoints(one promql.Series) []point {
-	points := make([]point, 0, len(one.Floats)+len(one.Histograms))
-	for _, float := range one.Floats {
-		points = append(points, point{TimeMs: float.T, Value: formatFloat(float.F)})
-	}
-	for _, histogram := range one.Histograms {
-		points = append(points, point{TimeMs: histogram.T, Histogram: histogram.H.String()})
-	}
-	return points
-}
-
-func toPoint(timeMs int64, value float64, isHistogram bool, histogram interface{ String() string }) point {
-	if isHistogram {
-		return point{TimeMs: timeMs, Histogram: histogram.String()}
-	}
-	return point{TimeMs: timeMs, Value: formatFloat(value)}
-}
-
-func formatFloat(value float64) string {
-	if math.IsNaN(value) {
-		return "NaN"
-	}
-	return strconv.FormatFloat(value, 'g', 17, 64)
+	written, err := success(q.Query, result)
+	return answer{Status: http.StatusOK, Response: written, TookMs: tookMs}, err
 }
 
 // blocks joins block directories into one queryable.

@@ -18,6 +18,8 @@ import (
 	"github.com/thanos-io/objstore/providers/filesystem"
 	"github.com/thanos-io/thanos/pkg/block"
 	"github.com/thanos-io/thanos/pkg/component"
+	// Registers Thanos' codec: its messages point into the buffers they were read from, which gRPC's own would use again.
+	_ "github.com/thanos-io/thanos/pkg/extgrpc"
 	"github.com/thanos-io/thanos/pkg/info"
 	"github.com/thanos-io/thanos/pkg/info/infopb"
 	"github.com/thanos-io/thanos/pkg/model"
@@ -98,15 +100,19 @@ func newGateway(bucket objstore.InstrumentedBucketReader, cache string) (*store.
 	return gateway, gateway.SyncBlocks(context.Background())
 }
 
-// connect dials plaintext, or mutual TLS if the environment names certificate files.
+// connect dials plaintext; TLS if PEERS_TLS_CA names a file, and mutual TLS if PEERS_TLS_CERT and PEERS_TLS_KEY do, too.
 func connect(address string) (*grpc.ClientConn, error) {
 	transport := insecure.NewCredentials()
-	if certificate := os.Getenv("PEERS_TLS_CERT"); certificate != "" {
-		pair, err := tls.LoadX509KeyPair(certificate, os.Getenv("PEERS_TLS_KEY"))
-		if err != nil {
-			return nil, err
+	if authority := os.Getenv("PEERS_TLS_CA"); authority != "" {
+		var pairs []tls.Certificate
+		if certificate := os.Getenv("PEERS_TLS_CERT"); certificate != "" {
+			pair, err := tls.LoadX509KeyPair(certificate, os.Getenv("PEERS_TLS_KEY"))
+			if err != nil {
+				return nil, err
+			}
+			pairs = append(pairs, pair)
 		}
-		authorities, err := os.ReadFile(os.Getenv("PEERS_TLS_CA"))
+		authorities, err := os.ReadFile(authority)
 		if err != nil {
 			return nil, err
 		}
@@ -114,7 +120,7 @@ func connect(address string) (*grpc.ClientConn, error) {
 		if !roots.AppendCertsFromPEM(authorities) {
 			return nil, fmt.Errorf("no certificate in PEERS_TLS_CA")
 		}
-		transport = credentials.NewTLS(&tls.Config{Certificates: []tls.Certificate{pair}, RootCAs: roots,
+		transport = credentials.NewTLS(&tls.Config{Certificates: pairs, RootCAs: roots,
 			ServerName: os.Getenv("PEERS_TLS_SERVER_NAME")})
 	}
 	return grpc.NewClient(address, grpc.WithTransportCredentials(transport),
@@ -130,6 +136,8 @@ type request struct {
 	BatchSize     int64    `json:"batch_size"`
 	SkipChunks    bool     `json:"skip_chunks"`
 	Abort         bool     `json:"abort"`
+	// CountOnly leaves the series out of the answer, undecoded, and counts them: for measuring.
+	CountOnly bool `json:"count_only"`
 }
 
 type match struct {
@@ -138,8 +146,30 @@ type match struct {
 	Value string `json:"value"`
 }
 
+// point is a sample: its time, and its value as text, or a histogram as text.
+type point struct {
+	TimeMs    int64  `json:"t"`
+	Value     string `json:"v,omitempty"`
+	Histogram string `json:"h,omitempty"`
+}
+
+type series struct {
+	Labels map[string]string `json:"labels"`
+	Points []point           `json:"points"`
+}
+
+// counts says how much an answer was and how long it took, and its first frame.
+type counts struct {
+	Series  int     `json:"series"`
+	Chunks  int     `json:"chunks"`
+	Bytes   int     `json:"bytes"`
+	FirstMs float64 `json:"first_ms"`
+	TookMs  float64 `json:"took_ms"`
+}
+
 type stream struct {
 	Series   []series `json:"series"`
+	Counts   counts   `json:"counts"`
 	Warnings []string `json:"warnings,omitempty"`
 	Error    string   `json:"error,omitempty"`
 }
@@ -171,14 +201,20 @@ func readStream(client storepb.StoreClient, r request) (stream, error) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
+	started := time.Now()
+	sinceStart := func() float64 { return float64(time.Since(started).Microseconds()) / 1000 }
 	frames, err := client.Series(ctx, call)
 	if err != nil {
 		return stream{Error: err.Error()}, nil
 	}
-	var found stream
+	found := stream{Series: []series{}}
 	for {
 		frame, err := frames.Recv()
+		if found.Counts.FirstMs == 0 {
+			found.Counts.FirstMs = sinceStart()
+		}
 		if err == io.EOF {
+			found.Counts.TookMs = sinceStart()
 			return found, nil
 		}
 		if err != nil {
@@ -196,6 +232,14 @@ func readStream(client storepb.StoreClient, r request) (stream, error) {
 			all = append(all, batch.Series...)
 		}
 		for _, one := range all {
+			found.Counts.Series++
+			found.Counts.Chunks += len(one.Chunks)
+			for _, chunk := range one.Chunks {
+				found.Counts.Bytes += rawSize(chunk)
+			}
+			if r.CountOnly {
+				continue
+			}
 			decoded, err := decode(one)
 			if err != nil {
 				return stream{}, err
@@ -203,6 +247,13 @@ func readStream(client storepb.StoreClient, r request) (stream, error) {
 			found.Series = append(found.Series, decoded)
 		}
 	}
+}
+
+func rawSize(chunk storepb.AggrChunk) int {
+	if chunk.Raw == nil {
+		return 0
+	}
+	return len(chunk.Raw.Data)
 }
 
 func decode(one *storepb.Series) (series, error) {
@@ -223,7 +274,8 @@ func decode(one *storepb.Series) (series, error) {
 				continue
 			}
 			timeMs, histogram := samples.AtFloatHistogram(nil)
-			decoded.Points = append(decoded.Points, point{TimeMs: timeMs, Histogram: histogram.String()})
+			text := fmt.Sprintf("%s schema:%d hint:%d", histogram, histogram.Schema, histogram.CounterResetHint)
+			decoded.Points = append(decoded.Points, point{TimeMs: timeMs, Histogram: text})
 		}
 		if samples.Err() != nil {
 			return decoded, samples.Err()

@@ -1,0 +1,91 @@
+//! The speed harness: the same questions to Parallax and to the real Thanos and Prometheus, in the same run.
+//!
+//!     cargo bench --bench speed                        everything
+//!     cargo bench --bench speed -- decode store        some parts: decode, store, query, footprint
+//!
+//! The real ones are the Go program tests/peers (Thanos' store gateway, its StoreAPI client and querier, Prometheus' engine), which
+//! `PARALLAX_PEERS` names; `tests/run` builds it, and so does `cd tests/peers && go build -tags slicelabels -o FILE .`.
+//! Environment:
+//!
+//! - `SPEED_SERIES` (10000), `SPEED_HOURS` (6, in blocks of 2 h), `SPEED_ROUNDS` (7): the size of the data and how often each thing is measured
+//! - `THANOS_BIN`: a `thanos` to be measured besides, as `thanos store` and `thanos query`
+//! - `PARALLAX_BIN`: the binary to measure instead of the one that cargo built for this bench
+//!
+//! Who is asked first alternates by round; a number is the median of its rounds. Tables are printed as they stand in BENCHMARKS.md.
+
+#[allow(dead_code, reason = "shared with tests/peers.rs, which uses the rest")]
+#[path = "../../tests/peers_support/component.rs"]
+mod component;
+mod data;
+mod decode;
+mod footprint;
+mod measure;
+#[allow(dead_code, reason = "shared with tests/peers.rs, which uses the rest")]
+#[path = "../../tests/peers_support/peer.rs"]
+mod peer;
+mod query;
+mod store;
+
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use data::Shape;
+
+/// What was asked for.
+pub struct Options {
+    pub shape: Shape,
+    pub rounds: usize,
+    /// The Go program.
+    pub peers: PathBuf,
+    pub parallax: PathBuf,
+    pub thanos: Option<PathBuf>,
+}
+
+const PARTS: [&str; 4] = ["decode", "store", "query", "footprint"];
+
+fn main() -> anyhow::Result<()> {
+    let number = |name: &str, default: usize| {
+        std::env::var(name)
+            .ok()
+            .map_or(Ok(default), |text| text.parse().with_context(|| format!("{name}={text}")))
+    };
+    let wanted: Vec<String> =
+        std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
+    if let Some(unknown) = wanted.iter().find(|part| !PARTS.contains(&part.as_str())) {
+        anyhow::bail!("there is no part {unknown}; there are {PARTS:?}");
+    }
+    let Some(peers) = peer::program_or_leave_out("the speed harness") else { return Ok(()) };
+    let options = Options {
+        shape: Shape { series: number("SPEED_SERIES", 10_000)?, hours: number("SPEED_HOURS", 6)? },
+        rounds: number("SPEED_ROUNDS", 7)?.max(1),
+        peers,
+        parallax: component::parallax(),
+        thanos: std::env::var_os("THANOS_BIN").map(PathBuf::from),
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(run(&options, &wanted))
+}
+
+async fn run(options: &Options, wanted: &[String]) -> anyhow::Result<()> {
+    let is_wanted = |part: &str| wanted.is_empty() || wanted.iter().any(|wanted| wanted == part);
+    let dir = tempfile::tempdir()?;
+    if is_wanted("decode") {
+        decode::run(options, dir.path())?;
+    }
+    let bucket = dir.path().join("bucket");
+    let replicas = dir.path().join("replicas");
+    if is_wanted("store") || is_wanted("query") || is_wanted("footprint") {
+        data::write(options.shape, 1, &bucket)?;
+    }
+    if is_wanted("store") {
+        store::run(options, &bucket).await?;
+    }
+    if is_wanted("query") {
+        data::write(options.shape, 2, &replicas)?;
+        query::run(options, &bucket, &replicas).await?;
+    }
+    if is_wanted("footprint") {
+        footprint::run(options, &bucket).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,96 @@
+//! `parallax store` and `parallax query` as processes, and questions to their HTTP API.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use http::StatusCode;
+use parallax_net::{HttpClient, HttpClientConfig};
+use parallax_testkit::process::{Process, free_port};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// Far more than a start takes, on a machine that also compiles.
+const START_LIMIT: Duration = Duration::from_secs(60);
+/// Longer than the longest query of a bench.
+const ANSWER_LIMIT: Duration = Duration::from_secs(300);
+/// More than any answer takes.
+const MAX_ANSWER_BYTES: usize = 256 << 20;
+
+/// A running component.
+pub struct Component {
+    process: Process,
+    /// Address of its StoreAPI.
+    pub grpc: String,
+    client: HttpClient,
+    _dir: TempDir,
+}
+
+impl Component {
+    /// `parallax store` over a filesystem bucket. Blocks with deletion marks are served, however old the marks are.
+    pub async fn store(program: &Path, bucket: &Path, more: &[String]) -> anyhow::Result<Self> {
+        let bucket = serde_json::json!({"type": "FILESYSTEM", "config": {"directory": bucket}});
+        let mut arguments =
+            vec![format!("--objstore.config={bucket}"), "--ignore-deletion-marks-delay=876000h".to_owned()];
+        arguments.extend_from_slice(more);
+        Self::start(program, "store", arguments, true).await
+    }
+
+    /// `parallax query` over StoreAPI addresses.
+    pub async fn query(program: &Path, endpoints: &[&str], more: &[String]) -> anyhow::Result<Self> {
+        let mut arguments: Vec<String> =
+            endpoints.iter().map(|endpoint| format!("--endpoint={endpoint}")).collect();
+        arguments.push("--query.replica-label=prometheus_replica".to_owned());
+        let features =
+            ["promql-experimental-functions", "promql-duration-expr", "promql-extended-range-selectors"];
+        arguments.extend(features.iter().map(|feature| format!("--enable-feature={feature}")));
+        arguments.extend_from_slice(more);
+        Self::start(program, "query", arguments, false).await
+    }
+
+    async fn start(
+        program: &Path,
+        command: &str,
+        arguments: Vec<String>,
+        has_data: bool,
+    ) -> anyhow::Result<Self> {
+        let dir = tempfile::tempdir()?;
+        let http = format!("127.0.0.1:{}", free_port()?);
+        let grpc = format!("127.0.0.1:{}", free_port()?);
+        let mut child = Command::new(program);
+        child.arg(command).args(arguments);
+        child.args([format!("--http-address={http}"), format!("--grpc-address={grpc}")]);
+        if has_data {
+            child.arg("--data-dir").arg(dir.path().join("data"));
+        }
+        let mut process = Process::spawn(&mut child, &dir.path().join("log"))?;
+        process.wait_for_http(&format!("http://{http}/-/ready"), START_LIMIT).await?;
+        let client = HttpClientConfig {
+            response_timeout: ANSWER_LIMIT,
+            ..HttpClientConfig::new(format!("http://{http}"))
+        };
+        Ok(Self { process, grpc, client: HttpClient::new(client)?, _dir: dir })
+    }
+
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Asks the HTTP API.
+    ///
+    /// # Errors
+    /// If there is no answer, or none in JSON.
+    pub async fn ask(&self, path: &str, params: &[(String, String)]) -> anyhow::Result<(StatusCode, Value)> {
+        let params: Vec<(&str, &str)> =
+            params.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let response = self.client.post_form(path, &params).await?;
+        let status = response.status();
+        let body = response.bytes(MAX_ANSWER_BYTES).await?;
+        Ok((status, serde_json::from_slice(&body)?))
+    }
+}
+
+/// The binary under test.
+pub fn parallax() -> PathBuf {
+    std::env::var_os("PARALLAX_BIN").map_or_else(|| env!("CARGO_BIN_EXE_parallax").into(), PathBuf::from)
+}
