@@ -1,6 +1,7 @@
 //! One module per command: configuration in, a served component out.
 
 pub mod demo;
+pub mod late_gateway;
 pub mod objstore;
 pub mod observee;
 pub mod observer;

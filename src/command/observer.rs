@@ -16,9 +16,10 @@ use parallax_querier::query::QueryLimits;
 use parallax_querier::{
     Connection, EndpointConfig, EndpointOptions, EndpointSet, Proxy, ProxyConfig, Querier, QuerierConfig,
 };
-use parallax_store_gateway::{StoreGateway, StoreGatewayConfig};
+use parallax_store_gateway::StoreGatewayConfig;
 use serde::Deserialize;
 
+use super::late_gateway::LateGateway;
 use super::side_file::{self, DurationText};
 use super::tls::TlsFiles;
 use crate::process::{self, Failure};
@@ -108,9 +109,8 @@ pub fn run(path: &str, check_only: bool) -> Result<(), Failure> {
                 .push(EndpointConfig::new(name, Connection::Local(leaf)).with_cluster(cluster.name.as_str()));
             if let Some(gateway) = file.store_gateway(cluster, &context).await? {
                 let name = format!("store gateway {}", cluster.name);
-                endpoints.push(
-                    EndpointConfig::new(name, Connection::Local(gateway)).with_cluster(cluster.name.as_str()),
-                );
+                // The cluster is expected of its querier: the bucket of a new one is empty until its first block is shipped.
+                endpoints.push(EndpointConfig::new(name, Connection::Local(gateway)));
             }
         }
         let querier =
@@ -152,7 +152,7 @@ impl ObserverFile {
         let grpc = self
             .grpc_address
             .as_ref()
-            .map(|address| GrpcServerConfig { tls, ..GrpcServerConfig::new(address.as_str()) });
+            .map(|address| GrpcServerConfig { tls, ..side_file::grpc_server(address) });
         Ok(Addresses { http: self.http_address.clone(), grpc })
     }
 
@@ -190,7 +190,7 @@ impl ObserverFile {
         &self,
         cluster: &ClusterSection,
         context: &Context,
-    ) -> anyhow::Result<Option<Arc<StoreGateway>>> {
+    ) -> anyhow::Result<Option<Arc<LateGateway>>> {
         let Some(section) = &cluster.bucket else { return Ok(None) };
         let subject = || format!("bucket of cluster {}", cluster.name);
         let bucket = BucketConfig::from_yaml(&section.to_string()).with_context(subject)?;
@@ -200,7 +200,13 @@ impl ObserverFile {
             ..defaults
         };
         let scoped = context.scoped([("store_gateway", cluster.name.as_str())]);
-        StoreGateway::start(config, scoped).await.with_context(subject).map(Some)
+        let gateway = LateGateway::new(config, scoped);
+        if let Err(error) = gateway.open().await {
+            // One cluster's trouble is not the others': its history is reported missing in each answer.
+            let error = format!("{error:#}");
+            tracing::warn!(cluster = cluster.name, error, "the bucket cannot be opened yet; trying again");
+        }
+        Ok(Some(Arc::new(gateway)))
     }
 
     fn global(&self, endpoints: Vec<EndpointConfig>, beneath: Vec<Arc<EndpointSet>>) -> QuerierConfig {

@@ -1,0 +1,62 @@
+//! A store gateway whose bucket may not be there yet, as one cluster's may be while those of the others answer.
+//!
+//! Invariant: until the bucket opens, every call fails with the reason, and Info polls, which do not stop, try again. Once opened it stays.
+
+use std::sync::Arc;
+
+use parallax_net::Context;
+use parallax_store_gateway::{StoreGateway, StoreGatewayConfig};
+use parallax_storeapi::proto::thanos::info::InfoResponse;
+use parallax_storeapi::proto::thanos::{
+    LabelNamesRequest, LabelNamesResponse, LabelValuesRequest, LabelValuesResponse, SeriesRequest,
+};
+use parallax_storeapi::{SeriesStream, Store, async_trait};
+use tokio::sync::OnceCell;
+use tonic::{Request, Status};
+
+pub struct LateGateway {
+    config: StoreGatewayConfig,
+    context: Context,
+    opened: OnceCell<Arc<StoreGateway>>,
+}
+
+impl LateGateway {
+    pub fn new(config: StoreGatewayConfig, context: Context) -> Self {
+        Self { config, context, opened: OnceCell::new() }
+    }
+
+    /// Opens the bucket, if that has not succeeded before.
+    ///
+    /// # Errors
+    /// Names the bucket.
+    pub async fn open(&self) -> anyhow::Result<&Arc<StoreGateway>> {
+        let start = || StoreGateway::start(self.config.clone(), self.context.clone());
+        Ok(self.opened.get_or_try_init(start).await?)
+    }
+
+    async fn gateway(&self) -> Result<&Arc<StoreGateway>, Status> {
+        self.open().await.map_err(|error| Status::unavailable(format!("{error:#}")))
+    }
+}
+
+#[async_trait]
+impl Store for LateGateway {
+    async fn info(&self) -> Result<InfoResponse, Status> {
+        self.gateway().await?.info().await
+    }
+
+    async fn series(&self, request: Request<SeriesRequest>) -> Result<SeriesStream, Status> {
+        self.gateway().await?.series(request).await
+    }
+
+    async fn label_names(&self, request: Request<LabelNamesRequest>) -> Result<LabelNamesResponse, Status> {
+        self.gateway().await?.label_names(request).await
+    }
+
+    async fn label_values(
+        &self,
+        request: Request<LabelValuesRequest>,
+    ) -> Result<LabelValuesResponse, Status> {
+        self.gateway().await?.label_values(request).await
+    }
+}

@@ -1,0 +1,182 @@
+//! Connections that cannot be made, or on which nothing comes.
+
+use std::net::TcpListener;
+use std::path::Path;
+use std::time::Duration;
+
+use parallax_testkit::process::free_port;
+use serde_json::{Value, json};
+
+use crate::program::{Program, command};
+use crate::question::{Answer, ask, ask_until, get};
+use crate::sides::{Keys, Leaf, MACHINES, MACHINES_UP, Observee, observer, server_name};
+
+/// A cluster of the observer's file. Every one of them carries the name of `eu-1` in its certificate.
+fn section(name: &str, address: &str) -> Value {
+    json!({"name": name, "address": address, "server_name": server_name("eu-1")})
+}
+
+fn with(mut section: Value, key: &str, value: Value) -> Value {
+    section[key] = value;
+    section
+}
+
+/// Waits until the healthy cluster answers; what is wrong with the others has been seen by then, or is found out by the question.
+async fn settled(observer: &mut Program) -> (String, Answer) {
+    let url = observer.http().await;
+    ask_until(&url, MACHINES_UP, |answer| answer.by("cluster").contains_key("eu-1")).await;
+    let answer = ask(&url, MACHINES_UP).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert_eq!(answer.by("cluster").get("eu-1"), Some(&MACHINES), "the rest keeps working: {answer:?}");
+    assert!(answer.warning_about("eu-1").is_none(), "{answer:?}");
+    (url, answer)
+}
+
+/// The warning about a cluster, which names its endpoint and contains one of `causes`.
+fn assert_warns(answer: &Answer, cluster: &str, address: &str, causes: &[&str]) {
+    let warning =
+        answer.warning_about(cluster).unwrap_or_else(|| panic!("no warning about {cluster}: {answer:#?}"));
+    println!("{warning}");
+    assert!(warning.contains(address), "{cluster}: {warning}");
+    assert!(causes.iter().any(|cause| warning.contains(cause)), "{cluster} without {causes:?}: {warning}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_wrong_certificate_is_a_warning_that_names_cluster_and_cause() {
+    let directory = tempfile::tempdir().unwrap();
+    let keys = Keys::new(directory.path(), "mesh.test");
+    let good = Observee::start("eu-1", Some(&keys.observee("eu-1")), directory.path()).await;
+    // Another authority that claims the same trust domain: only signatures tell them apart.
+    let strangers = Keys::new(&directory.path().join("strangers"), "mesh.test");
+    let elsewhere = Keys::new(directory.path(), "other.test").observer("hub");
+    let ours = keys.observer("hub");
+    let distrusting = strangers.observer("distrusting");
+    let foreign = strangers.observer("foreign");
+    for trusting in [&foreign, &elsewhere] {
+        std::fs::copy(ours.file("ca.crt"), trusting.file("ca.crt")).unwrap();
+    }
+    let own = |name: &str, leaf: &Leaf| with(section(name, &good.grpc), "tls", leaf.section());
+    let clusters = [
+        section("eu-1", &good.grpc),
+        own("wrong-ca", &distrusting),
+        own("foreign", &foreign),
+        own("elsewhere", &elsewhere),
+        own("expired", &keys.expired_observer("expired")),
+        with(section("wrong-name", &good.grpc), "server_name", json!("us-9.mesh.test")),
+        with(section("wrong-identity", &good.grpc), "identity", json!("spiffe://mesh.test/observee/us-9")),
+    ];
+    let mut observer = observer(&clusters, Some(&ours), directory.path());
+    let (url, answer) = settled(&mut observer).await;
+    assert_warns(&answer, "wrong-ca", &good.grpc, &["not signed by a CA in our bundle"]);
+    assert_warns(&answer, "foreign", &good.grpc, &["not signed by a CA that the server trusts"]);
+    assert_warns(&answer, "elsewhere", &good.grpc, &["not of the trust domain other.test"]);
+    assert_warns(&answer, "expired", &good.grpc, &["expired"]);
+    assert_warns(&answer, "wrong-name", &good.grpc, &["us-9.mesh.test"]);
+    assert_warns(&answer, "wrong-identity", &good.grpc, &["us-9"]);
+    assert_eq!(answer.warnings().len(), 6, "one warning each: {answer:#?}");
+
+    let stores = get(&url, "/api/v1/stores", &[]).await;
+    let missing = crate::question::texts(&stores.body["missingClusters"]);
+    assert_eq!(missing, ["elsewhere", "expired", "foreign", "wrong-ca", "wrong-identity", "wrong-name"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn plain_text_and_tls_do_not_mix_and_the_answer_says_so() {
+    let directory = tempfile::tempdir().unwrap();
+    let keys = Keys::new(directory.path(), "mesh.test");
+    let good = Observee::start("eu-1", Some(&keys.observee("eu-1")), directory.path()).await;
+    let plain = Observee::start("us-1", None, directory.path()).await;
+    let down = format!("127.0.0.1:{}", free_port().unwrap());
+    let clusters = [
+        section("eu-1", &good.grpc),
+        with(section("us-1", &plain.grpc), "plaintext", json!(true)),
+        with(section("plain-to-tls", &good.grpc), "plaintext", json!(true)),
+        section("tls-to-plain", &plain.grpc),
+        section("down", &down),
+    ];
+    let mut observer = observer(&clusters, Some(&keys.observer("hub")), directory.path());
+    let (_, answer) = settled(&mut observer).await;
+    assert_eq!(answer.by("cluster").get("us-1"), Some(&MACHINES), "plain text where it is meant: {answer:?}");
+    assert_warns(&answer, "plain-to-tls", &good.grpc, &["TLS", "plain text", "closed the connection"]);
+    assert_warns(&answer, "tls-to-plain", &plain.grpc, &["does not speak TLS", "closed the connection"]);
+    assert_warns(&answer, "down", &down, &["refused"]);
+    assert_eq!(answer.warnings().len(), 3, "one warning each: {answer:#?}");
+    let log = good.program.log();
+    assert!(
+        log.contains("plain text to this TLS port") || log.contains("plain_text"),
+        "the server says it, too:\n{log}"
+    );
+}
+
+/// `parallax query` in front of `endpoint`.
+fn query(endpoint: &str, more: &[String], directory: &Path) -> Program {
+    let mut arguments = vec!["query".to_owned(), format!("--endpoint={endpoint}")];
+    arguments.extend(["--http-address=127.0.0.1:0", "--grpc-address=127.0.0.1:0"].map(str::to_owned));
+    arguments.extend_from_slice(more);
+    Program::start(&mut command(arguments), directory, "query")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_without_a_certificate_is_refused_and_the_answer_says_why() {
+    let directory = tempfile::tempdir().unwrap();
+    let keys = Keys::new(directory.path(), "mesh.test");
+    let good = Observee::start("eu-1", Some(&keys.observee("eu-1")), directory.path()).await;
+    let hub = keys.observer("hub");
+    let bare = [
+        "--grpc-client-tls-secure".to_owned(),
+        format!("--grpc-client-tls-ca={}", hub.file("ca.crt")),
+        format!("--grpc-client-server-name={}", server_name("eu-1")),
+    ];
+    let mut program = query(&good.grpc, &bare, directory.path());
+    let url = program.http().await;
+    let answer = ask(&url, MACHINES_UP).await;
+    assert_eq!((answer.status, answer.by("cluster").len()), (200, 0), "{answer:?}");
+    let warnings = answer.warnings().join("\n");
+    assert!(warnings.contains(&good.grpc) && warnings.contains("certificate"), "{warnings}");
+    assert!(good.program.log().contains("certificate"), "the server says it, too:\n{}", good.program.log());
+}
+
+/// A listener whose connections the kernel accepts and that never says anything.
+fn hanging() -> (TcpListener, String) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    (listener, address)
+}
+
+/// Thanos, measured: 13.8 s to 20 s for the first question, 10.3 s and an error where the client asked for 2 s (contract E5 to E8).
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_that_hangs_costs_a_bounded_time_and_is_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let keys = Keys::new(directory.path(), "mesh.test");
+    let good = Observee::start("eu-1", Some(&keys.observee("eu-1")), directory.path()).await;
+    let (_keep, tls) = hanging();
+    let (_keep_too, plain) = hanging();
+    let clusters = [
+        section("eu-1", &good.grpc),
+        section("hangs", &tls),
+        with(section("hangs-plain", &plain), "plaintext", json!(true)),
+    ];
+    let mut observer = observer(&clusters, Some(&keys.observer("hub")), directory.path());
+    let url = observer.http().await;
+
+    // At once, with a deadline of two seconds: what is there comes within it (times five).
+    let parameters = [("query", MACHINES_UP), ("timeout", "2s")];
+    let first = get(&url, "/api/v1/query", &parameters).await;
+    println!("first answer after {:?}", first.took);
+    assert!(first.took < Duration::from_secs(10), "{first:?}");
+    assert_eq!(first.status, 200, "{first:?}");
+    for cluster in ["hangs", "hangs-plain"] {
+        assert!(first.warning_about(cluster).is_some(), "{cluster}: {first:?}");
+    }
+
+    // Without a deadline of its own: five seconds of silence (times five).
+    let known = ask_until(&url, MACHINES_UP, |answer| answer.by("cluster").contains_key("eu-1")).await;
+    println!("next answer after {:?}", known.took);
+    assert!(known.took < Duration::from_secs(25), "{known:?}");
+    let later = ask(&url, MACHINES_UP).await;
+    println!("later answer after {:?}", later.took);
+    assert!(later.took < Duration::from_secs(25), "{later:?}");
+    assert_eq!(later.by("cluster").get("eu-1"), Some(&MACHINES));
+    assert_warns(&later, "hangs", &tls, &["no answer", "in time", "nothing came"]);
+    assert_warns(&later, "hangs-plain", &plain, &["no answer", "in time", "nothing came"]);
+}
