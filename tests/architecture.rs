@@ -41,7 +41,8 @@ fn real() -> Graph {
 
 fn read_manifest(path: &Path) -> (String, BTreeSet<String>) {
     let text = std::fs::read_to_string(path).unwrap();
-    let name = text.lines().find_map(|line| line.strip_prefix("name = \"parallax-")).unwrap().trim_end_matches('"');
+    let name =
+        text.lines().find_map(|line| line.strip_prefix("name = \"parallax-")).unwrap().trim_end_matches('"');
     let arrows = text
         .lines()
         .skip_while(|line| *line != "[dependencies]")

@@ -122,7 +122,7 @@ impl ObserveeFile {
         }
         Ok(Addresses {
             http: self.http_address.clone(),
-            grpc: Some(GrpcServerConfig { tls, ..GrpcServerConfig::new(self.grpc_address.as_str()) }),
+            grpc: Some(GrpcServerConfig { tls, ..side_file::grpc_server(&self.grpc_address) }),
         })
     }
 

@@ -109,8 +109,9 @@ pub fn run(path: &str, check_only: bool) -> Result<(), Failure> {
                 .push(EndpointConfig::new(name, Connection::Local(leaf)).with_cluster(cluster.name.as_str()));
             if let Some(gateway) = file.store_gateway(cluster, &context).await? {
                 let name = format!("store gateway {}", cluster.name);
-                // The cluster is expected of its querier: the bucket of a new one is empty until its first block is shipped.
-                endpoints.push(EndpointConfig::new(name, Connection::Local(gateway)));
+                endpoints.push(
+                    EndpointConfig::new(name, Connection::Local(gateway)).with_cluster(cluster.name.as_str()),
+                );
             }
         }
         let querier =

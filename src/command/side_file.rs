@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
+use parallax_net::GrpcServerConfig;
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer};
 
@@ -40,6 +41,14 @@ impl<'de> Deserialize<'de> for TimeText {
         let text = String::deserialize(deserializer)?;
         parse_time_ms(&text).map(Self).map_err(D::Error::custom)
     }
+}
+
+/// How long streams may finish after a stop signal; a query that hangs must not hold the process up.
+const GRACE_PERIOD: Duration = Duration::from_secs(5);
+
+/// A gRPC server with the settings of a side.
+pub fn grpc_server(address: &str) -> GrpcServerConfig {
+    GrpcServerConfig { grace_period: GRACE_PERIOD, ..GrpcServerConfig::new(address) }
 }
 
 pub fn http_address() -> String {

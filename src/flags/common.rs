@@ -11,7 +11,8 @@ const TRACING: &str = "tracing comes with a later version; leave the flag out";
 pub(super) fn server() -> Vec<Flag> {
     vec![
         Flag::new("http-address", Text, "0.0.0.0:10902", "Address of the HTTP server"),
-        Flag::new("http-grace-period", Duration, "2m", "How long requests may finish after a stop signal"),
+        Flag::new("http-grace-period", Duration, "2m", "How long requests may finish after a stop signal")
+            .no_effect("requests are given a few seconds"),
         Flag::new("http.config", Text, "", "TLS and basic authentication of the HTTP server")
             .refused("put a TLS-terminating proxy in front of the HTTP address, or bind it to loopback"),
         Flag::new("grpc-address", Text, "0.0.0.0:10901", "Address of the gRPC server"),

@@ -11,9 +11,11 @@ const WEB: &str = "the block viewer comes with a later version";
 pub(super) fn flags() -> Vec<Flag> {
     let own = vec![
         Flag::new("data-dir", Text, "./data", "Directory for index-headers"),
-        Flag::new("cache-index-header", Switch, "true", "Keep index-headers in --data-dir"),
+        Flag::new("cache-index-header", Switch, "true", "Keep index-headers in --data-dir")
+            .no_effect("index-headers are always kept there"),
         Flag::new("sync-block-duration", Duration, "15m", "How often the block list is read"),
-        Flag::new("block-sync-concurrency", Number, "20", "Blocks opened at once"),
+        Flag::new("block-sync-concurrency", Number, "20", "Blocks opened at once")
+            .no_effect("blocks are opened when a query first needs them"),
         Flag::new("block-meta-fetch-concurrency", Number, "32", "meta.json files fetched at once"),
         Flag::new("block-discovery-strategy", Text, "concurrent", "concurrent or recursive listing")
             .no_effect("one listing per sync finds blocks and marks"),

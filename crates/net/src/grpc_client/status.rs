@@ -43,8 +43,15 @@ pub(super) fn is_lost_connection(error: &(dyn StdError + 'static)) -> bool {
 ///
 /// The page's title goes into the text, for that is where an ingress says what it wants (nginx: "No required SSL certificate
 /// was sent").
-pub(super) async fn from_plain_http(response: http::Response<Body>, address: &str) -> Result<http::Response<Body>, Status> {
-    let kind = response.headers().get(http::header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
+pub(super) async fn from_plain_http(
+    response: http::Response<Body>,
+    address: &str,
+) -> Result<http::Response<Body>, Status> {
+    let kind = response
+        .headers()
+        .get(http::header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or("");
     if response.status() == http::StatusCode::OK && kind.starts_with("application/grpc") {
         return Ok(response);
     }
@@ -55,7 +62,8 @@ pub(super) async fn from_plain_http(response: http::Response<Body>, address: &st
         _ => Bytes::new(),
     };
     let title = title(&String::from_utf8_lossy(&page)).map(|title| format!(" ({title})")).unwrap_or_default();
-    let behind = matches!(status.as_u16(), 502..=504).then_some("; nothing answers behind it").unwrap_or_default();
+    let behind =
+        matches!(status.as_u16(), 502..=504).then_some("; nothing answers behind it").unwrap_or_default();
     let text = format!("{address}: the ingress answered HTTP {status}{title} instead of gRPC{behind}");
     Err(match status.as_u16() {
         401 => Status::unauthenticated(text),
