@@ -39,7 +39,7 @@ struct Question {
 }
 
 enum Asked {
-    Process(Component),
+    Process(Box<Component>),
     Peer(Peer),
 }
 
@@ -107,7 +107,7 @@ async fn compare(
     let theirs = Peer::query(&options.peers, &[&address])?;
     let mut stores = vec![("Parallax", our_store.id()), ("Thanos (peers)", their_store.id())];
     let mut targets = vec![
-        Target { name: "Parallax", asked: Asked::Process(ours) },
+        Target { name: "Parallax", asked: Asked::Process(Box::new(ours)) },
         Target { name: "Thanos (peers)", asked: Asked::Peer(theirs) },
     ];
     let mut real_store = None;
@@ -115,7 +115,7 @@ async fn compare(
         let store = real_store.insert(Component::store(thanos, bucket, &[]).await?);
         let querier = Component::query(thanos, &[&store.grpc], &max_samples).await?;
         stores.push(("Thanos (binary)", store.id()));
-        targets.push(Target { name: "Thanos (binary)", asked: Asked::Process(querier) });
+        targets.push(Target { name: "Thanos (binary)", asked: Asked::Process(Box::new(querier)) });
     }
     if !dedup {
         let prometheus = Peer::promql(&options.peers, &[bucket])?;

@@ -145,6 +145,8 @@ impl PrometheusSection {
         });
         SidecarConfig {
             min_time_ms: self.min_time.0,
+            // One replica that never gets ready must not end the others: it is reported missing, for ever if need be.
+            ready_timeout: Duration::MAX,
             heartbeat_interval: self
                 .heartbeat_interval
                 .map_or(defaults.heartbeat_interval, |interval| interval.0),

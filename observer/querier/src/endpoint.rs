@@ -196,6 +196,11 @@ impl Endpoint {
         self.shared.read().why_not_now(now, &self.options)
     }
 
+    /// A call that fails only after this long ran into a timeout on the way, and would again.
+    pub fn slow_failure(&self) -> Duration {
+        self.options.slow_failure
+    }
+
     /// Records that a call hung; it is left alone for a while.
     pub fn hung(&self, reason: &str) {
         self.shared.write().hung(Instant::now(), &self.options, reason);

@@ -99,11 +99,18 @@ impl Pump {
                     first => Ok((stream, first)),
                 }
             };
+            let began = Instant::now();
             let status = match self.within(budget_ends, opening).await {
                 Ok(Ok(opened)) => return Ok(opened),
                 Ok(Err(status)) => status,
                 Err(silence) => return Err(Stop::Gap(self.late(silence, 0))),
             };
+            if status.code() == Code::Unavailable && began.elapsed() >= self.selected.endpoint.slow_failure()
+            {
+                // A connection attempt that ran into its own timeout: the next query need not wait for another.
+                self.selected.endpoint.hung(status.message());
+                return Err(Stop::Gap(self.gap(&status, false)));
+            }
             if status.code() != Code::Unavailable || attempt >= self.config.max_retries {
                 return Err(Stop::Gap(self.gap(&status, false)));
             }
