@@ -54,6 +54,12 @@ fn main() -> anyhow::Result<()> {
     if let Some(unknown) = wanted.iter().find(|part| !PARTS.contains(&part.as_str())) {
         anyhow::bail!("there is no part {unknown}; there are {PARTS:?}");
     }
+    if wanted.is_empty() && !std::env::args().any(|argument| argument == "--bench") {
+        println!(
+            "left out: the speed harness measures under `cargo bench`, or when parts are named: {PARTS:?}"
+        );
+        return Ok(());
+    }
     let Some(peers) = peer::program_or_leave_out("the speed harness") else { return Ok(()) };
     let options = Options {
         shape: Shape { series: number("SPEED_SERIES", 10_000)?, hours: number("SPEED_HOURS", 6)? },
