@@ -58,12 +58,15 @@ fn answers_are_those_prometheus_gave() {
     assert!(wrong.is_empty(), "{} differ:\n{}", wrong.len(), wrong.join("\n"));
 }
 
+fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests")
+}
+
 fn golden_queries() -> Option<PathBuf> {
     let name = "golden/queries/prometheus-eu-1-replica-0.jsonl";
     let shared = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared");
-    let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests");
     let named = std::env::var_os("PARALLAX_SHARED").map(PathBuf::from);
-    [named, Some(shared), Some(repository)].into_iter().flatten().map(|f| f.join(name)).find(|f| f.exists())
+    [named, Some(shared), Some(repository())].into_iter().flatten().map(|f| f.join(name)).find(|f| f.exists())
 }
 
 #[test]
@@ -72,6 +75,7 @@ fn golden_queries_parse_or_fail_as_recorded() {
         println!("no golden queries at hand");
         return;
     };
+    let whole = !file.starts_with(repository());
     let (mut good, mut bad) = (0, 0);
     for line in std::fs::read_to_string(file).unwrap().lines() {
         let row: Value = serde_json::from_str(line).unwrap();
@@ -87,7 +91,9 @@ fn golden_queries_parse_or_fail_as_recorded() {
             good += 1;
         }
     }
-    assert!(good > 100 && bad > 30, "{good} good, {bad} bad");
+    // The copy in the repository is a small one.
+    let (least_good, least_bad) = if whole { (100, 30) } else { (10, 5) };
+    assert!(good > least_good && bad > least_bad, "{good} good, {bad} bad");
 }
 
 #[test]
