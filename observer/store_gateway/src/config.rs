@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use parallax_bucket::BucketConfig;
+use parallax_bucket::{BucketConfig, Provider};
 use parallax_model::TimeRange;
 
 /// Configuration of one gateway.
@@ -50,6 +50,7 @@ impl StoreGatewayConfig {
     pub fn new(bucket: BucketConfig, data_dir: impl Into<PathBuf>) -> Self {
         let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         Self {
+            max_gap_bytes: gap_bytes(&bucket.provider),
             bucket,
             data_dir: data_dir.into(),
             sync_interval: Duration::from_secs(15 * 60),
@@ -61,9 +62,17 @@ impl StoreGatewayConfig {
             block_sync_concurrency: 20,
             fetch_concurrency: 64,
             cpu_concurrency: cpus,
-            max_gap_bytes: 512 << 10,
             request_buffer_bytes: 256 << 20,
             index_header_idle_timeout: Duration::from_secs(5 * 60),
         }
+    }
+}
+
+/// What is worth reading for nothing rather than asking twice. A request to object storage costs about as much as half a megabyte
+/// (Thanos' number); a read of a local file hardly more than its bytes.
+fn gap_bytes(provider: &Provider) -> u64 {
+    match provider {
+        Provider::Filesystem { .. } => 16 << 10,
+        _ => 512 << 10,
     }
 }

@@ -50,10 +50,21 @@ pub(crate) fn round(value: f64, nearest: f64) -> f64 {
     (value * inverse + 0.5).floor() / inverse
 }
 
-/// `value` held between the bounds; NaN if anything is NaN.
+/// `value` held between the bounds, with infinities stronger than NaN as in Go's `math.Max` and `math.Min`.
 pub(crate) fn clamp(value: f64, min: f64, max: f64) -> f64 {
-    if value.is_nan() || min.is_nan() || max.is_nan() {
-        return f64::NAN;
+    larger(min, smaller(max, value))
+}
+
+fn larger(a: f64, b: f64) -> f64 {
+    if a == f64::INFINITY || b == f64::INFINITY {
+        f64::INFINITY
+    } else if a.is_nan() || b.is_nan() {
+        f64::NAN
+    } else {
+        a.max(b)
     }
-    value.min(max).max(min)
+}
+
+fn smaller(a: f64, b: f64) -> f64 {
+    -larger(-a, -b)
 }
