@@ -1,4 +1,4 @@
-//! What the files of observees and observers have in common: reading them, and the forms of their values.
+//! What observees and observers have in common: reading their files, the forms of values, and how their gRPC servers are set up.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Test certificate authority, StoreAPI fakes, process harness, fault schedules; a dev-dependency only.
+//! StoreAPI fakes with scripted faults, process harness; a dev-dependency only.
 
 pub mod fake_store;
 pub mod process;

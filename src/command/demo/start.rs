@@ -1,7 +1,6 @@
 //! Starts the mesh part by part, with a line of progress each, and waits until it answers.
 
 use std::path::Path;
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
@@ -30,7 +29,7 @@ pub struct Mesh {
     pub http: HttpClient,
     /// The process of each cluster's observee, in the order of the layout.
     pub observee_pids: Vec<u32>,
-    pub children: Mutex<Children>,
+    children: Children,
     /// Removed when the mesh is dropped.
     directory: tempfile::TempDir,
 }
@@ -57,13 +56,12 @@ impl Mesh {
         };
         progress(started, "the mesh is ready");
         let http = client(&url)?;
-        Ok(Self { layout, history, url, http, observee_pids, children: Mutex::new(children), directory })
+        Ok(Self { layout, history, url, http, observee_pids, children, directory })
     }
 
     /// Ends all children and removes the directory.
     pub async fn stop(self) {
-        let children = self.children.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-        children.stop().await;
+        self.children.stop().await;
         if let Err(error) = self.directory.close() {
             tracing::warn!(error = error.to_string(), "cannot remove the demo's directory");
         }
