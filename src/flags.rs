@@ -182,4 +182,30 @@ mod tests {
             command(component).debug_assert();
         }
     }
+
+    /// A flag that counts as used must be asked for by name somewhere outside the tables.
+    #[test]
+    fn every_used_flag_is_asked_for_by_a_command() {
+        let mut sources = String::new();
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+        for file in ["process.rs", "serve.rs", "cli.rs", "flags/values.rs"] {
+            sources.push_str(&std::fs::read_to_string(root.join(file)).unwrap());
+        }
+        for entry in std::fs::read_dir(root.join("command")).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_file() {
+                sources.push_str(&std::fs::read_to_string(path).unwrap());
+            }
+        }
+        let asked = |name: &str| sources.contains(&format!("\"{name}\""));
+        // A pair like --objstore.config and --objstore.config-file is asked for by its first name.
+        let unread: Vec<String> = COMPONENTS
+            .iter()
+            .flat_map(|component| (component.flags)().into_iter().map(move |flag| (component.name, flag)))
+            .filter(|(_, flag)| flag.fate == Fate::Used && flag.name != SETTINGS_FLAG)
+            .filter(|(_, flag)| !asked(flag.name) && !flag.name.strip_suffix("-file").is_some_and(asked))
+            .map(|(component, flag)| format!("{component} --{}", flag.name))
+            .collect();
+        assert!(unread.is_empty(), "nothing reads {unread:?}");
+    }
 }
