@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use axum::Router;
-use parallax_net::{Context, GrpcServer, GrpcServerConfig, HttpServer, base_router};
+use parallax_net::{Context, GrpcServer, GrpcServerConfig, HttpServer, base_router, watch_credentials};
 use parallax_storeapi::Store;
 
 /// The addresses of one process.
@@ -26,7 +26,12 @@ impl Listeners {
     pub async fn bind(addresses: Addresses, context: &Context) -> anyhow::Result<Self> {
         let http = HttpServer::bind(&addresses.http, "http-address").await?;
         let grpc = match addresses.grpc {
-            Some(config) => Some(GrpcServer::bind(config, &context.metrics).await?),
+            Some(config) => {
+                if let Some(source) = &config.tls {
+                    watch_credentials(&context.metrics, "grpc_server", source);
+                }
+                Some(GrpcServer::bind(config, &context.metrics).await?)
+            }
             None => None,
         };
         tracing::info!(address = %http.local_addr(), "http server listens");

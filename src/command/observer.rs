@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use parallax_bucket::BucketConfig;
-use parallax_net::{ClientTls, Context, GrpcServerConfig, GrpcTarget};
+use parallax_net::{ClientTls, Context, GrpcServerConfig, GrpcTarget, watch_credentials};
 use parallax_pki::{CredentialSource, PeerIdentity, Purpose};
 use parallax_querier::api::ApiOptions;
 use parallax_querier::query::QueryLimits;
@@ -79,6 +79,8 @@ struct ClusterSection {
     plaintext: bool,
     /// Thanos' objstore YAML of the cluster's bucket.
     bucket: Option<serde_json::Value>,
+    /// The same as a file, for a document that holds keys.
+    bucket_file: Option<PathBuf>,
 }
 
 fn data_dir() -> PathBuf {
@@ -100,6 +102,9 @@ pub fn run(path: &str, check_only: bool) -> Result<(), Failure> {
         let listeners = Listeners::bind(file.addresses().map_err(Failure::usage)?, &context).await?;
         let hub = file.tls.as_ref().map(|files| files.load(Purpose::Client { skip_verify: false }));
         let hub = hub.transpose().context("tls").map_err(Failure::usage)?;
+        if let Some(source) = &hub {
+            watch_credentials(&context.metrics, "grpc_client", source);
+        }
         let (mut endpoints, mut beneath) = (Vec::new(), Vec::new());
         for cluster in &file.clusters {
             let leaf = file.leaf_querier(cluster, hub.as_ref(), &context).map_err(Failure::usage)?;
@@ -139,6 +144,8 @@ impl ObserverFile {
                 secured || cluster.plaintext,
                 "cluster {name}: no certificates; set tls (for all clusters, or this one), or plaintext: true"
             );
+            let buckets = usize::from(cluster.bucket.is_some()) + usize::from(cluster.bucket_file.is_some());
+            ensure!(buckets < 2, "cluster {name}: give bucket or bucket_file, not both");
         }
         Ok(())
     }
@@ -172,10 +179,10 @@ impl ObserverFile {
         hub: Option<&CredentialSource>,
         context: &Context,
     ) -> anyhow::Result<Arc<Proxy>> {
-        let target = cluster.target(hub).with_context(|| format!("cluster {}", cluster.name))?;
+        let scoped = context.scoped([("querier", cluster.name.as_str())]);
+        let target = cluster.target(hub, &scoped).with_context(|| format!("cluster {}", cluster.name))?;
         let endpoint = EndpointConfig::new(cluster.address.as_str(), Connection::Remote(target))
             .with_cluster(cluster.name.as_str());
-        let scoped = context.scoped([("querier", cluster.name.as_str())]);
         let set = EndpointSet::start(
             vec![endpoint],
             self.endpoint_options(),
@@ -192,9 +199,9 @@ impl ObserverFile {
         cluster: &ClusterSection,
         context: &Context,
     ) -> anyhow::Result<Option<Arc<LateGateway>>> {
-        let Some(section) = &cluster.bucket else { return Ok(None) };
         let subject = || format!("bucket of cluster {}", cluster.name);
-        let bucket = BucketConfig::from_yaml(&section.to_string()).with_context(subject)?;
+        let Some(yaml) = cluster.bucket_yaml().with_context(subject)? else { return Ok(None) };
+        let bucket = BucketConfig::from_yaml(&yaml).with_context(subject)?;
         let defaults = StoreGatewayConfig::new(bucket, self.data_dir.join("store").join(&cluster.name));
         let config = StoreGatewayConfig {
             sync_interval: self.sync_interval.map_or(defaults.sync_interval, |interval| interval.0),
@@ -232,9 +239,23 @@ impl ObserverFile {
 }
 
 impl ClusterSection {
-    fn target(&self, hub: Option<&CredentialSource>) -> anyhow::Result<GrpcTarget> {
+    /// The objstore document, wherever it stands.
+    fn bucket_yaml(&self) -> anyhow::Result<Option<String>> {
+        match (&self.bucket, &self.bucket_file) {
+            (Some(section), _) => Ok(Some(section.to_string())),
+            (None, Some(path)) => {
+                std::fs::read_to_string(path).with_context(|| path.display().to_string()).map(Some)
+            }
+            (None, None) => Ok(None),
+        }
+    }
+
+    fn target(&self, hub: Option<&CredentialSource>, context: &Context) -> anyhow::Result<GrpcTarget> {
         let own =
             self.tls.as_ref().map(|files| files.load(Purpose::Client { skip_verify: false })).transpose()?;
+        if let Some(source) = &own {
+            watch_credentials(&context.metrics, "grpc_client", source);
+        }
         let source = if self.plaintext { None } else { own.or_else(|| hub.cloned()) };
         let expected_identity = self
             .identity

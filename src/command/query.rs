@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use parallax_dedup::Algorithm;
 use parallax_model::Labels;
-use parallax_net::{ClientTls, GrpcTarget};
+use parallax_net::{ClientTls, Context, GrpcTarget, watch_credentials};
 use parallax_promql::engine::EngineOptions;
 use parallax_promql::parse::ParserOptions;
 use parallax_querier::api::ApiOptions;
@@ -20,7 +20,7 @@ use crate::serve::{Addresses, Listeners};
 
 pub fn run(values: Values) -> Result<(), Failure> {
     process::run(|context| async move {
-        let config = config(&values).map_err(Failure::usage)?;
+        let config = config(&values, &context).map_err(Failure::usage)?;
         let addresses = Addresses {
             http: values.text("http-address").unwrap_or_default(),
             grpc: Some(tls::grpc_server(&values).map_err(Failure::usage)?),
@@ -32,10 +32,10 @@ pub fn run(values: Values) -> Result<(), Failure> {
     })
 }
 
-fn config(values: &Values) -> anyhow::Result<QuerierConfig> {
+fn config(values: &Values, context: &Context) -> anyhow::Result<QuerierConfig> {
     let response_timeout = values.duration("store.response-timeout");
     Ok(QuerierConfig {
-        endpoints: endpoints(values)?,
+        endpoints: endpoints(values, context)?,
         endpoint_options: EndpointOptions {
             info_timeout: values.duration("endpoint.info-timeout"),
             ..EndpointOptions::default()
@@ -72,8 +72,11 @@ fn config(values: &Values) -> anyhow::Result<QuerierConfig> {
     })
 }
 
-fn endpoints(values: &Values) -> anyhow::Result<Vec<EndpointConfig>> {
+fn endpoints(values: &Values, context: &Context) -> anyhow::Result<Vec<EndpointConfig>> {
     let credentials = tls::grpc_client(values)?;
+    if let Some(source) = &credentials {
+        watch_credentials(&context.metrics, "grpc_client", source);
+    }
     let server_name = values.text("grpc-client-server-name");
     let mut configs: Vec<EndpointConfig> = Vec::new();
     for (flag, strict) in
