@@ -1,0 +1,196 @@
+{{- define "parallax.image" -}}
+{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
+{{- end }}
+
+{{/* Labels that never change: {root, component, name}. */}}
+{{- define "parallax.selector" -}}
+app.kubernetes.io/part-of: parallax
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .component }}
+app.kubernetes.io/name: {{ .name }}
+{{- end }}
+
+{{- define "parallax.labels" -}}
+{{ include "parallax.selector" . }}
+app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+helm.sh/chart: {{ .root.Chart.Name }}-{{ .root.Chart.Version }}
+{{- with .root.Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{/* A name that Kubernetes takes, from a cluster's name. */}}
+{{- define "parallax.safe" -}}
+{{ . | replace "." "-" | trunc 40 | trimSuffix "-" }}
+{{- end }}
+
+{{- define "parallax.resources" -}}
+{{- $presets := dict
+  "small" (dict "requests" (dict "cpu" "100m" "memory" "256Mi") "limits" (dict "memory" "1Gi"))
+  "medium" (dict "requests" (dict "cpu" "500m" "memory" "1Gi") "limits" (dict "memory" "4Gi"))
+  "large" (dict "requests" (dict "cpu" "2" "memory" "4Gi") "limits" (dict "memory" "16Gi")) -}}
+{{- toYaml (.own | default (get $presets .root.Values.resourcesPreset)) }}
+{{- end }}
+
+{{- define "parallax.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities:
+  drop: [ALL]
+{{- end }}
+
+{{/* Pod fields of every workload: {root, component, name, serviceAccount}. */}}
+{{- define "parallax.podBasics" -}}
+{{- if .serviceAccount }}
+serviceAccountName: {{ .serviceAccount }}
+{{- else }}
+automountServiceAccountToken: false
+{{- end }}
+securityContext:
+  runAsNonRoot: true
+  runAsUser: 65532
+  runAsGroup: 65532
+  fsGroup: 65532
+  seccompProfile: { type: RuntimeDefault }
+{{- with .root.Values.imagePullSecrets }}
+imagePullSecrets:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .root.Values.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .root.Values.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- if .root.Values.topologySpread.enabled }}
+topologySpreadConstraints:
+  {{- range $key := list "topology.kubernetes.io/zone" "kubernetes.io/hostname" }}
+  - maxSkew: 1
+    topologyKey: {{ $key }}
+    whenUnsatisfiable: ScheduleAnyway
+    labelSelector:
+      matchLabels:
+        {{- include "parallax.selector" $ | nindent 8 }}
+  {{- end }}
+{{- end }}
+{{- end }}
+
+{{/* The container of one component: {root, args, grpc, mounts, resources}. Addresses and logs are added here. */}}
+{{- define "parallax.container" -}}
+- name: parallax
+  image: {{ include "parallax.image" .root }}
+  imagePullPolicy: {{ .root.Values.image.pullPolicy }}
+  args:
+    {{- range .args }}
+    - {{ . | quote }}
+    {{- end }}
+    - --log.level={{ .root.Values.logLevel }}
+    - --log.format=json
+  ports:
+    - { name: http, containerPort: 10902 }
+    {{- if .grpc }}
+    - { name: grpc, containerPort: 10901 }
+    {{- end }}
+  livenessProbe:
+    httpGet: { path: /-/healthy, port: http }
+    periodSeconds: 15
+    failureThreshold: 8
+  readinessProbe:
+    httpGet: { path: /-/ready, port: http }
+    periodSeconds: 5
+    failureThreshold: 6
+  resources:
+    {{- include "parallax.resources" (dict "root" .root "own" .resources) | nindent 4 }}
+  securityContext:
+    {{- include "parallax.containerSecurity" . | nindent 4 }}
+  {{- with .mounts }}
+  volumeMounts:
+    {{- range . }}
+    - name: {{ .name }}
+      mountPath: {{ .path }}
+      {{- if .readOnly }}
+      readOnly: true
+      {{- end }}
+    {{- end }}
+  {{- end }}
+{{- end }}
+
+{{/* The Service of one component: {root, component, name, grpc, headless}. */}}
+{{- define "parallax.service" -}}
+apiVersion: v1
+kind: Service
+metadata:
+  name: {{ .name }}
+  labels:
+    {{- include "parallax.labels" . | nindent 4 }}
+    parallax/job: {{ .root.Values.monitoring.serviceMonitor.jobPrefix }}{{ .component }}
+spec:
+  {{- if .headless }}
+  clusterIP: None
+  {{- end }}
+  selector:
+    {{- include "parallax.selector" . | nindent 4 }}
+  ports:
+    - { name: http, port: 10902, targetPort: http }
+    {{- if .grpc }}
+    - { name: grpc, port: 10901, targetPort: grpc, appProtocol: kubernetes.io/h2c }
+    {{- end }}
+{{- end }}
+
+{{- define "parallax.volumeClaim" -}}
+volumeClaimTemplates:
+  - metadata:
+      name: data
+    spec:
+      accessModes: [ReadWriteOnce]
+      {{- with .className }}
+      storageClassName: {{ . }}
+      {{- end }}
+      resources:
+        requests:
+          storage: {{ .size }}
+{{- end }}
+
+{{- define "parallax.disruptionBudget" -}}
+{{- if and .root.Values.podDisruptionBudget.enabled (gt (int .replicas) 1) }}
+---
+apiVersion: policy/v1
+kind: PodDisruptionBudget
+metadata:
+  name: {{ .name }}
+  labels:
+    {{- include "parallax.labels" . | nindent 4 }}
+spec:
+  maxUnavailable: 1
+  selector:
+    matchLabels:
+      {{- include "parallax.selector" . | nindent 6 }}
+{{- end }}
+{{- end }}
+
+{{- define "parallax.serviceAccount" -}}
+---
+apiVersion: v1
+kind: ServiceAccount
+metadata:
+  name: {{ .name }}
+  labels:
+    {{- include "parallax.labels" . | nindent 4 }}
+  {{- with .annotations }}
+  annotations:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+{{- end }}
+
+{{/* Secret of a cluster's querier: its own, or the observer's. */}}
+{{- define "parallax.querierSecret" -}}
+{{ .querier.tlsSecret | default .root.Values.observer.tlsSecret }}
+{{- end }}
+
+{{/* Flags of a gRPC client with certificates below `directory`. */}}
+{{- define "parallax.serverName" -}}
+{{ .serverName | default (first (splitList ":" (first .stores))) }}
+{{- end }}

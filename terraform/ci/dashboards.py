@@ -1,0 +1,195 @@
+#!/usr/bin/env python3
+"""Writes the Grafana dashboards (charts/parallax/dashboards): one list of panels per dashboard, so that they stay alike and reviewable.
+
+    dashboards.py          write the files
+    dashboards.py --check  exit 1 if a file is not what this program writes
+"""
+import json
+import pathlib
+import sys
+
+OUT = pathlib.Path(__file__).resolve().parent.parent / "charts/parallax/dashboards"
+SOURCE = {"type": "prometheus", "uid": "${datasource}"}
+RATE = "[$__rate_interval]"
+
+
+def variable(name, query, label=None, multi=True):
+    return {"name": name, "label": label or name, "type": "query", "datasource": SOURCE, "query": {"query": query, "refId": name},
+            "refresh": 2, "multi": multi, "includeAll": multi, "allValue": ".*", "sort": 1,
+            "current": {"text": "All", "value": "$__all"} if multi else {}}
+
+
+def panel(kind, title, targets, unit="short", width=8, height=8, **extra):
+    if isinstance(targets, str):
+        targets = [(targets, "")]
+    made = [{"expr": expr, "legendFormat": legend or "__auto", "refId": chr(65 + number), "datasource": SOURCE,
+             **({"instant": True, "format": "table", "range": False} if kind == "table" else {"instant": kind == "stat", "range": kind != "stat"})}
+            for number, (expr, legend) in enumerate(targets)]
+    defaults = {"unit": unit, **extra.pop("defaults", {})}
+    if kind == "timeseries":
+        defaults.setdefault("custom", {"fillOpacity": 8, "showPoints": "never"})
+        extra.setdefault("options", {"legend": {"displayMode": "list", "placement": "bottom"}, "tooltip": {"mode": "multi", "sort": "desc"}})
+    return {"type": kind, "title": title, "datasource": SOURCE, "targets": made, "fieldConfig": {"defaults": defaults, "overrides": extra.pop("overrides", [])},
+            "_size": (width, height), **extra}
+
+
+def graph(title, targets, unit="short", **extra):
+    return panel("timeseries", title, targets, unit, **extra)
+
+
+def stat(title, expr, unit="short", steps=None, **extra):
+    steps = steps or [("green", None)]
+    defaults = {"thresholds": {"mode": "absolute", "steps": [{"color": color, "value": value} for color, value in steps]}}
+    return panel("stat", title, expr, unit, width=4, height=4, defaults=defaults, **extra)
+
+
+def row(title):
+    return {"type": "row", "title": title, "collapsed": False, "_size": (24, 1)}
+
+
+def dashboard(uid, title, panels, variables, description):
+    x = y = tallest = 0
+    for number, one in enumerate(panels):
+        width, height = one.pop("_size")
+        if x + width > 24:
+            x, y, tallest = 0, y + tallest, 0
+        one.update(id=number + 1, gridPos={"x": x, "y": y, "w": width, "h": height})
+        x, tallest = x + width, max(tallest, height)
+    source = {"name": "datasource", "type": "datasource", "query": "prometheus", "label": "data source", "current": {}}
+    return {"uid": uid, "title": title, "description": description, "tags": ["parallax"], "schemaVersion": 39, "version": 1, "editable": True,
+            "timezone": "browser", "refresh": "30s", "time": {"from": "now-6h", "to": "now"}, "templating": {"list": [source, *variables]},
+            "annotations": {"list": []}, "links": [{"type": "dashboards", "tags": ["parallax"], "asDropdown": True, "title": "Parallax"}], "panels": panels}
+
+
+UP = [("red", None), ("green", 1)]
+DAYS = [("red", None), ("orange", 3), ("green", 14)]
+BAD = [("green", None), ("red", 1)]
+NS = variable("namespace", "label_values(process_start_time_seconds, namespace)")
+JOB = variable("job", 'label_values(process_start_time_seconds{namespace=~"$namespace"}, job)')
+CLUSTER = variable("cluster", "label_values(up, cluster)")
+
+
+def process(selector):
+    return [row("Process"),
+            graph("Resident memory", [(f"process_resident_memory_bytes{{{selector}}}", "{{pod}}")], "bytes"),
+            graph("CPU", [(f"rate(process_cpu_seconds_total{{{selector}}}{RATE})", "{{pod}}")], "none"),
+            graph("Open files and threads", [(f"process_open_fds{{{selector}}}", "files {{pod}}"), (f"process_threads{{{selector}}}", "threads {{pod}}")])]
+
+
+def matrix():
+    """One row per cluster: instant tables joined on the cluster's name."""
+    def named(expr):
+        return f'label_replace({expr}, "cluster", "$1", "querier", "(.+)")'
+    columns = [
+        ("up", "min by (querier) (parallax_querier_endpoint_up{querier!=\"\"})", "up", "bool_yes_no"),
+        ("gaps", 'sum by (querier) (increase(parallax_querier_coverage_gaps_total{querier!=""}[1h]))', "holes in answers, 1 h", "short"),
+    ]
+    targets = [(named(expr), "") for _, expr, _, _ in columns]
+    titles = [(title, unit) for _, _, title, unit in columns]
+    own = [
+        ("max by (cluster) (time() - (parallax_shipper_last_upload_time_seconds > 0))", "upload lag", "s"),
+        ("sum by (cluster) (parallax_shipper_blocks_waiting)", "blocks waiting", "short"),
+        ("min by (cluster) (parallax_tls_certificate_not_after_timestamp_seconds - time()) / 86400", "certificate, days", "short"),
+        ("sum by (cluster) (thanos_sidecar_prometheus_up)", "Prometheus up", "short"),
+        ('label_replace(time() - max by (store_gateway) (parallax_store_last_successful_sync_timestamp_seconds{store_gateway!=""} > 0), "cluster", "$1", "store_gateway", "(.+)")', "bucket seen, ago", "s"),
+        ('label_replace(histogram_quantile(0.99, sum by (store_gateway, le) (rate(thanos_bucket_store_series_get_all_duration_seconds_bucket{store_gateway!=""}[15m]))), "cluster", "$1", "store_gateway", "(.+)")', "bucket reads p99", "s"),
+    ]
+    targets += [(expr, "") for expr, _, _ in own]
+    titles += [(title, unit) for _, title, unit in own]
+    overrides = [{"matcher": {"id": "byName", "options": title}, "properties": [{"id": "unit", "value": unit}]} for title, unit in titles]
+    for title, steps in (("up", UP), ("certificate, days", DAYS), ("holes in answers, 1 h", BAD)):
+        overrides.append({"matcher": {"id": "byName", "options": title}, "properties": [
+            {"id": "custom.cellOptions", "value": {"type": "color-background"}},
+            {"id": "thresholds", "value": {"mode": "absolute", "steps": [{"color": color, "value": value} for color, value in steps]}}]})
+    names = {f"Value #{chr(65 + number)}": title for number, (title, _) in enumerate(titles)}
+    hidden = ["Time", "querier", "store_gateway"] + [f"{name} {number}" for name in ("Time", "querier", "store_gateway") for number in range(1, len(titles) + 1)]
+    return panel("table", "Clusters", targets, width=24, height=9, overrides=overrides, transformations=[
+        {"id": "joinByField", "options": {"byField": "cluster", "mode": "outer"}},
+        {"id": "organize", "options": {"excludeByName": {name: True for name in hidden}, "renameByName": names}}])
+
+
+MESH = dashboard("parallax-mesh", "Parallax / Mesh", [
+    stat("Clusters up", 'sum(min by (querier) (parallax_querier_endpoint_up{querier!=""}))', steps=UP),
+    stat("Clusters down", 'count(min by (querier) (parallax_querier_endpoint_up{querier!=""}) == 0) or vector(0)', steps=BAD),
+    stat("Queries per second", "sum(rate(parallax_query_started_total[5m]))", "none"),
+    stat("Queries that fail", "sum(rate(parallax_query_failed_total[5m])) / sum(rate(parallax_query_started_total[5m]))", "percentunit", [("green", None), ("red", 0.05)]),
+    stat("Query p99", "histogram_quantile(0.99, sum by (le) (rate(parallax_query_duration_seconds_bucket[5m])))", "s", [("green", None), ("orange", 10), ("red", 60)]),
+    stat("First certificate ends", "min(parallax_tls_certificate_not_after_timestamp_seconds - time()) / 86400", "none", DAYS),
+    matrix(),
+    graph("Endpoints up", [("min by (querier, endpoint) (parallax_querier_endpoint_up)", "{{querier}} {{endpoint}}")], "bool_yes_no", width=12),
+    graph("Holes in answers", [(f"sum by (querier, kind) (rate(parallax_querier_coverage_gaps_total{RATE}))", "{{querier}} {{kind}}")], "ops", width=12),
+    graph("Upload lag by cluster", [("max by (cluster, pod) (time() - (parallax_shipper_last_upload_time_seconds > 0))", "{{cluster}} {{pod}}")], "s", width=12),
+    graph("Days until certificates end", [("min by (cluster, job, name) (parallax_tls_certificate_not_after_timestamp_seconds - time()) / 86400", "{{cluster}} {{job}} {{name}}")], "none", width=12),
+    graph("Failed handshakes", [(f"sum by (side, reason) (rate(parallax_tls_handshake_failures_total{RATE}))", "{{side}} {{reason}}")], "ops", width=12),
+    graph("Series per cluster", [("sum by (cluster) (prometheus_tsdb_head_series)", "{{cluster}}")], width=12),
+], [], "Every cluster of the mesh at a glance. Through the mesh's own data source it shows the clusters' sidecars, too.")
+
+S = 'namespace=~"$namespace",job=~"$job"'
+QUERY = dashboard("parallax-query", "Parallax / Querier", [
+    graph("Queries", [(f"sum by (job) (rate(parallax_query_started_total{{{S}}}{RATE}))", "started {{job}}"), (f"sum by (job) (rate(parallax_query_failed_total{{{S}}}{RATE}))", "failed {{job}}"), (f"sum by (job) (rate(parallax_query_refused_total{{{S}}}{RATE}))", "refused {{job}}")], "ops"),
+    graph("Duration", [(f"histogram_quantile({q}, sum by (le) (rate(parallax_query_duration_seconds_bucket{{{S}}}{RATE})))", f"p{int(q * 100)}") for q in (0.5, 0.9, 0.99)], "s"),
+    graph("Running", [(f"sum by (pod) (parallax_query_running{{{S}}})", "{{pod}}")]),
+    graph("Endpoints up", [(f"min by (querier, endpoint) (parallax_querier_endpoint_up{{{S}}})", "{{querier}} {{endpoint}}")], "bool_yes_no", width=12),
+    graph("Holes in answers", [(f"sum by (querier, kind) (rate(parallax_querier_coverage_gaps_total{{{S}}}{RATE}))", "{{querier}} {{kind}}")], "ops", width=12),
+    graph("Open connections", [(f"sum by (pod, protocol) (parallax_server_connections{{{S}}})", "{{pod}} {{protocol}}")]),
+    graph("Refused connections", [(f"sum by (protocol, reason) (rate(parallax_server_connections_refused_total{{{S}}}{RATE}))", "{{protocol}} {{reason}}")], "ops"),
+    graph("Failed handshakes", [(f"sum by (side, reason) (rate(parallax_tls_handshake_failures_total{{{S}}}{RATE}))", "{{side}} {{reason}}")], "ops"),
+    *process(S)], [NS, JOB], "Queriers: the global one, those per cluster, and the entries of observees.")
+
+SIDECAR = dashboard("parallax-sidecar", "Parallax / Sidecar", [
+    graph("Prometheus up", [(f"min by (pod, prometheus) (thanos_sidecar_prometheus_up{{{S}}})", "{{pod}} {{prometheus}}")], "bool_yes_no"),
+    graph("Seconds since the last heartbeat", [(f"time() - max by (pod, prometheus) (thanos_sidecar_last_heartbeat_success_time_seconds{{{S}}})", "{{pod}} {{prometheus}}")], "s"),
+    graph("Series calls", [(f"sum by (pod) (rate(parallax_sidecar_series_requests_total{{{S}}}{RATE}))", "{{pod}}")], "ops"),
+    graph("Uploads and failures", [(f"sum by (pod) (increase(thanos_shipper_uploads_total{{{S}}}[2h]))", "uploads, 2 h {{pod}}"), (f"sum by (pod) (increase(thanos_shipper_upload_failures_total{{{S}}}[2h]))", "failures, 2 h {{pod}}")]),
+    graph("Blocks waiting", [(f"max by (pod, prometheus) (parallax_shipper_blocks_waiting{{{S}}})", "{{pod}} {{prometheus}}"), (f"max by (pod, prometheus) (thanos_shipper_corrupted_blocks_total{{{S}}})", "corrupted {{pod}} {{prometheus}}")]),
+    graph("Upload lag and what Prometheus keeps", [(f"max by (pod, prometheus) (time() - (parallax_shipper_last_upload_time_seconds{{{S}}} > 0))", "lag {{pod}}"), ('min by (pod) (prometheus_tsdb_retention_limit_seconds{namespace=~"$namespace"} > 0)', "kept {{pod}}")], "s"),
+    graph("Rounds over the data directory", [(f"sum by (pod) (rate(thanos_shipper_dir_syncs_total{{{S}}}{RATE}))", "{{pod}}"), (f"sum by (pod) (rate(thanos_shipper_dir_sync_failures_total{{{S}}}{RATE}))", "failed {{pod}}")], "ops"),
+    graph("Bucket operations", [(f"sum by (operation) (rate(thanos_objstore_bucket_operations_total{{{S}}}{RATE}))", "{{operation}}")], "ops"),
+    graph("Bucket failures", [(f"sum by (operation) (rate(thanos_objstore_bucket_operation_failures_total{{{S}}}{RATE}))", "{{operation}}")], "ops"),
+    *process(S)], [NS, JOB], "Sidecars: fresh data of one Prometheus each, and the upload of its blocks.")
+
+STORE = dashboard("parallax-store", "Parallax / Store gateway", [
+    graph("Series calls, duration", [(f"histogram_quantile({q}, sum by (le) (rate(thanos_bucket_store_series_get_all_duration_seconds_bucket{{{S}}}{RATE})))", f"p{int(q * 100)}") for q in (0.5, 0.9, 0.99)], "s"),
+    graph("Series calls running", [(f"sum by (store_gateway, pod) (thanos_bucket_store_series_gate_queries_in_flight{{{S}}})", "{{store_gateway}} {{pod}}")]),
+    graph("Calls dropped", [(f"sum by (reason) (rate(thanos_bucket_store_queries_dropped_total{{{S}}}{RATE}))", "{{reason}}")], "ops"),
+    graph("Series per call (p90)", [(f"histogram_quantile(0.9, sum by (le) (rate(thanos_bucket_store_series_result_series_bucket{{{S}}}{RATE})))", "series"), (f"histogram_quantile(0.9, sum by (le) (rate(thanos_bucket_store_series_blocks_queried_bucket{{{S}}}{RATE})))", "blocks")]),
+    graph("Fetched per call (p90)", [(f"histogram_quantile(0.9, sum by (data_type, le) (rate(thanos_bucket_store_series_data_size_fetched_bytes_bucket{{{S}}}{RATE})))", "{{data_type}}")], "bytes"),
+    graph("Touched per call (p90)", [(f"histogram_quantile(0.9, sum by (data_type, le) (rate(thanos_bucket_store_series_data_size_touched_bytes_bucket{{{S}}}{RATE})))", "{{data_type}}")], "bytes"),
+    graph("Blocks", [(f"sum by (store_gateway) (thanos_bucket_store_blocks_loaded{{{S}}})", "loaded {{store_gateway}}"), (f'sum by (store_gateway, state) (thanos_blocks_meta_synced{{{S},state!="loaded"}} > 0)', "{{state}} {{store_gateway}}")]),
+    graph("Block list, age", [(f"time() - max by (store_gateway) (parallax_store_last_successful_sync_timestamp_seconds{{{S}}} > 0)", "{{store_gateway}}")], "s"),
+    graph("Block list, duration (p90) and failures", [(f"histogram_quantile(0.9, sum by (le) (rate(thanos_blocks_meta_sync_duration_seconds_bucket{{{S}}}{RATE})))", "duration"), (f"sum(rate(thanos_blocks_meta_sync_failures_total{{{S}}}{RATE}))", "failures per second")], "s"),
+    graph("Index-headers", [(f"sum(rate(thanos_bucket_store_indexheader_lazy_load_total{{{S}}}{RATE}))", "loaded"), (f"sum(rate(thanos_bucket_store_indexheader_lazy_unload_total{{{S}}}{RATE}))", "unloaded"), (f"sum(rate(thanos_bucket_store_indexheader_lazy_load_failed_total{{{S}}}{RATE}))", "failed")], "ops"),
+    graph("Bucket operations, p99", [(f"histogram_quantile(0.99, sum by (operation, le) (rate(thanos_objstore_bucket_operation_duration_seconds_bucket{{{S}}}{RATE})))", "{{operation}}")], "s"),
+    graph("Bucket bytes", [(f"sum by (bucket) (rate(thanos_objstore_bucket_operation_fetched_bytes_total{{{S}}}{RATE}))", "{{bucket}}")], "Bps"),
+    *process(S)], [NS, JOB], "Store gateways: the history in the buckets.")
+
+K = 'cluster=~"$cluster"'
+KUBERNETES = dashboard("parallax-kubernetes", "Parallax / Kubernetes, all clusters", [
+    graph("CPU by cluster", [(f'sum by (cluster) (rate(container_cpu_usage_seconds_total{{{K},container!=""}}{RATE}))', "{{cluster}}")], "none", width=12),
+    graph("Memory by cluster", [(f'sum by (cluster) (container_memory_working_set_bytes{{{K},container!=""}})', "{{cluster}}")], "bytes", width=12),
+    graph("Nodes ready", [(f'sum by (cluster) (kube_node_status_condition{{{K},condition="Ready",status="true"}})', "{{cluster}}")]),
+    graph("Pods by phase", [(f"sum by (cluster, phase) (kube_pod_status_phase{{{K}}}) > 0", "{{cluster}} {{phase}}")]),
+    graph("Restarts, 1 h", [(f"sum by (cluster) (increase(kube_pod_container_status_restarts_total{{{K}}}[1h]))", "{{cluster}}")]),
+    graph("CPU by namespace", [(f'topk(15, sum by (cluster, namespace) (rate(container_cpu_usage_seconds_total{{{K},container!=""}}{RATE})))', "{{cluster}} {{namespace}}")], "none", width=12),
+    graph("Memory by namespace", [(f'topk(15, sum by (cluster, namespace) (container_memory_working_set_bytes{{{K},container!=""}}))', "{{cluster}} {{namespace}}")], "bytes", width=12),
+    graph("Requests to API servers", [(f"sum by (cluster, code) (rate(apiserver_request_total{{{K}}}{RATE}))", "{{cluster}} {{code}}")], "ops", width=12),
+    graph("Volumes, share used", [(f"max by (cluster, namespace, persistentvolumeclaim) (1 - kubelet_volume_stats_available_bytes{{{K}}} / kubelet_volume_stats_capacity_bytes{{{K}}}) > 0.7", "{{cluster}} {{namespace}} {{persistentvolumeclaim}}")], "percentunit", width=12),
+], [CLUSTER], "kubelet, kube-state-metrics and API servers of every cluster, through the mesh.")
+
+
+def main():
+    check = "--check" in sys.argv
+    OUT.mkdir(parents=True, exist_ok=True)
+    stale = []
+    for made in (MESH, QUERY, SIDECAR, STORE, KUBERNETES):
+        path = OUT / f"{made['uid'].removeprefix('parallax-')}.json"
+        text = json.dumps(made, indent=1) + "\n"
+        if check and (not path.exists() or path.read_text() != text):
+            stale.append(path.name)
+        elif not check:
+            path.write_text(text)
+    if stale:
+        sys.exit(f"not what ci/dashboards.py writes: {', '.join(stale)}; run it and commit")
+
+
+main()

@@ -1,0 +1,86 @@
+# What one observee cluster needs, as values: the parallax chart (entry, compactor) and kube-prometheus-stack (Prometheus with our sidecar).
+
+locals {
+  labels       = merge(var.external_labels, { cluster = var.cluster_name })
+  objects_name = "${var.prometheus.release}-prometheus"
+  # Stable names of the replicas: the operator's StatefulSet behind its governing Service.
+  sidecars = [
+    for ordinal in range(var.prometheus.replicas) :
+    "prometheus-${local.objects_name}-${ordinal}.prometheus-operated.${var.namespace}.svc:10901"
+  ]
+
+  chart_values = {
+    image = var.image
+    mesh  = { role = "observee", cluster = var.cluster_name, replicaLabels = [var.replica_label] }
+    objstore = {
+      existingSecret = var.bucket.secret_name
+      key            = var.bucket.secret_key
+    }
+    entry = {
+      enabled      = true
+      mode         = var.entry.mode
+      host         = var.entry.host
+      port         = var.entry.port
+      replicas     = var.entry.replicas
+      endpoints    = local.sidecars
+      className    = var.entry.class_name
+      entryPoint   = var.entry.entry_point
+      gateway      = var.entry.gateway
+      annotations  = var.entry.annotations
+      allowedCidrs = var.entry.allowed_cidrs
+      proxySecret  = var.entry.proxy_secret
+      tls = {
+        existingSecret = var.certificate.secret_name
+        certManager = {
+          enabled   = var.certificate.issuer != null
+          issuerRef = var.certificate.issuer
+          uri       = local.identity
+          dnsNames  = var.certificate.dns_names
+        }
+      }
+    }
+    compactor = {
+      enabled        = var.compactor.enabled
+      retention      = { raw = var.compactor.retention_raw, fiveMinutes = var.compactor.retention_5m, oneHour = var.compactor.retention_1h }
+      downsampling   = var.compactor.downsampling
+      storage        = { size = var.compactor.storage_size }
+      serviceAccount = { annotations = var.compactor.service_account_annotations }
+    }
+  }
+
+  identity = "spiffe://${var.trust_domain}/observee/${var.cluster_name}"
+
+  prometheus_storage = merge(
+    { accessModes = ["ReadWriteOnce"], resources = { requests = { storage = var.prometheus.storage_size } } },
+    var.prometheus.storage_class == null ? {} : { storageClassName = var.prometheus.storage_class },
+  )
+  prometheus_stack_values = {
+    fullnameOverride = var.prometheus.release
+    grafana          = { enabled = false }
+    prometheus = {
+      serviceAccount       = { annotations = var.sidecar.service_account_annotations }
+      thanosService        = { enabled = true }
+      thanosServiceMonitor = { enabled = true }
+      prometheusSpec = {
+        replicas                                = var.prometheus.replicas
+        replicaExternalLabelName                = var.replica_label
+        externalLabels                          = local.labels
+        retention                               = var.prometheus.retention
+        disableCompaction                       = true
+        serviceMonitorSelectorNilUsesHelmValues = false
+        ruleSelectorNilUsesHelmValues           = false
+        topologySpreadConstraints = [{
+          maxSkew           = 1
+          topologyKey       = "topology.kubernetes.io/zone"
+          whenUnsatisfiable = "ScheduleAnyway"
+          labelSelector     = { matchLabels = { "app.kubernetes.io/name" = "prometheus", prometheus = local.objects_name } }
+        }]
+        storageSpec = { volumeClaimTemplate = { spec = local.prometheus_storage } }
+        thanos = {
+          image               = "${var.image.repository}:${var.image.tag}"
+          objectStorageConfig = { existingSecret = { name = var.bucket.secret_name, key = var.bucket.secret_key } }
+        }
+      }
+    }
+  }
+}

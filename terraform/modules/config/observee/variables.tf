@@ -1,0 +1,170 @@
+variable "cluster_name" {
+  description = "Name of this cluster in the mesh: the value of the external label `cluster` and part of its certificate's identity."
+  type        = string
+
+  validation {
+    condition     = can(regex("^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$", var.cluster_name))
+    error_message = "cluster_name \"${var.cluster_name}\": use 1 to 63 lower-case letters, digits, '-' and '.', beginning and ending with a letter or digit."
+  }
+}
+
+variable "trust_domain" {
+  description = "Name of the mesh in certificates, such as mesh.example.com."
+  type        = string
+
+  validation {
+    condition     = can(regex("^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$", var.trust_domain))
+    error_message = "trust_domain must be a lower-case DNS name such as mesh.example.com."
+  }
+}
+
+variable "namespace" {
+  description = "Namespace of Prometheus and of Parallax."
+  type        = string
+  default     = "monitoring"
+}
+
+variable "entry" {
+  description = <<-EOT
+    How observers come in. In every mode but nginx TLS passes through, and mTLS ends in Parallax itself.
+    `l4`: a Service of type LoadBalancer; `gateway`: a TLSRoute on an existing Gateway; `traefik`: an IngressRouteTCP; `nginx`: ingress-nginx ends
+    mTLS and opens a second one to Parallax (it needs an ingress leaf in `proxy_secret`); `none`: only a ClusterIP Service.
+  EOT
+  type = object({
+    mode          = optional(string, "l4")
+    host          = string
+    port          = optional(number, 443)
+    replicas      = optional(number, 2)
+    class_name    = optional(string)
+    entry_point   = optional(string, "websecure")
+    gateway       = optional(object({ name = string, namespace = optional(string), section = optional(string) }))
+    annotations   = optional(map(string), {})
+    allowed_cidrs = optional(list(string), [])
+    proxy_secret  = optional(string)
+  })
+
+  validation {
+    condition     = contains(["l4", "gateway", "traefik", "nginx", "none"], var.entry.mode)
+    error_message = "entry.mode \"${var.entry.mode}\" is not known: use l4, gateway, traefik, nginx or none."
+  }
+  validation {
+    condition     = var.entry.mode != "gateway" || var.entry.gateway != null
+    error_message = "entry.mode is gateway: name the Gateway in entry.gateway = { name, namespace }."
+  }
+  validation {
+    condition     = var.entry.mode != "nginx" || var.entry.proxy_secret != null
+    error_message = "entry.mode is nginx: name the Secret with the ingress leaf in entry.proxy_secret, so that the hop behind nginx is mTLS too."
+  }
+  validation {
+    condition     = can(regex("^[a-z0-9.-]+$", var.entry.host))
+    error_message = "entry.host must be a DNS name: observers send it as server name, and it must stand in the certificate."
+  }
+}
+
+variable "certificate" {
+  description = "The server certificate: a Secret with tls.crt, tls.key and ca.crt (the CA of observers), its DNS names, or a cert-manager issuer that fills it."
+  type = object({
+    secret_name = optional(string, "parallax-entry-tls")
+    dns_names   = list(string)
+    issuer      = optional(object({ name = string, kind = optional(string, "ClusterIssuer") }))
+  })
+}
+
+variable "external_labels" {
+  description = "Labels of every series of this cluster, besides `cluster`."
+  type        = map(string)
+  default     = {}
+
+  validation {
+    condition     = !contains(keys(var.external_labels), "cluster")
+    error_message = "external_labels must not set `cluster`: it is cluster_name."
+  }
+}
+
+variable "replica_label" {
+  description = "The external label that tells the replicas of Prometheus apart."
+  type        = string
+  default     = "prometheus_replica"
+}
+
+variable "prometheus" {
+  description = "Prometheus of kube-prometheus-stack. `release` is the name that its objects carry."
+  type = object({
+    release       = optional(string, "kube-prometheus-stack")
+    replicas      = optional(number, 2)
+    retention     = optional(string, "24h")
+    storage_size  = optional(string, "50Gi")
+    storage_class = optional(string)
+  })
+  default = {}
+
+  validation {
+    condition     = can(regex("^[0-9]+[hdwy]$", var.prometheus.retention))
+    error_message = "prometheus.retention must be a number with h, d, w or y."
+  }
+  validation {
+    condition = !can(regex("^[0-9]+[hdwy]$", var.prometheus.retention)) || (
+      tonumber(regex("^[0-9]+", var.prometheus.retention)) * { h = 1, d = 24, w = 168, y = 8760 }[substr(var.prometheus.retention, -1, 1)] >= 6
+    )
+    error_message = "prometheus.retention is below 6h: blocks are finished after 2h and uploaded after that, so anything shorter loses data in the first long upload failure."
+  }
+}
+
+variable "bucket" {
+  description = "Secret with the objstore YAML of this cluster's bucket."
+  type = object({
+    secret_name = optional(string, "parallax-objstore")
+    secret_key  = optional(string, "objstore.yaml")
+  })
+  default = {}
+}
+
+variable "compactor" {
+  description = "Compaction, downsampling and retention of this cluster's bucket. A retention of 0d keeps that resolution for ever."
+  type = object({
+    enabled                     = optional(bool, true)
+    downsampling                = optional(bool, true)
+    retention_raw               = optional(string, "30d")
+    retention_5m                = optional(string, "180d")
+    retention_1h                = optional(string, "0d")
+    storage_size                = optional(string, "100Gi")
+    service_account_annotations = optional(map(string), {})
+  })
+  default = {}
+
+  validation {
+    condition = alltrue([
+      for value in [var.compactor.retention_raw, var.compactor.retention_5m, var.compactor.retention_1h] : can(regex("^[0-9]+[hdwy]$", value))
+    ])
+    error_message = "compactor.retention_* must be a number with h, d, w or y, such as 30d; 0d keeps everything."
+  }
+  validation {
+    condition = (
+      !var.compactor.downsampling || !can(regex("^[0-9]+[hdwy]$", var.compactor.retention_raw)) ||
+      tonumber(regex("^[0-9]+", var.compactor.retention_raw)) == 0 ||
+      tonumber(regex("^[0-9]+", var.compactor.retention_raw)) * { h = 1, d = 24, w = 168, y = 8760 }[substr(var.compactor.retention_raw, -1, 1)] > 40
+    )
+    error_message = "compactor.retention_raw is 40h or less: blocks are downsampled to 5m when they span 40h, so raw data would be gone before. Keep more than 40h, or set downsampling = false."
+  }
+  validation {
+    condition = (
+      !var.compactor.downsampling || !can(regex("^[0-9]+[hdwy]$", var.compactor.retention_5m)) ||
+      tonumber(regex("^[0-9]+", var.compactor.retention_5m)) == 0 ||
+      tonumber(regex("^[0-9]+", var.compactor.retention_5m)) * { h = 1, d = 24, w = 168, y = 8760 }[substr(var.compactor.retention_5m, -1, 1)] > 240
+    )
+    error_message = "compactor.retention_5m is 10d or less: blocks are downsampled to 1h when they span 10d, so 5m data would be gone before. Keep more than 10d, or set downsampling = false."
+  }
+}
+
+variable "sidecar" {
+  description = "The sidecar beside Prometheus. The annotations go to Prometheus' service account (IRSA)."
+  type = object({
+    service_account_annotations = optional(map(string), {})
+  })
+  default = {}
+}
+
+variable "image" {
+  description = "The image of Parallax."
+  type        = object({ repository = string, tag = string })
+}

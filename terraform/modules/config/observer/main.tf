@@ -1,0 +1,97 @@
+# What the hub needs, as values: the parallax chart (queriers and gateways) and kube-prometheus-stack (Prometheus, Grafana with our data source).
+
+locals {
+  queriers = { for name, querier in var.tls_queriers : name => querier if querier.enabled }
+  gateways = { for name, gateway in var.store_gateways : name => gateway if gateway.enabled }
+  # A cluster with a CA of its own gets a Secret of its own; the others share the observer's.
+  secrets = {
+    for name, querier in local.queriers : name =>
+    querier.existing_secret != null ? querier.existing_secret : (querier.ca_pem != null ? "parallax-querier-${replace(name, ".", "-")}-tls" : var.client_secret)
+  }
+  without_ca = [
+    for name, querier in local.queriers : name
+    if querier.existing_secret == null && querier.ca_pem == null && var.observee_ca_content == ""
+  ]
+  url = "http://parallax-query.${var.namespace}.svc:10902"
+
+  chart_values = {
+    image = var.image
+    mesh  = { role = "observer", cluster = var.cluster_name, replicaLabels = var.replica_labels }
+    observer = {
+      mode            = var.mode
+      replicas        = var.query.replicas
+      queryTimeout    = var.query.timeout
+      responseTimeout = var.query.response_timeout
+      tlsSecret       = var.client_secret
+      storage         = { size = var.query.storage_size }
+      serviceAccount  = { annotations = var.service_account_annotations }
+    }
+    tlsQueriers = {
+      for name, querier in local.queriers : name => {
+        stores     = querier.stores
+        serverName = coalesce(querier.server_name, split(":", querier.stores[0])[0])
+        identity   = querier.identity
+        tlsSecret  = local.secrets[name]
+      }
+    }
+    storeGateways = {
+      for name, gateway in local.gateways : name => {
+        objstoreSecret = "parallax-objstore-${replace(name, ".", "-")}"
+        replicas       = gateway.replicas
+        minTime        = gateway.min_time
+        maxTime        = gateway.max_time
+        storage        = { size = gateway.storage_size }
+        serviceAccount = { annotations = gateway.service_account_annotations }
+      }
+    }
+  }
+
+  prometheus_storage = merge(
+    { accessModes = ["ReadWriteOnce"], resources = { requests = { storage = var.prometheus.storage_size } } },
+    var.prometheus.storage_class == null ? {} : { storageClassName = var.prometheus.storage_class },
+  )
+  prometheus_stack_values = {
+    fullnameOverride = var.prometheus.release
+    grafana = {
+      enabled = true
+      sidecar = {
+        dashboards  = { enabled = true, label = "grafana_dashboard" }
+        datasources = { defaultDatasourceEnabled = false }
+      }
+      additionalDataSources = [
+        { name = "Parallax", uid = "parallax", type = "prometheus", access = "proxy", url = local.url, isDefault = true,
+        jsonData = { httpMethod = "POST", timeInterval = "30s", prometheusType = "Thanos", queryTimeout = var.query.timeout } },
+        { name = "Prometheus", uid = "prometheus-local", type = "prometheus", access = "proxy", isDefault = false,
+        url = "http://${var.prometheus.release}-prometheus.${var.namespace}.svc:9090" },
+      ]
+    }
+    prometheus = {
+      prometheusSpec = {
+        replicas                                = var.prometheus.replicas
+        replicaExternalLabelName                = var.replica_labels[0]
+        externalLabels                          = merge(var.external_labels, { cluster = var.cluster_name })
+        retention                               = var.prometheus.retention
+        serviceMonitorSelectorNilUsesHelmValues = false
+        ruleSelectorNilUsesHelmValues           = false
+        topologySpreadConstraints = [{
+          maxSkew           = 1
+          topologyKey       = "topology.kubernetes.io/zone"
+          whenUnsatisfiable = "ScheduleAnyway"
+          labelSelector     = { matchLabels = { "app.kubernetes.io/name" = "prometheus", prometheus = "${var.prometheus.release}-prometheus" } }
+        }]
+        storageSpec = { volumeClaimTemplate = { spec = local.prometheus_storage } }
+      }
+    }
+  }
+}
+
+# One objstore document per bucket; this checks each bucket, too.
+module "objstore" {
+  source   = "../objstore"
+  for_each = local.gateways
+
+  bucket = {
+    type       = each.value.type, bucket = each.value.bucket, region = each.value.region, endpoint = each.value.endpoint, prefix = each.value.prefix,
+    kms_key_id = each.value.kms_key_id
+  }
+}

@@ -1,0 +1,162 @@
+variable "cluster_name" {
+  description = "Name of this hub."
+  type        = string
+
+  validation {
+    condition     = can(regex("^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$", var.cluster_name))
+    error_message = "cluster_name \"${var.cluster_name}\": use 1 to 63 lower-case letters, digits, '-' and '.', beginning and ending with a letter or digit."
+  }
+}
+
+variable "namespace" {
+  description = "Namespace of Parallax."
+  type        = string
+  default     = "monitoring"
+}
+
+variable "mode" {
+  description = "inline: one process asks every cluster, each over its own certificates. stacked: a Deployment per cluster beneath a global querier."
+  type        = string
+  default     = "inline"
+
+  validation {
+    condition     = contains(["inline", "stacked"], var.mode)
+    error_message = "mode \"${var.mode}\" is not known: use inline or stacked."
+  }
+}
+
+variable "tls_queriers" {
+  description = <<-EOT
+    Clusters to ask, by name. `stores` are host:port (one in mode inline). Best taken from the outputs of the observee module, which also gives what the
+    certificate names (`certificate_dns_names`) and the cluster's external labels; both are then checked here.
+  EOT
+  type = map(object({
+    enabled               = optional(bool, true)
+    stores                = list(string)
+    server_name           = optional(string)
+    identity              = optional(string)
+    ca_pem                = optional(string)
+    existing_secret       = optional(string)
+    certificate_dns_names = optional(list(string))
+    external_labels       = optional(map(string))
+  }))
+
+  validation {
+    condition     = alltrue([for name, querier in var.tls_queriers : can(regex("^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$", name))])
+    error_message = "Keys of tls_queriers are cluster names: lower-case letters, digits, '-' and '.'."
+  }
+  validation {
+    condition     = alltrue([for name, querier in var.tls_queriers : length(querier.stores) > 0])
+    error_message = "A tls_querier without stores: give the grpc_endpoint of its observee, or remove it."
+  }
+  validation {
+    condition = alltrue(flatten([
+      for name, querier in var.tls_queriers : [for store in querier.stores : can(regex("^[a-z0-9.-]+:[0-9]+$", store))]
+    ]))
+    error_message = "A store is host:port, such as eu-1.mesh.example.com:443, without a scheme or a discovery prefix."
+  }
+  validation {
+    condition     = length(flatten([for querier in var.tls_queriers : querier.stores])) == length(distinct(flatten([for querier in var.tls_queriers : querier.stores])))
+    error_message = "The same store stands in two tls_queriers: one address is one cluster."
+  }
+  validation {
+    condition = length([for querier in var.tls_queriers : querier if querier.external_labels != null]) == length(distinct([
+      for querier in var.tls_queriers : jsonencode(querier.external_labels) if querier.external_labels != null
+    ]))
+    error_message = "Two tls_queriers have the same external labels: their series could not be told apart. Give each cluster its own value of the label `cluster`."
+  }
+  validation {
+    condition = alltrue([
+      for name, querier in var.tls_queriers : querier.certificate_dns_names == null ? true : anytrue([
+        for dns in querier.certificate_dns_names :
+        dns == coalesce(querier.server_name, split(":", querier.stores[0])[0]) ||
+        (startswith(dns, "*.") && replace(coalesce(querier.server_name, split(":", querier.stores[0])[0]), "/^[^.]+/", "*") == dns)
+      ])
+    ])
+    error_message = "A tls_querier's certificate does not name the host it dials: set server_name to a name in the certificate, or add the host to the certificate's dns_names."
+  }
+}
+
+variable "store_gateways" {
+  description = "Buckets to read, by cluster name; best taken from the outputs of the bucket module."
+  type = map(object({
+    enabled                     = optional(bool, true)
+    type                        = optional(string, "S3")
+    bucket                      = string
+    region                      = optional(string)
+    endpoint                    = optional(string)
+    prefix                      = optional(string, "")
+    kms_key_id                  = optional(string)
+    replicas                    = optional(number, 1)
+    min_time                    = optional(string)
+    max_time                    = optional(string)
+    storage_size                = optional(string, "20Gi")
+    service_account_annotations = optional(map(string), {})
+  }))
+  default = {}
+
+  validation {
+    condition = length(var.store_gateways) == length(distinct([
+      for gateway in var.store_gateways : join("/", [gateway.type, coalesce(gateway.endpoint, "-"), gateway.bucket, gateway.prefix])
+    ]))
+    error_message = "Two store_gateways read the same bucket: each cluster needs a bucket (or a prefix) of its own, or compaction mixes their blocks."
+  }
+}
+
+variable "observee_ca_content" {
+  description = "PEM bundle that signs observees' server certificates, for every tls_querier without a ca_pem of its own."
+  type        = string
+  default     = ""
+}
+
+variable "client_secret" {
+  description = "Secret with the observer's leaf: tls.crt, tls.key and ca.crt (the CA of observees)."
+  type        = string
+  default     = "parallax-observer-tls"
+}
+
+variable "replica_labels" {
+  description = "Labels that tell replicas apart."
+  type        = list(string)
+  default     = ["prometheus_replica"]
+}
+
+variable "query" {
+  description = "How long a query and a silent cluster may take."
+  type = object({
+    replicas         = optional(number, 2)
+    timeout          = optional(string, "2m")
+    response_timeout = optional(string, "5s")
+    storage_size     = optional(string, "20Gi")
+  })
+  default = {}
+}
+
+variable "prometheus" {
+  description = "The hub's own Prometheus (kube-prometheus-stack)."
+  type = object({
+    release       = optional(string, "kube-prometheus-stack")
+    replicas      = optional(number, 2)
+    retention     = optional(string, "24h")
+    storage_size  = optional(string, "50Gi")
+    storage_class = optional(string)
+  })
+  default = {}
+}
+
+variable "external_labels" {
+  description = "External labels of the hub's own Prometheus, besides `cluster`."
+  type        = map(string)
+  default     = {}
+}
+
+variable "service_account_annotations" {
+  description = "Annotations of the service account that reads the buckets in mode inline (IRSA)."
+  type        = map(string)
+  default     = {}
+}
+
+variable "image" {
+  description = "The image of Parallax."
+  type        = object({ repository = string, tag = string })
+}

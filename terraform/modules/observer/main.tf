@@ -1,0 +1,116 @@
+# The hub: Secrets, queriers and store gateways, and kube-prometheus-stack with Grafana on top of them.
+
+module "pki" {
+  source = "../pki"
+  count  = var.generate_ca ? 1 : 0
+
+  trust_domain = coalesce(var.trust_domain, "trust-domain-is-not-set")
+  clients      = { (var.cluster_name) = {} }
+  servers      = { for name, server in var.generated_servers : name => { dns_names = server.dns_names } }
+}
+
+locals {
+  chart  = coalesce(var.chart.chart, "${path.module}/../../charts/parallax")
+  client = var.generate_ca ? module.pki[0].clients[var.cluster_name] : var.client
+  ca     = var.generate_ca ? module.pki[0].observee_ca_content : var.observee_ca_content
+}
+
+module "config" {
+  source = "../config/observer"
+
+  cluster_name = var.cluster_name
+  namespace    = var.namespace
+  mode         = var.mode
+  tls_queriers = var.tls_queriers
+  store_gateways = {
+    for name, gateway in var.store_gateways :
+    name => merge(gateway, { service_account_annotations = lookup(var.service_account_annotations, name, {}) })
+  }
+  observee_ca_content         = var.generate_ca ? "generated" : var.observee_ca_content
+  replica_labels              = var.replica_labels
+  query                       = var.query
+  prometheus                  = var.prometheus
+  external_labels             = var.external_labels
+  service_account_annotations = lookup(var.service_account_annotations, "observer", {})
+  image                       = var.image
+}
+
+resource "kubernetes_namespace_v1" "this" {
+  count = var.create_namespace ? 1 : 0
+  metadata {
+    name = var.namespace
+  }
+}
+
+locals {
+  namespace = var.create_namespace ? kubernetes_namespace_v1.this[0].metadata[0].name : var.namespace
+}
+
+resource "kubernetes_secret_v1" "client" {
+  metadata {
+    name      = "parallax-observer-tls"
+    namespace = local.namespace
+  }
+  type = "kubernetes.io/tls"
+  data = {
+    "tls.crt" = try(local.client.cert_pem, "")
+    "tls.key" = try(local.client.key_pem, "")
+    "ca.crt"  = local.ca
+  }
+
+  lifecycle {
+    precondition {
+      condition     = var.generate_ca || nonsensitive(var.client != null)
+      error_message = "The hub has no client certificate: set client to module.pki.clients[\"${var.cluster_name}\"] (or generate_ca = true)."
+    }
+    precondition {
+      condition     = !var.generate_ca || var.trust_domain != null
+      error_message = "generate_ca needs trust_domain, the name of the mesh in certificates."
+    }
+  }
+}
+
+# A cluster whose CA is another: the hub's leaf again, with that CA.
+resource "kubernetes_secret_v1" "querier" {
+  for_each = module.config.own_ca
+  metadata {
+    name      = module.config.tls_secrets[each.key]
+    namespace = local.namespace
+  }
+  type = "kubernetes.io/tls"
+  data = {
+    "tls.crt" = try(local.client.cert_pem, "")
+    "tls.key" = try(local.client.key_pem, "")
+    "ca.crt"  = each.value
+  }
+}
+
+resource "kubernetes_secret_v1" "objstore" {
+  for_each = { for name, gateway in var.store_gateways : name => gateway if gateway.enabled }
+  metadata {
+    name      = "parallax-objstore-${replace(each.key, ".", "-")}"
+    namespace = local.namespace
+  }
+  data = { "objstore.yaml" = module.config.objstore_yaml[each.key] }
+}
+
+resource "helm_release" "parallax" {
+  name       = "parallax"
+  namespace  = local.namespace
+  chart      = local.chart
+  repository = var.chart.repository
+  version    = var.chart.version
+  values     = concat([module.config.helm_values], var.extra_values)
+
+  depends_on = [kubernetes_secret_v1.client, kubernetes_secret_v1.querier, kubernetes_secret_v1.objstore]
+}
+
+resource "helm_release" "prometheus_stack" {
+  count      = var.prometheus.install ? 1 : 0
+  name       = var.prometheus.release
+  namespace  = local.namespace
+  chart      = "kube-prometheus-stack"
+  repository = "https://prometheus-community.github.io/helm-charts"
+  version    = var.prometheus.version
+  values     = concat([module.config.prometheus_stack_values], var.prometheus_stack_extra_values)
+}

@@ -1,0 +1,160 @@
+variable "cluster_name" {
+  description = "Name of the hub."
+  type        = string
+}
+
+variable "trust_domain" {
+  description = "Name of the mesh in certificates; needed with generate_ca."
+  type        = string
+  default     = null
+}
+
+variable "namespace" {
+  description = "Namespace of Parallax, Prometheus and Grafana."
+  type        = string
+  default     = "monitoring"
+}
+
+variable "create_namespace" {
+  description = "Create the namespace."
+  type        = bool
+  default     = true
+}
+
+variable "mode" {
+  description = "inline (one process, a certificate per cluster) or stacked (a Deployment per cluster)."
+  type        = string
+  default     = "inline"
+}
+
+variable "tls_queriers" {
+  description = "Clusters to ask, by name: { observee = { stores = [\"host:443\"] } }, or the observee modules' output tls_querier."
+  type = map(object({
+    enabled               = optional(bool, true)
+    stores                = list(string)
+    server_name           = optional(string)
+    identity              = optional(string)
+    ca_pem                = optional(string)
+    existing_secret       = optional(string)
+    certificate_dns_names = optional(list(string))
+    external_labels       = optional(map(string))
+  }))
+}
+
+variable "store_gateways" {
+  description = "Buckets to read, by cluster: { observee = { bucket, region } }, or the observee modules' output store_gateway."
+  type = map(object({
+    enabled      = optional(bool, true)
+    type         = optional(string, "S3")
+    bucket       = string
+    region       = optional(string)
+    endpoint     = optional(string)
+    prefix       = optional(string, "")
+    kms_key_id   = optional(string)
+    replicas     = optional(number, 1)
+    min_time     = optional(string)
+    max_time     = optional(string)
+    storage_size = optional(string, "20Gi")
+  }))
+  default = {}
+}
+
+variable "client" {
+  description = "The hub's client leaf, an element of the pki module's output clients. Null with generate_ca."
+  type = object({
+    cert_pem = string
+    key_pem  = string
+  })
+  default   = null
+  sensitive = true
+}
+
+variable "observee_ca_content" {
+  description = "PEM bundle that signs observees, from the pki module; every tls_querier without a ca_pem of its own is verified with it."
+  type        = string
+  default     = ""
+
+  validation {
+    condition     = !can(regex("PRIVATE KEY", var.observee_ca_content))
+    error_message = "observee_ca_content holds a private key: give the certificates only."
+  }
+}
+
+variable "generate_ca" {
+  description = "Keep the CAs in this state, as the Terragrunt style of old does; a pki unit of its own is better. Leaves of observees are then in output servers."
+  type        = bool
+  default     = false
+}
+
+variable "generated_servers" {
+  description = "With generate_ca: server leaves to sign, by cluster, with their dns_names."
+  type        = map(object({ dns_names = list(string) }))
+  default     = {}
+}
+
+variable "replica_labels" {
+  description = "Labels that tell replicas apart."
+  type        = list(string)
+  default     = ["prometheus_replica"]
+}
+
+variable "query" {
+  description = "How long a query and a silent cluster may take."
+  type = object({
+    replicas         = optional(number, 2)
+    timeout          = optional(string, "2m")
+    response_timeout = optional(string, "5s")
+    storage_size     = optional(string, "20Gi")
+  })
+  default = {}
+}
+
+variable "prometheus" {
+  description = "The hub's kube-prometheus-stack with Grafana; with install = false only its values are rendered."
+  type = object({
+    install       = optional(bool, true)
+    version       = optional(string)
+    release       = optional(string, "kube-prometheus-stack")
+    replicas      = optional(number, 2)
+    retention     = optional(string, "24h")
+    storage_size  = optional(string, "50Gi")
+    storage_class = optional(string)
+  })
+  default = {}
+}
+
+variable "external_labels" {
+  description = "External labels of the hub's own Prometheus, besides `cluster`."
+  type        = map(string)
+  default     = {}
+}
+
+variable "service_account_annotations" {
+  description = "Annotations by cluster whose bucket is read (mode stacked), or under `observer` (mode inline): the iam module's output."
+  type        = map(map(string))
+  default     = {}
+}
+
+variable "image" {
+  description = "The image of Parallax."
+  type        = object({ repository = optional(string, "ghcr.io/parallax/parallax"), tag = optional(string, "0.1.0") })
+  default     = {}
+}
+
+variable "chart" {
+  description = "The parallax chart: a path, or a name in a repository."
+  type        = object({ chart = optional(string), repository = optional(string), version = optional(string) })
+  default     = {}
+}
+
+variable "extra_values" {
+  description = "More values (YAML) for the parallax chart, over ours."
+  type        = list(string)
+  default     = []
+}
+
+variable "prometheus_stack_extra_values" {
+  description = "More values (YAML) for kube-prometheus-stack, over ours."
+  type        = list(string)
+  default     = []
+}
