@@ -7,7 +7,7 @@ use anyhow::{Context as _, bail};
 use parallax_dedup::Algorithm;
 use parallax_model::Labels;
 use parallax_net::{ClientTls, Context, GrpcTarget, watch_credentials};
-use parallax_promql::engine::EngineOptions;
+use parallax_promql::engine::{EngineOptions, StatsOptions};
 use parallax_promql::parse::ParserOptions;
 use parallax_querier::api::ApiOptions;
 use parallax_querier::query::QueryLimits;
@@ -135,14 +135,15 @@ fn parser(values: &Values) -> anyhow::Result<ParserOptions> {
             "promql-experimental-functions" => options.experimental_functions = true,
             "promql-duration-expr" => options.duration_expressions = true,
             "promql-extended-range-selectors" => options.extended_range_selectors = true,
-            "promql-delayed-name-removal" | "type-and-unit-labels" => {}
+            "promql-delayed-name-removal" | "type-and-unit-labels" | "promql-per-step-stats" => {}
             // Features of Thanos that were switches once and are always on today.
             "promql-at-modifier" | "promql-negative-offset" | "query-pushdown" => {
                 tracing::warn!(feature, "feature accepted, it has no effect here");
             }
             other => bail!(
                 "--enable-feature={other}: there is no such feature; there are promql-experimental-functions, \
-                 promql-duration-expr, promql-extended-range-selectors, promql-delayed-name-removal and type-and-unit-labels"
+                 promql-duration-expr, promql-extended-range-selectors, promql-delayed-name-removal, promql-per-step-stats \
+                 and type-and-unit-labels"
             ),
         }
     }
@@ -155,6 +156,7 @@ fn engine_features(values: &Values) -> EngineOptions {
     EngineOptions {
         delayed_name_removal: has("promql-delayed-name-removal"),
         type_and_unit_labels: has("type-and-unit-labels"),
+        stats: StatsOptions { per_step: has("promql-per-step-stats"), ..StatsOptions::default() },
         ..EngineOptions::default()
     }
 }

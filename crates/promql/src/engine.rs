@@ -6,11 +6,12 @@
 
 mod answer;
 mod interrupt;
+mod stats;
 
 pub use interrupt::Interrupt;
+pub use stats::{OperatorStats, PlanNode, QueryStats, StatsOptions, Timings};
 
 use crate::ast::Expr;
-use crate::exec::Context;
 use crate::source::{Source, SourceError};
 use crate::value::QueryValue;
 
@@ -34,6 +35,8 @@ pub struct EngineOptions {
     pub delayed_name_removal: bool,
     /// Judge by the label `__type__` whether a metric is a counter, not by its name (experimental in 3.9).
     pub type_and_unit_labels: bool,
+    /// What is measured beyond what costs nothing.
+    pub stats: StatsOptions,
 }
 
 impl Default for EngineOptions {
@@ -44,6 +47,7 @@ impl Default for EngineOptions {
             default_subquery_step_ms: DEFAULT_SUBQUERY_STEP_MS,
             delayed_name_removal: false,
             type_and_unit_labels: false,
+            stats: StatsOptions::default(),
         }
     }
 }
@@ -75,14 +79,6 @@ pub struct QueryOutcome {
     pub warnings: Vec<String>,
     pub infos: Vec<String>,
     pub stats: QueryStats,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct QueryStats {
-    /// Samples looked at, over all selectors and steps, as Prometheus' `totalQueryableSamples`.
-    pub total_samples: u64,
-    /// Most samples held at once.
-    pub peak_samples: usize,
 }
 
 /// Why a query has no answer.
@@ -170,11 +166,14 @@ impl Engine {
         interrupt: &Interrupt,
     ) -> Result<QueryOutcome, QueryError> {
         interrupt.check()?;
-        let context = Context::new(&self.options, interrupt);
-        let value = answer::evaluate(&self.options, source, expr, range, &context)?;
-        let (warnings, infos) = context.annotations.borrow().render(text);
-        let stats =
-            QueryStats { total_samples: context.total_samples.get(), peak_samples: context.budget.peak() };
-        Ok(QueryOutcome { value, warnings, infos, stats })
+        answer::evaluate(&self.options, source, text, expr, range, interrupt)
+    }
+
+    /// The operators that [`Engine::query`] would run.
+    ///
+    /// # Errors
+    /// If the expression cannot be planned, see [`QueryError`].
+    pub fn explain(&self, expr: &Expr, range: QueryRange) -> Result<PlanNode, QueryError> {
+        answer::explain(&self.options, expr, range)
     }
 }

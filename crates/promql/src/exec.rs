@@ -4,6 +4,7 @@
 //! maps and folds pass batches through; only what needs a whole side (`gather`) holds it.
 
 pub(crate) mod aggregate;
+pub(crate) mod analyze;
 pub(crate) mod binary;
 pub(crate) mod bitmap;
 pub(crate) mod gather;
@@ -18,11 +19,12 @@ pub(crate) mod set;
 pub(crate) mod stream;
 pub(crate) mod topk;
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::rc::Rc;
 
 use crate::annotations::Annotations;
 use crate::engine::{EngineOptions, Interrupt, QueryError};
+use analyze::SampleCounts;
 use row::{Budget, Row};
 
 pub(crate) use bitmap::Bitmap;
@@ -38,17 +40,17 @@ pub(crate) struct Context<'q> {
     pub budget: Rc<Budget>,
     pub annotations: RefCell<Annotations>,
     /// Samples looked at so far.
-    pub total_samples: Cell<u64>,
+    pub samples: SampleCounts,
 }
 
 impl<'q> Context<'q> {
-    pub fn new(options: &'q EngineOptions, interrupt: &'q Interrupt) -> Self {
+    pub fn new(options: &'q EngineOptions, interrupt: &'q Interrupt, samples: SampleCounts) -> Self {
         Self {
             options,
             interrupt,
             budget: Budget::new(options.max_samples),
             annotations: RefCell::default(),
-            total_samples: Cell::new(0),
+            samples,
         }
     }
 
@@ -58,10 +60,6 @@ impl<'q> Context<'q> {
 
     pub fn source_warnings(&self, warnings: Vec<String>) {
         self.annotate(|annotations| warnings.into_iter().for_each(|w| annotations.source_warning(w)));
-    }
-
-    pub fn count_samples(&self, samples: usize) {
-        self.total_samples.set(self.total_samples.get() + samples as u64);
     }
 }
 

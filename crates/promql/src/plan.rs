@@ -6,7 +6,10 @@
 
 mod call;
 mod duration;
+mod outline;
 mod property;
+
+use std::sync::Arc;
 
 use parallax_model::{Matcher, TimeRange};
 
@@ -17,6 +20,7 @@ use crate::ast::{
 };
 use crate::engine::{EngineOptions, QueryError, QueryRange};
 use crate::exec::aggregate::{CountValues, Fold, FoldPlaces, GroupKey};
+use crate::exec::analyze::{CountRule, Counters, Measured, Tally};
 use crate::exec::binary::{BinaryCall, between_vectors, with_scalar};
 use crate::exec::gather::Gather;
 use crate::exec::leaf::{Broadcast, LazyScalar, Values};
@@ -30,6 +34,7 @@ use crate::exec::topk::Choice;
 use crate::exec::{BoxedOperator, Grid};
 use crate::functions::arithmetic::{changes_metric, scalar_result};
 use crate::source::Selection;
+pub(crate) use outline::{Outline, name_of};
 use property::{has_one_name, is_step_invariant};
 
 /// An expression without the parentheses around it.
@@ -64,6 +69,10 @@ pub(crate) struct Planner<'e> {
     range: QueryRange,
     pub selections: Selections,
     detail: Detail,
+    /// How the samples of selectors planned now count.
+    count_rule: CountRule,
+    /// The operators planned so far, if somebody wants to see them.
+    outline: Option<Outline>,
 }
 
 /// What of histograms the expressions around the planned one look at.
@@ -90,7 +99,60 @@ fn nothing() -> BoxedOperator {
 
 impl<'e> Planner<'e> {
     pub fn new(options: &'e EngineOptions, range: QueryRange) -> Self {
-        Self { options, range, selections: Selections::default(), detail: Detail::default() }
+        Self {
+            options,
+            range,
+            selections: Selections::default(),
+            detail: Detail::default(),
+            count_rule: CountRule::EachStep,
+            outline: None,
+        }
+    }
+
+    /// Notes the operators, and measures them when they run.
+    pub fn with_outline(mut self) -> Self {
+        self.outline = Some(Outline::default());
+        self
+    }
+
+    pub fn outline(&self) -> Option<&Outline> {
+        self.outline.as_ref()
+    }
+
+    /// Plans one operator, which is noted by its name and measured when it runs, if somebody wants that.
+    fn measured(
+        &mut self,
+        name: impl FnOnce() -> String,
+        build: impl FnOnce(&mut Self) -> Result<BoxedOperator, QueryError>,
+    ) -> Result<BoxedOperator, QueryError> {
+        let Some(outline) = &mut self.outline else { return build(self) };
+        let counters = outline.begin(name());
+        let inner = build(self);
+        if let Some(outline) = &mut self.outline {
+            outline.end();
+        }
+        Ok(Box::new(Measured { inner: inner?, counters }))
+    }
+
+    /// Plans a range vector that is the query's result: it has no operator, its caller counts what it gives.
+    pub fn range_result(
+        &mut self,
+        expr: &'e Expr,
+        grid: Grid,
+    ) -> Result<(PlannedRange, Option<Arc<Counters>>), QueryError> {
+        let counters = self.outline.as_mut().map(|outline| outline.begin(outline::name_of(expr)));
+        // The inner steps of a subquery are no steps of the query: its samples count for the only one.
+        self.count_rule = CountRule::Repeated(1);
+        let planned = self.range_input(expr, grid, Around::default());
+        if let Some(outline) = &mut self.outline {
+            outline.end();
+        }
+        Ok((planned?, counters))
+    }
+
+    /// Where a selector planned now counts its samples.
+    fn tally(&self) -> Tally {
+        Tally { rule: self.count_rule, operator: self.outline.as_ref().and_then(Outline::current) }
     }
 
     /// The operator that evaluates `expr`, a scalar or an instant vector, at the steps of `grid`.
@@ -105,15 +167,37 @@ impl<'e> Planner<'e> {
         }
         let constant = matches!(expr.kind, ExprKind::Number(_) | ExprKind::String(_));
         if grid.steps > 1 && !constant && is_step_invariant(expr) {
-            let input = self.plan(expr, grid.first_step(), around)?;
-            return Ok(Box::new(Broadcast { input, steps: grid.steps }));
+            return self
+                .measured(|| "[stepInvariant]".to_owned(), |planner| planner.once(expr, grid, around));
         }
         match &expr.kind {
-            ExprKind::Number(value) => Ok(Box::new(Values::new(vec![*value; grid.steps]))),
             ExprKind::Paren(inner) => self.plan(inner, grid, around),
-            ExprKind::Vector(selector) => self.selector(selector, grid, around, SelectorOutput::Value),
             ExprKind::Unary { negate: false, operand } => self.plan(operand, grid, around.further()),
-            ExprKind::Unary { negate: true, operand } => self.negation(operand, grid, around.further()),
+            _ => self.measured(|| outline::name_of(expr), |planner| planner.operator(expr, grid, around)),
+        }
+    }
+
+    /// Evaluates at the first step, and repeats that for all others.
+    fn once(&mut self, expr: &'e Expr, grid: Grid, around: Around<'e>) -> Result<BoxedOperator, QueryError> {
+        let outer = self.count_rule;
+        if outer == CountRule::EachStep {
+            self.count_rule = CountRule::Repeated(grid.steps);
+        }
+        let input = self.plan(expr, grid.first_step(), around);
+        self.count_rule = outer;
+        Ok(Box::new(Broadcast { input: input?, steps: grid.steps }))
+    }
+
+    fn operator(
+        &mut self,
+        expr: &'e Expr,
+        grid: Grid,
+        around: Around<'e>,
+    ) -> Result<BoxedOperator, QueryError> {
+        match &expr.kind {
+            ExprKind::Number(value) => Ok(Box::new(Values::new(vec![*value; grid.steps]))),
+            ExprKind::Vector(selector) => self.selector(selector, grid, around, SelectorOutput::Value),
+            ExprKind::Unary { operand, .. } => self.negation(operand, grid, around.further()),
             ExprKind::Aggregate(aggregate) => self.aggregate(aggregate, expr.pos, grid),
             ExprKind::Binary(binary) => {
                 let outer = self.detail;
@@ -133,7 +217,7 @@ impl<'e> Planner<'e> {
                 self.detail = outer;
                 operator
             }
-            ExprKind::String(_) | ExprKind::Matrix(_) | ExprKind::Subquery(_) => {
+            ExprKind::Paren(_) | ExprKind::String(_) | ExprKind::Matrix(_) | ExprKind::Subquery(_) => {
                 // The parser lets these stand only where the planner looks for them.
                 Err(QueryError::Execution(format!(
                     "unexpected {} in an expression",
@@ -215,7 +299,8 @@ impl<'e> Planner<'e> {
         let output =
             if smoothed && output == SelectorOutput::Value { SelectorOutput::Smoothed } else { output };
         let stats_only = self.stats_only();
-        Ok(Box::new(Selector { reader, grid, reference, lookback_ms, output, stats_only }))
+        let tally = self.tally();
+        Ok(Box::new(Selector { reader, grid, reference, lookback_ms, output, stats_only, tally }))
     }
 
     /// The source of a range function's samples.

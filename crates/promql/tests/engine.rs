@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parallax_model::{Labels, SeriesData};
-use parallax_promql::engine::{Engine, EngineOptions, Interrupt, QueryError, QueryOutcome, QueryRange};
+use parallax_promql::engine::{
+    Engine, EngineOptions, Interrupt, QueryError, QueryOutcome, QueryRange, StatsOptions,
+};
 use parallax_promql::parse::{ParserOptions, parse};
 use parallax_promql::source::{Selection, SeriesStream, Source, SourceError};
 use parallax_promql::value::{QueryValue, Sample};
@@ -185,9 +187,13 @@ fn a_failing_source_fails_the_query_and_its_warnings_are_handed_on() {
 #[test]
 fn what_is_the_same_at_every_step_is_evaluated_once() {
     let source = Generated { series: 3, batch: 3, ..Generated::default() };
-    let once = run(&source, EngineOptions::default(), "sum(rate(x_total[5m] @ 3600))").unwrap();
-    // Twenty samples in the window of each of three series.
-    assert_eq!(once.stats.total_samples, 60);
+    let stats = StatsOptions { operators: true, ..StatsOptions::default() };
+    let options = EngineOptions { stats, ..EngineOptions::default() };
+    let once = run(&source, options, "sum(rate(x_total[5m] @ 3600))").unwrap();
+    // Twenty samples in the window of each of three series, which count for every step as if each had looked at them.
+    assert_eq!(once.stats.total_samples, 60 * 61);
+    let operators = once.stats.operators.expect("an analysis");
+    assert_eq!((operators.name.as_str(), operators.total_samples), ("[stepInvariant]", 60));
     let QueryValue::Matrix(matrix) = once.value else { panic!("a matrix") };
     assert_eq!(matrix[0].floats.len(), 61);
 }

@@ -13,6 +13,7 @@ mod names;
 mod params;
 mod queries;
 mod respond;
+mod stats;
 mod status;
 
 use std::collections::BTreeMap;
@@ -84,6 +85,8 @@ pub fn router(runner: Arc<QueryRunner>, stores: impl StoreList, options: ApiOpti
     let routes = Router::new()
         .route("/api/v1/query", get(queries::instant).post(queries::instant))
         .route("/api/v1/query_range", get(queries::range).post(queries::range))
+        .route("/api/v1/query_explain", get(queries::explain_instant).post(queries::explain_instant))
+        .route("/api/v1/query_range_explain", get(queries::explain_range).post(queries::explain_range))
         .route("/api/v1/series", get(metadata::series).post(metadata::series))
         .route("/api/v1/labels", get(metadata::label_names).post(metadata::label_names))
         .route("/api/v1/label/{name}/values", get(metadata::label_values))

@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 use parallax_dedup::Algorithm;
 use parallax_model::Matcher;
 use parallax_promql::ast::Expr;
-use parallax_promql::engine::{Engine, EngineOptions, Interrupt, QueryError, QueryOutcome, QueryRange};
+use parallax_promql::engine::{
+    Engine, EngineOptions, Interrupt, PlanNode, QueryError, QueryOutcome, QueryRange, StatsOptions,
+};
 use parallax_storeapi::Store;
 use parallax_storeapi::proto::thanos::ShardInfo;
 use parallax_telemetry::Metrics;
@@ -74,6 +76,8 @@ pub struct Query {
     pub store_matchers: Vec<Vec<Matcher>>,
     /// Only the series of one shard, for a frontend that splits queries by series.
     pub shard: Option<ShardInfo>,
+    /// What to measure. Samples per step only if the querier's own options have them, too.
+    pub stats: StatsOptions,
 }
 
 /// How long the parts of a query took.
@@ -180,6 +184,24 @@ impl QueryRunner {
         deadline.checked_sub((left / EVALUATION_SHARE).min(MAX_EVALUATION_RESERVE)).unwrap_or(deadline)
     }
 
+    /// The operators that would answer `query`.
+    ///
+    /// # Errors
+    /// If it cannot be planned.
+    pub fn explain(&self, query: &Query) -> Result<PlanNode, QueryError> {
+        Engine::new(self.engine_options(query)).explain(&query.expr, query.range)
+    }
+
+    fn engine_options(&self, query: &Query) -> EngineOptions {
+        let mut options = self.engine.clone();
+        if let Some(lookback) = query.lookback {
+            options.lookback_ms = i64::try_from(lookback.as_millis()).unwrap_or(i64::MAX);
+        }
+        options.stats.per_step &= query.stats.per_step;
+        options.stats.operators |= query.stats.operators;
+        options
+    }
+
     /// Runs `query`, and `finish` on its outcome, both on a thread that may block.
     ///
     /// Dropping the future cancels the query.
@@ -198,6 +220,7 @@ impl QueryRunner {
         let running = Running::new(self.metrics.running.clone());
         let queued = began.elapsed();
 
+        let options = self.engine_options(&query);
         let interrupt = Interrupt::at(deadline);
         let canceled = CancellationToken::new();
         let guard = CancelOnDrop { interrupt: interrupt.clone(), canceled: canceled.clone() };
@@ -216,10 +239,6 @@ impl QueryRunner {
             Budget::new(self.limits.max_held_bytes),
             canceled,
         );
-        let mut options = self.engine.clone();
-        if let Some(lookback) = query.lookback {
-            options.lookback_ms = i64::try_from(lookback.as_millis()).unwrap_or(i64::MAX);
-        }
         let work = move || {
             // Both last as long as the thread is busy, which is longer than the caller when it goes away.
             let _busy = (slot, running);

@@ -14,7 +14,7 @@ use axum::body::Body;
 use fake_store::{FakeStore, Frame, frame, series, warning};
 use http::{HeaderMap, Method, Request, StatusCode, header};
 use parallax_model::{Labels, TimeRange};
-use parallax_promql::engine::EngineOptions;
+use parallax_promql::engine::{EngineOptions, StatsOptions};
 use parallax_querier::api::{ApiOptions, StoreList, StoreStatus, router};
 use parallax_querier::query::{QueryLimits, QueryRunner};
 use parallax_storeapi::proto::thanos::LabelNamesResponse;
@@ -55,7 +55,11 @@ fn api(store: FakeStore) -> Router {
 }
 
 fn api_over(store: Arc<FakeStore>, limits: QueryLimits) -> Router {
-    let runner = Arc::new(QueryRunner::new(store, EngineOptions::default(), limits, &Metrics::new()));
+    api_with(store, EngineOptions::default(), limits)
+}
+
+fn api_with(store: Arc<FakeStore>, engine: EngineOptions, limits: QueryLimits) -> Router {
+    let runner = Arc::new(QueryRunner::new(store, engine, limits, &Metrics::new()));
     let flags = BTreeMap::from([("query.timeout".to_owned(), "2m".to_owned())]);
     let options = ApiOptions { replica_labels: vec!["replica".to_owned()], flags, ..ApiOptions::default() };
     router(runner, TwoStores, options)
@@ -374,4 +378,96 @@ async fn stats_and_coarse_resolutions_are_remarked_on() {
     assert!(answer.body.contains(r#""infos":["max_source_resolution=5m: answered from raw data"]"#));
     assert!(!answer.headers.contains_key(header::CACHE_CONTROL));
     assert!(!get(&api, "/api/v1/query?query=1&max_source_resolution=0s").await.body.contains("infos"));
+}
+
+fn parsed(answer: &Answer) -> serde_json::Value {
+    serde_json::from_str(&answer.body).unwrap_or_else(|error| panic!("{error}: {}", answer.body))
+}
+
+#[tokio::test]
+async fn stats_have_prometheus_names_and_per_step_only_with_its_feature() {
+    let frames = || vec![up("0", &[(10_000, 1.0), (20_000, 1.0)])];
+    let uri = "/api/v1/query_range?query=up&start=5.5&end=25.5&step=10&stats=";
+    let plain = api(with_frames(frames()));
+    let stats = StatsOptions { per_step: true, ..StatsOptions::default() };
+    let engine = EngineOptions { stats, ..EngineOptions::default() };
+    let with_feature = api_with(Arc::new(with_frames(frames())), engine, QueryLimits::default());
+    for (api, value, per_step) in [
+        (&plain, "true", None),
+        (&plain, "all", None),
+        (&with_feature, "1", None),
+        (&with_feature, "all", Some(serde_json::json!([[5.5, 0], [15.5, 1], [25.5, 1]]))),
+    ] {
+        let answer = parsed(&get(api, &format!("{uri}{value}")).await);
+        let stats = &answer["data"]["stats"];
+        assert_eq!(stats["samples"]["totalQueryableSamples"], 2);
+        assert!(stats["samples"]["peakSamples"].as_u64() >= Some(2));
+        assert_eq!(stats["samples"].get("totalQueryableSamplesPerStep"), per_step.as_ref(), "{value}");
+        for timing in [
+            "evalTotalTime",
+            "resultSortTime",
+            "queryPreparationTime",
+            "innerEvalTime",
+            "execQueueTime",
+            "execTotalTime",
+        ] {
+            assert!(stats["timings"][timing].is_f64() || stats["timings"][timing].is_u64(), "{timing}");
+        }
+        assert!(answer["data"].get("analysis").is_none());
+    }
+    assert!(parsed(&get(&plain, uri).await)["data"].get("stats").is_none());
+}
+
+#[tokio::test]
+async fn an_analysis_is_a_tree_of_operators() {
+    let api = api(with_frames(vec![up("0", &[(10_000, 1.0), (20_000, 1.0)])]));
+    for value in ["true", "1"] {
+        let uri = format!("/api/v1/query_range?query=sum(up)&start=10&end=20&step=5&analyze={value}");
+        let analysis = parsed(&get(&api, &uri).await)["data"]["analysis"].take();
+        assert_eq!(analysis["name"], "[aggregate] sum by ()");
+        let selector = &analysis["children"][0];
+        assert_eq!(selector["name"], "[vectorSelector] up");
+        for (operator, series) in [(&analysis, 1), (selector, 1)] {
+            assert_eq!(operator["series"], series);
+            assert_eq!(operator["samples"], 3);
+            assert_eq!(operator["totalSamples"], 3);
+            assert!(operator["bytes"].as_u64() > Some(0));
+            let time = operator["executionTime"].as_str().unwrap();
+            assert!(time.ends_with('s'), "{time}");
+        }
+        assert!(selector.get("children").is_none());
+    }
+    for value in ["", "0", "false", "all"] {
+        let uri = format!("/api/v1/query?query=up&time=10&analyze={value}");
+        assert!(parsed(&get(&api, &uri).await)["data"].get("analysis").is_none(), "{value}");
+    }
+}
+
+#[tokio::test]
+async fn a_query_is_explained_without_being_run() {
+    let store = Arc::new(with_frames(vec![up("0", &[(10_000, 1.0)])]));
+    let api = api_over(store.clone(), QueryLimits::default());
+    let wanted = r#"{"status":"success","data":{"name":"[aggregate] sum by ()","children":[{"name":"[vectorSelector] up"}]}}"#;
+    for (method, path, parameters) in [
+        (Method::GET, "/api/v1/query_explain", "query=sum(up)&time=1"),
+        (Method::POST, "/api/v1/query_explain", "query=sum(up)"),
+        (Method::GET, "/api/v1/query_range_explain", "query=sum(up)&start=0&end=10&step=5"),
+        (Method::POST, "/api/v1/query_range_explain", "query=sum(up)&start=0&end=10&step=5&engine=thanos"),
+    ] {
+        let (uri, form) = match method {
+            Method::GET => (format!("{path}?{parameters}"), ""),
+            _ => (path.to_owned(), parameters),
+        };
+        let answer = send(&api, method, &uri, form).await;
+        assert_eq!((answer.status, answer.body.as_str()), (StatusCode::OK, wanted), "{uri}");
+    }
+    for (uri, status) in [
+        ("/api/v1/query_explain?query=sum(", StatusCode::BAD_REQUEST),
+        ("/api/v1/query_range_explain?query=up&start=0&end=10&step=0", StatusCode::BAD_REQUEST),
+        ("/api/v1/query_range_explain?query=up[5m]&start=0&end=10&step=5", StatusCode::BAD_REQUEST),
+        ("/api/v1/query_explain?query=count_values(%22%22,up)", StatusCode::UNPROCESSABLE_ENTITY),
+    ] {
+        assert_eq!(get(&api, uri).await.status, status, "{uri}");
+    }
+    assert!(store.asked.lock().unwrap().is_none(), "no store was asked");
 }

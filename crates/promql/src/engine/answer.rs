@@ -1,53 +1,148 @@
 //! The top of a query: plan, open, run, and make a value of the rows that come out.
 
+use std::time::{Duration, Instant};
+
 use parallax_model::float::is_stale;
 use parallax_model::{FloatColumn, HistogramColumn, SeriesData};
 
-use super::{EngineOptions, QueryError, QueryRange};
+use super::{EngineOptions, Interrupt, PlanNode, QueryError, QueryOutcome, QueryRange, QueryStats, Timings};
 use crate::ast::{Expr, ExprKind, ValueType};
+use crate::exec::analyze::{CountRule, Counters, SampleCounts, Tally, histogram_size_bytes};
 use crate::exec::map::merge_rows;
 use crate::exec::range::RangeInput;
 use crate::exec::row::{Row, without_metadata};
 use crate::exec::{Context, Grid, drain};
 use crate::functions::extended::extend;
-use crate::plan::{Around, PlannedRange, Planner, strip_parens};
+use crate::plan::{Around, Outline, PlannedRange, Planner, name_of, strip_parens};
 use crate::source::Source;
 use crate::value::{QueryValue, VectorSample};
 
-/// Evaluates `expr` over `range`.
+/// Evaluates `expr`, which `text` was parsed to, over `range`.
 pub(super) fn evaluate(
     options: &EngineOptions,
     source: &dyn Source,
+    text: Option<&str>,
     expr: &Expr,
     range: QueryRange,
-    context: &Context<'_>,
-) -> Result<QueryValue, QueryError> {
+    interrupt: &Interrupt,
+) -> Result<QueryOutcome, QueryError> {
+    let grid = steps(options, range)?;
+    let samples =
+        if options.stats.per_step { SampleCounts::with_steps(grid.steps) } else { SampleCounts::default() };
+    let context = Context::new(options, interrupt, samples);
+    let mut planner = Planner::new(options, range);
+    if options.stats.operators {
+        planner = planner.with_outline();
+    }
+    let mut clock = Clock::start();
+    let value = value_of(&mut planner, source, strip_parens(expr), (range, grid), &context, &mut clock)?;
+    let (warnings, infos) = context.annotations.borrow().render(text);
+    let stats = QueryStats {
+        total_samples: context.samples.total(),
+        total_samples_per_step: context.samples.per_step(),
+        peak_samples: context.budget.peak(),
+        timings: clock.timings,
+        operators: planner.outline().map(Outline::analysis),
+    };
+    Ok(QueryOutcome { value, warnings, infos, stats })
+}
+
+/// The operators that [`evaluate`] would run.
+pub(super) fn explain(
+    options: &EngineOptions,
+    expr: &Expr,
+    range: QueryRange,
+) -> Result<PlanNode, QueryError> {
+    let grid = steps(options, range)?;
     let expr = strip_parens(expr);
+    let mut planner = Planner::new(options, range).with_outline();
+    match expr.value_type() {
+        ValueType::String => return Ok(PlanNode { name: name_of(expr), children: Vec::new() }),
+        ValueType::Matrix => {
+            planner.range_result(expr, grid)?;
+        }
+        ValueType::Scalar | ValueType::Vector => {
+            planner.plan(expr, grid, Around::default())?;
+        }
+    }
+    Ok(planner.outline().map(Outline::explain).unwrap_or_default())
+}
+
+fn steps(options: &EngineOptions, range: QueryRange) -> Result<Grid, QueryError> {
+    let grid = Grid::new(range.start_ms, range.end_ms, range.step_ms);
+    // A row is as wide as there are steps: no budget could hold a single one.
+    if grid.steps > options.max_samples { Err(QueryError::TooManySamples) } else { Ok(grid) }
+}
+
+/// Notes when the parts of an evaluation begin.
+struct Clock {
+    timings: Timings,
+    lap: Instant,
+}
+
+impl Clock {
+    fn start() -> Self {
+        Self { timings: Timings::default(), lap: Instant::now() }
+    }
+
+    /// The time since the last lap.
+    fn lap(&mut self) -> Duration {
+        let now = Instant::now();
+        now.duration_since(std::mem::replace(&mut self.lap, now))
+    }
+}
+
+fn value_of<'e>(
+    planner: &mut Planner<'e>,
+    source: &dyn Source,
+    expr: &'e Expr,
+    (range, grid): (QueryRange, Grid),
+    context: &Context<'_>,
+    clock: &mut Clock,
+) -> Result<QueryValue, QueryError> {
     if let ExprKind::String(text) = &expr.kind {
         return Ok(QueryValue::String { timestamp_ms: range.start_ms, value: text.clone() });
     }
-    let grid = Grid::new(range.start_ms, range.end_ms, range.step_ms);
-    // A row is as wide as there are steps: no budget could hold a single one.
-    if grid.steps > options.max_samples {
-        return Err(QueryError::TooManySamples);
-    }
-    let mut planner = Planner::new(options, range);
     if expr.value_type() == ValueType::Matrix {
-        let planned = planner.range_input(expr, grid, Around::default())?;
+        let (planned, counters) = planner.range_result(expr, grid)?;
         planner.selections.open(source)?;
-        let matrix = range_vector(planned, grid, context);
+        clock.timings.preparation = clock.lap();
+        let tally = Tally { rule: CountRule::EachStep, operator: counters.clone() };
+        let matrix = range_vector(planned, grid, &tally, context);
         planner.selections.finish(context);
-        return matrix.map(sorted_matrix);
+        clock.timings.inner_eval = clock.lap();
+        let matrix = matrix?;
+        if let Some(counters) = counters {
+            count_result(&matrix, &counters, clock.timings.inner_eval);
+        }
+        let value = sorted_matrix(matrix);
+        clock.timings.result = clock.lap();
+        return Ok(value);
     }
     let mut operator = planner.plan(expr, grid, Around::default())?;
     planner.selections.open(source)?;
+    clock.timings.preparation = clock.lap();
     let rows = drain(operator.as_mut(), context);
     planner.selections.finish(context);
-    let rows = final_names(rows?, context)?;
+    clock.timings.inner_eval = clock.lap();
+    let value = finished(rows?, expr.value_type(), range, grid, context);
+    clock.timings.result = clock.lap();
+    value
+}
+
+/// What the rows of the last operator are as a value.
+fn finished(
+    rows: Vec<Row>,
+    value_type: ValueType,
+    range: QueryRange,
+    grid: Grid,
+    context: &Context<'_>,
+) -> Result<QueryValue, QueryError> {
+    let rows = final_names(rows, context)?;
     if !range.is_instant() {
         return Ok(sorted_matrix(rows.iter().map(|row| series(row, &grid)).collect()));
     }
-    Ok(match expr.value_type() {
+    Ok(match value_type {
         ValueType::Scalar => QueryValue::Scalar {
             timestamp_ms: range.start_ms,
             value: rows.first().and_then(|row| row.float(0)).unwrap_or(f64::NAN),
@@ -89,10 +184,24 @@ fn sorted_matrix(mut series: Vec<SeriesData>) -> QueryValue {
     QueryValue::Matrix(series)
 }
 
+/// Counts a range vector that is the query's result as what its operator handed on.
+fn count_result(matrix: &[SeriesData], counters: &Counters, busy: Duration) {
+    let weight = |series: &SeriesData| {
+        series.floats.len() + series.histograms.values.iter().map(|h| h.sample_weight()).sum::<usize>()
+    };
+    let size_bytes = |series: &SeriesData| {
+        let histograms = series.histograms.values.iter().map(|h| histogram_size_bytes(h)).sum::<usize>();
+        series.labels.size_bytes() + series.floats.len() * size_of::<(i64, f64)>() + histograms
+    };
+    counters.add_busy(busy);
+    counters.add_batch(matrix.len(), matrix.iter().map(weight).sum(), matrix.iter().map(size_bytes).sum());
+}
+
 /// The samples of a range vector itself, at its only step.
 fn range_vector(
     planned: PlannedRange,
     grid: Grid,
+    tally: &Tally,
     context: &Context<'_>,
 ) -> Result<Vec<SeriesData>, QueryError> {
     let end_ms = planned.reference.time_ms(&grid, 0);
@@ -116,7 +225,9 @@ fn range_vector(
                         let lookback_ms = context.options.lookback_ms;
                         kept.floats = extend(stored, planned.extension, window, lookback_ms)?;
                     }
-                    context.count_samples(kept.sample_count());
+                    let weights = kept.histograms.values.iter().map(|h| h.sample_weight());
+                    let looked_at = kept.floats.len() + weights.sum::<usize>();
+                    tally.count(looked_at, || std::iter::once((0, looked_at)), context);
                     charges.push(context.budget.charge(kept.sample_count())?);
                     matrix.push(kept);
                 }

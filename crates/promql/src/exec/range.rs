@@ -10,6 +10,7 @@ use std::sync::Arc;
 use parallax_model::float::is_stale;
 use parallax_model::{CounterResetHint, FloatHistogram, Labels, METRIC_NAME, SeriesData};
 
+use super::analyze::Tally;
 use super::histogram_stats::without_buckets;
 use super::row::{Grid, Row, without_metadata};
 use super::selector::Reference;
@@ -40,6 +41,7 @@ pub(crate) struct RangeCall {
     pub stats_only: bool,
     /// The places of all arguments, and of the first one with parentheses taken off.
     pub position: PosRange,
+    pub tally: Tally,
     pub state: RangeState,
 }
 
@@ -185,14 +187,17 @@ impl RangeCall {
     }
 
     fn count(&self, columns: &Columns<'_>, floats: &Bounds, histograms: &Bounds, context: &Context<'_>) {
-        let mut samples: usize = floats.iter().map(|(lo, hi)| hi - lo).sum();
-        if !histograms.is_empty() {
-            let weights: Vec<usize> = columns.histograms.iter().map(|h| h.sample_weight()).collect();
-            let window =
-                |(lo, hi): &(usize, usize)| weights.get(*lo..*hi).unwrap_or(&[]).iter().sum::<usize>();
-            samples += histograms.iter().map(window).sum::<usize>();
-        }
-        context.count_samples(samples);
+        let weights: Vec<usize> = columns.histograms.iter().map(|h| h.sample_weight()).collect();
+        let of_floats = |(lo, hi): &(usize, usize)| hi - lo;
+        let of_histograms =
+            |(lo, hi): &(usize, usize)| weights.get(*lo..*hi).unwrap_or(&[]).iter().sum::<usize>();
+        let samples =
+            floats.iter().map(of_floats).sum::<usize>() + histograms.iter().map(of_histograms).sum::<usize>();
+        let each = || {
+            let floats = floats.iter().map(of_floats).enumerate();
+            floats.chain(histograms.iter().map(of_histograms).enumerate())
+        };
+        self.tally.count(samples, each, context);
     }
 
     /// `rate` and `increase` of floats that, by their name, are no counter.

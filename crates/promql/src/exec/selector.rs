@@ -3,6 +3,7 @@
 use parallax_model::float::is_stale;
 use parallax_model::{HistogramColumn, SeriesData};
 
+use super::analyze::Tally;
 use super::binary::go_labels;
 use super::histogram_stats::without_buckets;
 use super::row::{Grid, Row};
@@ -45,6 +46,7 @@ pub(crate) struct Selector {
     pub output: SelectorOutput,
     /// Only count and sum of histograms are needed.
     pub stats_only: bool,
+    pub tally: Tally,
 }
 
 impl Operator for Selector {
@@ -60,7 +62,7 @@ impl Operator for Selector {
                 _ => self.row(series)?,
             };
             if !row.is_empty() {
-                context.count_samples(row.weight());
+                self.tally.count_row(&row, context);
                 batch.push(row.charged(&context.budget)?);
             }
         }

@@ -4,10 +4,12 @@ use std::cmp::Ordering;
 
 use parallax_model::{FloatHistogram, Labels, LabelsBuilder, METRIC_NAME, MatchOp, Matcher};
 
+use super::outline::name_of;
 use super::property::has_one_name;
 use super::{Around, PlannedRange, Planner, nothing, strip_parens};
 use crate::ast::{Call, Expr, ExprKind, PosRange, RangeExtension, ValueType};
 use crate::engine::QueryError;
+use crate::exec::analyze::CountRule;
 use crate::exec::gather::{Gather, HistogramPlaces, HistogramRead, absent, histogram_function};
 use crate::exec::info::{InfoCall, TARGET_INFO};
 use crate::exec::leaf::Values;
@@ -178,11 +180,12 @@ impl<'e> Planner<'e> {
         let merge = !has_one_name(vector) && !self.options.delayed_name_removal;
         let of_sample = matches!(vector.kind, ExprKind::Vector(_));
         let input = match &vector.kind {
-            ExprKind::Vector(selector) => self.selector(
-                selector,
-                grid,
-                Around::call(call.function.name),
-                SelectorOutput::TimestampSeconds,
+            ExprKind::Vector(selector) => self.measured(
+                || name_of(vector),
+                |planner| {
+                    let around = Around::call(call.function.name);
+                    planner.selector(selector, grid, around, SelectorOutput::TimestampSeconds)
+                },
             )?,
             _ => self.vector(call, 0, grid)?,
         };
@@ -338,17 +341,26 @@ impl<'e> Planner<'e> {
         let lookup = Reference { at_ms: reference.at_ms, offset_ms: 0 };
         let reader =
             self.reader(&matchers, grid, lookup, (lookback_ms, 0), 0, Around::call(call.function.name));
-        let infos = Selector {
-            reader,
-            grid,
-            reference: lookup,
-            lookback_ms,
-            output: SelectorOutput::TimestampMs,
-            stats_only: false,
-        };
+        let infos = self.measured(
+            || "[vectorSelector] of info metrics".to_owned(),
+            |planner| {
+                let tally = planner.tally();
+                let output = SelectorOutput::TimestampMs;
+                let selector = Selector {
+                    reader,
+                    grid,
+                    reference: lookup,
+                    lookback_ms,
+                    output,
+                    stats_only: false,
+                    tally,
+                };
+                Ok(Box::new(selector))
+            },
+        )?;
         let info = InfoCall { names, data };
         Ok(Box::new(Gather::new(
-            vec![base, Box::new(infos)],
+            vec![base, infos],
             Box::new(move |sides, _| {
                 let mut sides = sides.into_iter();
                 let base = sides.next().unwrap_or_default();
@@ -368,8 +380,11 @@ impl<'e> Planner<'e> {
         let Some(range_argument) = call.arguments.iter().map(strip_parens).find(|expr| is_range(expr)) else {
             return Ok(nothing());
         };
-        let PlannedRange { input, reference, range_ms, extension } =
-            self.range_input(range_argument, grid, Around::call(name))?;
+        // What the selectors of a subquery look at does not count, but what the function then takes in.
+        let outer_rule = std::mem::replace(&mut self.count_rule, CountRule::Never);
+        let planned = self.range_input(range_argument, grid, Around::call(name));
+        self.count_rule = outer_rule;
+        let PlannedRange { input, reference, range_ms, extension } = planned?;
         check_extension(extension, name)?;
         let mut scalars = Vec::new();
         for scalar in call.arguments.iter().map(strip_parens).filter(|expr| !is_range(expr)) {
@@ -386,6 +401,7 @@ impl<'e> Planner<'e> {
             scalars,
             stats_only: self.stats_only(),
             position,
+            tally: self.tally(),
             state: RangeState::default(),
         });
         if function != RangeFunction::AbsentOverTime {

@@ -1,4 +1,4 @@
-//! `/api/v1/query` and `/api/v1/query_range`.
+//! `/api/v1/query` and `/api/v1/query_range`, and their plans.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::extract::State;
 use parallax_model::parse_duration_ms;
 use parallax_promql::ast::ValueType;
-use parallax_promql::engine::{QueryOutcome, QueryRange};
+use parallax_promql::engine::{QueryOutcome, QueryRange, StatsOptions};
 use parallax_promql::parse::parse;
 use parallax_promql::value::QueryValue;
 use parallax_storeapi::proto::thanos::ShardInfo;
@@ -15,6 +15,7 @@ use super::Api;
 use super::json::write_value;
 use super::params::Params;
 use super::respond::{ApiError, ErrorKind, Finished, Success};
+use super::stats::{write_analysis, write_plan, write_stats};
 use crate::query::{Query, QueryTimes};
 
 /// Most points a range query may have per series, as in Prometheus.
@@ -31,6 +32,34 @@ pub(super) async fn instant(State(api): State<Arc<Api>>, params: Params) -> Resu
 
 pub(super) async fn range(State(api): State<Arc<Api>>, params: Params) -> Result<Finished, ApiError> {
     let limit = params.limit()?;
+    let range = query_range(&api, &params)?;
+    answer(&api, &params, range, limit).await
+}
+
+/// The operators that would answer an instant query.
+pub(super) async fn explain_instant(
+    State(api): State<Arc<Api>>,
+    params: Params,
+) -> Result<Finished, ApiError> {
+    let at_ms = params.time("time")?.unwrap_or_else(|| jiff::Timestamp::now().as_millisecond());
+    explain(&api, &params, QueryRange::instant(at_ms))
+}
+
+/// The operators that would answer a range query.
+pub(super) async fn explain_range(State(api): State<Arc<Api>>, params: Params) -> Result<Finished, ApiError> {
+    let range = query_range(&api, &params)?;
+    explain(&api, &params, range)
+}
+
+fn explain(api: &Api, params: &Params, range: QueryRange) -> Result<Finished, ApiError> {
+    let query = parse_query(api, params, range)?;
+    let plan = api.runner.explain(&query)?;
+    let mut success = Success::begin();
+    write_plan(success.data(), &plan);
+    Ok(success.finish(&[], &[], b""))
+}
+
+fn query_range(api: &Api, params: &Params) -> Result<QueryRange, ApiError> {
     let start_ms = params.required_time("start")?;
     let end_ms = params.required_time("end")?;
     if end_ms < start_ms {
@@ -54,7 +83,7 @@ pub(super) async fn range(State(api): State<Arc<Api>>, params: Params) -> Result
              (?step=XX)",
         ));
     }
-    answer(&api, &params, QueryRange { start_ms, end_ms, step_ms }, limit).await
+    Ok(QueryRange { start_ms, end_ms, step_ms })
 }
 
 fn default_step_ms(span_ms: i64, default_step: Duration) -> i64 {
@@ -67,8 +96,10 @@ async fn answer(api: &Api, params: &Params, range: QueryRange, limit: usize) -> 
     let query = parse_query(api, params, range)?;
     let infos = resolution_infos(params)?;
     let wants_stats = params.get("stats").is_some();
-    let finish =
-        move |outcome: QueryOutcome, times: QueryTimes| render(outcome, times, limit, wants_stats, infos);
+    let finish = move |outcome: QueryOutcome, times: QueryTimes| {
+        let stats = wants_stats.then_some((times, range));
+        render(outcome, limit, stats, infos)
+    };
     Ok(api.runner.run(query, finish).await?)
 }
 
@@ -109,6 +140,10 @@ fn parse_query(api: &Api, params: &Params, range: QueryRange) -> Result<Query, A
         partial_response,
         store_matchers,
         shard,
+        stats: StatsOptions {
+            per_step: params.get("stats") == Some("all"),
+            operators: matches!(params.get("analyze"), Some("true" | "1")),
+        },
     })
 }
 
@@ -155,9 +190,8 @@ fn resolution_infos(params: &Params) -> Result<Vec<String>, ApiError> {
 
 fn render(
     mut outcome: QueryOutcome,
-    times: QueryTimes,
     limit: usize,
-    wants_stats: bool,
+    stats: Option<(QueryTimes, QueryRange)>,
     mut infos: Vec<String>,
 ) -> Finished {
     let mut warnings = std::mem::take(&mut outcome.warnings);
@@ -169,8 +203,13 @@ fn render(
     let data = success.data();
     data.push(b'{');
     write_value(data, &outcome.value);
-    if wants_stats {
-        write_stats(data, &outcome, times);
+    if let Some((times, range)) = stats {
+        data.push(b',');
+        write_stats(data, &outcome, times, range);
+    }
+    if let Some(operators) = &outcome.stats.operators {
+        data.extend_from_slice(b",\"analysis\":");
+        write_analysis(data, operators);
     }
     data.push(b'}');
     success.finish(&warnings, &infos, b"")
@@ -189,19 +228,6 @@ fn truncate(value: &mut QueryValue, limit: usize) -> bool {
         QueryValue::Matrix(series) => cut(series, limit),
         QueryValue::Scalar { .. } | QueryValue::String { .. } => false,
     }
-}
-
-/// Only what is really measured: Prometheus has more timings.
-fn write_stats(data: &mut Vec<u8>, outcome: &QueryOutcome, times: QueryTimes) {
-    let (queued, evaluated) = (times.queued.as_secs_f64(), times.evaluated.as_secs_f64());
-    let text = format!(
-        ",\"stats\":{{\"timings\":{{\"evalTotalTime\":{evaluated},\"execQueueTime\":{queued},\"execTotalTime\":{}}},\
-         \"samples\":{{\"totalQueryableSamples\":{},\"peakSamples\":{}}}}}",
-        queued + evaluated,
-        outcome.stats.total_samples,
-        outcome.stats.peak_samples,
-    );
-    data.extend_from_slice(text.as_bytes());
 }
 
 #[cfg(test)]
