@@ -13,6 +13,7 @@ pub mod parse;
 mod plan;
 mod print;
 pub mod script;
+pub mod selectors;
 pub mod series_notation;
 pub mod signature;
 pub mod source;

@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
 use crate::Fleet;
+use crate::fleet::FAMILIES;
 
 /// The path of machine `number`, for a scrape configuration.
 pub fn metrics_path(number: u32) -> String {
@@ -46,7 +47,13 @@ fn exposition(fleet: &Fleet, number: u32, now_ms: i64) -> String {
         ));
     }
     let mut text = String::new();
-    for lines in families.values() {
+    let mut last = None;
+    for (series_name, lines) in &families {
+        let family = FAMILIES.iter().find(|(name, ..)| series_name.starts_with(name));
+        if let Some((name, kind, help)) = family.filter(|_| family != last) {
+            let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+            last = family;
+        }
         for line in lines {
             let _ = writeln!(text, "{line}");
         }
@@ -65,6 +72,9 @@ mod tests {
         assert!(text.contains("demo_capacity{} 200\n"), "{text}");
         assert!(text.contains("demo_requests_total{code=\"200\",method=\"get\"} "));
         assert!(!text.contains("up"));
-        assert_eq!(text.lines().count(), fleet.series_of(1).len() - 1);
+        assert_eq!(text.matches("# TYPE demo_request_duration_seconds histogram\n").count(), 1);
+        let samples = text.lines().filter(|line| !line.starts_with('#')).count();
+        assert_eq!(samples, fleet.series_of(1).len() - 1);
+        assert_eq!(text.lines().count(), samples + 2 * FAMILIES.len());
     }
 }

@@ -19,6 +19,14 @@ const GAP_STRIDE: i64 = 4;
 /// The job label of every simulated series.
 pub const JOB: &str = "demo";
 
+/// Name, type and help of what the machines expose.
+pub(crate) const FAMILIES: [(&str, &str, &str); 4] = [
+    ("demo_capacity", "gauge", "How much the machine can do"),
+    ("demo_request_duration_seconds", "histogram", "How long requests took"),
+    ("demo_requests_total", "counter", "Requests answered"),
+    ("demo_temperature_celsius", "gauge", "How warm the machine is"),
+];
+
 /// Upper bounds of the duration histogram; the last bucket is `+Inf`.
 const BUCKETS: [(&str, f64); 6] =
     [("0.05", 0.20), ("0.1", 0.45), ("0.25", 0.75), ("0.5", 0.90), ("1", 0.98), ("+Inf", 1.0)];

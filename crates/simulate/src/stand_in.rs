@@ -4,6 +4,7 @@
 //! both forms (streamed chunks and whole samples). It says that it is a stand-in in its build information.
 
 mod read;
+mod side;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -57,6 +58,7 @@ fn router_with(stand_in: StandIn, read: MethodRouter<Arc<StandIn>>) -> Router {
         .route("/api/v1/label/{name}/values", get(label_values))
         .route("/api/v1/series", get(series).post(series_of_form))
         .route("/api/v1/read", read)
+        .merge(side::router())
         .with_state(Arc::new(stand_in))
 }
 

@@ -19,7 +19,7 @@ use crate::proto::thanos::{
     LabelNamesRequest, LabelNamesResponse, LabelValuesRequest, LabelValuesResponse, SeriesRequest,
 };
 use crate::server::MAX_MESSAGE_SIZE_BYTES;
-use crate::{SeriesStream, Store};
+use crate::{SeriesStream, SideServices, Store};
 
 /// Speaks to one endpoint over any gRPC channel. Cloning shares the channel.
 #[derive(Clone, Debug)]
@@ -51,7 +51,7 @@ where
 }
 
 /// Tells the peer what is left of the deadline now.
-fn sent<T>(mut request: Request<T>) -> (Request<T>, Option<std::time::Instant>) {
+pub(crate) fn sent<T>(mut request: Request<T>) -> (Request<T>, Option<std::time::Instant>) {
     let deadline = deadline_of(&request);
     if let Some(deadline) = deadline {
         set_deadline(&mut request, deadline);
@@ -91,5 +91,9 @@ where
     ) -> Result<LabelValuesResponse, Status> {
         let (request, deadline) = sent(request);
         Ok(by(deadline, self.thanos().label_values(request)).await?.into_inner())
+    }
+
+    fn side(&self) -> &dyn SideServices {
+        self
     }
 }

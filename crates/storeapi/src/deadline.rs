@@ -12,8 +12,7 @@ use futures::Stream;
 use tokio::time::Sleep;
 use tonic::{Request, Status};
 
-use crate::SeriesStream;
-use crate::proto::thanos::SeriesResponse;
+use crate::FrameStream;
 
 /// The request extension that holds the instant while a request stays in this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,7 +66,7 @@ pub async fn by<T>(
 }
 
 /// Ends a stream with `DeadlineExceeded` at the deadline, and drops it then.
-pub fn until(stream: SeriesStream, deadline: Option<Instant>) -> SeriesStream {
+pub fn until<T: 'static>(stream: FrameStream<T>, deadline: Option<Instant>) -> FrameStream<T> {
     match deadline {
         None => stream,
         Some(deadline) => {
@@ -81,13 +80,13 @@ fn exceeded() -> Status {
     Status::deadline_exceeded("the deadline of the request has passed")
 }
 
-struct Until {
-    stream: Option<SeriesStream>,
+struct Until<T> {
+    stream: Option<FrameStream<T>>,
     sleep: Pin<Box<Sleep>>,
 }
 
-impl Stream for Until {
-    type Item = Result<SeriesResponse, Status>;
+impl<T> Stream for Until<T> {
+    type Item = Result<T, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;
@@ -152,7 +151,7 @@ mod tests {
     async fn a_stream_that_hangs_ends_at_its_deadline() {
         use futures::StreamExt;
         let frames = futures::stream::iter([Ok(crate::frames::warning("one"))]);
-        let hung: SeriesStream = Box::pin(frames.chain(futures::stream::pending()));
+        let hung: FrameStream<_> = Box::pin(frames.chain(futures::stream::pending()));
         let items: Vec<_> = until(hung, Some(Instant::now() + Duration::from_millis(20))).collect().await;
         assert_eq!(items.len(), 2);
         assert_eq!(items[1].as_ref().unwrap_err().code(), tonic::Code::DeadlineExceeded);

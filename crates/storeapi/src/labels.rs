@@ -37,6 +37,14 @@ pub fn from_wire(labels: &[Label]) -> Result<Labels, Error> {
     Ok(Labels::from_pairs(pairs))
 }
 
+/// Whether [`from_wire`] could read them.
+///
+/// # Errors
+/// As [`from_wire`].
+pub fn check_text(labels: &[Label]) -> Result<(), Error> {
+    labels.iter().try_for_each(|label| text(label, &label.name).and(text(label, &label.value)).map(|_| ()))
+}
+
 fn text<'a>(label: &Label, bytes: &'a Bytes) -> Result<&'a str, Error> {
     std::str::from_utf8(bytes)
         .map_err(|_| Error::LabelNotUtf8 { name: String::from_utf8_lossy(&label.name).into_owned() })

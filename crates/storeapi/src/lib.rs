@@ -16,6 +16,7 @@ pub mod proto;
 mod resort;
 mod server;
 mod shard;
+mod side;
 mod store;
 
 pub use async_trait::async_trait;
@@ -25,4 +26,7 @@ pub use error::Error;
 pub use resort::{Resorter, resort};
 pub use server::{MAX_MESSAGE_SIZE_BYTES, ReflectionError, routes};
 pub use shard::ShardMatcher;
-pub use store::{SeriesStream, Store};
+pub use side::{
+    MAX_SIDE_MESSAGE_SIZE_BYTES, NoSideServices, SideFrame, SideRequest, SideService, SideServices,
+};
+pub use store::{FrameStream, SeriesStream, Store};

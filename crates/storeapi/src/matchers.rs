@@ -68,6 +68,49 @@ pub fn without_external(matchers: &[Matcher], external: &Labels) -> Option<Vec<M
     Some(matchers.iter().filter(|matcher| !external.contains(matcher.name())).cloned().collect())
 }
 
+/// `{a="b",c=~"d"}`. Names that are not plain identifiers are quoted, which Prometheus 3 understands.
+///
+/// Prometheus refuses a selector that would take a series without any label. Every series that it scrapes or records has a
+/// metric name, so asking for one as well changes nothing.
+pub fn selector(matchers: &[Matcher]) -> String {
+    let one = |matcher: &Matcher| {
+        let name = matcher.name();
+        let name = if is_plain_name(name) { name.to_owned() } else { quoted(name) };
+        format!("{name}{}{}", matcher.op().symbol(), quoted(matcher.value()))
+    };
+    let mut terms: Vec<String> = matchers.iter().map(one).collect();
+    if matchers.iter().all(|matcher| matcher.matches("")) {
+        terms.push("__name__!=\"\"".to_owned());
+    }
+    format!("{{{}}}", terms.join(","))
+}
+
+/// Whether PromQL takes a label's name without quotes.
+pub fn is_plain_name(name: &str) -> bool {
+    name.bytes()
+        .enumerate()
+        .all(|(i, b)| b == b'_' || b.is_ascii_alphabetic() || (i > 0 && b.is_ascii_digit()))
+        && !name.is_empty()
+}
+
+/// A PromQL string literal: only what Go's unquoting understands, unlike Rust's `{:?}`.
+fn quoted(text: &str) -> String {
+    let mut literal = String::with_capacity(text.len() + 2);
+    literal.push('"');
+    for character in text.chars() {
+        match character {
+            '"' => literal.push_str("\\\""),
+            '\\' => literal.push_str("\\\\"),
+            '\n' => literal.push_str("\\n"),
+            // Written out, it counts as broken UTF-8.
+            '\u{fffd}' => literal.push_str("\\ufffd"),
+            _ => literal.push(character),
+        }
+    }
+    literal.push('"');
+    literal
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -107,5 +150,20 @@ mod tests {
         assert!(may_match(&of("cluster", "eu-1"), &[]));
         assert_eq!(without_external(&of("cluster", "us-1"), &us), Some(vec![]));
         assert_eq!(without_external(&of("cluster", "eu-1"), &us), None);
+    }
+
+    #[test]
+    fn selectors_are_promql() {
+        let matchers = [
+            Matcher::equal("__name__", "up"),
+            Matcher::new(MatchOp::NotRegex, "a.b", "x\\.y|\"z\"").unwrap(),
+        ];
+        assert_eq!(selector(&matchers), r#"{__name__="up","a.b"!~"x\\.y|\"z\""}"#);
+    }
+
+    #[test]
+    fn a_selector_of_absent_labels_asks_for_a_metric_name_too() {
+        assert_eq!(selector(&[Matcher::equal("job", "")]), r#"{job="",__name__!=""}"#);
+        assert_eq!(selector(&[Matcher::equal("a", "\u{fffd}\n")]), r#"{a="\ufffd\n"}"#);
     }
 }

@@ -1,4 +1,4 @@
-//! Any `Store` as gRPC services: Store, Info, health and reflection.
+//! Any `Store` as gRPC services: Store, Info, those beside it, health and reflection.
 //!
 //! Deadlines that come in as `grpc-timeout` are kept inside the stream; dropping a call drops the store's stream. Who listens, with
 //! which certificates and keepalive, is up to whoever serves the routes.
@@ -20,7 +20,7 @@ use crate::proto::thanos::store_server;
 use crate::proto::thanos::{
     LabelNamesRequest, LabelNamesResponse, LabelValuesRequest, LabelValuesResponse, SeriesRequest,
 };
-use crate::{SeriesStream, Store};
+use crate::{SeriesStream, Store, side};
 
 /// Largest message both ways: what gRPC itself allows, and Thanos sends. tonic's own default is 4 MiB.
 pub const MAX_MESSAGE_SIZE_BYTES: usize = i32::MAX as usize;
@@ -40,12 +40,12 @@ pub struct ReflectionError(#[from] tonic_reflection::server::Error);
 /// # Errors
 /// If the committed descriptors are broken, which `tests/generated.rs` rules out.
 pub fn routes(store: Arc<dyn Store>, ready: watch::Receiver<bool>) -> Result<Routes, ReflectionError> {
-    let service = Service { store, ready: ready.clone() };
+    let service = Service { store: Arc::clone(&store), ready: ready.clone() };
     let reporter = HealthReporter::new();
     let health = HealthServer::new(HealthService::from_health_reporter(reporter.clone()));
     tokio::spawn(follow_readiness(reporter, ready));
 
-    let store = store_server::StoreServer::new(service.clone())
+    let series = store_server::StoreServer::new(service.clone())
         .max_decoding_message_size(MAX_MESSAGE_SIZE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_SIZE_BYTES);
     let reflection = || {
@@ -53,7 +53,7 @@ pub fn routes(store: Arc<dyn Store>, ready: watch::Receiver<bool>) -> Result<Rou
             .register_encoded_file_descriptor_set(DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    Ok(Routes::new(store)
+    Ok(side::add(Routes::new(series), store)
         .add_service(InfoServer::new(service))
         .add_service(health)
         .add_service(reflection().build_v1()?)
@@ -80,7 +80,7 @@ struct Service {
 }
 
 /// Fixes the deadline at the moment the call came in.
-fn received<T>(mut request: Request<T>) -> (Request<T>, Option<std::time::Instant>) {
+pub(crate) fn received<T>(mut request: Request<T>) -> (Request<T>, Option<std::time::Instant>) {
     let deadline = deadline_of(&request);
     if let Some(deadline) = deadline {
         set_deadline(&mut request, deadline);

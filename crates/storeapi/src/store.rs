@@ -15,9 +15,13 @@ use crate::proto::thanos::{
     LabelNamesRequest, LabelNamesResponse, LabelValuesRequest, LabelValuesResponse, SeriesRequest,
     SeriesResponse,
 };
+use crate::side::{NoSideServices, SideServices};
 
 /// The frames of one answer. Dropping it cancels the work behind it.
-pub type SeriesStream = Pin<Box<dyn Stream<Item = Result<SeriesResponse, Status>> + Send + 'static>>;
+pub type FrameStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send + 'static>>;
+
+/// The frames of a Series answer.
+pub type SeriesStream = FrameStream<SeriesResponse>;
 
 /// Holds series and can be asked for them.
 ///
@@ -43,6 +47,11 @@ pub trait Store: Send + Sync + 'static {
     /// Sorted, unique values of one label.
     async fn label_values(&self, request: Request<LabelValuesRequest>)
     -> Result<LabelValuesResponse, Status>;
+
+    /// What else it answers. Info says which services that are.
+    fn side(&self) -> &dyn SideServices {
+        &NoSideServices
+    }
 }
 
 #[async_trait]
@@ -64,5 +73,9 @@ impl<S: Store + ?Sized> Store for Arc<S> {
         request: Request<LabelValuesRequest>,
     ) -> Result<LabelValuesResponse, Status> {
         (**self).label_values(request).await
+    }
+
+    fn side(&self) -> &dyn SideServices {
+        (**self).side()
     }
 }

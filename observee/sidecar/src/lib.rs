@@ -13,6 +13,7 @@ mod metrics;
 mod prometheus;
 mod samples;
 mod shipper;
+mod side;
 mod state;
 mod store;
 

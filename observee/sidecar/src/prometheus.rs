@@ -1,14 +1,21 @@
-//! What a sidecar asks of Prometheus: its configuration, its labels, and (in `remote_read`) its samples.
+//! What a sidecar asks of Prometheus: its configuration, its labels, (in `remote_read`) its samples, and (in the other modules) what it knows beside them.
 //!
 //! Every call is bounded in time by the HTTP client and in size here. Nothing is cached: `state` does that.
 
+mod exemplars;
+mod json;
+mod metric_metadata;
 pub mod remote_read;
+mod rules;
+mod targets;
+mod tsdb_status;
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use parallax_model::{Labels, Matcher};
 use parallax_net::{HttpClient, HttpResponse};
+use parallax_storeapi::matchers::{is_plain_name, selector};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -149,12 +156,33 @@ impl Prometheus {
     where
         T: DeserializeOwned + Send + 'static,
     {
+        let body = self.ask_bytes(path, parameters).await?;
+        self.parse(path, body).await
+    }
+
+    /// The same, where `null` is an answer.
+    async fn ask_json_or_null<T>(
+        &self,
+        path: &str,
+        parameters: &[(&str, String)],
+    ) -> Result<Option<T>, SidecarError>
+    where
+        T: DeserializeOwned + Send + 'static,
+    {
+        let body = self.ask_bytes(path, parameters).await?;
+        let envelope = self.parse_envelope(path, body).await?;
+        if envelope.data.is_none() && !envelope.error.is_empty() {
+            return Err(self.unreadable(path, envelope.error));
+        }
+        Ok(envelope.data)
+    }
+
+    async fn ask_bytes(&self, path: &str, parameters: &[(&str, String)]) -> Result<Bytes, SidecarError> {
         if parameters.iter().map(|(_, value)| value.len()).sum::<usize>() <= MAX_URL_PARAMETERS_BYTES {
-            return self.get_json(path, parameters).await;
+            return self.get_bytes(path, parameters).await;
         }
         let sent = self.http.post_form(path, &borrowed(parameters)).await;
-        let body = self.body(path, sent).await?;
-        self.parse(path, body).await
+        self.body(path, sent).await
     }
 
     async fn get_json<T>(&self, path: &str, parameters: &[(&str, String)]) -> Result<T, SidecarError>
@@ -186,14 +214,21 @@ impl Prometheus {
     where
         T: DeserializeOwned + Send + 'static,
     {
+        let envelope = self.parse_envelope(path, body).await?;
+        envelope.data.ok_or_else(|| self.unreadable(path, envelope.error))
+    }
+
+    async fn parse_envelope<T>(&self, path: &str, body: Bytes) -> Result<Envelope<T>, SidecarError>
+    where
+        T: DeserializeOwned + Send + 'static,
+    {
         let parsed = if body.len() <= MAX_INLINE_PARSE_BYTES {
             serde_json::from_slice::<Envelope<T>>(&body)
         } else {
             let parsing = tokio::task::spawn_blocking(move || serde_json::from_slice::<Envelope<T>>(&body));
             parsing.await.map_err(|error| self.unreadable(path, error.to_string()))?
         };
-        let envelope = parsed.map_err(|error| self.unreadable(path, error.to_string()))?;
-        envelope.data.ok_or_else(|| self.unreadable(path, envelope.error))
+        parsed.map_err(|error| self.unreadable(path, error.to_string()))
     }
 
     async fn refused(&self, path: &str, response: HttpResponse) -> SidecarError {
@@ -256,48 +291,6 @@ fn seconds(millis: i64) -> String {
     format!("{sign}{}.{:03}", millis / 1000, millis % 1000)
 }
 
-/// `{a="b",c=~"d"}`. Names that are not plain identifiers are quoted, which Prometheus 3 understands.
-///
-/// Prometheus refuses a selector that would take a series without any label. Every series that it scrapes or records has a
-/// metric name, so asking for one as well changes nothing.
-fn selector(matchers: &[Matcher]) -> String {
-    let one = |matcher: &Matcher| {
-        let name = matcher.name();
-        let name = if is_plain_name(name) { name.to_owned() } else { quoted(name) };
-        format!("{name}{}{}", matcher.op().symbol(), quoted(matcher.value()))
-    };
-    let mut terms: Vec<String> = matchers.iter().map(one).collect();
-    if matchers.iter().all(|matcher| matcher.matches("")) {
-        terms.push("__name__!=\"\"".to_owned());
-    }
-    format!("{{{}}}", terms.join(","))
-}
-
-fn is_plain_name(name: &str) -> bool {
-    name.bytes()
-        .enumerate()
-        .all(|(i, b)| b == b'_' || b.is_ascii_alphabetic() || (i > 0 && b.is_ascii_digit()))
-        && !name.is_empty()
-}
-
-/// A PromQL string literal: only what Go's unquoting understands, unlike Rust's `{:?}`.
-fn quoted(text: &str) -> String {
-    let mut literal = String::with_capacity(text.len() + 2);
-    literal.push('"');
-    for character in text.chars() {
-        match character {
-            '"' => literal.push_str("\\\""),
-            '\\' => literal.push_str("\\\\"),
-            '\n' => literal.push_str("\\n"),
-            // Written out, it counts as broken UTF-8.
-            '\u{fffd}' => literal.push_str("\\ufffd"),
-            _ => literal.push(character),
-        }
-    }
-    literal.push('"');
-    literal
-}
-
 /// A label name as a path segment: Prometheus' `U__` escaping where it is not a plain name.
 fn path_label(name: &str) -> String {
     if is_plain_name(name) {
@@ -316,18 +309,7 @@ fn path_label(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use parallax_model::MatchOp;
-
     use super::*;
-
-    #[test]
-    fn selectors_are_promql() {
-        let matchers = [
-            Matcher::equal("__name__", "up"),
-            Matcher::new(MatchOp::NotRegex, "a.b", "x\\.y|\"z\"").unwrap(),
-        ];
-        assert_eq!(selector(&matchers), r#"{__name__="up","a.b"!~"x\\.y|\"z\""}"#);
-    }
 
     #[test]
     fn unbounded_ends_are_left_out() {
@@ -341,12 +323,6 @@ mod tests {
             [seconds(-1_500), seconds(-1), seconds(0), seconds(12_034)],
             ["-1.500", "-0.001", "0.000", "12.034"]
         );
-    }
-
-    #[test]
-    fn a_selector_of_absent_labels_asks_for_a_metric_name_too() {
-        assert_eq!(selector(&[Matcher::equal("job", "")]), r#"{job="",__name__!=""}"#);
-        assert_eq!(selector(&[Matcher::equal("a", "\u{fffd}\n")]), r#"{a="\ufffd\n"}"#);
     }
 
     #[test]

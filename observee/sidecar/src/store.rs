@@ -13,14 +13,18 @@ use async_trait::async_trait;
 use futures::{Stream, StreamExt};
 use parallax_model::{Matcher, TimeRange};
 use parallax_storeapi::ShardMatcher;
-use parallax_storeapi::proto::thanos::info::{InfoResponse, StoreInfo, TsdbInfo};
+use parallax_storeapi::proto::thanos::info::{
+    ExemplarsInfo, InfoResponse, MetricMetadataInfo, RulesInfo, StatusInfo, StoreInfo, TargetsInfo, TsdbInfo,
+};
 use parallax_storeapi::proto::thanos::series_response::Result as Frame;
 use parallax_storeapi::proto::thanos::{
     AggrChunk, LabelNamesRequest, LabelNamesResponse, LabelValuesRequest, LabelValuesResponse, Series,
     SeriesRequest, SeriesResponse, chunk,
 };
 use parallax_storeapi::{Resorter, resort};
-use parallax_storeapi::{SeriesStream, Store, chunks, deadline, deadline_of, frames, labels, matchers};
+use parallax_storeapi::{
+    SeriesStream, SideServices, Store, chunks, deadline, deadline_of, frames, labels, matchers,
+};
 use tokio::sync::OwnedSemaphorePermit;
 use tonic::{Request, Status};
 
@@ -44,7 +48,7 @@ enum Scope {
 }
 
 impl Sidecar {
-    fn known(&self) -> Result<State, Status> {
+    pub(crate) fn known(&self) -> Result<State, Status> {
         self.state.borrow().clone().ok_or_else(|| {
             Status::unavailable(format!("sidecar: prometheus {} was not ready yet", self.prometheus.url()))
         })
@@ -64,7 +68,7 @@ impl Sidecar {
     }
 
     /// A place among the reads at once. The wait is bounded: who opens several streams before reading any may wait for itself.
-    async fn permit(&self) -> Result<OwnedSemaphorePermit, SidecarError> {
+    pub(crate) async fn permit(&self) -> Result<OwnedSemaphorePermit, SidecarError> {
         let SidecarConfig { max_concurrent_reads, max_read_wait, .. } = self.config;
         match tokio::time::timeout(max_read_wait, Arc::clone(&self.reads).acquire_owned()).await {
             Ok(Ok(permit)) => Ok(permit),
@@ -144,7 +148,12 @@ impl Store for Sidecar {
                 tsdb_infos: vec![TsdbInfo { labels: Some(set), min_time, max_time }],
                 ..StoreInfo::default()
             }),
-            ..InfoResponse::default()
+            metric_metadata: Some(MetricMetadataInfo {}),
+            rules: Some(RulesInfo {}),
+            targets: Some(TargetsInfo {}),
+            exemplars: Some(ExemplarsInfo { min_time, max_time }),
+            status: Some(StatusInfo {}),
+            query: None,
         })
     }
 
@@ -236,6 +245,10 @@ impl Store for Sidecar {
         };
         Ok(LabelValuesResponse { values: sorted(values, limit), ..LabelValuesResponse::default() })
     }
+
+    fn side(&self) -> &dyn SideServices {
+        self
+    }
 }
 
 fn sorted(mut texts: Vec<String>, limit: usize) -> Vec<String> {
@@ -247,7 +260,7 @@ fn sorted(mut texts: Vec<String>, limit: usize) -> Vec<String> {
     texts
 }
 
-async fn within<T>(
+pub(crate) async fn within<T>(
     deadline: Option<Instant>,
     url: &str,
     work: impl Future<Output = Result<T, SidecarError>>,

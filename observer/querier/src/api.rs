@@ -1,20 +1,25 @@
 //! The Prometheus HTTP API, with Thanos' additional parameters and endpoints, over a [`QueryRunner`].
 //!
 //! Shapes, texts and status codes are those of Prometheus 3.9 (`web/api/v1`), so that Grafana and other clients see
-//! a Prometheus; contract section 1.3 lists what Thanos adds. Where the querier does not federate something yet
-//! (rules, alerts, targets, metadata, exemplars) the answer is empty and says so in a warning.
+//! a Prometheus; contract section 1.3 lists what Thanos adds.
 
 mod endpoints;
+mod exemplars;
 mod float;
 mod histogram;
 mod json;
 mod metadata;
+mod metric_metadata;
 mod names;
 mod params;
 mod queries;
 mod respond;
+mod rules;
+mod side;
 mod stats;
 mod status;
+mod targets;
+mod tsdb_status;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -91,11 +96,12 @@ pub fn router(runner: Arc<QueryRunner>, stores: impl StoreList, options: ApiOpti
         .route("/api/v1/labels", get(metadata::label_names).post(metadata::label_names))
         .route("/api/v1/label/{name}/values", get(metadata::label_values))
         .route("/api/v1/stores", get(status::stores))
-        .route("/api/v1/metadata", get(status::metric_metadata))
-        .route("/api/v1/rules", get(status::rules))
-        .route("/api/v1/alerts", get(status::alerts))
-        .route("/api/v1/targets", get(status::targets))
-        .route("/api/v1/query_exemplars", get(status::exemplars).post(status::exemplars))
+        .route("/api/v1/metadata", get(metric_metadata::metric_metadata))
+        .route("/api/v1/rules", get(rules::rules))
+        .route("/api/v1/alerts", get(rules::alerts))
+        .route("/api/v1/targets", get(targets::targets))
+        .route("/api/v1/query_exemplars", get(exemplars::exemplars).post(exemplars::exemplars))
+        .route("/api/v1/status/tsdb", get(tsdb_status::tsdb_status))
         .route("/api/v1/status/buildinfo", get(status::build_info))
         .route("/api/v1/status/runtimeinfo", get(status::runtime_info))
         .route("/api/v1/status/flags", get(status::flags))

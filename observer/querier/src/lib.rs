@@ -13,6 +13,7 @@ pub mod proxy;
 mod querier;
 pub mod query;
 pub mod select;
+mod side;
 mod stop;
 pub mod store_selection;
 
@@ -20,5 +21,5 @@ pub use config::QuerierConfig;
 pub use coverage::{Gap, GapKind};
 pub use endpoint::{Connection, Endpoint, EndpointConfig, EndpointOptions, EndpointSet, EndpointStatus};
 pub use error::Error;
-pub use proxy::{Proxy, ProxyConfig};
+pub use proxy::{Proxy, ProxyConfig, SideLimits};
 pub use querier::Querier;

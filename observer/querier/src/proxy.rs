@@ -9,6 +9,8 @@ mod info;
 mod label_calls;
 mod pump;
 mod series;
+mod side;
+mod side_calls;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -20,7 +22,9 @@ use parallax_storeapi::proto::thanos::{
     LabelMatcher, LabelNamesRequest, LabelNamesResponse, LabelValuesRequest, LabelValuesResponse,
     PartialResponseStrategy, SeriesRequest,
 };
-use parallax_storeapi::{SeriesStream, Store, async_trait, deadline_of, matchers, with_deadline};
+use parallax_storeapi::{
+    SeriesStream, SideServices, Store, async_trait, deadline_of, matchers, with_deadline,
+};
 use parallax_telemetry::Metrics;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -31,6 +35,8 @@ use tonic::{Request, Status};
 use crate::coverage::{Gap, GapKind};
 use crate::endpoint::{Endpoint, EndpointSet};
 use crate::store_selection::{Selection, select};
+
+pub use side_calls::SideLimits;
 
 /// The gRPC metadata that carries a tenant through proxies. Source: Thanos, `pkg/tenancy`.
 const TENANT_HEADER: &str = "thanos-tenant";
@@ -61,6 +67,8 @@ pub struct ProxyConfig {
     pub look_ahead: usize,
     /// How often a stream is opened again after a transport error before its first frame.
     pub max_retries: u32,
+    /// What answers of the small services (rules, targets…) may take.
+    pub side_limits: SideLimits,
     /// Labels this proxy adds to what it advertises; a query that contradicts them gets nothing. Thanos' `--selector-label`.
     pub selector_labels: Labels,
 }
@@ -73,6 +81,7 @@ impl Default for ProxyConfig {
             hung_after: Duration::from_secs(5),
             look_ahead: 16,
             max_retries: 2,
+            side_limits: SideLimits::default(),
             selector_labels: Labels::empty(),
         }
     }
@@ -123,10 +132,13 @@ impl Proxy {
 
     /// Selects endpoints. Where no partial answer is allowed, a gap, and having no endpoint at all, is an error.
     fn select(&self, call: &Call, matchers: &[Matcher], range: TimeRange) -> Result<Selection, Status> {
+        self.admit(call, select(&self.inner.endpoints, range, matchers, &call.store_matchers))
+    }
+
+    fn admit(&self, call: &Call, selection: Selection) -> Result<Selection, Status> {
         if call.abort && self.inner.endpoints.endpoints().is_empty() {
             return Err(Status::unavailable("no endpoints are configured"));
         }
-        let selection = select(&self.inner.endpoints, range, matchers, &call.store_matchers);
         for gap in &selection.gaps {
             self.count(gap);
         }
@@ -263,5 +275,9 @@ impl Store for Proxy {
         request: Request<LabelValuesRequest>,
     ) -> Result<LabelValuesResponse, Status> {
         self.merged_label_values(request).await
+    }
+
+    fn side(&self) -> &dyn SideServices {
+        self
     }
 }

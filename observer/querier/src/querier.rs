@@ -12,9 +12,11 @@ use axum::middleware::{Next, from_fn};
 use parallax_net::Context;
 use parallax_storeapi::proto::thanos::info::InfoResponse;
 use parallax_storeapi::proto::thanos::{
-    LabelNamesRequest, LabelNamesResponse, LabelValuesRequest, LabelValuesResponse, SeriesRequest,
+    ExemplarsRequest, ExemplarsResponse, LabelNamesRequest, LabelNamesResponse, LabelValuesRequest,
+    LabelValuesResponse, MetricMetadataRequest, MetricMetadataResponse, RulesRequest, RulesResponse,
+    SeriesRequest, TargetsRequest, TargetsResponse, TsdbStatisticsRequest, TsdbStatisticsResponse,
 };
-use parallax_storeapi::{SeriesStream, Store, async_trait};
+use parallax_storeapi::{FrameStream, SeriesStream, SideRequest, SideServices, Store, async_trait};
 use tonic::{Request, Status};
 
 use crate::Error;
@@ -123,5 +125,53 @@ impl Store for Querier {
         request: Request<LabelValuesRequest>,
     ) -> Result<LabelValuesResponse, Status> {
         self.stop.bound(self.proxy.label_values(request)).await?
+    }
+
+    fn side(&self) -> &dyn SideServices {
+        self
+    }
+}
+
+impl Querier {
+    async fn ask_side<R: SideRequest>(
+        &self,
+        request: Request<R>,
+    ) -> Result<FrameStream<R::Response>, Status> {
+        self.stop.bound(R::ask(request, &self.proxy)).await?
+    }
+}
+
+#[async_trait]
+impl SideServices for Querier {
+    async fn metric_metadata(
+        &self,
+        request: Request<MetricMetadataRequest>,
+    ) -> Result<FrameStream<MetricMetadataResponse>, Status> {
+        self.ask_side(request).await
+    }
+
+    async fn rules(&self, request: Request<RulesRequest>) -> Result<FrameStream<RulesResponse>, Status> {
+        self.ask_side(request).await
+    }
+
+    async fn targets(
+        &self,
+        request: Request<TargetsRequest>,
+    ) -> Result<FrameStream<TargetsResponse>, Status> {
+        self.ask_side(request).await
+    }
+
+    async fn exemplars(
+        &self,
+        request: Request<ExemplarsRequest>,
+    ) -> Result<FrameStream<ExemplarsResponse>, Status> {
+        self.ask_side(request).await
+    }
+
+    async fn tsdb_statistics(
+        &self,
+        request: Request<TsdbStatisticsRequest>,
+    ) -> Result<FrameStream<TsdbStatisticsResponse>, Status> {
+        self.ask_side(request).await
     }
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parallax_model::{Labels, Matcher, TimeRange};
+use parallax_storeapi::SideService;
 use parallax_storeapi::matchers::may_match;
 
 use crate::coverage::{Gap, GapKind};
@@ -42,15 +43,66 @@ impl Selected {
     pub fn supports_without_replica_labels(&self) -> bool {
         self.metadata.as_ref().is_some_and(|known| known.supports_without_replica_labels)
     }
+
+    /// Whether it said that it offers `service`.
+    pub fn offers(&self, service: SideService) -> bool {
+        self.metadata.as_ref().is_some_and(|known| known.side.contains(&service))
+    }
 }
 
-/// Chooses endpoints for a query over `range` with `matchers`.
+/// What decides who has to be asked.
+#[derive(Debug)]
+pub struct Question<'a> {
+    /// `None` for the Store API.
+    pub side: Option<SideService>,
+    /// For series and exemplars.
+    pub range: TimeRange,
+    /// What is wanted matches one of these; without any, everything is.
+    pub selectors: &'a [Vec<Matcher>],
+}
+
+impl Question<'_> {
+    fn may_match(&self, label_sets: &[Labels]) -> bool {
+        self.selectors.is_empty() || self.selectors.iter().any(|matchers| may_match(matchers, label_sets))
+    }
+
+    fn is_answered_by(&self, known: &Metadata) -> bool {
+        match self.side {
+            None => known.has_store,
+            Some(service) => known.side.contains(&service),
+        }
+    }
+
+    fn is_covered_by(&self, known: &Metadata, silence: Duration) -> bool {
+        let held = match self.side {
+            None => known.range,
+            Some(SideService::Exemplars) => known.exemplars_range,
+            Some(_) => TimeRange::ALL,
+        };
+        let silence_ms = i64::try_from(silence.as_millis()).unwrap_or(i64::MAX);
+        let held = TimeRange::new(held.min_ms, held.max_ms.saturating_add(silence_ms));
+        held.overlaps(&self.range) && self.may_match(&known.label_sets)
+    }
+
+    /// Whether the expected cluster is wanted and the endpoint does not advertise it.
+    fn misses_expected(&self, endpoint: &Endpoint) -> bool {
+        !endpoint.advertises_expected()
+            && endpoint.expected_labels().is_some_and(|set: Labels| self.may_match(&[set]))
+    }
+}
+
+/// Chooses endpoints for a query of series over `range` with `matchers`.
 pub fn select(
     set: &EndpointSet,
     range: TimeRange,
     matchers: &[Matcher],
     store_matchers: &StoreMatchers,
 ) -> Selection {
+    choose(set, &Question { side: None, range, selectors: &[matchers.to_vec()] }, store_matchers)
+}
+
+/// Chooses endpoints for `question`.
+pub fn choose(set: &EndpointSet, question: &Question<'_>, store_matchers: &StoreMatchers) -> Selection {
     let now = Instant::now();
     let mut selection = Selection::default();
     for endpoint in set.endpoints() {
@@ -60,11 +112,16 @@ pub fn select(
             continue;
         }
         let relevant = match &metadata {
-            Some(known) => known.has_store && covers(known, endpoint.silent_for(now), range, matchers),
+            Some(known) => {
+                question.is_answered_by(known) && question.is_covered_by(known, endpoint.silent_for(now))
+            }
             // Nothing is known: only the expected cluster can rule it out.
-            None => endpoint.expected_labels().is_none_or(|set| may_match(matchers, &[set])),
+            None => endpoint.expected_labels().is_none_or(|set| question.may_match(&[set])),
         };
-        if metadata.is_some() && expected_is_absent(endpoint, matchers) {
+        // Who offers no rules does not miss those of the expected cluster.
+        let could =
+            metadata.as_ref().is_some_and(|known| question.side.is_none() || question.is_answered_by(known));
+        if could && question.misses_expected(endpoint) {
             selection.gaps.push(endpoint.gap(GapKind::Missing, absent_reason(endpoint)));
             if relevant && endpoint.why_not_now(now).is_none() {
                 selection.ask.push(Selected { endpoint: Arc::clone(endpoint), metadata });
@@ -80,18 +137,6 @@ pub fn select(
         }
     }
     selection
-}
-
-fn covers(known: &Metadata, silence: Duration, range: TimeRange, matchers: &[Matcher]) -> bool {
-    let silence_ms = i64::try_from(silence.as_millis()).unwrap_or(i64::MAX);
-    let held = TimeRange::new(known.range.min_ms, known.range.max_ms.saturating_add(silence_ms));
-    held.overlaps(&range) && may_match(matchers, &known.label_sets)
-}
-
-/// Whether the query could want the expected cluster and the endpoint does not advertise it.
-fn expected_is_absent(endpoint: &Endpoint, matchers: &[Matcher]) -> bool {
-    !endpoint.advertises_expected()
-        && endpoint.expected_labels().is_some_and(|set: Labels| may_match(matchers, &[set]))
 }
 
 fn absent_reason(endpoint: &Endpoint) -> String {

@@ -1,4 +1,4 @@
-//! `/api/v1/stores`, `/api/v1/status/*`, and the APIs that are not federated yet.
+//! `/api/v1/stores`, and what a querier says of itself under `/api/v1/status`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -100,31 +100,4 @@ fn object(members: &[(&str, &str)]) -> Finished {
     }
     data.push(b'}');
     success.finish(&[], &[], b"")
-}
-
-/// An empty answer is true only together with why it is empty.
-fn not_federated(what: &str, empty: &[u8]) -> Finished {
-    let mut success = Success::begin();
-    success.data().extend_from_slice(empty);
-    success.finish(&[format!("{what} are not collected from the stores: this answer is empty")], &[], b"")
-}
-
-pub(super) async fn metric_metadata() -> Finished {
-    not_federated("metadata of metrics", b"{}")
-}
-
-pub(super) async fn rules() -> Finished {
-    not_federated("rules", b"{\"groups\":[]}")
-}
-
-pub(super) async fn alerts() -> Finished {
-    not_federated("alerts", b"{\"alerts\":[]}")
-}
-
-pub(super) async fn targets() -> Finished {
-    not_federated("targets", b"{\"activeTargets\":[],\"droppedTargets\":[]}")
-}
-
-pub(super) async fn exemplars() -> Finished {
-    not_federated("exemplars", b"[]")
 }

@@ -2,7 +2,7 @@
 
 use parallax_model::{Labels, TimeRange};
 use parallax_storeapi::proto::thanos::info::{InfoResponse, TsdbInfo as WireTsdbInfo};
-use parallax_storeapi::{Error, labels};
+use parallax_storeapi::{Error, SideService, labels};
 
 /// A readable Info answer.
 #[derive(Clone, Debug, PartialEq)]
@@ -18,6 +18,10 @@ pub struct Metadata {
     pub supports_sharding: bool,
     pub supports_without_replica_labels: bool,
     pub tsdb_infos: Vec<TsdbInfo>,
+    /// The services it offers beside the Store API.
+    pub side: Vec<SideService>,
+    /// The time of its exemplars; all of it where it does not say.
+    pub exemplars_range: TimeRange,
 }
 
 /// A TSDB or group of blocks behind an endpoint.
@@ -37,6 +41,8 @@ impl Metadata {
             .store
             .as_ref()
             .map_or(TimeRange::ALL, |store| TimeRange::new(store.min_time, store.max_time));
+        let side = SideService::ALL.into_iter().filter(|service| service.is_offered(&info)).collect();
+        let exemplars = info.exemplars.as_ref().map(|held| TimeRange::new(held.min_time, held.max_time));
         let store = info.store.unwrap_or_default();
         Ok(Self {
             component: info.component_type,
@@ -46,6 +52,9 @@ impl Metadata {
             supports_sharding: store.supports_sharding,
             supports_without_replica_labels: store.supports_without_replica_labels,
             tsdb_infos: store.tsdb_infos.iter().map(tsdb_info).collect::<Result<_, _>>()?,
+            side,
+            // Thanos' components leave both ends at 0.
+            exemplars_range: exemplars.filter(|held| *held != TimeRange::new(0, 0)).unwrap_or(TimeRange::ALL),
         })
     }
 }

@@ -6,8 +6,11 @@
 use std::collections::BTreeSet;
 
 use parallax_model::{Labels, TimeRange};
+use parallax_storeapi::SideService;
 use parallax_storeapi::labels::set_to_wire;
-use parallax_storeapi::proto::thanos::info::{InfoResponse, StoreInfo, TsdbInfo};
+use parallax_storeapi::proto::thanos::info::{
+    ExemplarsInfo, InfoResponse, MetricMetadataInfo, RulesInfo, StatusInfo, StoreInfo, TargetsInfo, TsdbInfo,
+};
 
 use crate::endpoint::{Endpoint, EndpointSet};
 
@@ -49,8 +52,31 @@ pub(super) fn aggregate(endpoints: &EndpointSet, selector_labels: &Labels) -> In
             tsdb_infos,
             supports_projections: false,
         }),
-        ..InfoResponse::default()
+        // All are offered whatever is known of the endpoints: one that never answered may have rules, and has to be reported missing.
+        rules: Some(RulesInfo {}),
+        metric_metadata: Some(MetricMetadataInfo {}),
+        targets: Some(TargetsInfo {}),
+        exemplars: Some(exemplars(endpoints)),
+        status: Some(StatusInfo {}),
+        query: None,
     }
+}
+
+/// The time of all exemplars, or all time if some endpoint did not say what it has.
+fn exemplars(endpoints: &EndpointSet) -> ExemplarsInfo {
+    let mut range: Option<TimeRange> = None;
+    for endpoint in endpoints.endpoints() {
+        let held = match endpoint.metadata() {
+            None => TimeRange::ALL,
+            Some(known) if known.side.contains(&SideService::Exemplars) => known.exemplars_range,
+            Some(_) => continue,
+        };
+        range = Some(range.map_or(held, |range| {
+            TimeRange::new(range.min_ms.min(held.min_ms), range.max_ms.max(held.max_ms))
+        }));
+    }
+    let range = range.unwrap_or(TimeRange::ALL);
+    ExemplarsInfo { min_time: range.min_ms, max_time: range.max_ms }
 }
 
 /// The label sets and the time of one endpoint; `None` if it has no Store API.

@@ -1,0 +1,75 @@
+//! The services of a remote endpoint. As for series, deadlines are enforced here as well as sent.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tonic::body::Body;
+use tonic::client::GrpcService;
+use tonic::codegen::Body as HttpBody;
+use tonic::codegen::StdError;
+use tonic::{Request, Status};
+
+use super::{MAX_SIDE_MESSAGE_SIZE_BYTES, SideServices};
+use crate::client::sent;
+use crate::deadline::{by, until};
+use crate::proto::thanos::exemplars_client::ExemplarsClient;
+use crate::proto::thanos::metadata_client::MetadataClient;
+use crate::proto::thanos::rules_client::RulesClient;
+use crate::proto::thanos::status_client::StatusClient;
+use crate::proto::thanos::targets_client::TargetsClient;
+use crate::proto::thanos::{
+    ExemplarsRequest, ExemplarsResponse, MetricMetadataRequest, MetricMetadataResponse, RulesRequest,
+    RulesResponse, TargetsRequest, TargetsResponse, TsdbStatisticsRequest, TsdbStatisticsResponse,
+};
+use crate::{FrameStream, StoreClient};
+
+macro_rules! call {
+    ($self:ident, $client:ident, $method:ident, $request:ident) => {{
+        let (request, deadline) = sent($request);
+        let mut client = $client::new($self.channel().clone())
+            .max_decoding_message_size(MAX_SIDE_MESSAGE_SIZE_BYTES)
+            .max_encoding_message_size(MAX_SIDE_MESSAGE_SIZE_BYTES);
+        let stream = by(deadline, client.$method(request)).await?.into_inner();
+        Ok(until(Box::pin(stream), deadline))
+    }};
+}
+
+#[async_trait]
+impl<C> SideServices for StoreClient<C>
+where
+    C: GrpcService<Body> + Clone + Send + Sync + 'static,
+    C::Future: Send,
+    C::ResponseBody: HttpBody<Data = Bytes> + Send + 'static,
+    <C::ResponseBody as HttpBody>::Error: Into<StdError> + Send,
+{
+    async fn metric_metadata(
+        &self,
+        request: Request<MetricMetadataRequest>,
+    ) -> Result<FrameStream<MetricMetadataResponse>, Status> {
+        call!(self, MetadataClient, metric_metadata, request)
+    }
+
+    async fn rules(&self, request: Request<RulesRequest>) -> Result<FrameStream<RulesResponse>, Status> {
+        call!(self, RulesClient, rules, request)
+    }
+
+    async fn targets(
+        &self,
+        request: Request<TargetsRequest>,
+    ) -> Result<FrameStream<TargetsResponse>, Status> {
+        call!(self, TargetsClient, targets, request)
+    }
+
+    async fn exemplars(
+        &self,
+        request: Request<ExemplarsRequest>,
+    ) -> Result<FrameStream<ExemplarsResponse>, Status> {
+        call!(self, ExemplarsClient, exemplars, request)
+    }
+
+    async fn tsdb_statistics(
+        &self,
+        request: Request<TsdbStatisticsRequest>,
+    ) -> Result<FrameStream<TsdbStatisticsResponse>, Status> {
+        call!(self, StatusClient, tsdb_statistics, request)
+    }
+}

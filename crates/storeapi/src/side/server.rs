@@ -1,0 +1,108 @@
+//! The services of a store over gRPC. All are registered; one that the store does not offer answers `Unimplemented`, as an unknown one would.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tonic::service::Routes;
+use tonic::{Request, Response, Status};
+
+use super::MAX_SIDE_MESSAGE_SIZE_BYTES;
+use crate::deadline::{by, until};
+use crate::proto::thanos::exemplars_server::{Exemplars, ExemplarsServer};
+use crate::proto::thanos::metadata_server::{Metadata, MetadataServer};
+use crate::proto::thanos::rules_server::{Rules, RulesServer};
+use crate::proto::thanos::status_server::{Status as StatusService, StatusServer};
+use crate::proto::thanos::targets_server::{Targets, TargetsServer};
+use crate::proto::thanos::{
+    ExemplarsRequest, ExemplarsResponse, MetricMetadataRequest, MetricMetadataResponse, RulesRequest,
+    RulesResponse, TargetsRequest, TargetsResponse, TsdbStatisticsRequest, TsdbStatisticsResponse,
+};
+use crate::server::received;
+use crate::{FrameStream, Store};
+
+/// Adds the services of `store`.
+pub(crate) fn add(routes: Routes, store: Arc<dyn Store>) -> Routes {
+    macro_rules! sized {
+        ($server:ident) => {
+            $server::new(Side { store: Arc::clone(&store) })
+                .max_decoding_message_size(MAX_SIDE_MESSAGE_SIZE_BYTES)
+                .max_encoding_message_size(MAX_SIDE_MESSAGE_SIZE_BYTES)
+        };
+    }
+    routes
+        .add_service(sized!(MetadataServer))
+        .add_service(sized!(RulesServer))
+        .add_service(sized!(TargetsServer))
+        .add_service(sized!(ExemplarsServer))
+        .add_service(sized!(StatusServer))
+}
+
+#[derive(Clone)]
+struct Side {
+    store: Arc<dyn Store>,
+}
+
+macro_rules! answer {
+    ($self:ident, $method:ident, $request:ident) => {{
+        let (request, deadline) = received($request);
+        let stream = by(deadline, $self.store.side().$method(request)).await?;
+        Ok(Response::new(until(stream, deadline)))
+    }};
+}
+
+#[async_trait]
+impl Metadata for Side {
+    type MetricMetadataStream = FrameStream<MetricMetadataResponse>;
+
+    async fn metric_metadata(
+        &self,
+        request: Request<MetricMetadataRequest>,
+    ) -> Result<Response<Self::MetricMetadataStream>, Status> {
+        answer!(self, metric_metadata, request)
+    }
+}
+
+#[async_trait]
+impl Rules for Side {
+    type RulesStream = FrameStream<RulesResponse>;
+
+    async fn rules(&self, request: Request<RulesRequest>) -> Result<Response<Self::RulesStream>, Status> {
+        answer!(self, rules, request)
+    }
+}
+
+#[async_trait]
+impl Targets for Side {
+    type TargetsStream = FrameStream<TargetsResponse>;
+
+    async fn targets(
+        &self,
+        request: Request<TargetsRequest>,
+    ) -> Result<Response<Self::TargetsStream>, Status> {
+        answer!(self, targets, request)
+    }
+}
+
+#[async_trait]
+impl Exemplars for Side {
+    type ExemplarsStream = FrameStream<ExemplarsResponse>;
+
+    async fn exemplars(
+        &self,
+        request: Request<ExemplarsRequest>,
+    ) -> Result<Response<Self::ExemplarsStream>, Status> {
+        answer!(self, exemplars, request)
+    }
+}
+
+#[async_trait]
+impl StatusService for Side {
+    type TSDBStatisticsStream = FrameStream<TsdbStatisticsResponse>;
+
+    async fn tsdb_statistics(
+        &self,
+        request: Request<TsdbStatisticsRequest>,
+    ) -> Result<Response<Self::TSDBStatisticsStream>, Status> {
+        answer!(self, tsdb_statistics, request)
+    }
+}

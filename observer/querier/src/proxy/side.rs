@@ -1,0 +1,92 @@
+//! The small services over many stores, so that queriers stack.
+//!
+//! Metadata of metrics and statistics are merged at every tier, since their parts say nothing of where they come from. Rules, targets and exemplars
+//! pass up as they are: whoever was asked by a client knows which labels tell replicas apart, and merges then.
+
+use parallax_model::TimeRange;
+use parallax_promql::parse::{ParserOptions, parse};
+use parallax_promql::selectors::selectors;
+use parallax_storeapi::proto::thanos::{
+    ExemplarsRequest, ExemplarsResponse, MetricMetadataRequest, MetricMetadataResponse, RulesRequest,
+    RulesResponse, TargetsRequest, TargetsResponse, TsdbStatistics, TsdbStatisticsRequest,
+    TsdbStatisticsResponse,
+};
+use parallax_storeapi::{FrameStream, SideServices, async_trait, matchers};
+use tonic::{Request, Status};
+
+use super::Proxy;
+use super::side_calls::Heard;
+use crate::side::{exemplars, metadata, rules, statistics};
+
+#[async_trait]
+impl SideServices for Proxy {
+    async fn metric_metadata(
+        &self,
+        request: Request<MetricMetadataRequest>,
+    ) -> Result<FrameStream<MetricMetadataResponse>, Status> {
+        let limit = request.get_ref().limit;
+        let heard = self.ask_side(request, &[], TimeRange::ALL, |_, asked| asked.clone()).await?;
+        let merged = metadata::merge(heard.items);
+        let items = metadata::to_wire(merged, usize::try_from(limit).ok());
+        Ok(Heard { items, warnings: heard.warnings }.into_frames::<MetricMetadataRequest>())
+    }
+
+    async fn rules(&self, request: Request<RulesRequest>) -> Result<FrameStream<RulesResponse>, Status> {
+        let asked = request.get_ref().clone();
+        let filter =
+            rules::Filter::new(&asked).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let heard = self.ask_side(request, &[], TimeRange::ALL, |_, asked| asked.clone()).await?;
+        // Sidecars of Thanos filter by type only.
+        let items = heard.items.into_iter().filter_map(|group| filter.keep(group)).collect();
+        Ok(Heard { items, warnings: heard.warnings }.into_frames::<RulesRequest>())
+    }
+
+    async fn targets(
+        &self,
+        request: Request<TargetsRequest>,
+    ) -> Result<FrameStream<TargetsResponse>, Status> {
+        let heard = self.ask_side(request, &[], TimeRange::ALL, |_, asked| asked.clone()).await?;
+        Ok(heard.into_frames::<TargetsRequest>())
+    }
+
+    async fn exemplars(
+        &self,
+        request: Request<ExemplarsRequest>,
+    ) -> Result<FrameStream<ExemplarsResponse>, Status> {
+        let asked = request.get_ref();
+        let range = TimeRange::new(asked.start, asked.end);
+        let expr = parse(&asked.query, &EVERY_SYNTAX)
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let own = &self.inner.config.selector_labels;
+        let selectors: Vec<_> = selectors(&expr)
+            .iter()
+            .filter_map(|selector| matchers::without_external(selector, own))
+            .collect();
+        if selectors.is_empty() {
+            return Ok(Box::pin(futures::stream::empty()));
+        }
+        let heard = self
+            .ask_side(request, &selectors, range, |selected, asked| {
+                let sets = selected.metadata.as_ref().map_or(&[][..], |known| &known.label_sets);
+                ExemplarsRequest { query: exemplars::query_for(&selectors, sets), ..asked.clone() }
+            })
+            .await?;
+        Ok(heard.into_frames::<ExemplarsRequest>())
+    }
+
+    async fn tsdb_statistics(
+        &self,
+        request: Request<TsdbStatisticsRequest>,
+    ) -> Result<FrameStream<TsdbStatisticsResponse>, Status> {
+        let Some(selector) = self.matchers(&request.get_ref().matchers)? else {
+            return Ok(Box::pin(futures::stream::empty()));
+        };
+        let heard = self.ask_side(request, &[selector], TimeRange::ALL, |_, asked| asked.clone()).await?;
+        let merged = statistics::merge(heard.items);
+        let items = vec![TsdbStatistics { statistics: merged.into_iter().collect() }];
+        Ok(Heard { items, warnings: heard.warnings }.into_frames::<TsdbStatisticsRequest>())
+    }
+}
+
+/// Whoever was asked first decided which syntax is allowed.
+const EVERY_SYNTAX: ParserOptions = ParserOptions { later_syntax: true, ..ParserOptions::all_features() };
