@@ -3,114 +3,21 @@
 #[path = "support/fake_side.rs"]
 #[allow(dead_code, reason = "each test file needs a part of it")]
 mod fake_side;
+#[path = "support/hub.rs"]
+#[allow(dead_code, reason = "each test file needs a part of it")]
+mod hub;
 
-use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use fake_side::{FakeSide, Fault, fake};
-use http::{Request, StatusCode};
-use parallax_net::{Context, GrpcServer, GrpcServerConfig, GrpcTarget};
-use parallax_querier::{
-    Connection, EndpointConfig, EndpointOptions, Gap, GapKind, ProxyConfig, Querier, QuerierConfig,
-    SideLimits,
-};
-use parallax_storeapi::{Store, StoreClient};
+use http::StatusCode;
+use hub::{Hub, down, local, served};
+use parallax_querier::{Connection, EndpointConfig, Gap, GapKind, ProxyConfig, QuerierConfig, SideLimits};
+use parallax_storeapi::StoreClient;
 use serde_json::{Value, json};
 use tonic::Status;
-use tower::ServiceExt;
-
-/// Short enough for tests, long enough for a busy machine.
-const RESPONSE_TIMEOUT: Duration = Duration::from_millis(300);
-
-/// A querier that is ready, until it is dropped.
-struct Hub {
-    querier: Arc<Querier>,
-    context: Context,
-}
-
-impl Drop for Hub {
-    fn drop(&mut self) {
-        self.context.shutdown.cancel();
-    }
-}
-
-impl Hub {
-    async fn over(endpoints: Vec<EndpointConfig>) -> Self {
-        Self::with(endpoints, |config| config).await
-    }
-
-    async fn with(
-        endpoints: Vec<EndpointConfig>,
-        change: impl FnOnce(QuerierConfig) -> QuerierConfig,
-    ) -> Self {
-        let mut config = QuerierConfig {
-            endpoints,
-            // Polls once and then hardly ever, so that a test decides what is known.
-            endpoint_options: EndpointOptions {
-                info_interval: Duration::from_secs(3600),
-                ..EndpointOptions::default()
-            },
-            proxy: ProxyConfig { response_timeout: Some(RESPONSE_TIMEOUT), ..ProxyConfig::default() },
-            ..QuerierConfig::default()
-        };
-        config.api.replica_labels = vec!["replica".to_owned()];
-        let context = Context::for_test();
-        let querier = Querier::start(change(config), context.clone()).unwrap();
-        querier.endpoints().polled_once().await;
-        Self { querier, context }
-    }
-
-    async fn ask(&self, uri: &str) -> (StatusCode, Value) {
-        let request = Request::get(uri).body(Body::empty()).unwrap();
-        let response = self.querier.router().oneshot(request).await.unwrap();
-        let status = response.status();
-        let body = axum::body::to_bytes(response.into_body(), usize::MAX).await.unwrap();
-        (status, serde_json::from_slice(&body).unwrap())
-    }
-
-    /// `data` and warnings of an answer that is none of an error.
-    async fn get(&self, uri: &str) -> (Value, Vec<String>) {
-        let (status, mut answer) = self.ask(uri).await;
-        assert_eq!(status, StatusCode::OK, "{uri}: {answer}");
-        let warnings = answer["warnings"].as_array().cloned().unwrap_or_default();
-        let warnings = warnings.iter().map(|text| text.as_str().unwrap().to_owned()).collect();
-        (answer["data"].take(), warnings)
-    }
-
-    /// The same, of a whole answer.
-    async fn whole(&self, uri: &str) -> Value {
-        let (data, warnings) = self.get(uri).await;
-        assert!(warnings.is_empty(), "{uri}: {warnings:?}");
-        data
-    }
-}
-
-fn local(name: &str, store: &Arc<FakeSide>) -> EndpointConfig {
-    EndpointConfig::new(name, Connection::Local(store.clone()))
-}
-
-/// An endpoint at an address where nobody listens.
-fn down(cluster: &str) -> EndpointConfig {
-    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-    EndpointConfig::new(format!("sidecar-{cluster}"), Connection::Remote(GrpcTarget::plain(address)))
-        .with_cluster(cluster)
-}
-
-/// Serves `store` over gRPC until the context ends.
-async fn served(store: Arc<dyn Store>, context: &Context) -> EndpointConfig {
-    let server = GrpcServer::bind(GrpcServerConfig::new("127.0.0.1:0"), &context.metrics).await.unwrap();
-    let address = server.local_addr().to_string();
-    let (ready, readiness) = tokio::sync::watch::channel(true);
-    let routes = parallax_storeapi::routes(store, readiness).unwrap();
-    let serving = server.serve(routes, context.shutdown.clone());
-    tokio::spawn(async move {
-        let _kept_while_serving = ready;
-        serving.await
-    });
-    EndpointConfig::new(address.clone(), Connection::Remote(GrpcTarget::plain(address)))
-}
 
 fn gap(warnings: &[String]) -> Gap {
     assert_eq!(warnings.len(), 1, "{warnings:?}");
