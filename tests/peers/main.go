@@ -6,6 +6,8 @@
 //	peers promql BLOCK...           Prometheus' engine over block directories: queries in, answers out
 //	peers series ADDRESS            Thanos' StoreAPI client: requests in, series out
 //	peers info ADDRESS              Thanos' Info client: one answer
+//	peers side URL LABELS           what Thanos' sidecar has beside its store, over a Prometheus; prints its address, serves until stdin closes
+//	peers asksides ADDRESS...       Thanos' proxies of these services over endpoints: questions in, answers out
 //	peers xor FILE                  decodes chunks (u32 big-endian length, bytes) with Prometheus' iterator, prints the rate
 package main
 
@@ -18,7 +20,7 @@ import (
 
 func main() {
 	if len(os.Args) < 3 {
-		fail(fmt.Errorf("usage: peers store|query|promql|series|info|xor ARGUMENT..."))
+		fail(fmt.Errorf("usage: peers store|query|promql|series|info|side|asksides|xor ARGUMENT..."))
 	}
 	arguments := os.Args[2:]
 	var err error
@@ -33,6 +35,13 @@ func main() {
 		err = fetchSeries(arguments[0])
 	case "info":
 		err = fetchInfo(arguments[0])
+	case "side":
+		if len(arguments) < 2 {
+			fail(fmt.Errorf("usage: peers side URL LABELS"))
+		}
+		err = serveSide(arguments[0], arguments[1])
+	case "asksides":
+		err = askSides(arguments)
 	case "xor":
 		err = measureXOR(arguments[0])
 	default:
