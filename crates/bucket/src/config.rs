@@ -1,16 +1,29 @@
-//! Thanos' objstore YAML: `type` (any case), `config`, `prefix`.
+//! Thanos' objstore YAML: `type` (any case), `config`, `prefix`, and beside them `hedging_config`.
 //!
-//! Every key is known or refused, with its line and, where it has a successor, the key to use instead. Kinds of buckets
-//! that this version does not read are checked as far as their keys and then refused by name.
-//! Source: Thanos `docs/storage.md`.
+//! Every key is known or refused, with its line and, where it has a successor, the key to use instead. Secrets are held in
+//! [`Secret`], so that no dump or message shows them. Source: Thanos `docs/storage.md`.
 
-use std::fmt;
 use std::path::PathBuf;
 
-use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_saphyr::Spanned;
 
 use crate::BucketError;
+
+mod azure;
+mod gcs;
+mod http;
+mod keys;
+mod s3;
+mod secret;
+
+pub use azure::{AzureConfig, AzureCredential};
+pub use gcs::GcsConfig;
+pub use http::{HttpConfig, TlsConfig};
+use keys::{Key, Tree};
+pub use s3::{AccessKeys, BucketLookup, Encryption, S3Config};
+pub use secret::Secret;
 
 /// A bucket as configured.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +31,8 @@ pub struct BucketConfig {
     pub provider: Provider,
     /// Beneath which every object lies; empty for the root.
     pub prefix: String,
+    /// Second requests for reads that take long.
+    pub hedging: Option<HedgingConfig>,
 }
 
 /// Where the objects are.
@@ -25,296 +40,177 @@ pub struct BucketConfig {
 #[non_exhaustive]
 pub enum Provider {
     /// A local directory.
-    Filesystem { directory: PathBuf },
+    Filesystem {
+        directory: PathBuf,
+    },
+    S3(Box<S3Config>),
+    Gcs(Box<GcsConfig>),
+    Azure(Box<AzureConfig>),
+}
+
+/// When a read is asked for a second time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HedgingConfig {
+    /// Requests for one read at most, the first included.
+    pub up_to: u32,
+    /// The share of recent reads, in thousandths, after whose duration the next request goes out.
+    pub quantile_permille: u32,
 }
 
 impl BucketConfig {
     /// A directory as a bucket.
     pub fn filesystem(directory: impl Into<PathBuf>) -> Self {
-        Self { provider: Provider::Filesystem { directory: directory.into() }, prefix: String::new() }
+        Self {
+            provider: Provider::Filesystem { directory: directory.into() },
+            prefix: String::new(),
+            hedging: None,
+        }
     }
 
     /// # Errors
     /// [`BucketError::Config`], [`BucketError::UnknownKey`] or [`BucketError::Unsupported`].
     pub fn from_yaml(text: &str) -> Result<Self, BucketError> {
-        let document: Document = serde_saphyr::from_str(text).map_err(|error| BucketError::Config {
-            line: error.location().map(|location| location.line()).filter(|line| *line > 0),
-            reason: error.without_snippet().to_string(),
-        })?;
-        if let Some(unknown) = document.unknown {
-            return Err(unknown_key(&unknown, None));
+        let tree: Tree = parse(text)?;
+        if matches!(tree, Tree::Other) {
+            return Err(invalid("it is not a map with the keys type, config and prefix"));
         }
-        let Some(kind) = document.kind else {
-            return Err(config_error(None, "the key \"type\" is missing"));
+        tree.check(keys::TOP)?;
+        let head: Head = parse(text)?;
+        let Some(kind) = head.kind else {
+            return Err(invalid("the key \"type\" is missing"));
         };
-        let Some(known) = KNOWN_TYPES.iter().find(|known| known.name.eq_ignore_ascii_case(&kind.value))
-        else {
-            let names: Vec<&str> = KNOWN_TYPES.iter().map(|known| known.name).collect();
+        let Some(known) = KINDS.iter().find(|known| known.name.eq_ignore_ascii_case(&kind.value)) else {
+            let names: Vec<&str> = KINDS.iter().map(|known| known.name).collect();
             let reason = format!("unknown type {:?}; types are {}", kind.value, names.join(", "));
-            return Err(config_error(Some(&kind), &reason));
+            let line = Some(kind.referenced.line()).filter(|line| *line > 0);
+            return Err(BucketError::Config { line, reason });
         };
-        let section = document.config.unwrap_or_default();
-        let is_unknown =
-            |key: &&Spanned<String>| known.keys.is_some_and(|keys| !keys.contains(&key.value.as_str()));
-        if let Some(key) = section.keys.iter().find(is_unknown) {
-            return Err(unknown_key(key, replaced(&key.value)));
-        }
-        if known.name != FILESYSTEM {
+        let (Some(keys), Some(read)) = (known.keys, known.read) else {
             return Err(BucketError::Unsupported { provider: known.name });
+        };
+        if let Some(section) = tree.get("config") {
+            section.check(keys)?;
         }
-        let directory = section.directory.unwrap_or_default();
-        if directory.is_empty() {
-            return Err(config_error(None, "type FILESYSTEM needs config.directory"));
-        }
-        let prefix = document.prefix.unwrap_or_default();
+        let prefix = head.prefix.unwrap_or_default();
         crate::path::prefix(&prefix)?;
-        Ok(Self { provider: Provider::Filesystem { directory: directory.into() }, prefix })
+        let hedging = head.hedging_config.unwrap_or_default().resolve()?;
+        Ok(Self { provider: read(text)?, prefix, hedging })
     }
 }
 
-const FILESYSTEM: &str = "FILESYSTEM";
-
-struct KnownType {
+struct Kind {
     name: &'static str,
-    /// Keys of `config`; `None` where they are not checked yet.
-    keys: Option<&'static [&'static str]>,
+    /// Keys of `config` and how to read it; `None` where Thanos knows the kind and this version does not.
+    keys: Option<&'static [Key]>,
+    read: Option<fn(&str) -> Result<Provider, BucketError>>,
 }
 
-const KNOWN_TYPES: &[KnownType] = &[
-    KnownType { name: FILESYSTEM, keys: Some(&["directory"]) },
-    KnownType { name: "S3", keys: Some(S3_KEYS) },
-    KnownType { name: "GCS", keys: Some(GCS_KEYS) },
-    KnownType { name: "AZURE", keys: Some(AZURE_KEYS) },
-    KnownType { name: "SWIFT", keys: None },
-    KnownType { name: "COS", keys: None },
-    KnownType { name: "ALIYUNOSS", keys: None },
-    KnownType { name: "BOS", keys: None },
-    KnownType { name: "OCI", keys: None },
-    KnownType { name: "OBS", keys: None },
-];
-
-const S3_KEYS: &[&str] = &[
-    "bucket",
-    "endpoint",
-    "region",
-    "disable_dualstack",
-    "aws_sdk_auth",
-    "access_key",
-    "insecure",
-    "signature_version2",
-    "secret_key",
-    "session_token",
-    "put_user_metadata",
-    "http_config",
-    "trace",
-    "list_objects_version",
-    "bucket_lookup_type",
-    "send_content_md5",
-    "disable_multipart",
-    "part_size",
-    "sse_config",
-    "sts_endpoint",
-    "max_retries",
-];
-
-const GCS_KEYS: &[&str] = &[
-    "bucket",
-    "service_account",
-    "use_grpc",
-    "grpc_conn_pool_size",
-    "http_config",
-    "chunk_size_bytes",
-    "max_retries",
-];
-
-const AZURE_KEYS: &[&str] = &[
-    "az_tenant_id",
-    "client_id",
-    "client_secret",
-    "storage_account",
-    "storage_account_key",
-    "storage_connection_string",
-    "storage_create_container",
-    "container",
-    "endpoint",
-    "user_assigned_id",
-    "max_retries",
-    "reader_config",
-    "pipeline_config",
-    "http_config",
-    "msi_resource",
-];
-
-/// Keys that older configurations have, and what took their place.
-const REPLACED: &[(&str, &str)] = &[
-    ("encryptsse", "sse_config"),
-    ("encrypt_sse", "sse_config"),
-    ("sse_encryption", "sse_config"),
-    ("signature_version", "signature_version2"),
-    ("s3_endpoint", "endpoint"),
-    ("path", "directory"),
-    ("dir", "directory"),
-    ("msi_resource_id", "user_assigned_id"),
-];
-
-fn replaced(key: &str) -> Option<&'static str> {
-    REPLACED.iter().find(|(old, _)| old.eq_ignore_ascii_case(key)).map(|(_, new)| *new)
+const fn foreign(name: &'static str) -> Kind {
+    Kind { name, keys: None, read: None }
 }
 
-fn line_of<T>(spanned: &Spanned<T>) -> Option<u64> {
-    Some(spanned.referenced.line()).filter(|line| *line > 0)
-}
+const KINDS: &[Kind] = &[
+    Kind { name: "FILESYSTEM", keys: Some(keys::FILESYSTEM), read: Some(filesystem) },
+    Kind {
+        name: "S3",
+        keys: Some(keys::S3),
+        read: Some(|text| Ok(Provider::S3(Box::new(section::<s3::S3Section>(text)?.resolve()?)))),
+    },
+    Kind {
+        name: "GCS",
+        keys: Some(keys::GCS),
+        read: Some(|text| Ok(Provider::Gcs(Box::new(section::<gcs::GcsSection>(text)?.resolve()?)))),
+    },
+    Kind {
+        name: "AZURE",
+        keys: Some(keys::AZURE),
+        read: Some(|text| Ok(Provider::Azure(Box::new(section::<azure::AzureSection>(text)?.resolve()?)))),
+    },
+    foreign("SWIFT"),
+    foreign("COS"),
+    foreign("ALIYUNOSS"),
+    foreign("BOS"),
+    foreign("OCI"),
+    foreign("OBS"),
+];
 
-fn unknown_key(key: &Spanned<String>, instead: Option<&'static str>) -> BucketError {
-    BucketError::UnknownKey { key: key.value.clone(), line: line_of(key), instead }
-}
-
-fn config_error(at: Option<&Spanned<String>>, reason: &str) -> BucketError {
-    BucketError::Config { line: at.and_then(line_of), reason: reason.to_owned() }
-}
-
-/// The top level, with the first key that does not belong there.
-#[derive(Default)]
-struct Document {
+#[derive(Deserialize)]
+struct Head {
+    #[serde(rename = "type", default)]
     kind: Option<Spanned<String>>,
-    config: Option<Section>,
+    #[serde(default)]
     prefix: Option<String>,
-    unknown: Option<Spanned<String>>,
+    #[serde(default)]
+    hedging_config: Option<HedgingSection>,
 }
 
-impl<'de> Deserialize<'de> for Document {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct DocumentVisitor;
-        impl<'de> Visitor<'de> for DocumentVisitor {
-            type Value = Document;
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct HedgingSection {
+    enabled: Option<bool>,
+    up_to: Option<u32>,
+    quantile: Option<f64>,
+}
 
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a map with the keys type, config and prefix")
-            }
+/// Thanos' defaults.
+const HEDGE_UP_TO: u32 = 3;
+const HEDGE_QUANTILE: f64 = 0.9;
+/// More requests for one read than this help nobody.
+const HEDGE_UP_TO_LIMIT: u32 = 5;
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Document, A::Error> {
-                let mut document = Document::default();
-                while let Some(key) = map.next_key::<Spanned<String>>()? {
-                    match key.value.as_str() {
-                        "type" => document.kind = Some(map.next_value()?),
-                        "config" => document.config = map.next_value()?,
-                        "prefix" => document.prefix = map.next_value()?,
-                        _ => {
-                            map.next_value::<IgnoredAny>()?;
-                            document.unknown.get_or_insert(key);
-                        }
-                    }
-                }
-                Ok(document)
-            }
+impl HedgingSection {
+    fn resolve(self) -> Result<Option<HedgingConfig>, BucketError> {
+        let quantile = self.quantile.unwrap_or(HEDGE_QUANTILE);
+        if !(quantile > 0.0 && quantile < 1.0) {
+            return Err(invalid(&format!("hedging_config.quantile {quantile} is not between 0 and 1")));
         }
-        deserializer.deserialize_map(DocumentVisitor)
+        let up_to = self.up_to.unwrap_or(HEDGE_UP_TO);
+        if !(1..=HEDGE_UP_TO_LIMIT).contains(&up_to) {
+            return Err(invalid(&format!(
+                "hedging_config.up_to {up_to} is not between 1 and {HEDGE_UP_TO_LIMIT}"
+            )));
+        }
+        let quantile_permille = (1..1000).find(|p| f64::from(*p) >= quantile * 1000.0).unwrap_or(999);
+        let on = self.enabled.unwrap_or(false) && up_to > 1;
+        Ok(on.then_some(HedgingConfig { up_to, quantile_permille }))
     }
 }
 
-/// The `config` map: its keys with their places, and the values that this version uses.
-#[derive(Default)]
-struct Section {
-    keys: Vec<Spanned<String>>,
-    directory: Option<String>,
+fn filesystem(text: &str) -> Result<Provider, BucketError> {
+    #[derive(Default, Deserialize)]
+    struct Section {
+        #[serde(default)]
+        directory: Option<String>,
+    }
+    let directory = section::<Section>(text)?.directory.filter(|directory| !directory.is_empty());
+    let directory = directory.ok_or_else(|| invalid("type FILESYSTEM needs config.directory"))?;
+    Ok(Provider::Filesystem { directory: directory.into() })
 }
 
-/// More keys than any kind of bucket has.
-const MAX_KEYS: usize = 64;
-
-impl<'de> Deserialize<'de> for Section {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct SectionVisitor;
-        impl<'de> Visitor<'de> for SectionVisitor {
-            type Value = Section;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a map of the bucket's settings")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Section, A::Error> {
-                let mut section = Section::default();
-                while let Some(key) = map.next_key::<Spanned<String>>()? {
-                    if key.value == "directory" {
-                        section.directory = map.next_value()?;
-                    } else {
-                        map.next_value::<IgnoredAny>()?;
-                    }
-                    section.keys.push(key);
-                    if section.keys.len() > MAX_KEYS {
-                        return Err(A::Error::custom("too many keys"));
-                    }
-                }
-                Ok(section)
-            }
-        }
-        deserializer.deserialize_map(SectionVisitor)
+/// The value of `config`, or its defaults where there is none.
+fn section<T: DeserializeOwned + Default>(text: &str) -> Result<T, BucketError> {
+    #[derive(Deserialize)]
+    struct Document<T> {
+        #[serde(default = "none")]
+        config: Option<T>,
     }
+    const fn none<T>() -> Option<T> {
+        None
+    }
+    Ok(parse::<Document<T>>(text)?.config.unwrap_or_default())
+}
+
+/// Without the snippet that the parser offers: it would show the lines around, and with them secrets.
+fn parse<T: DeserializeOwned>(text: &str) -> Result<T, BucketError> {
+    serde_saphyr::from_str(text).map_err(|error| BucketError::Config {
+        line: error.location().map(|location| location.line()).filter(|line| *line > 0),
+        reason: error.without_snippet().to_string(),
+    })
+}
+
+fn invalid(reason: &str) -> BucketError {
+    BucketError::Config { line: None, reason: reason.to_owned() }
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    proptest! {
-        #[test]
-        fn any_text_is_a_bucket_or_a_clear_error(
-            text in r#"(type|config|prefix|[a-z:\-{}\[\]&*"' \n]|: |\n  ){0,40}"#,
-        ) {
-            if let Err(error) = BucketConfig::from_yaml(&text) {
-                prop_assert!(!error.to_string().is_empty());
-            }
-        }
-    }
-
-    fn message(text: &str) -> String {
-        BucketConfig::from_yaml(text).unwrap_err().to_string()
-    }
-
-    #[test]
-    fn a_filesystem_bucket_in_any_case() {
-        for kind in ["FILESYSTEM", "filesystem", "FileSystem"] {
-            let text = format!("type: {kind}\nconfig:\n  directory: \"/data/bucket\"\nprefix: a/b\n");
-            let config = BucketConfig::from_yaml(&text).unwrap();
-            assert_eq!(config.provider, Provider::Filesystem { directory: "/data/bucket".into() });
-            assert_eq!(config.prefix, "a/b");
-        }
-        let bare = BucketConfig::from_yaml("type: FILESYSTEM\nconfig: {directory: d}\n").unwrap();
-        assert_eq!(bare.prefix, "");
-    }
-
-    #[test]
-    fn clouds_are_refused_by_name() {
-        let text =
-            "type: s3\nconfig:\n  bucket: b\n  endpoint: e\n  http_config:\n    idle_conn_timeout: 1m\n";
-        let message = message(text);
-        assert!(message.contains("S3") && message.contains("FILESYSTEM buckets only"), "{message}");
-        for kind in ["GCS", "AZURE", "SWIFT", "COS", "ALIYUNOSS", "BOS", "OCI", "OBS"] {
-            let error = BucketConfig::from_yaml(&format!("type: {kind}\nconfig: {{}}\n")).unwrap_err();
-            assert!(matches!(error, BucketError::Unsupported { provider } if provider == kind));
-        }
-    }
-
-    #[test]
-    fn unknown_keys_are_named_with_their_line_and_successor() {
-        let old = message("type: S3\nconfig:\n  bucket: b\n  encryptsse: true\n");
-        assert!(old.contains("encryptsse") && old.contains("line 4") && old.contains("sse_config"), "{old}");
-        let top = message("type: FILESYSTEM\nconfg:\n  directory: d\n");
-        assert!(top.contains("\"confg\"") && top.contains("line 2"), "{top}");
-        let inner = message("type: FILESYSTEM\nconfig:\n  directory: d\n  bucket: x\n");
-        assert!(inner.contains("\"bucket\"") && inner.contains("line 4"), "{inner}");
-    }
-
-    #[test]
-    fn mistakes_say_what_is_wrong() {
-        assert!(message("config: {}\n").contains("type"));
-        assert!(message("type: FTP\n").contains("FTP"));
-        assert!(message("type: FILESYSTEM\n").contains("directory"));
-        assert!(message("type: FILESYSTEM\nconfig: {directory: d}\nprefix: ../up\n").contains("../up"));
-        assert!(message("type: [").contains("objstore configuration"));
-        assert!(message("").contains("objstore configuration"));
-        assert!(message("- type: FILESYSTEM").contains("objstore configuration"));
-    }
-}
+mod tests;

@@ -5,8 +5,9 @@ use std::path::PathBuf;
 
 /// Why a bucket could not be configured, opened or used. Every message names its subject.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum BucketError {
-    /// The objstore YAML does not parse.
+    /// The objstore YAML does not parse, or its values do not fit together.
     #[error("objstore configuration{}: {reason}", at_line(.line))]
     Config { line: Option<u64>, reason: String },
 
@@ -16,7 +17,7 @@ pub enum BucketError {
 
     /// A kind of bucket that Thanos knows and this version does not read.
     #[error(
-        "objstore configuration: type {provider} is not supported: this version reads FILESYSTEM buckets only"
+        "objstore configuration: type {provider} is not supported: this version reads FILESYSTEM, S3, GCS and AZURE"
     )]
     Unsupported { provider: &'static str },
 
@@ -25,6 +26,16 @@ pub enum BucketError {
 
     #[error("bucket directory {directory:?}: {source}")]
     Directory { directory: PathBuf, source: std::io::Error },
+
+    /// The store is there and the bucket is not.
+    #[error(
+        "bucket {bucket} does not exist: make it, or correct its name, region or endpoint in --objstore.config"
+    )]
+    MissingBucket { bucket: String },
+
+    /// The store knows who asks and says no, or does not know who asks.
+    #[error("bucket {bucket}: {operation} of {object:?} was refused: {reason}")]
+    Denied { bucket: String, operation: &'static str, object: String, reason: String },
 
     /// A name that cannot be an object of this bucket, such as one that climbs out of it.
     #[error("object name {object:?} is not valid: {reason}")]
@@ -40,12 +51,26 @@ pub enum BucketError {
     #[error("object {object}: range {start}..{end} is not within its {size_bytes} bytes")]
     Range { object: String, start: u64, end: u64, size_bytes: u64 },
 
+    /// The store announced more or fewer bytes than it sent.
+    #[error("object {object}: {got_bytes} bytes came where the store announced {wanted_bytes}")]
+    WrongLength { object: String, wanted_bytes: u64, got_bytes: u64 },
+
+    /// What a conditional write demanded does not hold: the object exists, or somebody else has changed it.
+    #[error("object {object} was not written: {reason}")]
+    Condition { object: String, reason: &'static str },
+
+    /// A conditional write to a store that has none of that kind.
+    #[error(
+        "bucket {bucket} cannot {what}: this needs a store with conditional writes, such as S3, GCS or AZURE"
+    )]
+    Unconditional { bucket: String, what: &'static str },
+
     /// A local file that should have been uploaded.
     #[error("file {path:?}: {source}")]
     LocalFile { path: PathBuf, source: std::io::Error },
 
-    #[error("bucket operation {operation} on {object:?}: {source}")]
-    Store { operation: &'static str, object: String, source: Box<object_store::Error> },
+    #[error("bucket {bucket}: {operation} of {object:?}: {}", crate::explain::brief(.source))]
+    Store { bucket: String, operation: &'static str, object: String, source: Box<object_store::Error> },
 }
 
 impl BucketError {
@@ -53,10 +78,16 @@ impl BucketError {
         matches!(self, Self::NotFound { .. })
     }
 
+    /// Whether somebody else wrote the object first.
+    pub fn is_condition(&self) -> bool {
+        matches!(self, Self::Condition { .. })
+    }
+
     /// Whether the same call may succeed a moment later.
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Store { source, .. } => crate::retry::is_transient(source),
+            Self::WrongLength { .. } => true,
             _ => false,
         }
     }

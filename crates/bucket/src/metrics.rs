@@ -50,6 +50,13 @@ struct BucketLabels {
     bucket: String,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct HedgeLabels {
+    bucket: String,
+    /// `sent` or `won`.
+    outcome: &'static str,
+}
+
 /// Upper bounds of the duration histogram, in seconds: Thanos' own.
 const DURATION_BUCKETS_SECONDS: [f64; 12] =
     [0.001, 0.01, 0.1, 0.3, 0.6, 1.0, 3.0, 6.0, 9.0, 20.0, 30.0, 60.0];
@@ -64,6 +71,7 @@ pub struct BucketMetrics {
     duration: Family<OperationLabels, Histogram>,
     last_upload: Family<BucketLabels, Gauge<f64, AtomicU64>>,
     fetched: Family<OperationLabels, Counter>,
+    hedged: Family<HedgeLabels, Counter>,
 }
 
 impl Default for BucketMetrics {
@@ -74,6 +82,7 @@ impl Default for BucketMetrics {
             duration: Family::new_with_constructor(|| Histogram::new(DURATION_BUCKETS_SECONDS)),
             last_upload: Family::default(),
             fetched: Family::default(),
+            hedged: Family::default(),
         }
     }
 }
@@ -108,6 +117,11 @@ impl BucketMetrics {
                 "Bytes fetched from a bucket",
                 fresh.fetched,
             ),
+            hedged: registry.register(
+                "parallax_objstore_hedged_requests",
+                "Further requests for reads that took long, and those of them that answered first",
+                fresh.hedged,
+            ),
         }
     }
 
@@ -128,7 +142,7 @@ impl BucketMetrics {
             Outcome::Failed => {
                 self.failures.get_or_create(&labels).inc();
             }
-            Outcome::Missing => {}
+            Outcome::Expected => {}
             Outcome::Done { took } => {
                 self.duration.get_or_create(&labels).observe(took.as_secs_f64());
                 if operation == Operation::Upload {
@@ -145,6 +159,15 @@ impl BucketMetrics {
         self.fetched.get_or_create(&labels).inc_by(bytes as u64);
     }
 
+    pub(crate) fn hedged(&self, bucket: &str, further: u32, won: bool) {
+        for (outcome, count) in [("sent", u64::from(further)), ("won", u64::from(won))] {
+            if count > 0 {
+                let labels = HedgeLabels { bucket: bucket.to_owned(), outcome };
+                self.hedged.get_or_create(&labels).inc_by(count);
+            }
+        }
+    }
+
     /// How many operations of a kind were attempted on a bucket: for tests that count requests.
     pub fn operations_of(&self, bucket: &str, operation: Operation) -> u64 {
         let labels = OperationLabels { bucket: bucket.to_owned(), operation: operation.name() };
@@ -154,7 +177,10 @@ impl BucketMetrics {
 
 /// How an operation ended.
 pub(crate) enum Outcome {
-    Done { took: Duration },
-    Missing,
+    Done {
+        took: Duration,
+    },
+    /// An object that does not exist, or a condition that does not hold.
+    Expected,
     Failed,
 }

@@ -88,6 +88,7 @@ mod tests {
 
     fn transient() -> BucketError {
         BucketError::Store {
+            bucket: "b".to_owned(),
             operation: "get",
             object: "x".to_owned(),
             source: Box::new(object_store::Error::Generic { store: "S3", source: "reset".into() }),

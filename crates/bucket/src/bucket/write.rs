@@ -1,0 +1,175 @@
+//! Writing: small objects, files in parts, conditional writes, deletions.
+
+use std::path::Path as FilePath;
+
+use bytes::{Bytes, BytesMut};
+use object_store::path::Path;
+use object_store::{
+    MultipartUpload, ObjectStoreExt as _, PutMode, PutMultipartOptions, PutOptions, PutPayload, UpdateVersion,
+};
+use tokio::io::AsyncReadExt as _;
+
+use super::Bucket;
+use crate::metrics::Operation;
+use crate::{BucketError, RetryPolicy};
+
+/// A state of an object, to be demanded of a later write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Revision(pub(super) UpdateVersion);
+
+impl Bucket {
+    /// Writes a small object, replacing one of the same name.
+    pub async fn put(&self, object: &str, bytes: Bytes) -> Result<(), BucketError> {
+        let path = self.path(object)?;
+        self.run(Operation::Upload, object, || {
+            self.put_once(&path, object, bytes.clone(), PutMode::Overwrite)
+        })
+        .await?;
+        Ok(())
+    }
+
+    /// Writes a small object unless there is one of this name. Of several writers exactly one succeeds; it is asked once, and a lost
+    /// answer is an error, after which the caller has to read who won.
+    ///
+    /// # Errors
+    /// [`BucketError::Condition`] if it exists; [`BucketError::Unconditional`] if the store cannot do this.
+    pub async fn put_if_absent(&self, object: &str, bytes: Bytes) -> Result<Revision, BucketError> {
+        let path = self.path(object)?;
+        self.run_with(RetryPolicy::NEVER, Operation::Upload, object, || {
+            self.put_once(&path, object, bytes.clone(), PutMode::Create)
+        })
+        .await
+    }
+
+    /// Replaces an object that is still as it was when `revision` was taken. As [`Self::put_if_absent`], one of several writers succeeds.
+    ///
+    /// # Errors
+    /// [`BucketError::Condition`] if it has changed; [`BucketError::Unconditional`] if the store cannot do this (FILESYSTEM cannot).
+    pub async fn put_if_unchanged(
+        &self,
+        object: &str,
+        bytes: Bytes,
+        revision: &Revision,
+    ) -> Result<Revision, BucketError> {
+        let path = self.path(object)?;
+        self.run_with(RetryPolicy::NEVER, Operation::Upload, object, || {
+            self.put_once(&path, object, bytes.clone(), PutMode::Update(revision.0.clone()))
+        })
+        .await
+    }
+
+    async fn put_once(
+        &self,
+        path: &Path,
+        object: &str,
+        bytes: Bytes,
+        mode: PutMode,
+    ) -> Result<Revision, BucketError> {
+        let what = match &mode {
+            PutMode::Overwrite => "write an object",
+            PutMode::Create => "write an object only if there is none",
+            PutMode::Update(_) => "replace an object only if it is unchanged",
+        };
+        let options = PutOptions { mode, attributes: self.attributes.clone(), ..PutOptions::default() };
+        match self.store.put_opts(path, PutPayload::from_bytes(bytes), options).await {
+            Ok(put) => Ok(Revision(put.into())),
+            Err(object_store::Error::NotImplemented { .. } | object_store::Error::NotSupported { .. }) => {
+                Err(BucketError::Unconditional { bucket: self.name.to_string(), what })
+            }
+            Err(error) => Err(self.failed(Operation::Upload, object)(error)),
+        }
+    }
+
+    /// Uploads a local file, a part at a time; returns its size. A failed upload leaves no object.
+    ///
+    /// # Errors
+    /// [`BucketError::LocalFile`] if the file cannot be read, else as [`Self::put`].
+    pub async fn upload_file(&self, object: &str, file: &FilePath) -> Result<u64, BucketError> {
+        let path = self.path(object)?;
+        self.run(Operation::Upload, object, || self.upload_once(object, &path, file)).await
+    }
+
+    async fn upload_once(&self, object: &str, path: &Path, file: &FilePath) -> Result<u64, BucketError> {
+        let unreadable = |source| BucketError::LocalFile { path: file.to_path_buf(), source };
+        let part_bytes = self.part_size_bytes;
+        let mut reader = tokio::fs::File::open(file).await.map_err(unreadable)?;
+        let first = read_part(&mut reader, part_bytes).await.map_err(unreadable)?;
+        if first.len() < part_bytes {
+            let size_bytes = first.len() as u64;
+            self.put_once(path, object, first, PutMode::Overwrite).await?;
+            return Ok(size_bytes);
+        }
+        let options =
+            PutMultipartOptions { attributes: self.attributes.clone(), ..PutMultipartOptions::default() };
+        let mut upload = self
+            .store
+            .put_multipart_opts(path, options)
+            .await
+            .map_err(self.failed(Operation::Upload, object))?;
+        let parts = Parts { reader, part_bytes, file };
+        let result = self.upload_parts(upload.as_mut(), first, parts, object).await;
+        if result.is_err() {
+            // The first error is the one to report; what abort leaves behind is the store's to collect.
+            let _ = upload.abort().await;
+        }
+        result
+    }
+
+    async fn upload_parts(
+        &self,
+        upload: &mut dyn MultipartUpload,
+        first: Bytes,
+        mut parts: Parts<'_>,
+        object: &str,
+    ) -> Result<u64, BucketError> {
+        let mut size_bytes = 0;
+        let mut part = first;
+        while !part.is_empty() {
+            size_bytes += part.len() as u64;
+            upload
+                .put_part(PutPayload::from_bytes(part))
+                .await
+                .map_err(self.failed(Operation::Upload, object))?;
+            part = parts.next().await?;
+        }
+        upload.complete().await.map_err(self.failed(Operation::Upload, object))?;
+        Ok(size_bytes)
+    }
+
+    /// Deletes an object; one that does not exist is no error.
+    pub async fn delete(&self, object: &str) -> Result<(), BucketError> {
+        let path = self.path(object)?;
+        let result = self
+            .run(Operation::Delete, object, || async {
+                self.store.delete(&path).await.map_err(self.failed(Operation::Delete, object))
+            })
+            .await;
+        match result {
+            Err(error) if error.is_not_found() => Ok(()),
+            result => result,
+        }
+    }
+}
+
+/// What is left of a file.
+struct Parts<'f> {
+    reader: tokio::fs::File,
+    part_bytes: usize,
+    file: &'f FilePath,
+}
+
+impl Parts<'_> {
+    async fn next(&mut self) -> Result<Bytes, BucketError> {
+        read_part(&mut self.reader, self.part_bytes)
+            .await
+            .map_err(|source| BucketError::LocalFile { path: self.file.to_path_buf(), source })
+    }
+}
+
+/// The next part of a file: full unless the file ends.
+async fn read_part(reader: &mut tokio::fs::File, part_bytes: usize) -> std::io::Result<Bytes> {
+    let mut part = BytesMut::new();
+    let mut limited = reader.take(part_bytes as u64);
+    while limited.read_buf(&mut part).await? > 0 {}
+    Ok(part.freeze())
+}
