@@ -52,7 +52,8 @@ fn a_mistake_in_a_sides_file_is_named_with_file_key_and_line() {
 fn a_mistake_in_a_buckets_configuration_is_named() {
     for (yaml, words) in [
         ("type: FLOPPY\nconfig: {}", vec!["FLOPPY", "FILESYSTEM"]),
-        ("type: S3\nconfig: {bucket: b}", vec!["S3", "FILESYSTEM"]),
+        ("type: S3\nconfig: {bucket: b}", vec!["S3", "endpoint"]),
+        ("type: SWIFT\nconfig: {}", vec!["SWIFT", "FILESYSTEM, S3, GCS and AZURE"]),
         ("type: FILESYSTEM\nconfig: {directory: /tmp}\nprefixx: a", vec!["prefixx", "line 3"]),
         ("type: FILESYSTEM\nconfig: {dir: /tmp}", vec!["dir"]),
         ("type: FILESYSTEM\nconfig: {}", vec!["directory"]),

@@ -4,6 +4,7 @@
 //! bad bucket can make arbitrarily large, so [`Bucket::get`] takes a limit. An object appears whole or not at all, and what is read is
 //! as long as the store announced or an error. Reading, writing and listing have a file each.
 
+use std::fmt;
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -45,7 +46,7 @@ pub struct ObjectInfo {
 }
 
 /// A bucket; a clone is the same bucket.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Bucket {
     store: Arc<dyn ObjectStore>,
     prefix: Path,
@@ -58,6 +59,16 @@ pub struct Bucket {
     metrics: BucketMetrics,
     retry: RetryPolicy,
     hedge: Option<Arc<Hedge>>,
+}
+
+/// Not what the store says of itself: some show their credentials.
+impl fmt::Debug for Bucket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Bucket")
+            .field("name", &self.name)
+            .field("prefix", &self.prefix.as_ref())
+            .finish_non_exhaustive()
+    }
 }
 
 impl Bucket {
@@ -106,7 +117,9 @@ impl Bucket {
         check_directory(directory)?;
         let store = object_store::local::LocalFileSystem::new_with_prefix(directory)
             .map_err(|error| failed(std::io::Error::other(error)))?
-            .with_fsync(access == Access::Write);
+            .with_fsync(access == Access::Write)
+            // A directory without objects is no directory of a bucket.
+            .with_automatic_cleanup(true);
         let name = format!("fs: {}", directory.display());
         let mut bucket = Self::new(Arc::new(store), &config.prefix, &name)?;
         bucket.directory = Some(Arc::new(directory.to_path_buf()));

@@ -3,7 +3,7 @@
 //! One concern per file: [`config`] reads the YAML, `provider` opens a store, `client` carries its requests (our HTTP and TLS
 //! beneath `object_store`), [`error`] says what the caller can do and `explain` finds out from a store's answer, `retry` and
 //! `hedge` bound second attempts, [`ranges`] joins near reads, [`metrics`] counts under Thanos' names, `path` lets no object name
-//! leave the prefix, and [`Bucket`] composes them. What the objects mean (blocks, marks) is the block crate's.
+//! leave the prefix, and [`Bucket`] composes them. [`faults`] is for tests. What the objects mean (blocks, marks) is the block crate's.
 
 #![forbid(unsafe_code)]
 
@@ -12,6 +12,7 @@ mod client;
 pub mod config;
 pub mod error;
 mod explain;
+pub mod faults;
 mod hedge;
 pub mod metrics;
 mod path;

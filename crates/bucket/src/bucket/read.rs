@@ -18,6 +18,8 @@ const GAP_BYTES: u64 = 512 << 10;
 const JOINED_BYTES: u64 = 16 << 20;
 /// Requests at a time for the ranges of one call.
 const PARALLEL_RANGES: usize = 8;
+/// A range of a local file longer than this is cut to the file before it is read.
+const FAR_BYTES: u64 = 64 << 20;
 /// Announced sizes up to this are believed when reserving memory; beyond it memory grows with what comes.
 const RESERVED_BYTES: u64 = 4 << 20;
 
@@ -112,6 +114,10 @@ impl Bucket {
         object: &str,
         ranges: &[Range<u64>],
     ) -> Result<Vec<Bytes>, BucketError> {
+        // The store reserves what is asked for before it looks at the file.
+        let far = ranges.iter().any(|range| range.end - range.start > FAR_BYTES);
+        let cut = if far { within(object, ranges, self.head(object).await?.size_bytes)? } else { None };
+        let ranges = cut.as_deref().unwrap_or(ranges);
         let parts = match self.read_local(path, object, ranges).await {
             Err(error @ BucketError::Store { .. }) => {
                 let Ok(info) = self.head(object).await else { return Err(error) };

@@ -103,6 +103,10 @@ pub(super) fn explain(text: &str) -> String {
             "UnknownIssuer",
             "its certificate is not signed by a known authority: set http_config.tls_config.ca_file",
         ),
+        (
+            "BadSignature",
+            "its certificate is not signed by the authority of that name: set http_config.tls_config.ca_file",
+        ),
         ("NotValidForName", "its certificate is for another name: set http_config.tls_config.server_name"),
         ("certificate not valid for name", "set http_config.tls_config.server_name if the name is right"),
         ("Expired", "its certificate has expired"),
