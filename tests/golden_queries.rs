@@ -102,6 +102,10 @@ async fn deduplicated_answers_are_those_of_thanos() {
     run("thanos-dedup-true", async |question| mesh.ask(question).await, &recorded, 314, &[]).await;
     let recorded = read(&golden.join("queries/thanos-downsampled-0s.jsonl"));
     run("thanos-downsampled-0s", async |question| mesh.ask(question).await, &recorded, 28, &[]).await;
+    let recorded = read(&golden.join("queries/thanos-downsampled-5m.jsonl"));
+    run("thanos-downsampled-5m", async |question| mesh.ask(question).await, &recorded, 28, &[]).await;
+    let recorded = read(&golden.join("queries/thanos-downsampled-1h.jsonl"));
+    run("thanos-downsampled-1h", async |question| mesh.ask(question).await, &recorded, 28, &[]).await;
     let recorded = read(&golden.join("queries/thanos-metadata.jsonl"));
     run("thanos-metadata", async |question| mesh.ask(question).await, &recorded, 6, &[]).await;
 }

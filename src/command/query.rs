@@ -50,6 +50,7 @@ fn config(values: &Values, context: &Context) -> anyhow::Result<QuerierConfig> {
             max_concurrent: count(values, "query.max-concurrent"),
             max_concurrent_select: count(values, "query.max-concurrent-select"),
             algorithm: algorithm(values)?,
+            dynamic_lookback: values.switch("query.dynamic-lookback-delta"),
             ..QueryLimits::default()
         },
         engine: EngineOptions {
@@ -63,6 +64,8 @@ fn config(values: &Values, context: &Context) -> anyhow::Result<QuerierConfig> {
             partial_response: values.switch("query.partial-response"),
             default_step: values.duration("query.default-step"),
             default_metadata_range: values.duration("query.metadata.default-time-range"),
+            auto_downsampling: values.switch("query.auto-downsampling"),
+            instant_max_resolution: values.duration("query.instant.default.max_source_resolution"),
             cors: !values.switch("web.disable-cors"),
             flags: shown_flags(values),
             parser: parser(values)?,

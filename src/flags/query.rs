@@ -96,8 +96,12 @@ fn query() -> Vec<Flag> {
             "Selectors of one query that wait for stores at once",
         ),
         Flag::new("query.lookback-delta", Duration, "5m", "How far back an instant selector looks"),
-        Flag::new("query.dynamic-lookback-delta", Switch, "true", "Lookback by resolution")
-            .no_effect("only raw data is read"),
+        Flag::new(
+            "query.dynamic-lookback-delta",
+            Switch,
+            "true",
+            "Look further back where coarse downsampled data is allowed",
+        ),
         Flag::new("query.default-evaluation-interval", Duration, "1m", "Step of subqueries that give none"),
         Flag::new("query.default-step", Duration, "1s", "Step of range queries that give none"),
         Flag::new(
@@ -115,15 +119,18 @@ fn query() -> Vec<Flag> {
             "true",
             "Answer with what is there, and warn of what is missing",
         ),
-        Flag::new("query.auto-downsampling", Switch, "false", "Read coarser data for long ranges")
-            .refused("downsampled data comes with a later version; leave the flag out"),
+        Flag::new(
+            "query.auto-downsampling",
+            Switch,
+            "false",
+            "Read downsampled data of a fifth of the step where a query does not say",
+        ),
         Flag::new(
             "query.instant.default.max_source_resolution",
             Duration,
             "0s",
-            "Resolution of instant queries",
-        )
-        .refused("downsampled data comes with a later version; leave the flag out"),
+            "Coarsest data of instant queries under auto",
+        ),
         Flag::new("query.promql-engine", Text, "prometheus", "Engine")
             .no_effect("there is one engine, with Prometheus' semantics"),
         Flag::new("query.enable-x-functions", Switch, "false", "xrate, xincrease, xdelta")

@@ -10,20 +10,53 @@ use std::cmp::Ordering;
 use bytes::Bytes;
 use parallax_tsdb::chunk::ChunkEncoding;
 
-/// One raw chunk: its closed range of time as its store states it, and its bytes without the encoding byte.
+/// One chunk: its closed range of time as its store states it, and its bytes without the encoding byte.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chunk {
     pub min_time_ms: i64,
     pub max_time_ms: i64,
     pub encoding: ChunkEncoding,
     pub data: Bytes,
+    pub content: Content,
+}
+
+/// What the samples of a [`Chunk`] are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// As they were scraped.
+    Raw,
+    /// One aggregate of downsampled data: the counts, sums, minima or maxima of each window.
+    Aggregate,
+    /// The counter aggregate: it may begin with the first raw sample, and ends with the last one under a repeated timestamp.
+    Counter,
+    /// The sums of each window, to be divided by the counts, an XOR chunk with the same timestamps.
+    Sums { counts: Bytes },
+}
+
+impl Content {
+    pub const fn is_raw(&self) -> bool {
+        matches!(self, Self::Raw)
+    }
+
+    /// The bytes that decide first between chunks of one encoding: Thanos compares counts before sums.
+    fn leading_bytes<'a>(&'a self, data: &'a Bytes) -> &'a Bytes {
+        match self {
+            Self::Sums { counts } => counts,
+            Self::Raw | Self::Aggregate | Self::Counter => data,
+        }
+    }
 }
 
 impl Chunk {
-    /// By start, by end, by encoding, and then by *descending* bytes, as a Thanos proxy has them.
+    /// By start, by end, raw before downsampled, by encoding, and then by *descending* bytes, as a Thanos proxy has them.
     fn wire_order(&self, other: &Self) -> Ordering {
-        (self.min_time_ms, self.max_time_ms, self.encoding)
-            .cmp(&(other.min_time_ms, other.max_time_ms, other.encoding))
+        let key =
+            |chunk: &Self| (chunk.min_time_ms, chunk.max_time_ms, !chunk.content.is_raw(), chunk.encoding);
+        key(self)
+            .cmp(&key(other))
+            .then_with(|| {
+                other.content.leading_bytes(&other.data).cmp(self.content.leading_bytes(&self.data))
+            })
             .then_with(|| other.data.cmp(&self.data))
     }
 }
@@ -62,6 +95,7 @@ mod tests {
             max_time_ms,
             encoding: ChunkEncoding::Xor,
             data: Bytes::from_static(data.as_bytes()),
+            content: Content::Raw,
         }
     }
 

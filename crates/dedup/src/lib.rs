@@ -12,13 +12,14 @@
 mod chain;
 mod chunks;
 mod cursor;
+mod downsampled;
 mod penalty;
 mod replica;
 
 use parallax_model::{FloatColumn, HistogramColumn, TimeRange};
 use parallax_tsdb::error::TsdbError;
 
-pub use chunks::{Chunk, split_overlaps};
+pub use chunks::{Chunk, Content, split_overlaps};
 pub use parallax_tsdb::chunk::ChunkEncoding;
 pub use replica::{DecodedChunk, decode_replica, join};
 
@@ -45,6 +46,9 @@ pub enum Error {
     /// A store sent bytes that are no chunk. Asking again will not help.
     #[error("decode {encoding:?} chunk [{min_time_ms}, {max_time_ms}]: {source}")]
     Chunk { encoding: ChunkEncoding, min_time_ms: i64, max_time_ms: i64, source: TsdbError },
+    /// A store sent sums and counts of downsampled data that do not belong together.
+    #[error("average of chunk [{min_time_ms}, {max_time_ms}]: sums and counts have different timestamps")]
+    Misaligned { min_time_ms: i64, max_time_ms: i64 },
 }
 
 /// How replicas become one series.
@@ -108,13 +112,15 @@ impl Dedup {
     /// # Errors
     /// If a chunk cannot be decoded.
     pub fn series(&self, chunks: Vec<Chunk>) -> Result<Samples, Error> {
+        // A counter aggregate repeats a timestamp, so it makes sense only flattened, with or without dedup.
+        let flattens = self.flattens_counters || chunks.iter().any(|chunk| chunk.content == Content::Counter);
         let replicas = split_overlaps(chunks);
         let bounds = match replicas.len() {
             1 => self.query_range.intersect(&self.output_range),
             _ => self.query_range,
         };
         let decoded: Result<Vec<Samples>, Error> =
-            replicas.iter().map(|chunks| decode_replica(chunks, bounds, self.flattens_counters)).collect();
+            replicas.iter().map(|chunks| decode_replica(chunks, bounds, flattens)).collect();
         Ok(self.merge(decoded?))
     }
 

@@ -7,7 +7,8 @@
 use parallax_model::{FloatColumn, HistogramColumn, TimeRange};
 use parallax_tsdb::chunk::decode_chunk;
 
-use crate::{Chunk, Error, Samples};
+use crate::downsampled::decode_average;
+use crate::{Chunk, Content, Error, Samples};
 
 /// The samples of one chunk, which are all of one kind.
 #[derive(Clone, Debug, PartialEq)]
@@ -91,14 +92,14 @@ impl Replica {
         let (first_float, first_histogram) = (self.samples.floats.len(), self.samples.histograms.len());
         let mut scratch = std::mem::take(&mut self.scratch);
         let floats = if is_counter { &mut scratch } else { &mut self.samples.floats };
-        decode_chunk(chunk.encoding, &chunk.data, range, floats, &mut self.samples.histograms).map_err(
-            |source| Error::Chunk {
-                encoding: chunk.encoding,
-                min_time_ms: chunk.min_time_ms,
-                max_time_ms: chunk.max_time_ms,
-                source,
-            },
-        )?;
+        let histograms = &mut self.samples.histograms;
+        match &chunk.content {
+            Content::Sums { counts } => decode_average(chunk, counts, range, floats, histograms)?,
+            Content::Raw | Content::Aggregate | Content::Counter => {
+                decode_chunk(chunk.encoding, &chunk.data, range, floats, histograms)
+                    .map_err(|source| chunk.error(source))?;
+            }
+        }
         if is_counter {
             self.add_counter(&scratch);
             scratch.timestamps_ms.clear();

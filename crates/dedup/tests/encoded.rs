@@ -1,19 +1,28 @@
 //! Encoded chunks: replicas told apart and decoded, and bytes that are no chunk.
 
 use bytes::Bytes;
-use parallax_dedup::{Algorithm, Chunk, ChunkEncoding, Dedup};
+use parallax_dedup::{Algorithm, Chunk, ChunkEncoding, Content, Dedup, Error};
 use parallax_model::TimeRange;
 use parallax_tsdb::chunk::XorAppender;
 use proptest::prelude::*;
 
-fn chunk(samples: &[(i64, f64)]) -> Chunk {
+fn encode(samples: &[(i64, f64)]) -> Bytes {
     let mut appender = XorAppender::new();
     for (time_ms, value) in samples {
         appender.append(*time_ms, *value).unwrap();
     }
-    let data: Vec<u8> = appender.into_bytes();
+    Bytes::from(appender.into_bytes())
+}
+
+fn chunk(samples: &[(i64, f64)]) -> Chunk {
     let (first, last) = (samples.first().unwrap(), samples.last().unwrap());
-    Chunk { min_time_ms: first.0, max_time_ms: last.0, encoding: ChunkEncoding::Xor, data: Bytes::from(data) }
+    Chunk {
+        min_time_ms: first.0,
+        max_time_ms: last.0,
+        encoding: ChunkEncoding::Xor,
+        data: encode(samples),
+        content: Content::Raw,
+    }
 }
 
 fn series(dedup: &Dedup, chunks: Vec<Chunk>) -> Vec<(i64, f64)> {
@@ -84,7 +93,7 @@ proptest! {
         let encoding = [ChunkEncoding::Xor, ChunkEncoding::Histogram, ChunkEncoding::FloatHistogram][usize::from(encoding)];
         let chunks = data
             .into_iter()
-            .map(|data| Chunk { min_time_ms: 0, max_time_ms: 1_000, encoding, data: Bytes::from(data) })
+            .map(|data| Chunk { min_time_ms: 0, max_time_ms: 1_000, encoding, data: Bytes::from(data), content: Content::Raw })
             .collect();
         let dedup = penalty(if counter { "rate" } else { "" }, EVERYTHING, EVERYTHING);
         if let Ok(samples) = dedup.series(chunks) {
@@ -92,4 +101,41 @@ proptest! {
             prop_assert!(samples.histograms.timestamps_ms.is_sorted_by(|a, b| a < b));
         }
     }
+}
+
+#[test]
+fn sums_are_divided_by_counts() {
+    let mut sums = chunk(&[(300_000, 10.0), (600_000, 9.0), (900_000, 4.0)]);
+    sums.content = Content::Sums { counts: encode(&[(300_000, 5.0), (600_000, 2.0), (900_000, 4.0)]) };
+    let raw = chunk(&[(905_000, 7.0)]);
+    assert_eq!(
+        series(&penalty("", EVERYTHING, EVERYTHING), vec![raw, sums.clone()]),
+        [(300_000, 2.0), (600_000, 4.5), (900_000, 1.0), (905_000, 7.0)]
+    );
+    let later = TimeRange::new(600_000, 600_000);
+    assert_eq!(series(&penalty("", later, later), vec![sums]), [(600_000, 4.5)]);
+}
+
+#[test]
+fn sums_and_counts_of_different_windows_are_refused() {
+    for counts in [&[(300_000, 5.0)][..], &[(300_000, 5.0), (700_000, 2.0)]] {
+        let mut sums = chunk(&[(300_000, 10.0), (600_000, 9.0)]);
+        sums.content = Content::Sums { counts: encode(counts) };
+        let error = penalty("", EVERYTHING, EVERYTHING).series(vec![sums]).unwrap_err();
+        assert!(matches!(error, Error::Misaligned { min_time_ms: 300_000, max_time_ms: 600_000 }), "{error}");
+    }
+}
+
+/// The last sample of a counter aggregate repeats its timestamp with the true value, which tells whether the next
+/// chunk begins with a reset.
+#[test]
+fn a_counter_aggregate_is_flattened_with_and_without_dedup() {
+    let counter = |samples: &[(i64, f64)]| Chunk { content: Content::Counter, ..chunk(samples) };
+    let chunks = vec![
+        counter(&[(10_000, 5.0), (300_000, 50.0), (600_000, 80.0), (600_000, 20.0)]),
+        counter(&[(610_000, 25.0), (900_000, 40.0), (900_000, 40.0)]),
+    ];
+    let expected = [(10_000, 5.0), (300_000, 50.0), (600_000, 80.0), (610_000, 85.0), (900_000, 100.0)];
+    assert_eq!(series(&penalty("rate", EVERYTHING, EVERYTHING), chunks.clone()), expected);
+    assert_eq!(series(&Dedup::new(None, "rate", EVERYTHING, EVERYTHING), chunks), expected);
 }

@@ -49,6 +49,10 @@ pub struct ApiOptions {
     pub default_step: Duration,
     /// How far back labels and series are looked for when no start is given; zero for all time.
     pub default_metadata_range: Duration,
+    /// Let queries that say nothing of it read downsampled data, as with `max_source_resolution=auto`.
+    pub auto_downsampling: bool,
+    /// How coarse `auto` may be for instant queries.
+    pub instant_max_resolution: Duration,
     /// Whether pages of any origin may read answers.
     pub cors: bool,
     /// Where the API stands below the root, such as `/thanos`; empty for the root itself.
@@ -66,6 +70,8 @@ impl Default for ApiOptions {
             partial_response: true,
             default_step: Duration::from_secs(1),
             default_metadata_range: Duration::ZERO,
+            auto_downsampling: false,
+            instant_max_resolution: Duration::ZERO,
             cors: true,
             route_prefix: String::new(),
             flags: BTreeMap::new(),

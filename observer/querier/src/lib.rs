@@ -12,6 +12,7 @@ mod merge;
 pub mod proxy;
 mod querier;
 pub mod query;
+mod resolution;
 pub mod select;
 mod side;
 mod stop;

@@ -24,6 +24,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
+use crate::resolution;
 use crate::select::{Budget, SelectOptions, StoreSource};
 
 /// The part of a query's time that is kept for evaluating what stores sent: one in this many.
@@ -45,6 +46,8 @@ pub struct QueryLimits {
     /// Bytes of series one query may hold before they are decoded; 0 for no limit.
     pub max_held_bytes: usize,
     pub algorithm: Algorithm,
+    /// Look as far back as two samples of the coarsest data that a query allows may be apart.
+    pub dynamic_lookback: bool,
 }
 
 impl Default for QueryLimits {
@@ -56,6 +59,7 @@ impl Default for QueryLimits {
             max_concurrent_select: 4,
             max_held_bytes: 1 << 30,
             algorithm: Algorithm::Penalty,
+            dynamic_lookback: true,
         }
     }
 }
@@ -68,12 +72,14 @@ pub struct Query {
     pub range: QueryRange,
     /// `None` for the querier's own limit.
     pub timeout: Option<Duration>,
-    /// `None` for the querier's own.
+    /// `None` for the querier's own, which grows with the resolution if [`QueryLimits::dynamic_lookback`] is set.
     pub lookback: Option<Duration>,
     /// Empty if nothing is to be deduplicated.
     pub replica_labels: Vec<String>,
     pub partial_response: bool,
     pub store_matchers: Vec<Vec<Matcher>>,
+    /// The coarsest downsampled data that may be read; 0 for raw data only.
+    pub max_resolution_ms: i64,
     /// Only the series of one shard, for a frontend that splits queries by series.
     pub shard: Option<ShardInfo>,
     /// What to measure. Samples per step only if the querier's own options have them, too.
@@ -196,6 +202,8 @@ impl QueryRunner {
         let mut options = self.engine.clone();
         if let Some(lookback) = query.lookback {
             options.lookback_ms = i64::try_from(lookback.as_millis()).unwrap_or(i64::MAX);
+        } else if self.limits.dynamic_lookback {
+            options.lookback_ms = resolution::lookback_ms(options.lookback_ms, query.max_resolution_ms);
         }
         options.stats.per_step &= query.stats.per_step;
         options.stats.operators |= query.stats.operators;
@@ -232,6 +240,7 @@ impl QueryRunner {
                 algorithm: self.limits.algorithm,
                 partial_response: query.partial_response,
                 store_matchers: query.store_matchers,
+                max_resolution_ms: query.max_resolution_ms,
                 shard: query.shard,
                 deadline: self.store_deadline(deadline),
                 max_concurrent_opens: self.limits.max_concurrent_select,

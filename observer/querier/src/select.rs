@@ -43,6 +43,8 @@ pub struct SelectOptions {
     pub partial_response: bool,
     /// Which stores may be asked: any of these sets of matchers on their external labels and `__address__`.
     pub store_matchers: Vec<Vec<Matcher>>,
+    /// The coarsest downsampled data that may be read; 0 for raw data only.
+    pub max_resolution_ms: i64,
     /// Only the series of one shard.
     pub shard: Option<ShardInfo>,
     /// When stores have to be done, somewhat before the query's own deadline.
@@ -95,7 +97,8 @@ impl Source for StoreSource {
         });
         let algorithm = (!self.options.replica_labels.is_empty()).then_some(self.options.algorithm);
         let dedup = Dedup::new(algorithm, &selection.function, selection.query_range, selection.range);
-        Ok(Box::new(SelectedSeries::new(queue, dedup, self.options.replica_labels.clone())))
+        let wanted = (self.options.max_resolution_ms > 0).then(|| request::aggregates(&selection.function));
+        Ok(Box::new(SelectedSeries::new(queue, dedup, wanted, self.options.replica_labels.clone())))
     }
 }
 

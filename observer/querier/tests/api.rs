@@ -364,13 +364,11 @@ async fn browsers_of_any_origin_may_ask() {
 }
 
 #[tokio::test]
-async fn stats_and_coarse_resolutions_are_remarked_on() {
+async fn stats_are_given_where_they_are_asked_for() {
     let api = api(FakeStore::default());
-    let answer = get(&api, "/api/v1/query?query=1&time=1&stats=all&max_source_resolution=5m").await;
+    let answer = get(&api, "/api/v1/query?query=1&time=1&stats=all").await;
     assert!(answer.body.contains(r#""stats":{"timings":{"evalTotalTime":"#), "{}", answer.body);
-    assert!(answer.body.contains(r#""infos":["max_source_resolution=5m: answered from raw data"]"#));
     assert!(!answer.headers.contains_key(header::CACHE_CONTROL));
-    assert!(!get(&api, "/api/v1/query?query=1&max_source_resolution=0s").await.body.contains("infos"));
 }
 
 fn parsed(answer: &Answer) -> serde_json::Value {

@@ -35,6 +35,7 @@ fn selection(function: &str) -> Selection {
 
 fn options() -> SelectOptions {
     SelectOptions {
+        max_resolution_ms: 0,
         replica_labels: vec!["replica".to_owned()],
         algorithm: Algorithm::Penalty,
         partial_response: true,

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State;
-use parallax_model::parse_duration_ms;
 use parallax_promql::ast::ValueType;
 use parallax_promql::engine::{QueryOutcome, QueryRange, StatsOptions};
 use parallax_promql::parse::parse;
@@ -23,6 +22,9 @@ const MAX_STEPS: i64 = 11_000;
 
 /// Without a step, a range is cut into this many, as in Thanos.
 const DEFAULT_STEPS: i64 = 250;
+
+/// Of how many samples per step `auto` makes sure.
+const AUTO_RESOLUTION_STEP_SHARE: i64 = 5;
 
 pub(super) async fn instant(State(api): State<Arc<Api>>, params: Params) -> Result<Finished, ApiError> {
     let limit = params.limit()?;
@@ -94,11 +96,10 @@ fn default_step_ms(span_ms: i64, default_step: Duration) -> i64 {
 
 async fn answer(api: &Api, params: &Params, range: QueryRange, limit: usize) -> Result<Finished, ApiError> {
     let query = parse_query(api, params, range)?;
-    let infos = resolution_infos(params)?;
     let wants_stats = params.get("stats").is_some();
     let finish = move |outcome: QueryOutcome, times: QueryTimes| {
         let stats = wants_stats.then_some((times, range));
-        render(outcome, limit, stats, infos)
+        render(outcome, limit, stats)
     };
     Ok(api.runner.run(query, finish).await?)
 }
@@ -109,6 +110,7 @@ fn parse_query(api: &Api, params: &Params, range: QueryRange) -> Result<Query, A
     let dedup = params.bool("dedup", true)?;
     let partial_response = params.bool("partial_response", api.options.partial_response)?;
     let store_matchers = params.selectors("storeMatch[]")?;
+    let max_resolution_ms = max_resolution_ms(api, params, range)?;
     let shard = shard(params)?;
     check_engine(params)?;
     let mut replica_labels: Vec<String> = params.all("replicaLabels[]").map(str::to_owned).collect();
@@ -139,6 +141,7 @@ fn parse_query(api: &Api, params: &Params, range: QueryRange) -> Result<Query, A
         replica_labels,
         partial_response,
         store_matchers,
+        max_resolution_ms,
         shard,
         stats: StatsOptions {
             per_step: params.get("stats") == Some("all"),
@@ -171,19 +174,24 @@ fn check_engine(params: &Params) -> Result<(), ApiError> {
     }
 }
 
-/// Downsampled data is not read yet: whoever allows it is told that the answer is raw.
-fn resolution_infos(params: &Params) -> Result<Vec<String>, ApiError> {
+/// How coarse data may be, by `max_source_resolution`: a duration, or `auto` for a fifth of the step of a range query and the
+/// configured resolution of an instant one.
+fn max_resolution_ms(api: &Api, params: &Params, range: QueryRange) -> Result<i64, ApiError> {
     const NAME: &str = "max_source_resolution";
+    let automatic_ms = if range.is_instant() {
+        i64::try_from(api.options.instant_max_resolution.as_millis()).unwrap_or(i64::MAX)
+    } else {
+        range.step_ms / AUTO_RESOLUTION_STEP_SHARE
+    };
     match params.get(NAME) {
-        None | Some("auto") => Ok(Vec::new()),
-        Some(text) => match params.duration_ms(NAME)? {
+        Some("auto") => Ok(automatic_ms),
+        None | Some("") => Ok(if api.options.auto_downsampling { automatic_ms } else { 0 }),
+        Some(_) => match params.duration_ms(NAME)? {
             Some(millis) if millis < 0 => Err(ApiError::new(
                 ErrorKind::BadData,
                 format!("negative '{NAME}' is not accepted. Try a positive integer"),
             )),
-            Some(0) | None => Ok(Vec::new()),
-            Some(_) if parse_duration_ms(text) == Some(0) => Ok(Vec::new()),
-            Some(_) => Ok(vec![format!("{NAME}={text}: answered from raw data")]),
+            millis => Ok(millis.unwrap_or_default()),
         },
     }
 }
@@ -192,13 +200,12 @@ fn render(
     mut outcome: QueryOutcome,
     limit: usize,
     stats: Option<(QueryTimes, QueryRange)>,
-    mut infos: Vec<String>,
 ) -> Finished {
     let mut warnings = std::mem::take(&mut outcome.warnings);
     if truncate(&mut outcome.value, limit) {
         warnings.push("results truncated due to limit".to_owned());
     }
-    infos.append(&mut outcome.infos);
+    let infos = std::mem::take(&mut outcome.infos);
     let mut success = Success::begin();
     let data = success.data();
     data.push(b'{');

@@ -8,6 +8,7 @@ use parallax_storeapi::proto::thanos::{
 };
 
 use super::SelectOptions;
+use crate::resolution;
 
 /// Series to ask for in one frame, as Thanos queriers do.
 const SERIES_PER_FRAME: i64 = 64;
@@ -21,8 +22,11 @@ pub(super) fn series_request(selection: &Selection, options: &SelectOptions) -> 
         min_time: selection.range.min_ms,
         max_time: selection.range.max_ms,
         matchers: wire_matchers(&selection.matchers),
-        // Raw data only: downsampled data is not read yet.
-        max_resolution_window: 0,
+        max_resolution_window: resolution::for_selector(
+            options.max_resolution_ms,
+            &selection.function,
+            selection.range_ms,
+        ),
         aggregates: aggregates(&selection.function).iter().map(|aggregate| i32::from(*aggregate)).collect(),
         partial_response_disabled: !options.partial_response,
         partial_response_strategy: strategy(options.partial_response).into(),
@@ -66,8 +70,8 @@ pub fn wire_matchers(matchers: &[Matcher]) -> Vec<LabelMatcher> {
         .collect()
 }
 
-/// Which aggregates of downsampled data `function` can use, as Thanos asks for them.
-fn aggregates(function: &str) -> &'static [Aggr] {
+/// Which aggregates of downsampled data `function` can use, as Thanos asks for them: one, or counts and sums for the average.
+pub(super) fn aggregates(function: &str) -> &'static [Aggr] {
     match function {
         "min" => &[Aggr::Min],
         "max" => &[Aggr::Max],

@@ -5,11 +5,11 @@
 
 use std::sync::Arc;
 
-use parallax_dedup::{Chunk, ChunkEncoding, Dedup};
+use parallax_dedup::{Chunk, ChunkEncoding, Content, Dedup};
 use parallax_model::{Labels, SeriesData};
 use parallax_promql::source::{SeriesStream, SourceError};
 use parallax_storeapi::chunks;
-use parallax_storeapi::proto::thanos::{AggrChunk, Label, Series, chunk};
+use parallax_storeapi::proto::thanos::{Aggr, AggrChunk, Chunk as WireChunk, Label, Series, chunk};
 use tokio::sync::mpsc;
 
 use super::budget::{Budget, Held};
@@ -32,6 +32,8 @@ impl Delivery {
 pub(super) struct SelectedSeries {
     queue: mpsc::Receiver<Delivery>,
     dedup: Dedup,
+    /// The aggregates that downsampled chunks were asked for; `None` if only raw data was.
+    wanted: Option<&'static [Aggr]>,
     replica_labels: Vec<String>,
     /// The series whose parts may still be coming.
     open: Option<(Labels, Vec<Chunk>)>,
@@ -42,10 +44,16 @@ pub(super) struct SelectedSeries {
 }
 
 impl SelectedSeries {
-    pub(super) fn new(queue: mpsc::Receiver<Delivery>, dedup: Dedup, replica_labels: Vec<String>) -> Self {
+    pub(super) fn new(
+        queue: mpsc::Receiver<Delivery>,
+        dedup: Dedup,
+        wanted: Option<&'static [Aggr]>,
+        replica_labels: Vec<String>,
+    ) -> Self {
         Self {
             queue,
             dedup,
+            wanted,
             replica_labels,
             open: None,
             held: Vec::new(),
@@ -58,7 +66,9 @@ impl SelectedSeries {
         let mut batch = Vec::with_capacity(series.len());
         for part in series {
             let labels = labels_of(&part.labels, &self.replica_labels)?;
-            let chunks = part.chunks.into_iter().map(|chunk| raw_chunk(chunk, &labels));
+            let wanted = self.wanted;
+            let chunks =
+                part.chunks.into_iter().filter_map(|chunk| read_chunk(chunk, wanted, &labels).transpose());
             match &mut self.open {
                 Some((open, collected)) if *open == labels => {
                     for chunk in chunks {
@@ -149,19 +159,46 @@ pub(crate) fn labels_of(labels: &[Label], replica_labels: &[String]) -> Result<L
     Ok(Labels::from_pairs(pairs))
 }
 
-fn raw_chunk(chunk: AggrChunk, labels: &Labels) -> Result<Chunk, SourceError> {
+/// What `wanted` needs of a chunk; `None` if it is downsampled and has nothing of it, as histograms have no minima and maxima:
+/// the functions that ask for those ignore histograms in raw data too.
+fn read_chunk(
+    chunk: AggrChunk,
+    wanted: Option<&[Aggr]>,
+    labels: &Labels,
+) -> Result<Option<Chunk>, SourceError> {
     let (min_time_ms, max_time_ms) = (chunk.min_time, chunk.max_time);
     let broken = |reason: &str| {
         SourceError::Storage(format!("series {labels}: chunk [{min_time_ms}, {max_time_ms}] {reason}"))
     };
-    let Some(raw) = chunk.raw else {
-        return Err(broken("is downsampled, though raw data was asked for"));
+    let (wire, content) = match (chunk.raw, wanted) {
+        (Some(raw), _) => (Some(raw), Content::Raw),
+        (None, None) => return Err(broken("is downsampled, though raw data was asked for")),
+        (None, Some([Aggr::Count])) => (chunk.count.map(|part| *part), Content::Aggregate),
+        (None, Some([Aggr::Sum])) => (chunk.sum.map(|part| *part), Content::Aggregate),
+        (None, Some([Aggr::Min])) => (chunk.min.map(|part| *part), Content::Aggregate),
+        (None, Some([Aggr::Max])) => (chunk.max.map(|part| *part), Content::Aggregate),
+        (None, Some([Aggr::Counter])) => (chunk.counter.map(|part| *part), Content::Counter),
+        (None, Some(_)) => match (chunk.sum, chunk.count) {
+            (Some(sum), Some(count)) => {
+                if encoding_of(&count) != Some(ChunkEncoding::Xor) {
+                    return Err(broken("has counts that are no numbers"));
+                }
+                (Some(*sum), Content::Sums { counts: count.data })
+            }
+            (None, None) => (None, Content::Aggregate),
+            _ => return Err(broken("has one of sums and counts, but not both")),
+        },
     };
-    let encoding = match chunk::Encoding::try_from(raw.r#type) {
-        Ok(chunk::Encoding::Xor) => ChunkEncoding::Xor,
-        Ok(chunk::Encoding::Histogram) => ChunkEncoding::Histogram,
-        Ok(chunk::Encoding::FloatHistogram) => ChunkEncoding::FloatHistogram,
-        Err(_) => return Err(broken("has an unknown encoding")),
-    };
-    Ok(Chunk { min_time_ms, max_time_ms, encoding, data: raw.data })
+    let Some(wire) = wire else { return Ok(None) };
+    let Some(encoding) = encoding_of(&wire) else { return Err(broken("has an unknown encoding")) };
+    Ok(Some(Chunk { min_time_ms, max_time_ms, encoding, data: wire.data, content }))
+}
+
+fn encoding_of(chunk: &WireChunk) -> Option<ChunkEncoding> {
+    match chunk::Encoding::try_from(chunk.r#type) {
+        Ok(chunk::Encoding::Xor) => Some(ChunkEncoding::Xor),
+        Ok(chunk::Encoding::Histogram) => Some(ChunkEncoding::Histogram),
+        Ok(chunk::Encoding::FloatHistogram) => Some(ChunkEncoding::FloatHistogram),
+        Err(_) => None,
+    }
 }
