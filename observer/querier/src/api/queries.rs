@@ -196,11 +196,7 @@ fn max_resolution_ms(api: &Api, params: &Params, range: QueryRange) -> Result<i6
     }
 }
 
-fn render(
-    mut outcome: QueryOutcome,
-    limit: usize,
-    stats: Option<(QueryTimes, QueryRange)>,
-) -> Finished {
+fn render(mut outcome: QueryOutcome, limit: usize, stats: Option<(QueryTimes, QueryRange)>) -> Finished {
     let mut warnings = std::mem::take(&mut outcome.warnings);
     if truncate(&mut outcome.value, limit) {
         warnings.push("results truncated due to limit".to_owned());
