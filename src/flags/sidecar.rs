@@ -16,7 +16,7 @@ pub(super) fn flags() -> Vec<Flag> {
             "prometheus.http-client",
             Text,
             "",
-            "HTTP client options as YAML (basic_auth, bearer_token_file)",
+            "HTTP client options as YAML (basic_auth, bearer_token_file; tls_config is read, and used by nothing yet)",
         ),
         Flag::new("prometheus.http-client-file", Text, "", "File with the HTTP client options"),
         Flag::new("tsdb.path", Text, "./data", "Prometheus' data directory"),

@@ -34,6 +34,11 @@ fn a_mistake_in_a_sides_file_is_named_with_file_key_and_line() {
         ("observer", format!("{observer}  pasword: x\n"), vec!["pasword", "line 4", "mesh.yaml"]),
         ("observer", format!("{observer}querry_timeout: 1s\n"), vec!["querry_timeout", "line 4"]),
         ("observer", observer.to_owned(), vec!["cluster eu-1", "no certificates"]),
+        (
+            "observer",
+            format!("{observer}  plaintext: true\n  bucket: {{}}\n  bucket_file: b.yaml\n"),
+            vec!["cluster eu-1", "bucket_file", "not both"],
+        ),
         ("observer", "clusters: []\n".to_owned(), vec!["clusters", "at least one"]),
         ("observer", "clusters: [\n".to_owned(), vec!["line"]),
     ] {

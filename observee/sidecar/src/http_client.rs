@@ -11,6 +11,27 @@ struct Options {
     basic_auth: Option<BasicAuth>,
     bearer_token: Option<String>,
     bearer_token_file: Option<String>,
+    /// Only matters for `https`, which the client itself refuses; the Prometheus Operator always passes it.
+    #[serde(rename = "tls_config")]
+    _tls: Option<TlsOptions>,
+}
+
+/// Prometheus' `tls_config`, read so that a wrong key is still an error.
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct TlsOptions {
+    #[serde(rename = "insecure_skip_verify")]
+    _insecure_skip_verify: bool,
+    #[serde(rename = "ca_file")]
+    _ca_file: Option<String>,
+    #[serde(rename = "cert_file")]
+    _cert_file: Option<String>,
+    #[serde(rename = "key_file")]
+    _key_file: Option<String>,
+    #[serde(rename = "server_name")]
+    _server_name: Option<String>,
+    #[serde(rename = "min_version")]
+    _min_version: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -66,6 +87,10 @@ mod tests {
         assert!(
             matches!(basic, HttpAuth::Basic { username, password } if username == "a" && password == "b")
         );
+        // Word for word what the Prometheus Operator passes.
+        let operator = auth(r#"{"tls_config": {"insecure_skip_verify":true}}"#).unwrap();
+        assert!(matches!(operator, HttpAuth::None));
+        assert!(auth("tls_config: {ca_fil: x}").err().unwrap().to_string().contains("ca_fil"));
         assert!(auth("proxy_url: x").err().unwrap().to_string().contains("proxy_url"));
         assert!(auth("basic_auth: {username: a}\nbearer_token: b").is_err());
     }

@@ -1,0 +1,197 @@
+#!/usr/bin/env python3
+"""Unit tests of the chart: what it renders for given values, and what it refuses. Every rendering is validated against the schemas.
+
+    chart_test.py HELM KUBECONFORM WORK     (schemas in WORK/schemas, see schemas.py)
+"""
+import pathlib
+import subprocess
+import sys
+import unittest
+
+import yaml
+
+CHART = pathlib.Path(__file__).resolve().parent.parent / "charts/parallax"
+HELM, KUBECONFORM, WORK = sys.argv[1], sys.argv[2], pathlib.Path(sys.argv[3])
+KUBERNETES = "1.33.0"
+
+
+def helm(side, values):
+    command = [HELM, "template", "parallax", str(CHART), "-n", "monitoring", "--kube-version", KUBERNETES]
+    if side:
+        command += ["-f", str(CHART / f"values-{side}.yaml")]
+    return subprocess.run([*command, "-f", "-"], input=yaml.safe_dump(values), capture_output=True, text=True)
+
+
+class Rendered:
+    def __init__(self, test, side, values):
+        done = helm(side, values)
+        test.assertEqual(done.returncode, 0, done.stderr)
+        checked = subprocess.run([KUBECONFORM, "-strict", "-schema-location", f"{WORK}/schemas/{{{{ .ResourceKind }}}}{{{{ .KindSuffix }}}}.json", "-"],
+                                 input=done.stdout, capture_output=True, text=True)
+        test.assertEqual(checked.returncode, 0, checked.stdout + checked.stderr)
+        self.documents = [document for document in yaml.safe_load_all(done.stdout) if document]
+
+    def one(self, kind, name):
+        found = [document for document in self.documents if document["kind"] == kind and document["metadata"]["name"] == name]
+        if len(found) != 1:
+            raise AssertionError(f"{len(found)} of {kind} {name}; there are {self.names()}")
+        return found[0]
+
+    def names(self, kind=None):
+        return sorted(f"{document['kind']}/{document['metadata']['name']}" if kind is None else document["metadata"]["name"]
+                      for document in self.documents if kind in (None, document["kind"]))
+
+    def pods(self):
+        for document in self.documents:
+            if document["kind"] in ("Deployment", "StatefulSet"):
+                yield document["metadata"]["name"], document["spec"]["template"]["spec"], document
+
+    def args(self, kind, name):
+        return self.one(kind, name)["spec"]["template"]["spec"]["containers"][0]["args"]
+
+
+CERT_MANAGER = {"entry": {"tls": {"certManager": {"enabled": True, "uri": "spiffe://m/observee/eu-1", "issuerRef": {"name": "mesh"}}}}}
+
+
+class Chart(unittest.TestCase):
+    def render(self, side, values=None):
+        return Rendered(self, side, values or {})
+
+    def test_the_inline_observer_has_one_file_with_every_cluster_and_no_secret_in_it(self):
+        out = self.render("observer")
+        file = yaml.safe_load(out.one("ConfigMap", "parallax-query")["data"]["observer.yaml"])
+        self.assertEqual(file["clusters"][0]["server_name"], "eu-1.mesh.example.com")
+        self.assertEqual(file["clusters"][0]["bucket_file"], "/etc/parallax/objstore/eu-1/objstore.yaml")
+        mounted = {mount["mountPath"] for mount in out.one("StatefulSet", "parallax-query")["spec"]["template"]["spec"]["containers"][0]["volumeMounts"]}
+        self.assertIn("/etc/parallax/objstore/eu-1", mounted)
+        self.assertIn("/etc/parallax/tls/parallax-observer-tls", mounted)
+
+    def test_a_change_of_clusters_is_a_rollout(self):
+        def digest(values):
+            return self.render("observer", values).one("StatefulSet", "parallax-query")["spec"]["template"]["metadata"]["annotations"]
+        more = {"tlsQueriers": {"us-1": {"stores": ["us-1.mesh.example.com:443"]}}}
+        self.assertNotEqual(digest({}), digest(more))
+
+    def test_the_stacked_observer_asks_every_querier_and_gateway(self):
+        out = self.render("observer", {"observer": {"mode": "stacked"}, "localStores": ["ruler:10901"]})
+        self.assertEqual([argument for argument in out.args("Deployment", "parallax-query") if argument.startswith("--endpoint=")],
+                         ["--endpoint=parallax-querier-eu-1.monitoring.svc:10901", "--endpoint=parallax-store-eu-1.monitoring.svc:10901", "--endpoint=ruler:10901"])
+        self.assertIn("--grpc-client-server-name=eu-1.mesh.example.com", out.args("Deployment", "parallax-querier-eu-1"))
+
+    def test_the_entry_ends_mtls_itself(self):
+        out = self.render("observee")
+        self.assertIn("--grpc-server-tls-client-ca=/etc/parallax/tls/ca.crt", out.args("Deployment", "parallax-entry"))
+        self.assertEqual(out.one("Service", "parallax-entry-grpc")["spec"]["type"], "LoadBalancer")
+
+    def test_source_ranges_narrow_the_load_balancer_and_the_policy(self):
+        out = self.render("observee", {"entry": {"allowedCidrs": ["192.0.2.0/24"]}})
+        self.assertEqual(out.one("Service", "parallax-entry-grpc")["spec"]["loadBalancerSourceRanges"], ["192.0.2.0/24"])
+        self.assertEqual(out.one("NetworkPolicy", "parallax-entry")["spec"]["ingress"][0]["from"], [{"ipBlock": {"cidr": "192.0.2.0/24"}}])
+
+    def test_other_entries_pass_tls_through(self):
+        traefik = self.render("observee", {"entry": {"mode": "traefik"}})
+        self.assertTrue(traefik.one("IngressRouteTCP", "parallax-entry")["spec"]["tls"]["passthrough"])
+        gateway = self.render("observee", {"entry": {"mode": "gateway", "gateway": {"name": "gw", "namespace": "edge"}}})
+        self.assertEqual(gateway.one("TLSRoute", "parallax-entry")["spec"]["hostnames"], ["eu-1.mesh.example.com"])
+        for out in (traefik, gateway):
+            self.assertEqual(out.one("Service", "parallax-entry-grpc")["spec"]["type"], "ClusterIP")
+
+    def test_nginx_verifies_observers_and_opens_mtls_of_its_own(self):
+        out = self.render("observee", {"entry": {"mode": "nginx", "proxySecret": "ingress-leaf"}})
+        annotations = out.one("Ingress", "parallax-entry")["metadata"]["annotations"]
+        prefix = "nginx.ingress.kubernetes.io/"
+        self.assertEqual(annotations[prefix + "auth-tls-secret"], "monitoring/parallax-entry-tls")
+        self.assertEqual(annotations[prefix + "proxy-ssl-secret"], "monitoring/ingress-leaf")
+        self.assertEqual(annotations[prefix + "proxy-ssl-verify"], "on")
+
+    def test_cert_manager_makes_the_leaf_and_terraform_the_trust(self):
+        out = self.render("observee", CERT_MANAGER)
+        self.assertEqual(out.one("Certificate", "parallax-entry")["spec"]["uris"], ["spiffe://m/observee/eu-1"])
+        self.assertIn("--grpc-server-tls-client-ca=/etc/parallax/trusted-ca/ca.crt", out.args("Deployment", "parallax-entry"))
+
+    def test_the_compactor_is_one_pod_and_may_keep_everything(self):
+        out = self.render("observee", {"compactor": {"retention": {"raw": "0d"}, "downsampling": False}})
+        self.assertEqual(out.one("StatefulSet", "parallax-compactor")["spec"]["replicas"], 1)
+        self.assertIn("--retention.resolution-raw=0d", out.args("StatefulSet", "parallax-compactor"))
+        self.assertIn("--downsampling.disable", out.args("StatefulSet", "parallax-compactor"))
+
+    def test_the_frontend_uses_the_cache(self):
+        out = self.render("observer", {"queryFrontend": {"enabled": True}, "cache": {"memcached": {"enabled": True}}})
+        self.assertIn("parallax-memcached", yaml.safe_load(out.one("ConfigMap", "parallax-query-frontend")["data"]["cache.yaml"])["config"]["addresses"][0])
+        self.assertIn("StatefulSet/parallax-memcached", out.names())
+
+    def test_every_pod_is_locked_down_probed_and_sized(self):
+        for side, values in (("observer", {"observer": {"mode": "stacked"}, "queryFrontend": {"enabled": True}, "cache": {"memcached": {"enabled": True}}}),
+                             ("observer", {}), ("observee", {"sidecar": {"enabled": True}})):
+            for name, pod, _ in self.render(side, values).pods():
+                with self.subTest(name):
+                    self.assertTrue(pod["securityContext"]["runAsNonRoot"])
+                    self.assertEqual(pod["securityContext"]["seccompProfile"]["type"], "RuntimeDefault")
+                    for container in pod["containers"]:
+                        self.assertTrue(container["securityContext"]["readOnlyRootFilesystem"])
+                        self.assertEqual(container["securityContext"]["capabilities"]["drop"], ["ALL"])
+                        self.assertTrue(container["livenessProbe"] and container["readinessProbe"])
+                        self.assertIn("memory", container["resources"]["limits"])
+                    self.assertEqual(len(pod["topologySpreadConstraints"]), 2)
+
+    def test_every_service_reaches_pods_and_every_budget_finds_them(self):
+        for side, values in (("observer", {"observer": {"mode": "stacked"}}), ("observer", {}), ("observee", {})):
+            out = self.render(side, values)
+            labels = [document["spec"]["template"]["metadata"]["labels"] for _, _, document in out.pods()]
+            for document in out.documents:
+                selector = {"Service": lambda: document["spec"]["selector"], "PodDisruptionBudget": lambda: document["spec"]["selector"]["matchLabels"]}.get(document["kind"])
+                if selector:
+                    matching = [one for one in labels if selector().items() <= one.items()]
+                    self.assertEqual(len(matching), 1, document["metadata"]["name"])
+
+    def test_jobs_are_named_as_thanos_dashboards_expect(self):
+        out = self.render("observer", {"observer": {"mode": "stacked"}})
+        self.assertEqual(out.one("Service", "parallax-store-eu-1")["metadata"]["labels"]["parallax/job"], "thanos-store")
+        self.assertEqual(out.one("ServiceMonitor", "parallax")["spec"]["jobLabel"], "parallax/job")
+
+    def test_monitoring_renders_dashboards_alerts_and_expected_clusters(self):
+        values = {"mesh": {"role": "monitoring"}, "monitoring": {"dashboards": {"enabled": True}, "prometheusRule": {"enabled": True, "disabled": ["ParallaxQueriesSlow"]},
+                                                               "clusters": ["eu-1", "us.2"]}}
+        out = self.render(None, values)
+        rules = [rule for group in out.one("PrometheusRule", "parallax")["spec"]["groups"] for rule in group["rules"]]
+        alerts = [rule.get("alert") for rule in rules]
+        self.assertNotIn("ParallaxQueriesSlow", alerts)
+        self.assertEqual(alerts.count("ParallaxClusterAbsent"), 2)
+        self.assertIn("ParallaxUploadLagNearsRetention", alerts)
+        self.assertEqual(len(out.names("ConfigMap")), 5)
+        self.assertEqual(list(out.pods()), [])
+
+    def test_rules_keep_their_templates(self):
+        out = self.render("observer")
+        rules = {rule.get("alert"): rule for group in out.one("PrometheusRule", "parallax")["spec"]["groups"] for rule in group["rules"]}
+        self.assertIn("{{ $labels.querier }}", rules["ParallaxClusterUnreachable"]["annotations"]["summary"])
+
+    def test_what_is_refused_and_with_which_words(self):
+        for side, values, words in (
+            ("observee", {"entry": {"mode": "pigeon"}}, ["mode"]),
+            ("observee", {"entry": {"endpoints": []}}, ["entry.endpoints is empty"]),
+            ("observee", {"entry": {"tls": {"existingSecret": ""}}}, ["entry.tls.existingSecret is empty"]),
+            ("observee", {"entry": {"mode": "gateway"}}, ["entry.gateway"]),
+            ("observee", {"entry": {"mode": "nginx"}}, ["entry.proxySecret"]),
+            ("observee", {"objstore": {"existingSecret": ""}}, ["objstore.existingSecret"]),
+            ("observee", {"entri": {}}, ["entri"]),
+            ("observee", {"compactor": {"retention": {"raw": "soon"}}}, ["raw"]),
+            ("observer", {"tlsQueriers": {"eu-1": {"stores": []}}}, ["stores"]),
+            ("observer", {"tlsQueriers": {"eu-1": {"stores": ["a:1", "b:1"]}}}, ["several stores", "stacked"]),
+            ("observer", {"tlsQueriers": {"eu-1": {"stores": ["dns+a:1"]}}}, ["stores"]),
+            ("observer", {"storeGateways": {"us-1": {"objstoreSecret": "x"}}}, ["storeGateways.us-1", "stacked"]),
+            ("observer", {"observer": {"tlsSecret": ""}}, ["no certificates"]),
+            ("observer", {"observer": {"mode": "sideways"}}, ["mode"]),
+            ("observer", {"entry": {"enabled": True}}, ["observee"]),
+            (None, {"mesh": {"role": "observer"}}, ["tlsQueriers is empty"]),
+            (None, {"mesh": {"role": "bystander"}}, ["role"]),
+            (None, {"resourcesPreset": "huge"}, ["resourcesPreset"]),
+        ):
+            with self.subTest(words=words, values=values):
+                done = helm(side, values)
+                self.assertNotEqual(done.returncode, 0, f"accepted: {values}")
+                for word in words:
+                    self.assertIn(word, done.stderr)
+
+
+unittest.main(argv=[sys.argv[0]])

@@ -1,0 +1,332 @@
+#!/usr/bin/env python3
+"""Brings up, on loopback, the mesh that Terraform describes, and asks it a global question.
+
+Applies examples/plain with the stand-in providers, takes the values and Secrets out of the state, renders the chart with them, and starts every container of
+the manifests as a process: the same arguments and files; only addresses, directories and buckets are replaced. Beside them run real Prometheus servers, two
+per cluster, each with a sidecar that gets the arguments of the Prometheus Operator. So every flag that a manifest passes is read by the real binary, and
+the certificates of modules/pki are used for every hop.
+
+    mesh.py --parallax BIN --helm BIN --terraform BIN --work DIR [--mode inline|stacked|both]
+
+Needs `prometheus` and `promtool`. Leaves the manifests in DIR/manifests and scraped metrics in DIR/metrics.
+"""
+import argparse
+import json
+import pathlib
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+
+import yaml
+
+TERRAFORM = pathlib.Path(__file__).resolve().parent.parent
+KUBERNETES = "1.33.0"
+PATIENCE_S = 90
+SECRET_WORDS = ("PRIVATE KEY", "secret_key")
+
+
+def fail(message):
+    sys.exit(f"mesh: {message}")
+
+
+def run(*command, cwd=None):
+    done = subprocess.run([str(part) for part in command], cwd=cwd, capture_output=True, text=True)
+    if done.returncode != 0:
+        fail(f"{' '.join(map(str, command))}\n{done.stdout[-4000:]}{done.stderr[-4000:]}")
+    return done.stdout
+
+
+# ---- what Terraform describes ----
+
+def apply(terraform, work):
+    """The state of examples/plain after an apply, as the resources of its modules."""
+    tree = work / "tree"
+    shutil.rmtree(tree, ignore_errors=True)
+    for part in ("modules", "charts", "examples"):
+        shutil.copytree(TERRAFORM / part, tree / part, ignore=shutil.ignore_patterns(".terraform", "*.tfstate*"))
+    root = tree / "examples/plain"
+    run(terraform, "init", "-input=false", "-no-color", cwd=root)
+    said = run(terraform, "plan", "-input=false", "-no-color", cwd=root) + run(terraform, "apply", "-auto-approve", "-input=false", "-no-color", cwd=root)
+    for word in SECRET_WORDS:
+        if word in said:
+            fail(f"the plan shows {word!r}")
+    state = json.loads(run(terraform, "show", "-json", cwd=root))
+    modules = {}
+
+    def walk(module, name):
+        for resource in module.get("resources", []):
+            modules.setdefault(name, []).append(resource)
+        for child in module.get("child_modules", []):
+            walk(child, name or child["address"].removeprefix("module."))
+    walk(state["values"]["root_module"], "")
+    return root, modules
+
+
+class Side:
+    """One module that installs the chart: its manifests, its Secrets."""
+
+    def __init__(self, name, resources, root, helm, work, extra=()):
+        self.name = name
+        self.secrets = {}
+        self.stack_values = None
+        release = None
+        for resource in resources:
+            values = resource["values"]
+            if resource["type"] == "kubernetes_secret_v1":
+                self.secrets[values["metadata"][0]["name"]] = values["data"]
+            elif resource["type"] == "helm_release" and values["chart"].endswith("charts/parallax"):
+                release = values
+            elif resource["type"] == "helm_release":
+                self.stack_values = yaml.safe_load(values["values"][0])
+        manifests = work / "manifests"
+        manifests.mkdir(parents=True, exist_ok=True)
+        values_file = work / f"{name}.values.yaml"
+        values_file.write_text(release["values"][0])
+        chart = (root / release["chart"]).resolve()
+        lint = subprocess.run([helm, "lint", "--strict", "--kube-version", KUBERNETES, chart, "-f", values_file, *extra], capture_output=True, text=True)
+        if lint.returncode != 0:
+            fail(f"helm lint of the values of {name}:\n{lint.stdout}{lint.stderr}")
+        text = run(helm, "template", release["name"], chart, "-n", "monitoring", "--kube-version", KUBERNETES, "-f", values_file, *extra)
+        (manifests / f"{name}{'-stacked' if extra else ''}.yaml").write_text(text)
+        self.documents = [document for document in yaml.safe_load_all(text) if document]
+        for document in self.documents:
+            if document["kind"] != "Secret" and any(word in json.dumps(document) for word in SECRET_WORDS):
+                fail(f"{name}: {document['kind']} {document['metadata']['name']} holds a secret")
+
+    def config_maps(self):
+        return {document["metadata"]["name"]: document["data"] for document in self.documents if document["kind"] == "ConfigMap"}
+
+    def workloads(self):
+        for document in self.documents:
+            if document["kind"] in ("Deployment", "StatefulSet"):
+                yield document["metadata"]["name"], document["spec"]["template"]["spec"]
+
+
+# ---- processes ----
+
+class Mesh:
+    def __init__(self, parallax, work):
+        self.parallax, self.work = parallax, work
+        self.processes = []
+        self.buckets = {}
+
+    def stop(self):
+        for _, process, _ in self.processes:
+            process.terminate()
+        for _, process, _ in self.processes:
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+        self.processes = []
+
+    def start(self, name, command):
+        log = self.work / f"{name}.log"
+        with log.open("w") as output:
+            process = subprocess.Popen([str(part) for part in command], stdout=output, stderr=output, cwd=self.work)
+        self.processes.append((name, process, log))
+        return process
+
+    def check_alive(self):
+        for name, process, log in self.processes:
+            if process.poll() is not None:
+                fail(f"{name} ended with {process.returncode}:\n{log.read_text()[-3000:]}")
+
+    def bucket(self, identity):
+        return self.buckets.setdefault(identity, self.work / "buckets" / re.sub(r"[^a-z0-9]+", "-", identity.lower()))
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def get(url):
+    with urllib.request.urlopen(url, timeout=20) as answer:
+        return answer.read().decode()
+
+
+def wait_for(what, check, mesh):
+    until = time.monotonic() + PATIENCE_S
+    last = None
+    while time.monotonic() < until:
+        mesh.check_alive()
+        try:
+            last = check()
+            if last is True:
+                return
+        except (OSError, urllib.error.URLError) as error:
+            last = error
+        time.sleep(0.5)
+    logs = "".join(f"--- {name}\n{log.read_text()[-1500:]}" for name, _, log in mesh.processes)
+    fail(f"waited {PATIENCE_S} s for {what}: {last}\n{logs}")
+
+
+def local_objstore(document, mesh):
+    """The same bucket as a directory."""
+    parsed = yaml.safe_load(document)
+    directory = mesh.bucket(f"{parsed['type']}-{parsed['config'].get('bucket', '')}-{parsed.get('prefix', '')}")
+    directory.mkdir(parents=True, exist_ok=True)
+    return json.dumps({"type": "FILESYSTEM", "config": {"directory": str(directory)}})
+
+
+def start_prometheus(cluster, side, mesh):
+    """The Prometheus replicas of a cluster as kube-prometheus-stack would run them, each with its sidecar. Gives their gRPC addresses by pod."""
+    spec = side.stack_values["prometheus"]["prometheusSpec"]
+    secret = spec["thanos"]["objectStorageConfig"]["existingSecret"]
+    objstore = local_objstore(side.secrets[secret["name"]][secret["key"]], mesh)
+    name = f"{side.stack_values['fullnameOverride']}-prometheus"
+    addresses, metrics = {}, []
+    for replica in range(spec["replicas"]):
+        pod = f"prometheus-{name}-{replica}"
+        home = mesh.work / f"{cluster}-{replica}"
+        (home / "data").mkdir(parents=True)
+        port, grpc, http = free_port(), free_port(), free_port()
+        config = {"global": {"scrape_interval": "1s", "external_labels": {**spec["externalLabels"], spec["replicaExternalLabelName"]: pod}},
+                  "scrape_configs": [{"job_name": "prometheus", "static_configs": [{"targets": [f"127.0.0.1:{port}"], "labels": {"instance": "prometheus"}}]}]}
+        (home / "prometheus.yml").write_text(json.dumps(config))
+        now = int(time.time())
+        samples = "".join(f"history_marker {second} {second}\n" for second in range(now - 6 * 3600, now - 3 * 3600, 60))
+        (home / "history.txt").write_text(f"# TYPE history_marker gauge\n{samples}# EOF\n")
+        run("promtool", "tsdb", "create-blocks-from", "openmetrics", home / "history.txt", home / "data")
+        mesh.start(f"prometheus-{cluster}-{replica}", ["prometheus", f"--config.file={home}/prometheus.yml", f"--storage.tsdb.path={home}/data", "--storage.tsdb.min-block-duration=2h",
+                   "--storage.tsdb.max-block-duration=2h", f"--web.listen-address=127.0.0.1:{port}", f"--storage.tsdb.retention.time={spec['retention']}"])
+        # What the operator passes (its statefulset builder): inline objstore, an HTTP client for its own certificate, and its timeouts.
+        mesh.start(f"sidecar-{cluster}-{replica}", [mesh.parallax, "sidecar", f"--prometheus.url=http://127.0.0.1:{port}/", '--prometheus.http-client={"tls_config": {"insecure_skip_verify":true}}',
+                   f"--grpc-address=:{grpc}", f"--http-address=:{http}", f"--objstore.config={objstore}", f"--tsdb.path={home}/data", "--log.level=info", "--log.format=logfmt",
+                   "--prometheus.ready_timeout=10m", "--prometheus.get_config_timeout=30s", "--prometheus.get_config_interval=30s"])
+        addresses[f"{pod}.prometheus-operated.monitoring.svc:10901"] = f"127.0.0.1:{grpc}"
+        metrics.append((f"sidecar-{cluster}-{replica}", f"http://127.0.0.1:{http}"))
+    return addresses, metrics
+
+
+def mounts(pod, side, name, mesh):
+    """Where each mounted file is here: (path in the container, directory here), longest first."""
+    out = []
+    maps = side.config_maps()
+    sources = {volume["name"]: volume for volume in pod.get("volumes", [])}
+    for number, mount in enumerate(pod["containers"][0].get("volumeMounts", [])):
+        directory = mesh.work / f"{name}-mount-{number}"
+        directory.mkdir(parents=True, exist_ok=True)
+        source = sources.get(mount["name"], {})
+        if "secret" in source:
+            data = side.secrets.get(source["secret"]["secretName"])
+            if data is None:
+                fail(f"{name} mounts Secret {source['secret']['secretName']}, which Terraform does not make (it makes {', '.join(side.secrets)})")
+        elif "configMap" in source:
+            data = maps[source["configMap"]["name"]]
+        else:
+            data = {}
+        for key, text in data.items():
+            (directory / key).write_text(local_objstore(text, mesh) if key == "objstore.yaml" else text)
+        out.append((mount["mountPath"], directory))
+    return sorted(out, key=lambda pair: -len(pair[0]))
+
+
+def start_workload(name, pod, side, mesh, addresses):
+    """One container as a process. Gives its HTTP and gRPC addresses, or None if the binary has no such component yet."""
+    container = pod["containers"][0]
+    http, grpc = free_port(), free_port()
+    places = mounts(pod, side, name, mesh)
+
+    def local(text):
+        for path, directory in places:
+            text = text.replace(path, str(directory))
+        for address, here in addresses.items():
+            text = text.replace(address, here)
+        return text.replace("0.0.0.0:10902", f"127.0.0.1:{http}").replace("0.0.0.0:10901", f"127.0.0.1:{grpc}")
+    for _, directory in places:
+        for file in directory.glob("*.yaml"):
+            file.write_text(local(file.read_text()))
+    args = [local(argument) for argument in container["args"]]
+    process = mesh.start(name, [mesh.parallax, *args])
+    if args[0] in ("compact",):
+        time.sleep(2)
+        log = mesh.processes[-1][2].read_text()
+        if process.poll() is not None and "is not in this version" in log:
+            print(f"mesh: LEFT OUT, {name}: parallax {args[0]} is not in this version, so its flags are not checked")
+            mesh.processes.pop()
+            return None
+    mesh.check_alive()
+    return f"http://127.0.0.1:{http}", f"127.0.0.1:{grpc}"
+
+
+def ask(url, query, dedup=True, at=None):
+    form = {"query": query, "dedup": str(dedup).lower(), **({"time": at} if at else {})}
+    return json.loads(get(f"{url}/api/v1/query?{urllib.parse.urlencode(form)}"))
+
+
+def question(url, clusters, replicas):
+    """True if both clusters answer, with fresh data and history, with all replicas, and nothing is missing."""
+    answer = ask(url, "count by (cluster) (up)")
+    found = {row["metric"]["cluster"]: row["value"][1] for row in answer["data"]["result"]}
+    if found != {cluster: "1" for cluster in clusters}:
+        return f"count by (cluster) (up) is {found}, {answer.get('warnings')}"
+    if answer.get("warnings"):
+        return f"warnings {answer['warnings']}"
+    answer = ask(url, "count by (cluster) (up)", dedup=False)
+    found = {row["metric"]["cluster"]: row["value"][1] for row in answer["data"]["result"]}
+    if found != {cluster: str(replicas) for cluster in clusters}:
+        return f"without dedup {found}"
+    answer = ask(url, "count by (cluster) (count_over_time(history_marker[3h]))", at=int(time.time()) - 3 * 3600)
+    found = {row["metric"]["cluster"]: row["value"][1] for row in answer["data"]["result"]}
+    if found != {cluster: "1" for cluster in clusters} or answer.get("warnings"):
+        return f"history is {found}, {answer.get('warnings')}"
+    return True
+
+
+def main():
+    arguments = argparse.ArgumentParser()
+    for name in ("parallax", "helm", "terraform", "work"):
+        arguments.add_argument(f"--{name}", required=True)
+    arguments = arguments.parse_args()
+    work = pathlib.Path(arguments.work).resolve()
+    for old in work.glob("*"):
+        shutil.rmtree(old) if old.is_dir() else old.unlink()
+    work.mkdir(parents=True, exist_ok=True)
+    root, modules = apply(arguments.terraform, work)
+    sides = {name: Side(name, resources, root, arguments.helm, work) for name, resources in modules.items()
+             if any(resource["type"] == "helm_release" for resource in resources)}
+    observees = {name.removeprefix("observee_").replace("_", "-"): side for name, side in sides.items() if name.startswith("observee_")}
+    stacked = Side("observer", modules["observer"], root, arguments.helm, work, ("--set", "observer.mode=stacked"))
+    mesh = Mesh(pathlib.Path(arguments.parallax).resolve(), work)
+    try:
+        scrape, entries = [], {}
+        for cluster, side in observees.items():
+            addresses, metrics = start_prometheus(cluster, side, mesh)
+            scrape += metrics
+            for name, pod in side.workloads():
+                started = start_workload(f"{cluster}-{name}", pod, side, mesh, addresses)
+                if started and name.endswith("-entry"):
+                    entries[f"{cluster}.mesh.example.com:443"] = started[1]
+                    scrape.append((f"entry-{cluster}", started[0]))
+        wait_for("the first blocks in the buckets", lambda: len(mesh.buckets) == len(observees) and all(any(bucket.glob("*/meta.json")) for bucket in mesh.buckets.values()), mesh)
+        for mode, side in (("inline", sides["observer"]), ("stacked", stacked)):
+            addresses = dict(entries)
+            workloads = list(side.workloads())
+            # The global querier last: it asks the others.
+            workloads.sort(key=lambda pair: pair[0] == "parallax-query")
+            url = None
+            for name, pod in workloads:
+                http, grpc = start_workload(f"{mode}-{name}", pod, side, mesh, addresses)
+                addresses[f"{name}.monitoring.svc:10901"] = grpc
+                scrape.append((f"{mode}-{name}", http))
+                url = http
+            wait_for(f"the answer of the {mode} observer", lambda: question(url, list(observees), 2), mesh)
+            print(f"mesh: {mode}: {len(workloads)} workloads of the hub; {', '.join(observees)} answer over mTLS with fresh data and history, no warnings")
+        metrics = work / "metrics"
+        metrics.mkdir()
+        for name, url in scrape:
+            (metrics / f"{name}.txt").write_text(get(f"{url}/metrics"))
+    finally:
+        mesh.stop()
+
+
+main()

@@ -1,0 +1,114 @@
+#!/usr/bin/env python3
+"""Every metric that a dashboard or an alert names is one that our binaries export, and every expression parses.
+
+    names.py SOURCES PROMTOOL [SCRAPES]
+
+Names come from the sources (each string that a registry is given); with a directory of scrapes, what they show is checked, too: a name that no component
+showed must be one whose series only begin with the first event. Expressions are checked by promtool.
+"""
+import json
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+
+import yaml
+
+CHART = pathlib.Path(__file__).resolve().parent.parent / "charts/parallax"
+# Of Prometheus itself, kubelet, kube-state-metrics and API servers: shown by the clusters, not by us.
+FOREIGN = {"up", "ALERTS", "prometheus_tsdb_retention_limit_seconds", "prometheus_tsdb_head_series", "container_cpu_usage_seconds_total", "container_memory_working_set_bytes",
+           "kube_node_status_condition", "kube_pod_status_phase", "kube_pod_container_status_restarts_total", "apiserver_request_total",
+           "kubelet_volume_stats_available_bytes", "kubelet_volume_stats_capacity_bytes"}
+# Families without a series until something happens.
+EVENTS = {"parallax_querier_coverage_gaps_total", "parallax_tls_handshake_failures_total", "parallax_server_connections_refused_total"}
+SUFFIXES = ("", "_total", "_bucket", "_sum", "_count")
+WORDS = {"sum", "min", "max", "count", "by", "without", "on", "ignoring", "group_left", "group_right", "and", "or", "unless", "bool", "offset", "topk", "avg", "vector", "time",
+         "absent", "rate", "increase", "label_replace", "histogram_quantile", "inf", "nan"}
+
+
+def registered(sources):
+    """Names in the sources that a registry is given, without the suffix that the text format adds."""
+    names = set()
+    for file in sources.rglob("*.rs"):
+        parts = file.relative_to(sources).parts
+        if parts[0] in ("target", "tests", "benches", "terraform"):
+            continue
+        names |= set(re.findall(r'"((?:parallax|thanos|process)_[a-z0-9_]+)"', file.read_text()))
+    return names
+
+
+def named(expression):
+    """Metric names of an expression: identifiers that are no function, label or word of PromQL."""
+    text = re.sub(r'"(?:[^"\\]|\\.)*"|\'(?:[^\'\\]|\\.)*\'', '""', expression)
+    text = re.sub(r"\{[^}]*\}", "", text)
+    text = re.sub(r"\b(by|without|on|ignoring|group_left|group_right)\s*\([^)]*\)", " ", text)
+    text = re.sub(r"\[[^\]]*\]", "", text)
+    found = re.findall(r"(?<![\w:.$])([a-zA-Z_:][\w:]*)(?![\w:])(?!\s*\()", text)
+    return {name for name in found if name not in WORDS and not re.fullmatch(r"[smhdwy]|ms", name)}
+
+
+def dashboard_expressions(path):
+    def walk(node):
+        if isinstance(node, dict):
+            for target in node.get("targets") or []:
+                yield target["expr"]
+            for variable in (node.get("templating") or {}).get("list", []):
+                query = variable.get("query")
+                if isinstance(query, dict):
+                    found = re.fullmatch(r"label_values\((.+), *\w+\)", query["query"])
+                    yield found[1] if found else query["query"]
+            for value in node.values():
+                yield from walk(value)
+        elif isinstance(node, list):
+            for value in node:
+                yield from walk(value)
+    for expression in walk(json.loads(path.read_text())):
+        plain = expression.replace("$__rate_interval", "5m").replace("$__interval", "1m").replace("$__range", "1h")
+        yield re.sub(r"\$\{?[a-z]\w*(:\w+)?\}?", ".*", plain)
+
+
+def rule_expressions(path):
+    for group in yaml.safe_load(path.read_text())["groups"]:
+        for rule in group["rules"]:
+            yield rule["expr"]
+            if "alert" in rule:
+                lacking = {"summary", "description", "runbook"} - rule["annotations"].keys()
+                if lacking:
+                    yield f"__alert_{rule['alert']}_lacks_{'_and_'.join(sorted(lacking))}"
+
+
+def main():
+    sources, promtool = pathlib.Path(sys.argv[1]), sys.argv[2]
+    scrapes = pathlib.Path(sys.argv[3]) if len(sys.argv) > 3 else None
+    rules = sorted((CHART / "rules").glob("*.yaml"))
+    recorded = {rule["record"] for path in rules for group in yaml.safe_load(path.read_text())["groups"] for rule in group["rules"] if "record" in rule}
+    exported = {name + suffix for name in registered(sources) for suffix in SUFFIXES}
+    shown = None
+    if scrapes:
+        shown = {line.split("{")[0].split(" ")[0] for file in scrapes.glob("*.txt") for line in file.read_text().splitlines() if line and not line.startswith("#")}
+        if not shown:
+            sys.exit(f"names: no scrapes in {scrapes}")
+    wrong, expressions, ours = [], [], set()
+    for path in [*rules, *sorted((CHART / "dashboards").glob("*.json"))]:
+        for expression in rule_expressions(path) if path.suffix == ".yaml" else dashboard_expressions(path):
+            expressions.append(expression)
+            for name in named(expression) - FOREIGN - recorded:
+                ours.add(name)
+                if name not in exported:
+                    wrong.append(f"{path.name}: {name} is exported by nothing (in: {expression.strip()})")
+                elif shown is not None and name not in shown | EVENTS:
+                    wrong.append(f"{path.name}: {name} was shown by no component of the mesh (in: {expression.strip()})")
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        yaml.safe_dump({"groups": [{"name": "all", "rules": [{"record": f"x:{number}", "expr": expression} for number, expression in enumerate(expressions)]}]}, file)
+        file.flush()
+        checked = subprocess.run([promtool, "check", "rules", file.name], capture_output=True, text=True)
+        if checked.returncode != 0:
+            wrong.append(checked.stdout + checked.stderr)
+    for line in sorted(set(wrong)):
+        print(f"names: {line}")
+    print(f"names: {len(expressions)} expressions, {len(ours)} metrics of ours, {len(set(wrong))} wrong{'' if shown is None else f', against {len(shown)} scraped names'}")
+    sys.exit(bool(wrong))
+
+
+main()

@@ -1,0 +1,45 @@
+# One observee: Prometheus with our sidecar, the entry, the compactor. It trusts what pki says signs observers.
+terraform {
+  source = "${get_repo_root()}/terraform//modules/observee"
+}
+
+locals {
+  values = read_terragrunt_config(find_in_parent_folders("root.hcl")).locals.values
+  host   = "${local.values.name}.${local.values.default_domain_name}"
+}
+
+dependency "pki" {
+  config_path = "${dirname(find_in_parent_folders("env_tags.yaml"))}/pki"
+  mock_outputs = {
+    trusted_ca_content = "-----BEGIN CERTIFICATE-----\nMOCK\n-----END CERTIFICATE-----\n"
+    servers            = { (local.values.name) = { cert_pem = "mock", key_pem = "mock", ca_pem = "mock" } }
+    server_dns_names   = { (local.values.name) = [local.host] }
+  }
+}
+
+dependency "bucket" {
+  config_path = "${get_original_terragrunt_dir()}/../bucket"
+  mock_outputs = {
+    bucket = "mock"
+    region = "eu-west-1"
+  }
+}
+
+dependency "iam" {
+  config_path = "${get_original_terragrunt_dir()}/../iam"
+  mock_outputs = {
+    service_account_annotations = {}
+  }
+}
+
+inputs = {
+  cluster_name                = local.values.name
+  trust_domain                = local.values.default_domain_name
+  trusted_ca_content          = dependency.pki.outputs.trusted_ca_content
+  server                      = dependency.pki.outputs.servers[local.values.name]
+  certificate                 = { dns_names = dependency.pki.outputs.server_dns_names[local.values.name] }
+  entry                       = { mode = "l4", host = local.host }
+  bucket                      = { bucket = dependency.bucket.outputs.bucket, region = dependency.bucket.outputs.region }
+  external_labels             = { region = local.values.aws_region }
+  service_account_annotations = dependency.iam.outputs.service_account_annotations
+}

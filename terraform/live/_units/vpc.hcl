@@ -1,0 +1,19 @@
+# The cluster's network.
+terraform {
+  source = "tfr:///terraform-aws-modules/vpc/aws?version=6.5.0"
+}
+
+locals {
+  values = read_terragrunt_config(find_in_parent_folders("root.hcl")).locals.values
+  zones  = [for letter in ["a", "b", "c"] : "${local.values.aws_region}${letter}"]
+}
+
+inputs = {
+  name               = local.values.name
+  cidr               = local.values.vpc_cidr
+  azs                = local.zones
+  private_subnets    = [for number in range(3) : cidrsubnet(local.values.vpc_cidr, 4, number)]
+  public_subnets     = [for number in range(3) : cidrsubnet(local.values.vpc_cidr, 8, number + 200)]
+  enable_nat_gateway = true
+  single_nat_gateway = true
+}

@@ -1,0 +1,124 @@
+variables {
+  cluster_name = "eu-1"
+  trust_domain = "mesh.example"
+  entry        = { host = "eu-1.mesh.example" }
+  certificate  = { dns_names = ["eu-1.mesh.example"] }
+  image        = { repository = "registry.example/parallax", tag = "1" }
+}
+
+run "values_of_both_charts" {
+  command = plan
+  assert {
+    condition     = yamldecode(output.helm_values).entry.endpoints[1] == "prometheus-kube-prometheus-stack-prometheus-1.prometheus-operated.monitoring.svc:10901"
+    error_message = "the sidecars are not where the operator puts them"
+  }
+  assert {
+    condition     = yamldecode(output.prometheus_stack_values).prometheus.prometheusSpec.externalLabels == { cluster = "eu-1" }
+    error_message = "external labels"
+  }
+  assert {
+    condition     = yamldecode(output.prometheus_stack_values).prometheus.prometheusSpec.thanos.image == "registry.example/parallax:1"
+    error_message = "the sidecar is not our image"
+  }
+  assert {
+    condition     = yamldecode(output.prometheus_stack_values).grafana.enabled == false
+    error_message = "Grafana belongs to the hub"
+  }
+  assert {
+    condition     = output.grpc_endpoint == "eu-1.mesh.example:443" && output.identity == "spiffe://mesh.example/observee/eu-1"
+    error_message = "what the observer gets"
+  }
+}
+
+run "a_wildcard_certificate_names_the_host" {
+  command = plan
+  variables {
+    certificate = { dns_names = ["*.mesh.example"] }
+  }
+}
+
+run "a_host_that_the_certificate_does_not_name_is_refused" {
+  command = plan
+  variables {
+    certificate = { dns_names = ["other.mesh.example"] }
+  }
+  expect_failures = [output.helm_values]
+}
+
+run "an_unknown_entry_mode_is_refused" {
+  command = plan
+  variables {
+    entry = { host = "eu-1.mesh.example", mode = "carrier-pigeon" }
+  }
+  expect_failures = [var.entry]
+}
+
+run "a_gateway_without_a_name_is_refused" {
+  command = plan
+  variables {
+    entry = { host = "eu-1.mesh.example", mode = "gateway" }
+  }
+  expect_failures = [var.entry]
+}
+
+run "nginx_without_an_ingress_leaf_is_refused" {
+  command = plan
+  variables {
+    entry = { host = "eu-1.mesh.example", mode = "nginx" }
+  }
+  expect_failures = [var.entry]
+}
+
+run "raw_retention_below_downsampling_is_refused" {
+  command = plan
+  variables {
+    compactor = { retention_raw = "40h" }
+  }
+  expect_failures = [var.compactor]
+}
+
+run "five_minute_retention_below_downsampling_is_refused" {
+  command = plan
+  variables {
+    compactor = { retention_5m = "1w" }
+  }
+  expect_failures = [var.compactor]
+}
+
+run "without_downsampling_retention_may_be_short" {
+  command = plan
+  variables {
+    compactor = { retention_raw = "1d", retention_5m = "1d", downsampling = false }
+  }
+}
+
+run "keeping_everything_is_no_short_retention" {
+  command = plan
+  variables {
+    compactor = { retention_raw = "0d", retention_5m = "0d" }
+  }
+}
+
+run "prometheus_must_keep_what_an_upload_may_take" {
+  command = plan
+  variables {
+    prometheus = { retention = "4h" }
+  }
+  expect_failures = [var.prometheus]
+}
+
+run "the_cluster_label_is_not_set_twice" {
+  command = plan
+  variables {
+    external_labels = { cluster = "other" }
+  }
+  expect_failures = [var.external_labels]
+}
+
+run "a_cluster_name_that_no_certificate_can_carry_is_refused" {
+  command = plan
+  variables {
+    cluster_name = "EU_1"
+  }
+  expect_failures = [var.cluster_name]
+}

@@ -1,0 +1,56 @@
+mock_provider "kubernetes" {}
+mock_provider "helm" {}
+mock_provider "tls" {}
+
+variables {
+  cluster_name        = "hub"
+  client              = { cert_pem = "cert", key_pem = "key" }
+  observee_ca_content = "-----BEGIN CERTIFICATE-----\nA\n-----END CERTIFICATE-----\n"
+  tls_queriers        = { observee = { stores = ["observee.mesh.example:443"] } }
+  store_gateways      = { observee = { bucket = "metrics", region = "eu-west-3" } }
+}
+
+run "secrets_and_releases" {
+  assert {
+    condition     = kubernetes_secret_v1.client.data["ca.crt"] == var.observee_ca_content && strcontains(kubernetes_secret_v1.objstore["observee"].data["objstore.yaml"], "metrics")
+    error_message = "secrets"
+  }
+  assert {
+    condition     = strcontains(helm_release.prometheus_stack[0].values[0], "parallax-query.monitoring.svc:10902")
+    error_message = "Grafana's data source"
+  }
+  assert {
+    condition     = output.clusters == tolist(["observee"]) && output.thanos_ca == null
+    error_message = "outputs"
+  }
+}
+
+run "the_ca_in_this_state_as_of_old" {
+  variables {
+    generate_ca         = true
+    trust_domain        = "mesh.example"
+    client              = null
+    observee_ca_content = ""
+    generated_servers   = { observee = { dns_names = ["observee.mesh.example"] } }
+  }
+  assert {
+    condition     = output.thanos_ca != null && keys(nonsensitive(output.servers)) == tolist(["observee"])
+    error_message = "thanos_ca and the observee's leaf"
+  }
+}
+
+run "no_client_certificate_is_refused" {
+  command = plan
+  variables {
+    client = null
+  }
+  expect_failures = [kubernetes_secret_v1.client]
+}
+
+run "a_key_in_the_bundle_is_refused" {
+  command = plan
+  variables {
+    observee_ca_content = "-----BEGIN PRIVATE KEY-----"
+  }
+  expect_failures = [var.observee_ca_content]
+}
