@@ -21,7 +21,8 @@ FOREIGN = {"up", "ALERTS", "prometheus_tsdb_retention_limit_seconds", "prometheu
            "kube_node_status_condition", "kube_pod_status_phase", "kube_pod_container_status_restarts_total", "apiserver_request_total",
            "kubelet_volume_stats_available_bytes", "kubelet_volume_stats_capacity_bytes"}
 # Families without a series until something happens.
-EVENTS = {"parallax_querier_coverage_gaps_total", "parallax_tls_handshake_failures_total", "parallax_server_connections_refused_total"}
+EVENTS = {"parallax_querier_coverage_gaps_total", "parallax_tls_handshake_failures_total", "parallax_server_connections_refused_total",
+          "thanos_bucket_store_queries_dropped_total"}
 SUFFIXES = ("", "_total", "_bucket", "_sum", "_count")
 WORDS = {"sum", "min", "max", "count", "by", "without", "on", "ignoring", "group_left", "group_right", "and", "or", "unless", "bool", "offset", "topk", "avg", "vector", "time",
          "absent", "rate", "increase", "label_replace", "histogram_quantile", "inf", "nan"}

@@ -1,0 +1,131 @@
+#!/usr/bin/env python3
+"""Renders, validates or runs what stands in examples/ (and the container recipe).
+
+    examples.py --parallax BIN --helm BIN --kubeconform BIN --work DIR [--write]
+
+*.values.yaml are rendered with the chart and validated; *.args are started as processes; observer and observee files are read by the binary; quickstart runs;
+manifests/ must be what the chart renders (--write writes them).
+"""
+import argparse
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+import time
+
+import yaml
+
+TERRAFORM = pathlib.Path(__file__).resolve().parent.parent
+EXAMPLES = TERRAFORM.parent / "examples"
+CHART = TERRAFORM / "charts/parallax"
+KUBERNETES = "1.33.0"
+errors = []
+
+
+def expect(condition, message):
+    if not condition:
+        errors.append(message)
+
+
+def helm(options, values):
+    done = subprocess.run([options.helm, "template", "parallax", str(CHART), "-n", "monitoring", "--kube-version", KUBERNETES, *values], capture_output=True, text=True)
+    return done.stdout, done.stderr if done.returncode else ""
+
+
+def valid(options, name, text):
+    schemas = f"{options.work}/schemas/{{{{ .ResourceKind }}}}{{{{ .KindSuffix }}}}.json"
+    done = subprocess.run([options.kubeconform, "-strict", "-schema-location", schemas, "-"], input=text, capture_output=True, text=True)
+    expect(done.returncode == 0, f"{name}: {done.stdout}{done.stderr}")
+
+
+def render(options):
+    for values in sorted(EXAMPLES.glob("*/*.values.yaml")):
+        text, error = helm(options, ["-f", str(values)])
+        expect(not error, f"{values}: {error}")
+        valid(options, values, text)
+    for file in EXAMPLES.glob("*/*.yaml"):
+        expect(any(yaml.safe_load_all(file.read_text())), f"{file}: empty")
+    for example in EXAMPLES.iterdir():
+        expect(not example.is_dir() or (example / "README.md").exists(), f"{example}: no README.md")
+
+
+def plain(text):
+    """Manifests without the marks of Helm."""
+    text = re.sub(r"(?m)^# Source: .*\n", "", text)
+    text = re.sub(r"(?m)^ *(helm\.sh/chart|app\.kubernetes\.io/managed-by): .*\n", "", text)
+    return text
+
+
+def manifests(options):
+    quiet = ["--set", "monitoring.dashboards.enabled=false,monitoring.prometheusRule.enabled=false"]
+    for side in ("observer", "observee"):
+        text, error = helm(options, ["-f", str(CHART / f"values-{side}.yaml"), *quiet])
+        expect(not error, error)
+        made = f"# Made by terraform/ci/examples.py --write from the chart with values-{side}.yaml. kubectl apply -n monitoring -f {side}.yaml\n{plain(text)}"
+        valid(options, side, made)
+        file = EXAMPLES / f"manifests/{side}.yaml"
+        if options.write:
+            file.write_text(made)
+        expect(file.exists() and file.read_text() == made, f"{file}: not what the chart renders; run ci/examples.py --write")
+
+
+def starts(options, name, args):
+    """Whether the binary takes these arguments: it listens, and goes on."""
+    with tempfile.TemporaryDirectory() as home:
+        (pathlib.Path(home) / "objstore.yaml").write_text(f"type: FILESYSTEM\nconfig: {{directory: {home}/bucket}}\n")
+        (pathlib.Path(home) / "bucket").mkdir()
+        changed = [re.sub(r"(0\.0\.0\.0)?:1090[12]$", "127.0.0.1:0", arg) if "-address=" in arg else arg for arg in args]
+        changed = [arg.replace("/etc/objstore/objstore.yaml", f"{home}/objstore.yaml").replace("/var/thanos", home) for arg in changed]
+        log = pathlib.Path(home) / "log"
+        with log.open("w") as output:
+            process = subprocess.Popen([options.parallax, *changed], stdout=output, stderr=output)
+        until = time.monotonic() + 20
+        while time.monotonic() < until and process.poll() is None and "grpc server listens" not in log.read_text():
+            time.sleep(0.1)
+        time.sleep(0.5)
+        expect(process.poll() is None and "grpc server listens" in log.read_text(), f"{name}: {log.read_text()[-1500:]}")
+        process.terminate()
+        process.wait(20)
+
+
+def run(options):
+    for file in sorted(EXAMPLES.glob("*/*.args")):
+        starts(options, file, file.read_text().split("\n")[:-1])
+    for side in ("observer", "observee"):
+        done = subprocess.run([options.parallax, side, "--config", EXAMPLES / side / f"{side}.yaml", "--check"], capture_output=True, text=True)
+        expect(done.returncode == 0, f"{side}: {done.stderr}")
+    done = subprocess.run([EXAMPLES / "quickstart/run", "--once"], capture_output=True, text=True, timeout=120, env={**os.environ, "PARALLAX": str(pathlib.Path(options.parallax).resolve())})
+    expect(done.returncode == 0, f"quickstart: {done.stdout}{done.stderr}")
+
+
+def image(options):
+    """The recipe copies a static binary called parallax, runs it as nobody, and leaves the command to whoever passes arguments."""
+    text = (TERRAFORM / "image/Containerfile").read_text()
+    last = text.rsplit("\nFROM ", 1)[1]
+    expect(last.startswith("scratch"), "image: the last stage is not scratch")
+    expect('ENTRYPOINT ["/parallax"]' in last and "\nCMD" not in last, "image: arguments must go to the binary")
+    found = re.search(r"\nUSER (\d+):(\d+)", last)
+    expect(found and found[1] != "0", "image: it runs as root")
+    starts(options, "image with the operator's arguments", [
+        "sidecar", "--prometheus.url=http://127.0.0.1:9/", '--prometheus.http-client={"tls_config": {"insecure_skip_verify":true}}', "--grpc-address=:10901", "--http-address=:10902",
+        "--objstore.config-file=/etc/objstore/objstore.yaml", "--tsdb.path=/var/thanos/data", "--log.level=info", "--log.format=logfmt", "--min-time=-2w",
+        "--prometheus.ready_timeout=10m", "--prometheus.get_config_timeout=30s", "--prometheus.get_config_interval=30s"])
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    for name in ("parallax", "helm", "kubeconform", "work"):
+        parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--write", action="store_true")
+    options = parser.parse_args()
+    for step in (render, manifests, run, image):
+        step(options)
+    for error in errors:
+        print(f"examples: {error}")
+    print(f"examples: {len(errors)} errors")
+    sys.exit(bool(errors))
+
+
+main()
