@@ -115,6 +115,10 @@ class Chart(unittest.TestCase):
         self.assertIn("--retention.resolution-raw=0d", out.args("StatefulSet", "parallax-compactor"))
         self.assertIn("--downsampling.disable", out.args("StatefulSet", "parallax-compactor"))
 
+    def test_the_compactor_may_be_thanos(self):
+        out = self.render("observee", {"compactor": {"image": "quay.io/thanos/thanos:v0.41.0"}})
+        self.assertEqual(out.one("StatefulSet", "parallax-compactor")["spec"]["template"]["spec"]["containers"][0]["image"], "quay.io/thanos/thanos:v0.41.0")
+
     def test_the_frontend_uses_the_cache(self):
         out = self.render("observer", {"queryFrontend": {"enabled": True}, "cache": {"memcached": {"enabled": True}}})
         self.assertIn("parallax-memcached", yaml.safe_load(out.one("ConfigMap", "parallax-query-frontend")["data"]["cache.yaml"])["config"]["addresses"][0])

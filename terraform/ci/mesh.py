@@ -23,6 +23,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 
+import names
 import yaml
 
 TERRAFORM = pathlib.Path(__file__).resolve().parent.parent
@@ -282,6 +283,16 @@ def question(url, clusters, replicas):
     return True
 
 
+def evaluate(url):
+    """Every expression of rules and dashboards through our own engine."""
+    for path in names.files():
+        for expression in names.expressions(path):
+            try:
+                ask(url, expression)
+            except urllib.error.HTTPError as error:
+                fail(f"{path.name}: {expression}: {error.read().decode()}")
+
+
 def main():
     arguments = argparse.ArgumentParser()
     for name in ("parallax", "helm", "terraform", "work"):
@@ -320,6 +331,7 @@ def main():
                 scrape.append((f"{mode}-{name}", http))
                 url = http
             wait_for(f"the answer of the {mode} observer", lambda: question(url, list(observees), 2), mesh)
+            evaluate(url)
             print(f"mesh: {mode}: {len(workloads)} workloads of the hub; {', '.join(observees)} answer over mTLS with fresh data and history, no warnings")
         metrics = work / "metrics"
         metrics.mkdir()
@@ -327,6 +339,9 @@ def main():
             (metrics / f"{name}.txt").write_text(get(f"{url}/metrics"))
     finally:
         mesh.stop()
+    for log in work.glob("*.log"):
+        if any(word in log.read_text() for word in SECRET_WORDS):
+            fail(f"{log.name} shows a secret")
 
 
 main()

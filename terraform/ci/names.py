@@ -4,7 +4,7 @@
     names.py SOURCES PROMTOOL [SCRAPES]
 
 Names come from the sources (each string that a registry is given); with a directory of scrapes, what they show is checked, too: a name that no component
-showed must be one whose series only begin with the first event. Expressions are checked by promtool.
+showed must be one whose series only begin with the first event. Expressions are checked by promtool here, and by our own engine in mesh.py.
 """
 import json
 import pathlib
@@ -79,6 +79,14 @@ def rule_expressions(path):
                     yield f"__alert_{rule['alert']}_lacks_{'_and_'.join(sorted(lacking))}"
 
 
+def files():
+    return [*sorted((CHART / "rules").glob("*.yaml")), *sorted((CHART / "dashboards").glob("*.json"))]
+
+
+def expressions(path):
+    return rule_expressions(path) if path.suffix == ".yaml" else dashboard_expressions(path)
+
+
 def main():
     sources, promtool = pathlib.Path(sys.argv[1]), sys.argv[2]
     scrapes = pathlib.Path(sys.argv[3]) if len(sys.argv) > 3 else None
@@ -90,10 +98,10 @@ def main():
         shown = {line.split("{")[0].split(" ")[0] for file in scrapes.glob("*.txt") for line in file.read_text().splitlines() if line and not line.startswith("#")}
         if not shown:
             sys.exit(f"names: no scrapes in {scrapes}")
-    wrong, expressions, ours = [], [], set()
-    for path in [*rules, *sorted((CHART / "dashboards").glob("*.json"))]:
-        for expression in rule_expressions(path) if path.suffix == ".yaml" else dashboard_expressions(path):
-            expressions.append(expression)
+    wrong, every, ours = [], [], set()
+    for path in files():
+        for expression in expressions(path):
+            every.append(expression)
             for name in named(expression) - FOREIGN - recorded:
                 ours.add(name)
                 if name not in exported:
@@ -101,15 +109,16 @@ def main():
                 elif shown is not None and name not in shown | EVENTS:
                     wrong.append(f"{path.name}: {name} was shown by no component of the mesh (in: {expression.strip()})")
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
-        yaml.safe_dump({"groups": [{"name": "all", "rules": [{"record": f"x:{number}", "expr": expression} for number, expression in enumerate(expressions)]}]}, file)
+        yaml.safe_dump({"groups": [{"name": "all", "rules": [{"record": f"x:{number}", "expr": expression} for number, expression in enumerate(every)]}]}, file)
         file.flush()
         checked = subprocess.run([promtool, "check", "rules", file.name], capture_output=True, text=True)
         if checked.returncode != 0:
             wrong.append(checked.stdout + checked.stderr)
     for line in sorted(set(wrong)):
         print(f"names: {line}")
-    print(f"names: {len(expressions)} expressions, {len(ours)} metrics of ours, {len(set(wrong))} wrong{'' if shown is None else f', against {len(shown)} scraped names'}")
+    print(f"names: {len(every)} expressions, {len(ours)} metrics of ours, {len(set(wrong))} wrong{'' if shown is None else f', against {len(shown)} scraped names'}")
     sys.exit(bool(wrong))
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -85,7 +85,8 @@ resource "helm_release" "parallax" {
   version    = var.chart.version
   values     = concat([module.config.helm_values], var.extra_values)
 
-  depends_on = [kubernetes_secret_v1.objstore, kubernetes_secret_v1.entry, kubernetes_secret_v1.trusted_ca]
+  # The stack brings the kinds ServiceMonitor and PrometheusRule.
+  depends_on = [kubernetes_secret_v1.objstore, kubernetes_secret_v1.entry, kubernetes_secret_v1.trusted_ca, helm_release.prometheus_stack]
 }
 
 resource "helm_release" "prometheus_stack" {

@@ -102,7 +102,8 @@ resource "helm_release" "parallax" {
   version    = var.chart.version
   values     = concat([module.config.helm_values], var.extra_values)
 
-  depends_on = [kubernetes_secret_v1.client, kubernetes_secret_v1.querier, kubernetes_secret_v1.objstore]
+  # The stack brings the kinds ServiceMonitor and PrometheusRule.
+  depends_on = [kubernetes_secret_v1.client, kubernetes_secret_v1.querier, kubernetes_secret_v1.objstore, helm_release.prometheus_stack]
 }
 
 resource "helm_release" "prometheus_stack" {

@@ -9,8 +9,9 @@ output "endpoints" {
 }
 
 output "clusters" {
-  description = "Names of all clusters of the mesh: input of the monitoring module."
+  description = "Names of all clusters of the mesh: input of the monitoring module, which must come after the stack."
   value       = module.config.clusters
+  depends_on  = [helm_release.prometheus_stack]
 }
 
 output "thanos_ca" {

@@ -78,10 +78,10 @@ topologySpreadConstraints:
 {{- end }}
 {{- end }}
 
-{{/* The container of one component: {root, args, grpc, mounts, resources}. Addresses and logs are added here. */}}
+{{/* The container of one component: {root, args, grpc, mounts, resources, image}. Addresses and logs are added here. */}}
 {{- define "parallax.container" -}}
 - name: parallax
-  image: {{ include "parallax.image" .root }}
+  image: {{ .image | default (include "parallax.image" .root) }}
   imagePullPolicy: {{ .root.Values.image.pullPolicy }}
   args:
     {{- range .args }}

@@ -41,11 +41,13 @@ locals {
     }
     compactor = {
       enabled        = var.compactor.enabled
+      image          = var.compactor.image
       retention      = { raw = var.compactor.retention_raw, fiveMinutes = var.compactor.retention_5m, oneHour = var.compactor.retention_1h }
       downsampling   = var.compactor.downsampling
       storage        = { size = var.compactor.storage_size }
       serviceAccount = { annotations = var.compactor.service_account_annotations }
     }
+    monitoring = { prometheusRule = { enabled = true } }
   }
 
   identity = "spiffe://${var.trust_domain}/observee/${var.cluster_name}"

@@ -128,6 +128,7 @@ variable "compactor" {
     retention_5m                = optional(string, "180d")
     retention_1h                = optional(string, "0d")
     storage_size                = optional(string, "100Gi")
+    image                       = optional(string, "")
     service_account_annotations = optional(map(string), {})
   })
   default = {}
