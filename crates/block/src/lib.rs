@@ -5,21 +5,25 @@
 
 #![forbid(unsafe_code)]
 
+pub mod delete;
 pub mod error;
 pub mod fetcher;
 pub mod filter;
 pub mod id;
 pub mod mark;
+pub mod marks;
 pub mod meta;
 pub mod metrics;
 pub mod upload;
 pub mod verify;
 
+pub use delete::delete_block;
 pub use error::BlockError;
 pub use fetcher::{Fetcher, FetcherConfig, Problem, SyncedBlocks};
 pub use filter::{BlockState, Filter};
 pub use id::BlockId;
 pub use mark::{DeletionMark, NoCompactMark, NoDownsampleMark};
+pub use marks::{BlockMarks, read_marks};
 pub use meta::{BlockMeta, BlockStats, Compaction, MetaFile, ThanosMeta};
 pub use metrics::FetcherMetrics;
 pub use upload::{HashFunction, UploadOptions, upload_block};

@@ -3,6 +3,7 @@
 //! A block never changes once it has its name: [`BlockWriter`] builds it under another one, and a rename publishes it.
 
 pub mod reader;
+pub mod symbol_writer;
 pub mod writer;
 
 use std::collections::BTreeSet;
@@ -10,6 +11,7 @@ use std::collections::BTreeSet;
 use parallax_model::Labels;
 
 pub use reader::{BlockReader, BlockSeries};
+pub use symbol_writer::SymbolBlockWriter;
 pub use writer::{BlockChunk, BlockFile, BlockStats, BlockWriter, SealedBlock};
 
 /// The name of the index in a block's directory.

@@ -5,6 +5,7 @@
 //! they are stored, staleness markers included; whether their timestamps increase is for the caller to see. Files of chunks
 //! are [`crate::segment`]'s. `FORMAT-chunks.md` has the byte boxes.
 
+pub mod aggregate;
 mod appender;
 mod float_histogram;
 mod histogram;

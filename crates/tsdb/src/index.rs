@@ -4,10 +4,13 @@
 //! entry, a postings list) for whoever fetches ranges of an object. [`IndexWriter`] writes files identical to
 //! Prometheus'. The format, byte by byte: `FORMAT-index.md`.
 
+mod label_uses;
 pub mod postings_list;
 pub mod postings_table;
 pub mod reader;
 pub mod series;
+mod symbol_section;
+pub mod symbol_writer;
 pub mod symbols;
 pub mod toc;
 pub mod writer;
@@ -18,6 +21,8 @@ use crate::error::TsdbError;
 pub use postings_table::{PostingsRange, PostingsTable, Values};
 pub use reader::IndexReader;
 pub use series::{ChunkMeta, Piece, SeriesEntry};
+pub use symbol_section::SymbolSection;
+pub use symbol_writer::SymbolIndexWriter;
 pub use symbols::{SymbolRef, Symbols};
 pub use toc::Toc;
 pub use writer::IndexWriter;

@@ -20,10 +20,10 @@ use crate::index::writer::{IndexWriter, WriteError};
 use crate::segment::{Chunk, ChunkRef, SegmentConfig, SegmentWriter};
 
 /// Stands for the places of chunks that are not written yet: it is behind all others.
-const NOT_WRITTEN: ChunkRef = ChunkRef { segment: u32::MAX, offset: u32::MAX };
+pub(super) const NOT_WRITTEN: ChunkRef = ChunkRef { segment: u32::MAX, offset: u32::MAX };
 
 /// How much of the index is collected before it is written.
-const INDEX_BUFFER_BYTES: usize = 1 << 20;
+pub(super) const INDEX_BUFFER_BYTES: usize = 1 << 20;
 
 /// One chunk to be written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,6 +60,28 @@ pub struct BlockStats {
     pub chunk_max_size_bytes: u64,
     /// Segments and index, sorted by path.
     pub files: Vec<BlockFile>,
+}
+
+impl BlockStats {
+    /// Adds a series that was written.
+    pub(super) fn count(&mut self, chunks: &[BlockChunk], counts: &SampleCounts) {
+        let stats = self;
+        stats.series_count += 1;
+        stats.chunk_count += chunks.len() as u64;
+        stats.sample_count += counts.floats + counts.histograms + counts.windows;
+        stats.float_sample_count += counts.floats;
+        stats.histogram_sample_count += counts.histograms;
+        for chunk in chunks {
+            let known = stats.time_range.unwrap_or(TimeRange::new(chunk.min_time_ms, chunk.max_time_ms));
+            stats.time_range = Some(TimeRange::new(
+                known.min_ms.min(chunk.min_time_ms),
+                known.max_ms.max(chunk.max_time_ms),
+            ));
+            let len = chunk.chunk.data.len() as u64;
+            let framed = uvarint_size_bytes(len) as u64 + 1 + len + CRC_SIZE_BYTES as u64;
+            stats.chunk_max_size_bytes = stats.chunk_max_size_bytes.max(framed);
+        }
+    }
 }
 
 /// A block that is being written.
@@ -113,7 +135,7 @@ impl BlockWriter {
             meta.chunk_ref = chunk_ref;
         }
         self.index.add_series(labels, &self.metas).map_err(|error| self.dir.index_error(error))?;
-        self.count(chunks, &counts);
+        self.stats.count(chunks, &counts);
         Ok(())
     }
 
@@ -132,32 +154,13 @@ impl BlockWriter {
         self.stats.files.sort();
         Ok(SealedBlock { dir: self.dir, stats: self.stats })
     }
-
-    fn count(&mut self, chunks: &[BlockChunk], counts: &SampleCounts) {
-        let stats = &mut self.stats;
-        stats.series_count += 1;
-        stats.chunk_count += chunks.len() as u64;
-        stats.sample_count += counts.floats + counts.histograms + counts.windows;
-        stats.float_sample_count += counts.floats;
-        stats.histogram_sample_count += counts.histograms;
-        for chunk in chunks {
-            let known = stats.time_range.unwrap_or(TimeRange::new(chunk.min_time_ms, chunk.max_time_ms));
-            stats.time_range = Some(TimeRange::new(
-                known.min_ms.min(chunk.min_time_ms),
-                known.max_ms.max(chunk.max_time_ms),
-            ));
-            let len = chunk.chunk.data.len() as u64;
-            let framed = uvarint_size_bytes(len) as u64 + 1 + len + CRC_SIZE_BYTES as u64;
-            stats.chunk_max_size_bytes = stats.chunk_max_size_bytes.max(framed);
-        }
-    }
 }
 
 /// A block whose chunks and index are complete, still under its unfinished name.
 #[derive(Debug)]
 pub struct SealedBlock {
-    dir: UnfinishedDir,
-    stats: BlockStats,
+    pub(super) dir: UnfinishedDir,
+    pub(super) stats: BlockStats,
 }
 
 impl SealedBlock {
@@ -188,15 +191,15 @@ impl SealedBlock {
 
 /// The directory of a block before it has its name; removed on drop.
 #[derive(Debug)]
-struct UnfinishedDir {
-    path: PathBuf,
+pub(super) struct UnfinishedDir {
+    pub(super) path: PathBuf,
     target: PathBuf,
     is_published: bool,
 }
 
 impl UnfinishedDir {
     /// What an earlier attempt left behind is removed.
-    fn create(target: &Path) -> Result<Self, TsdbError> {
+    pub(super) fn create(target: &Path) -> Result<Self, TsdbError> {
         let Some(name) = target.file_name() else {
             return Err(TsdbError::invalid(&target.to_string_lossy(), "a block needs a name"));
         };
@@ -222,7 +225,7 @@ impl UnfinishedDir {
         }
     }
 
-    fn index_error(&self, error: WriteError) -> TsdbError {
+    pub(super) fn index_error(&self, error: WriteError) -> TsdbError {
         match error {
             WriteError::Refused(error) => error,
             WriteError::Sink(error) => TsdbError::io(&self.path.join(INDEX_FILE_NAME))(error),
@@ -244,7 +247,7 @@ fn sync_dir(path: &Path) -> Result<(), TsdbError> {
     File::open(path).and_then(|dir| dir.sync_all()).map_err(TsdbError::io(path))
 }
 
-fn segment_files(dir: &Path) -> Result<Vec<BlockFile>, TsdbError> {
+pub(super) fn segment_files(dir: &Path) -> Result<Vec<BlockFile>, TsdbError> {
     let path = dir.join(CHUNKS_DIR_NAME);
     let mut files = Vec::new();
     for entry in fs::read_dir(&path).map_err(TsdbError::io(&path))? {
@@ -258,14 +261,14 @@ fn segment_files(dir: &Path) -> Result<Vec<BlockFile>, TsdbError> {
 
 /// How many samples the chunks of a series have, by kind.
 #[derive(Default)]
-struct SampleCounts {
+pub(super) struct SampleCounts {
     floats: u64,
     histograms: u64,
     windows: u64,
 }
 
 impl SampleCounts {
-    fn add(&mut self, chunk: &BlockChunk) -> Result<(), TsdbError> {
+    pub(super) fn add(&mut self, chunk: &BlockChunk) -> Result<(), TsdbError> {
         let data = &chunk.chunk.data;
         match chunk.chunk.encoding {
             ChunkEncoding::Xor => self.floats += sample_count(data)? as u64,

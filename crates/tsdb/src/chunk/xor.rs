@@ -274,17 +274,19 @@ impl XorAppender {
             ));
         }
         let mut delta = timestamp_ms.wrapping_sub(self.timestamp);
-        let mut aligned = Vec::with_capacity(10);
         match self.samples {
             0 => {
+                let mut aligned = Vec::with_capacity(10);
                 put_varint(&mut aligned, timestamp_ms);
+                self.write_bytes(&aligned);
                 delta = 0;
             }
-            1 => put_uvarint(&mut aligned, delta as u64),
+            1 => {
+                let mut aligned = Vec::with_capacity(10);
+                put_uvarint(&mut aligned, delta as u64);
+                self.write_bytes(&aligned);
+            }
             _ => self.write_delta_change(delta.wrapping_sub(self.delta)),
-        }
-        for byte in aligned {
-            self.writer.write(u64::from(byte), 8);
         }
         if self.samples == 0 {
             self.writer.write(value.to_bits(), 64);
@@ -297,6 +299,12 @@ impl XorAppender {
         self.samples += 1;
         self.writer.patch(0, &self.samples.to_be_bytes());
         Ok(())
+    }
+
+    fn write_bytes(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.writer.write(u64::from(*byte), 8);
+        }
     }
 
     fn write_delta_change(&mut self, change: i64) {

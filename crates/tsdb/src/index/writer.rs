@@ -22,7 +22,7 @@ use crate::postings::SeriesRef;
 use crate::segment::ChunkRef;
 
 /// Postings lists begin at multiples of this.
-const LIST_ALIGNMENT_BYTES: u64 = 4;
+pub(super) const LIST_ALIGNMENT_BYTES: u64 = 4;
 
 /// The name of what is written, in errors.
 const WHAT: &str = "index";
@@ -225,19 +225,32 @@ impl<W: Write> IndexWriter<W> {
 
 /// A sink that knows how much went into it.
 #[derive(Debug)]
-struct Positioned<W> {
+pub(super) struct Positioned<W> {
     sink: W,
     position: u64,
 }
 
 impl<W: Write> Positioned<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+    pub(super) fn new(sink: W) -> Self {
+        Self { sink, position: 0 }
+    }
+
+    pub(super) fn position(&self) -> u64 {
+        self.position
+    }
+
+    pub(super) fn into_flushed(mut self) -> io::Result<W> {
+        self.sink.flush()?;
+        Ok(self.sink)
+    }
+
+    pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.sink.write_all(bytes)?;
         self.position += bytes.len() as u64;
         Ok(())
     }
 
-    fn pad_to(&mut self, alignment_bytes: u64) -> io::Result<()> {
+    pub(super) fn pad_to(&mut self, alignment_bytes: u64) -> io::Result<()> {
         const ZEROS: [u8; SERIES_ALIGNMENT_BYTES as usize] = [0; SERIES_ALIGNMENT_BYTES as usize];
         let missing = self.position.next_multiple_of(alignment_bytes) - self.position;
         self.write(&ZEROS[..missing as usize])

@@ -1,0 +1,236 @@
+//! Writes an index from symbol refs: what [`super::IndexWriter`] does from text, for whoever merges blocks and never needs the text.
+//!
+//! The bytes are the same. In memory are the symbols, four bytes per series, and a bounded number of label uses (`label_uses`).
+
+use std::io::{self, Write};
+use std::path::Path;
+
+use bytes::Bytes;
+
+use super::label_uses::LabelUses;
+use super::postings_list;
+use super::postings_table::put_entry;
+use super::series::{ChunkMeta, MAX_SERIES_ENTRY_SIZE_BYTES, SeriesEntry};
+use super::symbols::{SymbolRef, Symbols};
+use super::toc::Toc;
+use super::writer::{IndexStats, LIST_ALIGNMENT_BYTES, Positioned, WriteError};
+use super::{INDEX_MAGIC, INDEX_VERSION, SERIES_ALIGNMENT_BYTES};
+use crate::crc;
+use crate::error::TsdbError;
+use crate::postings::SeriesRef;
+use crate::segment::ChunkRef;
+
+const WHAT: &str = "index";
+
+/// How many symbols a lookup of one may have to read.
+const SYMBOL_STRIDE: usize = 8;
+
+/// An index that is being written to `sink`.
+#[derive(Debug)]
+pub struct SymbolIndexWriter<W: Write> {
+    sink: Positioned<W>,
+    toc: Toc,
+    symbols: Symbols,
+    uses: LabelUses,
+    series: Vec<SeriesRef>,
+    last_chunk_ref: ChunkRef,
+    /// The last series.
+    entry: SeriesEntry,
+    buffer: Vec<u8>,
+    stats: IndexStats,
+}
+
+impl<W: Write> SymbolIndexWriter<W> {
+    /// Begins an index with a whole symbols section ([`super::SymbolSection`]). `spill_dir` takes unnamed temporary files.
+    pub fn new(sink: W, symbols: &Bytes, spill_dir: &Path) -> Result<Self, WriteError> {
+        let mut sink = Positioned::new(sink);
+        sink.write(&INDEX_MAGIC.to_be_bytes())?;
+        sink.write(&[INDEX_VERSION])?;
+        let toc = Toc { symbols: sink.position(), ..Toc::default() };
+        let opened = Symbols::open(WHAT.into(), toc.symbols, symbols, SYMBOL_STRIDE)?;
+        sink.write(symbols)?;
+        let toc = Toc { series: sink.position(), ..toc };
+        Ok(Self {
+            sink,
+            toc,
+            symbols: opened,
+            uses: LabelUses::new(spill_dir),
+            series: Vec::new(),
+            last_chunk_ref: ChunkRef::from_u64(0),
+            entry: SeriesEntry::default(),
+            buffer: Vec::new(),
+            stats: IndexStats::default(),
+        })
+    }
+
+    /// The text of a symbol.
+    pub fn text(&self, symbol: SymbolRef) -> Result<&str, TsdbError> {
+        self.symbols.lookup(symbol)
+    }
+
+    /// Whether [`Self::add_series`] would take these labels and the times of these chunks.
+    ///
+    /// # Errors
+    /// Labels that are empty, not in order of name or not behind the last series', an empty value, a symbol that does not exist; chunks that overlap
+    /// or are not in order of time.
+    pub fn check(&self, labels: &[(SymbolRef, SymbolRef)], chunks: &[ChunkMeta]) -> Result<(), TsdbError> {
+        let refuse = |reason: String| Err(TsdbError::out_of_order(WHAT, reason));
+        if labels <= self.entry.labels.as_slice() {
+            return refuse(format!("series {} after {}", self.show(labels), self.show(&self.entry.labels)));
+        }
+        if labels.windows(2).any(|pair| matches!(pair, [a, b] if a.0 >= b.0)) {
+            return refuse(format!("labels of series {}", self.show(labels)));
+        }
+        if labels.iter().any(|(name, value)| (*name).max(*value) >= self.symbols.len()) {
+            return Err(TsdbError::invalid(WHAT, "a label is not among the symbols"));
+        }
+        let out_of_time = |pair: &[ChunkMeta]| matches!(pair, [a, b] if b.min_time_ms <= a.max_time_ms);
+        if chunks.windows(2).any(out_of_time)
+            || chunks.iter().any(|chunk| chunk.max_time_ms < chunk.min_time_ms)
+        {
+            return refuse(format!("chunks of series {} are not one after the other", self.show(labels)));
+        }
+        Ok(())
+    }
+
+    /// Adds a series behind the last one; gives its ref.
+    ///
+    /// # Errors
+    /// What [`Self::check`] refuses, and refs of chunks that are lower than one before.
+    pub fn add_series(
+        &mut self,
+        labels: &[(SymbolRef, SymbolRef)],
+        chunks: &[ChunkMeta],
+    ) -> Result<SeriesRef, WriteError> {
+        self.check(labels, chunks)?;
+        let first = chunks.first().map_or(self.last_chunk_ref, |chunk| chunk.chunk_ref);
+        if first < self.last_chunk_ref || !chunks.is_sorted_by_key(|chunk| chunk.chunk_ref) {
+            return Err(TsdbError::out_of_order(WHAT, "a chunk lies before one that was written").into());
+        }
+        self.entry.labels.clear();
+        self.entry.labels.extend_from_slice(labels);
+        self.entry.chunks.clear();
+        self.entry.chunks.extend_from_slice(chunks);
+        let start = self.sink.position().next_multiple_of(SERIES_ALIGNMENT_BYTES);
+        let Ok(series) = SeriesRef::try_from(start / SERIES_ALIGNMENT_BYTES) else {
+            return Err(TsdbError::invalid(WHAT, "an index takes no more than 64 GiB").into());
+        };
+        self.buffer.clear();
+        self.entry.encode(&mut self.buffer);
+        let size_bytes = self.buffer.len() as u64;
+        if size_bytes > MAX_SERIES_ENTRY_SIZE_BYTES {
+            let reason = format!("the entry of series {} is too long", self.show(labels));
+            return Err(TsdbError::invalid(WHAT, reason).into());
+        }
+        self.sink.pad_to(SERIES_ALIGNMENT_BYTES)?;
+        self.sink.write(&self.buffer)?;
+        self.uses.push(series, labels)?;
+        self.series.push(series);
+        self.last_chunk_ref = chunks.last().map_or(self.last_chunk_ref, |last| last.chunk_ref);
+        self.stats.series_count += 1;
+        self.stats.chunk_count += chunks.len() as u64;
+        let stride_bytes = size_bytes.next_multiple_of(SERIES_ALIGNMENT_BYTES);
+        self.stats.series_max_size_bytes = self.stats.series_max_size_bytes.max(stride_bytes);
+        Ok(series)
+    }
+
+    /// Writes what remains and gives the sink back, flushed.
+    pub fn finish(mut self) -> Result<(W, IndexStats), WriteError> {
+        self.toc.label_indices = self.sink.position();
+        self.toc.postings = self.sink.position();
+        self.sink.pad_to(LIST_ALIGNMENT_BYTES)?;
+        let mut table = vec![0; 4];
+        put_entry(&mut table, "", "", self.sink.position());
+        let (sink, buffer) = (&mut self.sink, &mut self.buffer);
+        write_list(sink, buffer, &self.series)?;
+        let mut list_count: u32 = 1;
+        let symbols = &self.symbols;
+        self.uses.visit(|name, value, list| -> Result<(), WriteError> {
+            put_entry(&mut table, symbols.lookup(name)?, symbols.lookup(value)?, sink.position());
+            list_count = list_count
+                .checked_add(1)
+                .ok_or_else(|| TsdbError::invalid(WHAT, "an index has too many postings lists"))?;
+            write_list(sink, buffer, list)
+        })?;
+        if let Some(count) = table.first_chunk_mut::<4>() {
+            *count = list_count.to_be_bytes();
+        }
+        self.toc.label_indices_table = self.sink.position();
+        self.toc.postings_table = self.sink.position();
+        let len = u32::try_from(table.len())
+            .map_err(|_| TsdbError::invalid(WHAT, "the postings table takes more than 4 GiB"))?;
+        self.sink.write(&len.to_be_bytes())?;
+        self.sink.write(&table)?;
+        self.sink.write(&crc::crc32c(&table).to_be_bytes())?;
+        self.sink.write(&self.toc.encode())?;
+        self.stats.size_bytes = self.sink.position();
+        Ok((self.sink.into_flushed()?, self.stats))
+    }
+
+    /// As PromQL writes a series, as far as the symbols exist.
+    fn show(&self, labels: &[(SymbolRef, SymbolRef)]) -> String {
+        let text = |symbol| self.symbols.lookup(symbol).unwrap_or("?");
+        let pairs: Vec<String> =
+            labels.iter().map(|(name, value)| format!("{}={:?}", text(*name), text(*value))).collect();
+        format!("{{{}}}", pairs.join(", "))
+    }
+}
+
+fn write_list<W: Write>(
+    sink: &mut Positioned<W>,
+    buffer: &mut Vec<u8>,
+    refs: &[SeriesRef],
+) -> Result<(), WriteError> {
+    buffer.clear();
+    postings_list::encode(refs, buffer)?;
+    let written: io::Result<()> = sink.write(buffer);
+    Ok(written?)
+}
+
+#[cfg(test)]
+mod tests {
+    use parallax_model::Labels;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::index::{IndexWriter, SymbolSection};
+
+    proptest! {
+        #[test]
+        fn the_bytes_are_those_of_the_writer_from_text(
+            series in prop::collection::btree_map(
+                prop::collection::btree_map("[a-c]|é", "[a-d]{1,3}", 1..4).prop_map(Labels::from_pairs),
+                prop::collection::vec(1i64..100, 0..4),
+                0..40,
+            ),
+        ) {
+            let symbols = crate::block::symbols_of(series.keys());
+            let mut from_text = IndexWriter::new(Vec::new(), symbols.iter().copied()).unwrap();
+            let mut section = SymbolSection::new();
+            symbols.iter().for_each(|text| { section.push(text).unwrap(); });
+            let dir = tempfile::tempdir().unwrap();
+            let mut from_refs =
+                SymbolIndexWriter::new(Vec::new(), &section.finish().unwrap(), dir.path()).unwrap();
+            let symbols: Vec<&str> = symbols.into_iter().collect();
+            let symbol = |text: &str| u32::try_from(symbols.binary_search(&text).unwrap()).unwrap();
+            let mut next_ref = 8;
+            for (labels, distances) in &series {
+                let mut end = 0;
+                let chunks: Vec<ChunkMeta> = distances.iter().map(|distance| {
+                    next_ref += 10;
+                    let min_time_ms = end + distance;
+                    end = min_time_ms + 5;
+                    ChunkMeta { chunk_ref: ChunkRef::from_u64(next_ref), min_time_ms, max_time_ms: end }
+                }).collect();
+                from_text.add_series(labels, &chunks).unwrap();
+                let refs: Vec<_> = labels.iter().map(|(name, value)| (symbol(name), symbol(value))).collect();
+                from_refs.add_series(&refs, &chunks).unwrap();
+                prop_assert!(from_refs.add_series(&refs, &chunks).is_err(), "the same series twice");
+            }
+            let (expected, expected_stats) = from_text.finish().unwrap();
+            let (bytes, stats) = from_refs.finish().unwrap();
+            prop_assert_eq!(stats, expected_stats);
+            prop_assert!(bytes == expected);
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! One merge over several threads: one reads series in order, some transform their chunks, one writes.
+//!
+//! Batches go to the workers in turn and are taken from them in the same turn, so that the order needs no sorting. All queues are short: memory is bounded
+//! by batches, windows and symbols, whatever the size of the blocks. The first error ends all threads.
+
+use std::path::Path;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread;
+
+use bytes::Bytes;
+use parallax_block::meta::CHUNKS_DIRECTORY;
+use parallax_tsdb::TsdbError;
+use parallax_tsdb::block::{BlockChunk, SealedBlock, SymbolBlockWriter};
+use parallax_tsdb::index::{ChunkMeta, Symbols};
+use parallax_tsdb::segment::SegmentConfig;
+use tokio_util::sync::CancellationToken;
+
+use super::heap::GoHeap;
+use super::overlap::{MergeFailure, Scratch};
+use crate::CompactError;
+use crate::source::{Origin, SeriesJob, SourceBlock, SymbolLabels};
+
+/// A batch goes off when it has this many series, or this many bytes of chunks.
+const BATCH_SERIES: usize = 256;
+const BATCH_BYTES: usize = 256 << 10;
+
+/// Batches waiting for one worker, and behind it.
+const QUEUE_BATCHES: usize = 2;
+
+/// What is done to the chunks of a series.
+pub trait Transform: Sync {
+    /// Appends the new chunks, in order of time and without overlap; none leaves the series out.
+    fn apply(
+        &self,
+        job: SeriesJob,
+        scratch: &mut Scratch,
+        out: &mut Vec<BlockChunk>,
+    ) -> Result<(), MergeFailure>;
+}
+
+type Written = Vec<(SymbolLabels, Vec<BlockChunk>)>;
+
+/// Reads `blocks` to their ends, transforms each series, and writes what comes out as the block `target`, sealed but not published.
+///
+/// `symbols` are the merged symbols of the blocks. Runs on the calling thread, one that reads, and `workers` more.
+pub fn write_block(
+    blocks: Vec<SourceBlock>,
+    symbols: &Bytes,
+    target: &Path,
+    transform: &dyn Transform,
+    workers: usize,
+    cancelled: &CancellationToken,
+) -> Result<SealedBlock, CompactError> {
+    let mut writer = SymbolBlockWriter::create(target, symbols, SegmentConfig::default())
+        .map_err(CompactError::Staging)?;
+    let workers = workers.max(1);
+    thread::scope(|scope| {
+        let mut to_workers = Vec::with_capacity(workers);
+        let mut from_workers = Vec::with_capacity(workers);
+        for _ in 0..workers {
+            let (job_sender, jobs) = sync_channel(QUEUE_BATCHES);
+            let (result_sender, results) = sync_channel(QUEUE_BATCHES);
+            to_workers.push(job_sender);
+            from_workers.push(results);
+            scope.spawn(move || work(&jobs, &result_sender, transform, symbols));
+        }
+        let reader = scope.spawn(move || read(blocks, &to_workers, cancelled));
+        let written = write(&mut writer, &from_workers);
+        // Whoever still waits for the writer is to give up.
+        drop(from_workers);
+        let read = reader.join().unwrap_or(Err(CompactError::Interrupted));
+        // A reader whose workers are gone only knows that it was interrupted.
+        match (read, written) {
+            (Err(CompactError::Interrupted), Err(error)) => Err(error),
+            (Err(error), _) | (Ok(()), Err(error)) => Err(error),
+            (Ok(()), Ok(())) => Ok(()),
+        }
+    })?;
+    writer.seal().map_err(CompactError::Staging)
+}
+
+/// Merges the series of all blocks in the order of their labels.
+fn read(
+    blocks: Vec<SourceBlock>,
+    workers: &[SyncSender<Vec<SeriesJob>>],
+    cancelled: &CancellationToken,
+) -> Result<(), CompactError> {
+    let is_before = |a: &SourceBlock, b: &SourceBlock| a.labels() < b.labels();
+    let mut heap = GoHeap::new();
+    let mut current = blocks;
+    let mut batch = Vec::new();
+    let mut batch_bytes = 0;
+    let mut turn = workers.iter().cycle();
+    let mut hand_over =
+        |batch: &mut Vec<SeriesJob>| match turn.next().map(|to| to.send(std::mem::take(batch))) {
+            Some(Ok(())) => Ok(()),
+            _ => Err(CompactError::Interrupted),
+        };
+    loop {
+        for mut block in current.drain(..) {
+            if block.advance()? {
+                heap.push(block, is_before);
+            }
+        }
+        let Some(first) = heap.pop(is_before) else { break };
+        current.push(first);
+        while let (Some(next), Some(first)) = (heap.peek(), current.first())
+            && next.labels() == first.labels()
+        {
+            current.extend(heap.pop(is_before));
+        }
+        let mut job = SeriesJob::default();
+        for block in &mut current {
+            if job.labels.is_empty() {
+                job.labels.clone_from(block.labels());
+            }
+            let chunks = block.chunks()?;
+            if !chunks.is_empty() {
+                batch_bytes += chunks.iter().map(|chunk| chunk.chunk.data.len()).sum::<usize>();
+                job.sources.push(chunks);
+                job.origins.push(block.origin());
+            }
+        }
+        if !job.sources.is_empty() {
+            batch.push(job);
+        }
+        if batch.len() >= BATCH_SERIES || batch_bytes >= BATCH_BYTES {
+            if cancelled.is_cancelled() {
+                return Err(CompactError::Interrupted);
+            }
+            hand_over(&mut batch)?;
+            batch_bytes = 0;
+        }
+    }
+    if batch.is_empty() { Ok(()) } else { hand_over(&mut batch) }
+}
+
+fn work(
+    jobs: &Receiver<Vec<SeriesJob>>,
+    results: &SyncSender<Result<Written, CompactError>>,
+    transform: &dyn Transform,
+    symbols: &Bytes,
+) {
+    let mut scratch = Scratch::default();
+    for batch in jobs {
+        let result = transform_batch(batch, transform, &mut scratch, symbols);
+        let failed = result.is_err();
+        if results.send(result).is_err() || failed {
+            return;
+        }
+    }
+}
+
+fn transform_batch(
+    batch: Vec<SeriesJob>,
+    transform: &dyn Transform,
+    scratch: &mut Scratch,
+    symbols: &Bytes,
+) -> Result<Written, CompactError> {
+    let mut written = Vec::with_capacity(batch.len());
+    for mut job in batch {
+        let labels = std::mem::take(&mut job.labels);
+        let origins = std::mem::take(&mut job.origins);
+        let mut chunks = Vec::new();
+        let outcome = transform.apply(job, scratch, &mut chunks);
+        outcome.map_err(|failure| explain(failure, &origins, &labels, symbols))?;
+        if !chunks.is_empty() {
+            written.push((labels, chunks));
+        }
+    }
+    Ok(written)
+}
+
+fn write(
+    writer: &mut SymbolBlockWriter,
+    workers: &[Receiver<Result<Written, CompactError>>],
+) -> Result<(), CompactError> {
+    for worker in workers.iter().cycle() {
+        // Batches go round, so the first worker that has no more is the one after the last batch.
+        let Ok(batch) = worker.recv() else { return Ok(()) };
+        for (labels, chunks) in batch? {
+            writer.add_series(&labels, &chunks).map_err(CompactError::Staging)?;
+        }
+    }
+    Ok(())
+}
+
+/// Names the block and the offset of a chunk that is to blame, if it is one.
+fn explain(
+    failure: MergeFailure,
+    origins: &[Origin],
+    labels: &SymbolLabels,
+    symbols: &Bytes,
+) -> CompactError {
+    let series = show(labels, symbols);
+    let (min_time_ms, max_time_ms, source) = match failure {
+        MergeFailure::Chunk { min_time_ms, max_time_ms, source } => (min_time_ms, max_time_ms, source),
+        MergeFailure::Encoding(source) => {
+            return CompactError::Unmergeable { series, reason: source.to_string() };
+        }
+        MergeFailure::Aggregates => {
+            let reason = "aggregate chunks of several blocks overlap".to_owned();
+            return CompactError::Unmergeable { series, reason };
+        }
+    };
+    let mut places = origins.iter().flat_map(|origin| {
+        let of_times =
+            move |chunk: &&ChunkMeta| (chunk.min_time_ms, chunk.max_time_ms) == (min_time_ms, max_time_ms);
+        origin.chunks.iter().filter(of_times).map(|chunk| (origin.block, chunk.chunk_ref))
+    });
+    match (places.next(), places.next()) {
+        (Some((block, chunk)), None) => {
+            let object = block.object(&format!("{CHUNKS_DIRECTORY}/{}", chunk.segment_name()));
+            let source = TsdbError::corrupt(&object, u64::from(chunk.offset), source.to_string());
+            CompactError::Damaged { block, source }
+        }
+        (Some((first, chunk)), Some((second, other))) => {
+            let reason = format!("in block {first} at {chunk} or block {second} at {other}: {source}");
+            CompactError::Unmergeable { series, reason }
+        }
+        (None, _) => CompactError::Unmergeable { series, reason: source.to_string() },
+    }
+}
+
+/// For messages only: the labels as text.
+fn show(labels: &SymbolLabels, symbols: &Bytes) -> String {
+    let Ok(symbols) = Symbols::open("symbols".into(), 0, symbols, 8) else { return "?".to_owned() };
+    let text = |symbol| symbols.lookup(symbol).unwrap_or("?");
+    let pairs: Vec<String> =
+        labels.iter().map(|(name, value)| format!("{}={:?}", text(*name), text(*value))).collect();
+    format!("{{{}}}", pairs.join(", "))
+}

@@ -1,0 +1,250 @@
+//! [`SourceBlock`]: one block's series, in order, with what the index must not get wrong checked on the way.
+//!
+//! Series are read as they lie, not by the list of all series: what a damaged list leaves out is still there. Their number must be the one of
+//! `meta.json`, their labels must increase, and the chunks of each must be in order of time within the block's.
+
+use std::sync::Arc;
+
+use parallax_block::meta::INDEX_FILE_NAME;
+use parallax_block::{BlockId, BlockMeta};
+use parallax_model::TimeRange;
+use parallax_tsdb::TsdbError;
+use parallax_tsdb::block::BlockChunk;
+use parallax_tsdb::index::toc::TOC_SIZE_BYTES;
+use parallax_tsdb::index::{
+    INDEX_PREAMBLE_SIZE_BYTES, Piece, SERIES_ALIGNMENT_BYTES, SeriesEntry, SymbolRef, Toc, check_preamble,
+};
+use parallax_tsdb::postings::SeriesRef;
+use parallax_tsdb::tombstones::{TOMBSTONES_FILE_NAME, Tombstones};
+
+use super::segments::SegmentsReader;
+use super::symbols::{MergedSymbols, SymbolStream, merge};
+use super::window::{Reading, Window};
+use super::{Origin, SymbolLabels, deleted};
+use crate::CompactError;
+
+/// A guess at the size of a series entry.
+const SERIES_GUESS_BYTES: usize = 256;
+
+/// No file of tombstones is larger.
+const MAX_TOMBSTONES_BYTES: u64 = 256 << 20;
+
+/// An open block whose series are read once, in order.
+#[derive(Debug)]
+pub struct SourceBlock {
+    meta: Arc<BlockMeta>,
+    index: Window,
+    segments: SegmentsReader,
+    toc: Toc,
+    tombstones: Tombstones,
+    map: Box<[SymbolRef]>,
+    /// Where the next series begins.
+    position: u64,
+    /// Where the present one begins.
+    series_at: u64,
+    series_count: u64,
+    entry: SeriesEntry,
+    labels: SymbolLabels,
+    spare: SymbolLabels,
+}
+
+impl SourceBlock {
+    /// Opens the index, and the tombstones if there are any.
+    pub fn open(reading: &Reading, meta: Arc<BlockMeta>) -> Result<Self, CompactError> {
+        let block = meta.ulid;
+        let damaged = |source| CompactError::Damaged { block, source };
+        let mut index = Window::open(reading, block, INDEX_FILE_NAME, reading.index_window_bytes)?;
+        let size_bytes = index.size_bytes();
+        let tail_at = size_bytes.saturating_sub(TOC_SIZE_BYTES as u64);
+        let tail = index.at(tail_at, TOC_SIZE_BYTES)?;
+        let toc = Toc::decode(index.object(), size_bytes, &tail).map_err(damaged)?;
+        let head = index.at(0, INDEX_PREAMBLE_SIZE_BYTES)?;
+        check_preamble(index.object(), &head).map_err(damaged)?;
+        Ok(Self {
+            tombstones: read_tombstones(reading, block)?,
+            segments: SegmentsReader::new(reading.clone(), block),
+            index,
+            toc,
+            map: Box::default(),
+            position: toc.series.next_multiple_of(SERIES_ALIGNMENT_BYTES),
+            series_at: toc.series,
+            series_count: 0,
+            entry: SeriesEntry::default(),
+            labels: Vec::new(),
+            spare: Vec::new(),
+            meta,
+        })
+    }
+
+    /// Opens blocks and merges their symbols; gives the blocks, in the same order, and the merged symbols section.
+    pub fn open_all(
+        reading: &Reading,
+        metas: &[Arc<BlockMeta>],
+    ) -> Result<(Vec<Self>, bytes::Bytes), CompactError> {
+        let mut blocks = Vec::with_capacity(metas.len());
+        for meta in metas {
+            blocks.push(Self::open(reading, Arc::clone(meta))?);
+        }
+        let mut streams = Vec::with_capacity(blocks.len());
+        for block in &mut blocks {
+            let (start, limit, id) = (block.toc.symbols, block.toc.series, block.meta.ulid);
+            streams.push(SymbolStream::open(&mut block.index, id, start, limit)?);
+        }
+        let MergedSymbols { section, maps } = merge(streams)?;
+        for (block, map) in blocks.iter_mut().zip(maps) {
+            block.map = map;
+        }
+        Ok((blocks, section))
+    }
+
+    /// The labels of the present series.
+    pub fn labels(&self) -> &SymbolLabels {
+        &self.labels
+    }
+
+    /// Moves to the next series; false after the last one.
+    pub fn advance(&mut self) -> Result<bool, CompactError> {
+        let end = self.toc.series_end();
+        if self.position >= end {
+            let expected = self.meta.stats.num_series;
+            if expected != 0 && expected != self.series_count {
+                let reason =
+                    format!("meta.json counts {expected} series, the index has {}", self.series_count);
+                return Err(CompactError::Contradicts { block: self.meta.ulid, reason });
+            }
+            return Ok(false);
+        }
+        let mut wanted = SERIES_GUESS_BYTES;
+        self.series_at = self.position;
+        loop {
+            let bytes = self.index.at(self.position, wanted)?;
+            let limit = usize::try_from(end - self.position).unwrap_or(usize::MAX).min(bytes.len());
+            let piece = bytes.get(..limit).unwrap_or_default();
+            let decoded = self.entry.decode(self.index.object(), self.position, piece);
+            match decoded.map_err(|source| CompactError::Damaged { block: self.meta.ulid, source })? {
+                Piece::Whole(size_bytes) => {
+                    self.position =
+                        (self.position + size_bytes as u64).next_multiple_of(SERIES_ALIGNMENT_BYTES);
+                    break;
+                }
+                Piece::Cut { needed_bytes } if limit == bytes.len() && needed_bytes > wanted => {
+                    wanted = needed_bytes
+                }
+                Piece::Cut { needed_bytes } => {
+                    let missing = needed_bytes.saturating_sub(limit) as u64;
+                    let source = TsdbError::truncated(self.index.object(), self.position, missing);
+                    return Err(CompactError::Damaged { block: self.meta.ulid, source });
+                }
+            }
+        }
+        self.series_count += 1;
+        self.map_labels()?;
+        self.check_chunks()?;
+        Ok(true)
+    }
+
+    /// The chunks of the present series without what is deleted; may be empty.
+    pub fn chunks(&mut self) -> Result<Vec<BlockChunk>, CompactError> {
+        let deleted = self.tombstones.ranges(self.series_at / SERIES_ALIGNMENT_BYTES);
+        let mut chunks: Vec<BlockChunk> = Vec::with_capacity(self.entry.chunks.len());
+        for meta in &self.entry.chunks {
+            if deleted.iter().any(|range| covers(range, &meta.time_range())) {
+                continue;
+            }
+            let (min_time_ms, max_time_ms) = (meta.min_time_ms, meta.max_time_ms);
+            let chunk = BlockChunk { min_time_ms, max_time_ms, chunk: self.segments.chunk(meta)? };
+            if let Some(last) = chunks.last()
+                && chunk.min_time_ms <= last.max_time_ms
+            {
+                // The same chunk twice says nothing new.
+                if chunk == *last {
+                    continue;
+                }
+                return Err(self.out_of_order(format!(
+                    "the chunk from {min_time_ms} ms on begins before the end of the one before, {} ms",
+                    last.max_time_ms
+                )));
+            }
+            chunks.push(chunk);
+        }
+        if !deleted.is_empty() {
+            deleted::remove(&mut chunks, deleted)
+                .map_err(|source| CompactError::Damaged { block: self.meta.ulid, source })?;
+        }
+        Ok(chunks)
+    }
+
+    /// The ref of the present series.
+    pub fn series_ref(&self) -> Result<SeriesRef, CompactError> {
+        let series = SeriesRef::try_from(self.series_at / SERIES_ALIGNMENT_BYTES);
+        series.map_err(|_| self.corrupt("a series lies beyond 64 GiB"))
+    }
+
+    /// Where the chunks of the present series lie.
+    pub fn origin(&self) -> Origin {
+        Origin { block: self.meta.ulid, chunks: self.entry.chunks.clone() }
+    }
+
+    fn map_labels(&mut self) -> Result<(), CompactError> {
+        self.spare.clear();
+        for (name, value) in &self.entry.labels {
+            match (self.map.get(*name as usize), self.map.get(*value as usize)) {
+                (Some(name), Some(value)) => self.spare.push((*name, *value)),
+                _ => return Err(self.corrupt("a series refers to a symbol that does not exist")),
+            }
+        }
+        if self.spare <= self.labels {
+            return Err(self.corrupt("series are not in the order of their labels"));
+        }
+        std::mem::swap(&mut self.spare, &mut self.labels);
+        Ok(())
+    }
+
+    /// Order is checked here, but for chunks of the same times, which may turn out to be the same.
+    fn check_chunks(&self) -> Result<(), CompactError> {
+        let of_block = self.meta.time_range();
+        let mut last: Option<TimeRange> = None;
+        for chunk in &self.entry.chunks {
+            let range = chunk.time_range();
+            if !covers(&of_block, &range) || range.is_empty() {
+                return Err(self.corrupt("a chunk lies outside its block's time"));
+            }
+            if last.is_some_and(|last| range.min_ms <= last.max_ms && range != last) {
+                let reason =
+                    format!("the chunk from {} ms on begins before the end of the one before", range.min_ms);
+                return Err(self.out_of_order(reason));
+            }
+            last = Some(range);
+        }
+        Ok(())
+    }
+
+    fn corrupt(&self, reason: &'static str) -> CompactError {
+        let source = TsdbError::corrupt(self.index.object(), self.series_at, reason);
+        CompactError::Damaged { block: self.meta.ulid, source }
+    }
+
+    fn out_of_order(&self, reason: String) -> CompactError {
+        CompactError::OutOfOrderChunks {
+            block: self.meta.ulid,
+            object: self.index.object().to_owned(),
+            offset: self.series_at,
+            reason,
+        }
+    }
+}
+
+fn covers(outer: &TimeRange, inner: &TimeRange) -> bool {
+    outer.min_ms <= inner.min_ms && inner.max_ms <= outer.max_ms
+}
+
+fn read_tombstones(reading: &Reading, block: BlockId) -> Result<Tombstones, CompactError> {
+    let object = block.object(TOMBSTONES_FILE_NAME);
+    match reading.runtime.block_on(reading.bucket.get(&object, MAX_TOMBSTONES_BYTES)) {
+        Ok(bytes) => {
+            Tombstones::decode(&object, &bytes).map_err(|source| CompactError::Damaged { block, source })
+        }
+        Err(error) if error.is_not_found() => Ok(Tombstones::default()),
+        Err(source) => Err(CompactError::Bucket { block, source }),
+    }
+}

@@ -1,0 +1,170 @@
+//! Reading a staged block back before it is uploaded: all of it, as if somebody else had written it.
+//!
+//! Series and chunks go through [`SourceBlock`], which checks order, checksums and times. Postings must name each label of each series once: both
+//! sides are summed up as a number that does not depend on order, so that nothing is held in memory. Blocking.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parallax_block::BlockMeta;
+use parallax_block::meta::INDEX_FILE_NAME;
+use parallax_bucket::{Access, Bucket, BucketConfig};
+use parallax_tsdb::cursor::Cursor;
+use parallax_tsdb::index::toc::TOC_SIZE_BYTES;
+use parallax_tsdb::index::{SymbolRef, Symbols, Toc, postings_list};
+use parallax_tsdb::postings::SeriesRef;
+use tokio::runtime::Handle;
+
+use crate::CompactError;
+use crate::source::{Reading, SourceBlock, Window};
+
+/// An entry of the postings table is first read with this many bytes.
+const ENTRY_GUESS_BYTES: usize = 4 << 10;
+
+/// The fixed head of a postings table: length and count.
+const TABLE_HEAD_BYTES: u64 = 8;
+
+/// Verifies the block `meta.ulid` in the directory `staging`; `symbols` is the section that it was written with.
+///
+/// # Errors
+/// [`CompactError::Output`] with the first thing that is wrong.
+pub(crate) fn verify_staged(
+    staging: &Path,
+    runtime: &Handle,
+    meta: &BlockMeta,
+    symbols: &Bytes,
+) -> Result<(), CompactError> {
+    verify(staging, runtime, meta, symbols).map_err(|error| match error {
+        CompactError::Interrupted => error,
+        error => CompactError::Output { reason: error.to_string() },
+    })
+}
+
+fn verify(staging: &Path, runtime: &Handle, meta: &BlockMeta, symbols: &Bytes) -> Result<(), CompactError> {
+    let wrong = |reason: String| CompactError::Output { reason };
+    let bucket = Bucket::open(&BucketConfig::filesystem(staging), Access::Read)
+        .map_err(|error| wrong(error.to_string()))?;
+    let reading = Reading::new(bucket, runtime.clone(), 1);
+    let (mut blocks, found) = SourceBlock::open_all(&reading, &[Arc::new(meta.clone())])?;
+    if found != *symbols {
+        return Err(wrong("the symbols are not those that were merged".to_owned()));
+    }
+    let mut uses = Uses::default();
+    let mut chunks = 0;
+    for block in &mut blocks {
+        while block.advance()? {
+            let series = block.series_ref()?;
+            for (name, value) in block.labels() {
+                uses.add(*name, *value, series);
+            }
+            chunks += block.chunks()?.len() as u64;
+        }
+    }
+    if chunks != meta.stats.num_chunks {
+        return Err(wrong(format!("it has {chunks} chunks, not {}", meta.stats.num_chunks)));
+    }
+    let listed = read_postings(&reading, meta, symbols)?;
+    if listed != uses {
+        return Err(wrong(format!("postings name {listed:?} and series {uses:?}")));
+    }
+    Ok(())
+}
+
+/// Which series have which labels, summed up.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Uses {
+    count: u64,
+    sum: u64,
+}
+
+impl Uses {
+    #[inline]
+    fn add(&mut self, name: SymbolRef, value: SymbolRef, series: SeriesRef) {
+        self.count += 1;
+        let label = u64::from(name) << 32 | u64::from(value);
+        self.sum = self.sum.wrapping_add(scrambled(scrambled(label) ^ u64::from(series)));
+    }
+}
+
+/// Spreads every bit over all: the finaliser of splitmix64.
+#[inline]
+fn scrambled(mut x: u64) -> u64 {
+    x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}
+
+fn read_postings(reading: &Reading, meta: &BlockMeta, symbols: &Bytes) -> Result<Uses, CompactError> {
+    let block = meta.ulid;
+    let damaged = |source| CompactError::Damaged { block, source };
+    let open = || Window::open(reading, block, INDEX_FILE_NAME, reading.index_window_bytes);
+    let (mut table, mut lists) = (open()?, open()?);
+    let size_bytes = table.size_bytes();
+    let tail = table.at(size_bytes.saturating_sub(TOC_SIZE_BYTES as u64), TOC_SIZE_BYTES)?;
+    let toc = Toc::decode(INDEX_FILE_NAME, size_bytes, &tail).map_err(damaged)?;
+    let symbols = Symbols::open(INDEX_FILE_NAME.into(), toc.symbols, symbols, 8).map_err(damaged)?;
+    let head = table.at(toc.postings_table, 8)?;
+    let mut cursor = Cursor::new(INDEX_FILE_NAME, &head);
+    let count = cursor.be_u32().and_then(|_| cursor.be_u32()).map_err(damaged)?;
+    let mut position = toc.postings_table + TABLE_HEAD_BYTES;
+    let mut uses = Uses::default();
+    for _ in 0..count {
+        let (entry, size) = read_entry(&mut table, position).map_err(|error| match error {
+            Ok(error) => error,
+            Err(source) => damaged(source),
+        })?;
+        position += size as u64;
+        if entry.name.is_empty() {
+            continue;
+        }
+        let symbol = |text: &str| match symbols.find(text) {
+            Ok(Some(symbol)) => Ok(symbol),
+            _ => {
+                Err(CompactError::Output { reason: format!("the postings of {text:?}, which is no symbol") })
+            }
+        };
+        let (name, value) = (symbol(&entry.name)?, symbol(&entry.value)?);
+        let head = lists.at(entry.list_offset, 4)?;
+        let length = Cursor::new(INDEX_FILE_NAME, &head).be_u32().map_err(damaged)?;
+        let bytes = lists.at(entry.list_offset, length as usize + 8)?;
+        let list = postings_list::decode(INDEX_FILE_NAME, entry.list_offset, &bytes).map_err(damaged)?;
+        for series in list {
+            uses.add(name, value, series);
+        }
+    }
+    Ok(uses)
+}
+
+struct Entry {
+    name: String,
+    value: String,
+    list_offset: u64,
+}
+
+/// The entry at `position` and its size; an error of reading, or of the bytes.
+fn read_entry(
+    table: &mut Window,
+    position: u64,
+) -> Result<(Entry, usize), Result<CompactError, parallax_tsdb::TsdbError>> {
+    let mut wanted = ENTRY_GUESS_BYTES;
+    loop {
+        let bytes = table.at(position, wanted).map_err(Ok)?;
+        let mut cursor = Cursor::at(INDEX_FILE_NAME, position, &bytes);
+        match decode_entry(&mut cursor) {
+            Ok(entry) => return Ok((entry, cursor.position())),
+            Err(parallax_tsdb::TsdbError::Truncated { .. }) if bytes.len() >= wanted => wanted *= 4,
+            Err(error) => return Err(Err(error)),
+        }
+    }
+}
+
+fn decode_entry(cursor: &mut Cursor<'_>) -> Result<Entry, parallax_tsdb::TsdbError> {
+    if cursor.u8()? != 2 {
+        return Err(cursor.corrupt("an entry of the postings table has two keys"));
+    }
+    let name = cursor.uvarint_str()?.to_owned();
+    let value = cursor.uvarint_str()?.to_owned();
+    Ok(Entry { name, value, list_offset: cursor.uvarint64()? })
+}
