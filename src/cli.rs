@@ -107,6 +107,7 @@ fn run_component(name: &str, matches: &ArgMatches) -> Result<(), Failure> {
     match name {
         "sidecar" => command::sidecar::run(values),
         "store" => command::store::run(values),
+        "compact" => command::compact::run(values),
         _ => command::query::run(values),
     }
 }

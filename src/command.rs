@@ -1,5 +1,6 @@
 //! One module per command: configuration in, a served component out.
 
+pub mod compact;
 pub mod demo;
 pub mod late_gateway;
 pub mod objstore;

@@ -5,6 +5,7 @@
 //! silently. Values are layered: table default, settings file, environment (`PARALLAX_GRPC_ADDRESS`), flag.
 
 mod common;
+mod compact;
 mod query;
 mod sidecar;
 mod store;
@@ -100,7 +101,12 @@ pub const COMPONENTS: &[Component] = &[
         flags: query::flags,
         unbuilt: None,
     },
-    unbuilt::COMPACT,
+    Component {
+        name: "compact",
+        about: "Compaction, deduplication, downsampling and retention of a bucket's blocks",
+        flags: compact::flags,
+        unbuilt: None,
+    },
     unbuilt::RULE,
     unbuilt::QUERY_FRONTEND,
     unbuilt::RECEIVE,

@@ -58,3 +58,16 @@ impl Listeners {
         Ok(())
     }
 }
+
+/// The HTTP listener of a process that serves no StoreAPI.
+pub async fn bind_http(address: &str) -> anyhow::Result<HttpServer> {
+    let http = HttpServer::bind(address, "http-address").await?;
+    tracing::info!(address = %http.local_addr(), "http server listens");
+    Ok(http)
+}
+
+/// Serves `router`, metrics and probes until shutdown.
+pub async fn serve_http(http: HttpServer, context: &Context, router: Router) -> anyhow::Result<()> {
+    let router = base_router(context).merge(router);
+    http.serve(router, context.shutdown.clone()).await.context("serving http")
+}

@@ -9,12 +9,14 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use axum::Router;
 use parallax_bucket::{Access, Bucket};
+use parallax_compactor::{Compactor, CompactorConfig, Retention};
 use parallax_net::{Context, GrpcServerConfig};
 use parallax_pki::Purpose;
 use parallax_querier::{Connection, EndpointConfig, EndpointOptions, EndpointSet, Proxy, ProxyConfig};
 use parallax_sidecar::{ShipperConfig, Sidecar, SidecarConfig};
 use serde::Deserialize;
 
+use super::compact::merge_mode;
 use super::objstore;
 use super::side_file::{self, DurationText, TimeText};
 use super::tls::TlsFiles;
@@ -23,6 +25,9 @@ use crate::serve::{Addresses, Listeners};
 
 /// Most Prometheus servers of one observee.
 const MAX_PROMETHEUS: usize = 64;
+
+/// Pause between two passes of the compactor, unless the file says otherwise.
+const COMPACT_INTERVAL: Duration = Duration::from_secs(5 * 60);
 
 /// The observee's file.
 #[derive(Debug, Deserialize)]
@@ -39,6 +44,27 @@ struct ObserveeFile {
     prometheus: Vec<PrometheusSection>,
     /// Thanos' objstore YAML. Without it nothing is shipped.
     bucket: Option<serde_json::Value>,
+    /// Compacts the bucket in this process. Only one compactor may work on a bucket.
+    compact: Option<CompactSection>,
+}
+
+/// As the flags of `parallax compact` of the same names.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CompactSection {
+    data_dir: PathBuf,
+    #[serde(default)]
+    deduplication_func: String,
+    #[serde(default)]
+    deduplication_replica_labels: Vec<String>,
+    #[serde(default)]
+    downsampling_disable: bool,
+    retention_resolution_raw: Option<DurationText>,
+    retention_resolution_5m: Option<DurationText>,
+    retention_resolution_1h: Option<DurationText>,
+    delete_delay: Option<DurationText>,
+    consistency_delay: Option<DurationText>,
+    wait_interval: Option<DurationText>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -78,8 +104,17 @@ pub fn run(path: &str, check_only: bool) -> Result<(), Failure> {
             );
         }
         let joined = join(endpoints, &context)?;
+        let compactor = file.compactor(bucket.as_ref(), &context).map_err(Failure::usage)?;
+        let router = compactor.as_ref().map_or_else(Router::new, Compactor::router);
+        let compacting = async {
+            match compactor {
+                Some(compactor) => compactor.start().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
-            served = listeners.serve(&context, Router::new(), Arc::new(joined)) => served?,
+            served = listeners.serve(&context, router, Arc::new(joined)) => served?,
+            ended = compacting => ended.context("compact")?.context("compact")?,
             ended = futures::StreamExt::next(&mut running) => {
                 ended.context("no prometheus is configured")?.context("sidecar")?.context("sidecar")?;
             }
@@ -100,6 +135,11 @@ impl ObserveeFile {
         ensure!(!self.cluster.is_empty(), "cluster: the name is empty");
         ensure!(!self.prometheus.is_empty(), "prometheus: list at least one server");
         ensure!(self.prometheus.len() <= MAX_PROMETHEUS, "prometheus: at most {MAX_PROMETHEUS} servers");
+        if let Some(section) = &self.compact {
+            ensure!(self.bucket.is_some(), "compact: there is no bucket to compact");
+            merge_mode(Some(&section.deduplication_func), &section.deduplication_replica_labels)
+                .context("compact")?;
+        }
         for (index, section) in self.prometheus.iter().enumerate() {
             let duplicate = self.prometheus[..index].iter().any(|other| other.url == section.url);
             ensure!(!duplicate, "prometheus: {} stands there twice", section.url);
@@ -126,9 +166,40 @@ impl ObserveeFile {
         })
     }
 
+    fn compactor(
+        &self,
+        bucket: Option<&Bucket>,
+        context: &Context,
+    ) -> anyhow::Result<Option<Arc<Compactor>>> {
+        let Some((section, bucket)) = self.compact.as_ref().zip(bucket) else { return Ok(None) };
+        Ok(Some(Compactor::new(section.config(bucket.clone())?, context)?))
+    }
+
     fn bucket(&self, context: &Context) -> anyhow::Result<Option<Bucket>> {
         let Some(section) = &self.bucket else { return Ok(None) };
         objstore::open(&section.to_string(), Access::Write, context).context("bucket").map(Some)
+    }
+}
+
+impl CompactSection {
+    fn config(&self, bucket: Bucket) -> anyhow::Result<CompactorConfig> {
+        let defaults = CompactorConfig::new(bucket, &self.data_dir);
+        let or = |text: Option<DurationText>, default: Duration| text.map_or(default, |text| text.0);
+        let replica_labels = self.deduplication_replica_labels.clone();
+        Ok(CompactorConfig {
+            mode: merge_mode(Some(&self.deduplication_func), &replica_labels)?,
+            replica_labels,
+            downsampling: !self.downsampling_disable,
+            retention: Retention {
+                raw: or(self.retention_resolution_raw, Duration::ZERO),
+                five_minutes: or(self.retention_resolution_5m, Duration::ZERO),
+                one_hour: or(self.retention_resolution_1h, Duration::ZERO),
+            },
+            delete_delay: or(self.delete_delay, defaults.delete_delay),
+            consistency_delay: or(self.consistency_delay, defaults.consistency_delay),
+            wait_interval: Some(or(self.wait_interval, COMPACT_INTERVAL)),
+            ..defaults
+        })
     }
 }
 

@@ -10,8 +10,6 @@ const fn unbuilt(name: &'static str, instead: &'static str) -> Component {
     Component { name, about: "not in this version", flags: none, unbuilt: Some(instead) }
 }
 
-pub(super) const COMPACT: Component =
-    unbuilt("compact", "run `thanos compact` on the same bucket: the block format is the same");
 pub(super) const RULE: Component = unbuilt("rule", "run `thanos rule` with --query pointing at this querier");
 pub(super) const QUERY_FRONTEND: Component = unbuilt(
     "query-frontend",

@@ -10,6 +10,7 @@ mod counter;
 mod float;
 mod histogram;
 mod raw;
+mod spans;
 
 use std::sync::Arc;
 

@@ -52,6 +52,10 @@ pub enum CompactError {
     #[error(transparent)]
     Block(#[from] BlockError),
 
+    /// Some blocks could not be asked for, so that nothing may be concluded from what is missing.
+    #[error("the bucket did not answer for every block")]
+    Incomplete,
+
     /// The process is shutting down.
     #[error("interrupted")]
     Interrupted,
@@ -85,7 +89,11 @@ impl CompactError {
             Self::Block(
                 BlockError::Damaged { .. } | BlockError::Meta { .. } | BlockError::NoExternalLabels { .. },
             ) => Remedy::Quarantine,
-            Self::Staging(_) | Self::File { .. } | Self::Bucket { .. } | Self::Block(_) => Remedy::Retry,
+            Self::Incomplete
+            | Self::Staging(_)
+            | Self::File { .. }
+            | Self::Bucket { .. }
+            | Self::Block(_) => Remedy::Retry,
         }
     }
 

@@ -5,8 +5,8 @@ use parallax_tsdb::TsdbError;
 use parallax_tsdb::block::BlockChunk;
 use parallax_tsdb::chunk::{Appended, ChunkEncoding, FloatHistogramAppender, XorAppender};
 
-use super::HistogramSample;
 use super::batch::{Aggregator, aggregate_chunk, each_window};
+use super::{HistogramSample, spans};
 
 /// What is known of the present window, and of the counter since the beginning.
 ///
@@ -61,20 +61,18 @@ impl Aggregator for HistogramAggregator {
             (Some(counter), Some(previous)) => {
                 let is_gauge = original.counter_reset_hint == CounterResetHint::Gauge;
                 if !is_gauge && original.detect_reset(previous) {
-                    let _ = counter.add(&histogram);
+                    spans::add(counter, &histogram);
                 } else {
                     let mut grown = histogram.clone();
-                    let _ = grown.sub(previous);
-                    let _ = counter.add(&grown);
+                    spans::sub(&mut grown, previous);
+                    spans::add(counter, &grown);
                 }
             }
             _ => self.counter = Some(histogram.clone()),
         }
         match &mut self.sum {
             None => self.sum = Some(histogram.clone()),
-            Some(sum) => {
-                let _ = sum.add(&histogram);
-            }
+            Some(sum) => spans::add(sum, &histogram),
         }
         if let Some(sum) = &mut self.sum {
             sum.counter_reset_hint = CounterResetHint::Gauge;

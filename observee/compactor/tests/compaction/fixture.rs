@@ -6,14 +6,20 @@ use std::sync::Arc;
 
 use parallax_block::{BlockId, BlockMeta};
 use parallax_bucket::{Access, Bucket, BucketConfig};
-use parallax_compactor::{Job, JobConfig};
+use parallax_compactor::{Compactor, CompactorConfig, Job, JobConfig};
 use parallax_model::{
     CounterResetHint, FloatColumn, FloatHistogram, Histogram, HistogramColumn, Labels, Span, TimeRange,
 };
+use parallax_net::Context;
 use parallax_tsdb::block::{BlockChunk, BlockReader, BlockWriter, symbols_of};
 use parallax_tsdb::chunk::{Appended, ChunkEncoding, HistogramAppender, XorAppender, decode_chunk};
 use parallax_tsdb::segment::{Chunk, SegmentConfig};
 use tokio_util::sync::CancellationToken;
+
+pub const HOUR_MS: i64 = 3_600_000;
+
+/// Long after every block of these tests.
+pub const NOW_MS: i64 = 1_000 * HOUR_MS;
 
 /// A sample's value; floats by their bits.
 #[derive(Clone, Debug, PartialEq)]
@@ -149,6 +155,29 @@ impl TestBucket {
 
     pub fn content(&self, id: BlockId) -> Content {
         read_content(&self.path().join(id.to_string()))
+    }
+
+    /// A compactor whose blocks are old enough, changed by `change`.
+    pub fn compactor(&self, change: impl FnOnce(CompactorConfig) -> CompactorConfig) -> Arc<Compactor> {
+        let config = CompactorConfig {
+            consistency_delay: std::time::Duration::ZERO,
+            ..CompactorConfig::new(self.bucket.clone(), self.dir.path().join("data"))
+        };
+        Compactor::new(change(config), &Context::for_test()).unwrap()
+    }
+
+    /// The metas of whole blocks without a deletion mark.
+    pub fn living(&self) -> Vec<BlockMeta> {
+        let mut metas = Vec::new();
+        for entry in std::fs::read_dir(self.path()).unwrap() {
+            let dir = entry.unwrap().path();
+            if let Ok(json) = std::fs::read(dir.join("meta.json"))
+                && !dir.join("deletion-mark.json").exists()
+            {
+                metas.extend(BlockMeta::parse("test", &json));
+            }
+        }
+        metas
     }
 
     pub fn job(&self) -> Job {

@@ -1,4 +1,7 @@
 //! The compactor on real buckets in temporary directories.
 
+mod bad_input;
+mod bucket_faults;
 mod fixture;
+mod golden;
 mod one_to_one;

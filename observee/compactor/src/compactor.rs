@@ -1,0 +1,172 @@
+//! [`Compactor`]: passes over one bucket, once or for ever.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use parallax_block::{BlockMeta, Fetcher, FetcherConfig, FetcherMetrics, Filter};
+use parallax_model::Resolution;
+use parallax_net::{Condition, Context};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::CompactError;
+use crate::compaction::{Job, JobConfig};
+use crate::config::CompactorConfig;
+use crate::metrics::CompactorMetrics;
+use crate::pass::{Pass, PassReport, Progress};
+use crate::quarantine::Quarantine;
+use crate::view::{View, millis};
+
+/// Where blocks are staged, within the data directory.
+const STAGING_DIRECTORY: &str = "compact";
+
+/// Where the fetcher keeps metas, within the data directory, as Thanos has it.
+const META_CACHE_DIRECTORY: &str = "meta-syncer";
+
+/// A compactor of one bucket.
+#[derive(Debug)]
+pub struct Compactor {
+    pub(crate) config: CompactorConfig,
+    pub(crate) job: Job,
+    pub(crate) metrics: CompactorMetrics,
+    pub(crate) quarantine: Quarantine,
+    pub(crate) shutdown: CancellationToken,
+    fetcher: Fetcher,
+    condition: Condition,
+    progress: Mutex<Progress>,
+    last_pass: Mutex<Option<PassReport>>,
+    /// One pass at a time.
+    running: tokio::sync::Mutex<()>,
+}
+
+impl Compactor {
+    /// Makes a compactor that has not begun yet; what an earlier process left in the staging directory is removed.
+    ///
+    /// # Errors
+    /// If the data directory cannot be used.
+    pub fn new(mut config: CompactorConfig, context: &Context) -> Result<Arc<Self>, CompactError> {
+        let staging_dir = config.data_dir.join(STAGING_DIRECTORY);
+        match std::fs::remove_dir_all(&staging_dir) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                return Err(CompactError::File { path: staging_dir, source });
+            }
+            _ => {}
+        }
+        let path = staging_dir.clone();
+        std::fs::create_dir_all(&staging_dir).map_err(|source| CompactError::File { path, source })?;
+        config.plan.vertical |= !config.replica_labels.is_empty();
+        let fetcher_config = FetcherConfig {
+            concurrency: config.fetch_concurrency,
+            cache_dir: Some(config.data_dir.join(META_CACHE_DIRECTORY)),
+            filters: vec![
+                Filter::Time(config.time_range),
+                Filter::Consistency { delay: config.consistency_delay },
+            ],
+        };
+        let metrics = CompactorMetrics::register(&context.metrics, config.delete_delay);
+        let job = Job::new(JobConfig {
+            bucket: config.bucket.clone(),
+            staging_dir,
+            workers: config.workers,
+            hash: config.hash,
+            cancelled: context.shutdown.clone(),
+        });
+        Ok(Arc::new(Self {
+            fetcher: Fetcher::new(
+                config.bucket.clone(),
+                fetcher_config,
+                FetcherMetrics::register(&context.metrics),
+            ),
+            job,
+            metrics,
+            quarantine: Quarantine::default(),
+            shutdown: context.shutdown.clone(),
+            condition: context.readiness.condition("compact"),
+            progress: Mutex::default(),
+            last_pass: Mutex::default(),
+            running: tokio::sync::Mutex::new(()),
+            config,
+        }))
+    }
+
+    /// Runs in the background: one pass, or passes until shutdown. The handle ends with the first error that ends it all.
+    pub fn start(self: &Arc<Self>) -> JoinHandle<Result<(), CompactError>> {
+        let compactor = Arc::clone(self);
+        self.condition.ready();
+        tokio::spawn(async move { compactor.run().await })
+    }
+
+    async fn run(&self) -> Result<(), CompactError> {
+        let Some(interval) = self.config.wait_interval else {
+            return self.pass(now_ms()).await.map(|_| ());
+        };
+        loop {
+            match self.pass(now_ms()).await {
+                Ok(_) => {}
+                Err(CompactError::Interrupted) => return Ok(()),
+                Err(error) => {
+                    self.metrics.retries.inc();
+                    tracing::error!(%error, "the pass ended early; the next one tries again");
+                }
+            }
+            tokio::select! {
+                () = self.shutdown.cancelled() => return Ok(()),
+                () = tokio::time::sleep(interval) => {}
+            }
+        }
+    }
+
+    /// One pass over the bucket. `now_ms` is milliseconds since the epoch.
+    ///
+    /// # Errors
+    /// If the block list cannot be read, or the process is to end.
+    pub async fn pass(&self, now_ms: i64) -> Result<PassReport, CompactError> {
+        let _one_at_a_time = self.running.lock().await;
+        let report = Pass::run(self, now_ms).await?;
+        self.metrics.iterations.inc();
+        tracing::info!(?report, "pass finished");
+        *self.last_pass.lock().unwrap_or_else(PoisonError::into_inner) = Some(report.clone());
+        Ok(report)
+    }
+
+    /// Groups that are set aside.
+    pub fn quarantine(&self) -> &Quarantine {
+        &self.quarantine
+    }
+
+    /// What is left to do after the last pass.
+    pub fn progress(&self) -> Progress {
+        *self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the last pass did.
+    pub fn last_pass(&self) -> Option<PassReport> {
+        self.last_pass.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn note_progress(&self, progress: Progress) {
+        *self.progress.lock().unwrap_or_else(PoisonError::into_inner) = progress;
+    }
+
+    pub(crate) async fn read_view(&self, now_ms: i64) -> Result<View, CompactError> {
+        let config = &self.config;
+        let view =
+            View::read(&self.fetcher, &config.bucket, config.delete_delay, config.fetch_concurrency, now_ms);
+        Ok(view.await?)
+    }
+
+    /// Whether a block is older than its resolution is kept.
+    pub(crate) fn is_retired(&self, meta: &BlockMeta, now_ms: i64) -> bool {
+        meta.resolution().is_some_and(|resolution| self.is_past(meta.max_time_ms, resolution, now_ms))
+    }
+
+    pub(crate) fn is_past(&self, max_time_ms: i64, resolution: Resolution, now_ms: i64) -> bool {
+        let kept = self.config.retention.of(resolution);
+        kept.is_some_and(|kept| now_ms > max_time_ms.saturating_add(millis(kept)))
+    }
+}
+
+fn now_ms() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    i64::try_from(now.as_millis()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,97 @@
+//! Deleting: blocks whose mark is old enough, blocks that another covers, uploads that were given up.
+
+use std::time::Duration;
+
+use futures::StreamExt;
+use parallax_block::BlockId;
+use parallax_block::delete::{delete_block, last_written_ms};
+
+use super::Pass;
+use crate::CompactError;
+use crate::garbage::covered;
+use crate::view::millis;
+
+/// How old the newest object of a partial upload must be before it is taken for given up: Thanos' time.
+pub const PARTIAL_UPLOAD_AGE: Duration = Duration::from_secs(48 * 3600);
+
+/// Blocks deleted at once.
+const DELETE_CONCURRENCY: usize = 8;
+
+impl Pass<'_> {
+    /// Deletes blocks whose deletion mark is older than the delay.
+    pub(super) async fn delete_expired(&mut self) {
+        let expired = std::mem::take(&mut self.view.expired);
+        self.delete(expired, "marked").await;
+        self.metrics().cleanup_loops.inc();
+    }
+
+    /// Deletes what was uploaded of blocks that never got their `meta.json`, once nobody can still be at it.
+    pub(super) async fn delete_partial(&mut self) {
+        let mut given_up = Vec::new();
+        for block in std::mem::take(&mut self.view.partial) {
+            match last_written_ms(&self.compactor.config.bucket, block).await {
+                Ok(Some(written_ms))
+                    if self.view.now_ms.saturating_sub(written_ms) > millis(PARTIAL_UPLOAD_AGE) =>
+                {
+                    self.metrics().partial_deletions.inc();
+                    given_up.push(block);
+                }
+                Ok(_) => {}
+                Err(error) => tracing::warn!(%block, %error, "partial block is left alone"),
+            }
+        }
+        self.delete(given_up, "partial").await;
+        self.metrics().cleanup_loops.inc();
+    }
+
+    async fn delete(&mut self, blocks: Vec<BlockId>, kind: &str) {
+        let bucket = &self.compactor.config.bucket;
+        let mut outcomes = futures::stream::iter(blocks)
+            .map(|block| async move { (block, delete_block(bucket, block).await) })
+            .buffer_unordered(DELETE_CONCURRENCY);
+        while let Some((block, outcome)) = outcomes.next().await {
+            match outcome {
+                Ok(()) => {
+                    tracing::info!(%block, kind, "deleted block");
+                    self.report.deleted += 1;
+                    self.view.blocks.remove(&block);
+                    self.compactor.metrics.cleaned.inc();
+                }
+                Err(error) => {
+                    tracing::warn!(%block, kind, %error, "block could not be deleted; it is tried again");
+                    self.compactor.metrics.cleanup_failures.inc();
+                }
+            }
+        }
+    }
+
+    /// Marks blocks whose samples another block holds, once that one is known to be whole.
+    pub(super) async fn collect_garbage(&mut self) -> Result<(), CompactError> {
+        self.metrics().garbage_collections.inc();
+        let groups = self.view.groups(&self.compactor.config.replica_labels);
+        for covered in groups.values().flat_map(covered) {
+            let block = covered.block.ulid;
+            if let Some(contradiction) = covered.contradiction() {
+                self.metrics().garbage_collection_failures.inc();
+                tracing::warn!(error = %contradiction, "both blocks are left alone");
+                continue;
+            }
+            if !self.view.is_marked_for_deletion(block) {
+                let marked = match covered.check_whole(&self.compactor.config.bucket).await {
+                    Ok(()) => self.mark_for_deletion(block, "outdated block".to_owned()).await,
+                    Err(error) => Err(error),
+                };
+                if let Err(error) = marked {
+                    self.metrics().garbage_collection_failures.inc();
+                    self.leave_for_next_pass("a covered block was not marked for deletion", error)?;
+                    continue;
+                }
+                tracing::info!(%block, by = %covered.by.ulid, "block is covered by another and marked for deletion");
+                self.metrics().garbage_collected.inc();
+                self.report.garbage_collected += 1;
+            }
+            self.view.blocks.remove(&block);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,102 @@
+//! Downsampling what is long enough, and what is short but about to be retired.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use futures::StreamExt;
+use parallax_block::{BlockId, BlockMeta};
+use parallax_model::Resolution;
+
+use super::Pass;
+use crate::CompactError;
+use crate::downsample::next_resolution;
+use crate::metrics::GroupEvent;
+use crate::view::View;
+
+/// The sources that are there at a resolution, by the resolution's window.
+type Sources = BTreeMap<i64, BTreeSet<BlockId>>;
+
+impl Pass<'_> {
+    /// Raw blocks to five minutes, then five-minute blocks to an hour, those just made among them.
+    pub(super) async fn downsample_blocks(&mut self) -> Result<(), CompactError> {
+        if !self.compactor.config.downsampling {
+            return Ok(());
+        }
+        for from in [Resolution::Raw, Resolution::FiveMinutes] {
+            let Some((to, _)) = next_resolution(from) else { continue };
+            let due = self.due(from);
+            let compactor = self.compactor;
+            let now_ms = self.view.now_ms;
+            let mut running = futures::stream::iter(due)
+                .map(|meta| async move {
+                    let outcome = compactor.job.downsample(&meta, to, now_ms).await;
+                    (meta, outcome)
+                })
+                .buffer_unordered(compactor.config.downsample_concurrency.max(1));
+            while let Some((meta, outcome)) = running.next().await {
+                match outcome {
+                    Ok(Some(new)) => {
+                        tracing::info!(block = %new.meta.ulid, source = %meta.ulid, resolution = %to, "downsampled block");
+                        self.metrics().count(GroupEvent::Downsampled, from.millis());
+                        self.report.downsamples += 1;
+                        self.view.blocks.insert(new.meta.ulid, Arc::new(new.meta));
+                    }
+                    // A block with nothing but staleness markers has no windows.
+                    Ok(None) => tracing::info!(block = %meta.ulid, "block has nothing to downsample"),
+                    Err(error) => {
+                        self.metrics().count(GroupEvent::DownsampleFailed, from.millis());
+                        let what = format!("block {} was not downsampled", meta.ulid);
+                        self.leave_for_next_pass(&what, error)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The blocks of a resolution that are to be downsampled, oldest first.
+    pub(super) fn due(&self, from: Resolution) -> Vec<Arc<BlockMeta>> {
+        let Some((to, least_ms)) = next_resolution(from) else { return Vec::new() };
+        let done = sources(&self.view);
+        let is_due = |meta: &&Arc<BlockMeta>| {
+            let length_ms = meta.max_time_ms.saturating_sub(meta.min_time_ms);
+            let is_long = length_ms >= least_ms;
+            meta.resolution_ms() == from.millis()
+                && !self.view.is_no_downsample(meta.ulid)
+                && !is_covered(meta, to, &done)
+                && (is_long
+                    || self.compactor.is_retired(meta, self.view.now_ms) && !self.is_useless(meta, to))
+        };
+        let mut due: Vec<_> = self.view.blocks.values().filter(is_due).cloned().collect();
+        due.sort_by_key(|meta| (meta.min_time_ms, meta.ulid));
+        due
+    }
+
+    /// Whether a block must not be retired yet, because what it is to be downsampled to is not there.
+    pub(super) fn awaits_downsampling(&self, meta: &BlockMeta) -> bool {
+        let next = meta.resolution().and_then(next_resolution);
+        let Some((to, _)) = next.filter(|_| self.compactor.config.downsampling) else { return false };
+        !self.view.is_no_downsample(meta.ulid)
+            && !self.is_useless(meta, to)
+            && meta.stats.num_samples > 0
+            && !is_covered(meta, to, &sources(&self.view))
+    }
+
+    /// Whether the coarser block would be retired as soon as it is made.
+    fn is_useless(&self, meta: &BlockMeta, to: Resolution) -> bool {
+        self.compactor.is_past(meta.max_time_ms, to, self.view.now_ms)
+    }
+}
+
+fn sources(view: &View) -> Sources {
+    let mut sources = Sources::new();
+    for meta in view.blocks.values() {
+        sources.entry(meta.resolution_ms()).or_default().extend(&meta.compaction.sources);
+    }
+    sources
+}
+
+fn is_covered(meta: &BlockMeta, to: Resolution, done: &Sources) -> bool {
+    let done = done.get(&to.millis());
+    meta.compaction.sources.iter().all(|source| done.is_some_and(|done| done.contains(source)))
+}

@@ -1,0 +1,87 @@
+//! [`Quarantine`]: groups that cannot be compacted as they are, each with the reason, while all others go on.
+//!
+//! A group is tried again when its blocks or their marks change, when somebody asks for it, or when the process starts anew.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, PoisonError};
+
+use parallax_block::BlockId;
+use serde::Serialize;
+
+use crate::group::Group;
+
+/// A group that was set aside.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SetAside {
+    pub key: String,
+    /// External labels and resolution, for people.
+    pub labels: BTreeMap<String, String>,
+    pub resolution_ms: i64,
+    pub reason: String,
+    pub since_ms: i64,
+    #[serde(skip)]
+    content: BTreeSet<(BlockId, bool)>,
+}
+
+/// The groups that are set aside, by key.
+#[derive(Debug, Default)]
+pub struct Quarantine {
+    groups: Mutex<BTreeMap<String, SetAside>>,
+}
+
+impl Quarantine {
+    /// Sets a group aside.
+    pub fn set_aside(&self, group: &Group, no_compact: &BTreeSet<BlockId>, reason: String, now_ms: i64) {
+        let entry = SetAside {
+            key: group.key.clone(),
+            labels: group.labels.clone(),
+            resolution_ms: group.resolution_ms,
+            reason,
+            since_ms: now_ms,
+            content: content(group, no_compact),
+        };
+        self.lock().insert(group.key.clone(), entry);
+    }
+
+    /// Whether a group is set aside. One whose blocks have changed no longer is.
+    pub fn holds(&self, group: &Group, no_compact: &BTreeSet<BlockId>) -> bool {
+        let mut groups = self.lock();
+        let Some(entry) = groups.get(&group.key) else { return false };
+        if entry.content == content(group, no_compact) {
+            return true;
+        }
+        groups.remove(&group.key);
+        false
+    }
+
+    /// Lets a group (or all of them) be tried again; gives how many were set aside.
+    pub fn release(&self, key: Option<&str>) -> usize {
+        let mut groups = self.lock();
+        let before = groups.len();
+        match key {
+            Some(key) => {
+                groups.remove(key);
+            }
+            None => groups.clear(),
+        }
+        before - groups.len()
+    }
+
+    /// Forgets groups that no longer exist.
+    pub fn keep_only(&self, keys: &BTreeSet<String>) {
+        self.lock().retain(|key, _| keys.contains(key));
+    }
+
+    /// All of them.
+    pub fn list(&self) -> Vec<SetAside> {
+        self.lock().values().cloned().collect()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, SetAside>> {
+        self.groups.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn content(group: &Group, no_compact: &BTreeSet<BlockId>) -> BTreeSet<(BlockId, bool)> {
+    group.blocks.iter().map(|meta| (meta.ulid, no_compact.contains(&meta.ulid))).collect()
+}

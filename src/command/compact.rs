@@ -1,0 +1,94 @@
+//! `parallax compact`.
+
+use anyhow::{Context as _, bail, ensure};
+use parallax_block::HashFunction;
+use parallax_bucket::Access;
+use parallax_compactor::plan::RANGES_MS;
+use parallax_compactor::{Compactor, CompactorConfig, MergeMode, PlanConfig, Retention};
+use parallax_model::TimeRange;
+use parallax_net::Context;
+
+use super::objstore;
+use crate::flags::Values;
+use crate::process::{self, Failure};
+use crate::serve;
+
+pub fn run(values: Values) -> Result<(), Failure> {
+    process::run(|context| async move {
+        let config = config(&values, &context).map_err(Failure::usage)?;
+        let address = values.text("http-address").unwrap_or_default();
+        let http = serve::bind_http(&address).await?;
+        let compactor = Compactor::new(config, &context).map_err(Failure::usage)?;
+        let router = compactor.router();
+        let running = compactor.start();
+        tokio::select! {
+            served = serve::serve_http(http, &context, router) => served?,
+            ended = running => ended.context("compact")?.context("compact")?,
+        }
+        Ok(())
+    })
+}
+
+fn config(values: &Values, context: &Context) -> anyhow::Result<CompactorConfig> {
+    let bucket = objstore::bucket(values, Access::Write, context)?
+        .context("no bucket: give --objstore.config or --objstore.config-file")?;
+    let data_dir = values.path("data-dir").context("--data-dir is empty")?;
+    let count = |name: &str| usize::try_from(values.number(name)).unwrap_or(usize::MAX).max(1);
+    let min_ms = values.time_ms("min-time").unwrap_or(i64::MIN);
+    let max_ms = values.time_ms("max-time").unwrap_or(i64::MAX);
+    ensure!(min_ms <= max_ms, "--min-time lies after --max-time");
+    let replica_labels = values.list("deduplication.replica-label");
+    let mode = merge_mode(values.text("deduplication.func").as_deref(), &replica_labels)?;
+    let levels = values.number("debug.max-compaction-level");
+    let most = RANGES_MS.len() as u64 - 1;
+    ensure!(levels <= most, "--debug.max-compaction-level={levels}: there are {most}");
+    let ranges_ms = RANGES_MS.iter().take(usize::try_from(levels)? + 1).copied().collect();
+    Ok(CompactorConfig {
+        plan: PlanConfig {
+            ranges_ms,
+            vertical: values.switch("compact.enable-vertical-compaction"),
+            max_index_size_bytes: values.bytes("compact.block-max-index-size"),
+        },
+        mode,
+        replica_labels,
+        consistency_delay: values.duration("consistency-delay"),
+        delete_delay: values.duration("delete-delay"),
+        retention: Retention {
+            raw: values.duration("retention.resolution-raw"),
+            five_minutes: values.duration("retention.resolution-5m"),
+            one_hour: values.duration("retention.resolution-1h"),
+        },
+        downsampling: !values.switch("downsampling.disable"),
+        time_range: TimeRange::new(min_ms, max_ms),
+        skip_out_of_order: values.switch("compact.skip-block-with-out-of-order-chunks"),
+        group_concurrency: count("compact.concurrency"),
+        downsample_concurrency: count("downsample.concurrency"),
+        fetch_concurrency: count("block-meta-fetch-concurrency"),
+        hash: hash_function(values.text("hash-func").as_deref())?,
+        wait_interval: values.switch("wait").then(|| values.duration("wait-interval")),
+        ..CompactorConfig::new(bucket, data_dir)
+    })
+}
+
+/// `function` as Thanos names it; penalty needs to know which labels tell replicas apart.
+pub fn merge_mode(function: Option<&str>, replica_labels: &[String]) -> anyhow::Result<MergeMode> {
+    match function.unwrap_or_default() {
+        "" => Ok(MergeMode::OneToOne),
+        "penalty" => {
+            ensure!(
+                !replica_labels.is_empty(),
+                "penalty deduplication needs at least one replica label (--deduplication.replica-label)"
+            );
+            Ok(MergeMode::Penalty)
+        }
+        other => bail!("--deduplication.func={other}: only penalty is supported"),
+    }
+}
+
+fn hash_function(name: Option<&str>) -> anyhow::Result<HashFunction> {
+    match name {
+        None => Ok(HashFunction::None),
+        Some("SHA256") => Ok(HashFunction::Sha256),
+        Some(other) => bail!("--hash-func={other}: only SHA256 is supported"),
+    }
+}
