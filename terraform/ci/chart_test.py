@@ -162,7 +162,7 @@ class Chart(unittest.TestCase):
         self.assertNotIn("ParallaxQueriesSlow", alerts)
         self.assertEqual(alerts.count("ParallaxClusterAbsent"), 2)
         self.assertIn("ParallaxUploadLagNearsRetention", alerts)
-        self.assertEqual(len(out.names("ConfigMap")), 5)
+        self.assertEqual(len(out.names("ConfigMap")), 6)
         self.assertEqual(list(out.pods()), [])
 
     def test_rules_keep_their_templates(self):

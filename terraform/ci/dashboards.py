@@ -163,6 +163,21 @@ STORE = dashboard("parallax-store", "Parallax / Store gateway", [
     graph("Bucket bytes", [(f"sum by (bucket) (rate(thanos_objstore_bucket_operation_fetched_bytes_total{{{S}}}{RATE}))", "{{bucket}}")], "Bps"),
     *process(S)], [NS, JOB], "Store gateways: the history in the buckets.")
 
+COMPACT = dashboard("parallax-compact", "Parallax / Compactor", [
+    stat("Groups set aside", f"sum(parallax_compact_quarantined_groups{{{S}}})", steps=BAD),
+    stat("Compactions planned", f"sum(thanos_compact_todo_compactions{{{S}}})"),
+    stat("Blocks to downsample", f"sum(thanos_compact_todo_downsample_blocks{{{S}}})"),
+    stat("Blocks past their retention", f"sum(thanos_compact_todo_deletion_blocks{{{S}}})"),
+    stat("Passes, 24 h", f"sum(increase(thanos_compact_iterations_total{{{S}}}[24h]))", steps=UP),
+    stat("Halted (Thanos' image)", f"max(thanos_compact_halted{{{S}}})", steps=BAD),
+    graph("Groups", [(f"sum(rate(thanos_compact_group_compaction_runs_started_total{{{S}}}{RATE}))", "looked at"), (f"sum(rate(thanos_compact_group_compactions_total{{{S}}}{RATE}))", "compacted"), (f"sum(rate(thanos_compact_group_compactions_failures_total{{{S}}}{RATE}))", "failed")], "ops"),
+    graph("Downsampling", [(f"sum by (resolution) (rate(thanos_compact_downsample_total{{{S}}}{RATE}))", "{{resolution}}"), (f"sum by (resolution) (rate(thanos_compact_downsample_failures_total{{{S}}}{RATE}))", "failed {{resolution}}")], "ops"),
+    graph("Blocks marked and deleted", [(f"sum by (marker) (rate(thanos_compact_blocks_marked_total{{{S}}}{RATE}))", "{{marker}}"), (f"sum(rate(thanos_compact_blocks_cleaned_total{{{S}}}{RATE}))", "deleted"), (f"sum(rate(thanos_compact_block_cleanup_failures_total{{{S}}}{RATE}))", "not deleted")], "ops"),
+    graph("What is left to do", [(f"sum(thanos_compact_todo_compactions{{{S}}})", "compactions"), (f"sum(thanos_compact_todo_compaction_blocks{{{S}}})", "their blocks"), (f"sum(thanos_compact_todo_downsample_blocks{{{S}}})", "to downsample"), (f"sum(thanos_compact_todo_deletion_blocks{{{S}}})", "to delete")]),
+    graph("Bucket operations", [(f"sum by (operation) (rate(thanos_objstore_bucket_operations_total{{{S}}}{RATE}))", "{{operation}}")], "ops"),
+    graph("Retries", [(f"sum(rate(thanos_compact_retries_total{{{S}}}{RATE}))", "retries")], "ops"),
+    *process(S)], [NS, JOB], "Compactors: compaction, downsampling and retention of one bucket each.")
+
 K = 'cluster=~"$cluster"'
 KUBERNETES = dashboard("parallax-kubernetes", "Parallax / Kubernetes, all clusters", [
     graph("CPU by cluster", [(f'sum by (cluster) (rate(container_cpu_usage_seconds_total{{{K},container!=""}}{RATE}))', "{{cluster}}")], "none", width=12),
@@ -181,7 +196,7 @@ def main():
     check = "--check" in sys.argv
     OUT.mkdir(parents=True, exist_ok=True)
     stale = []
-    for made in (MESH, QUERY, SIDECAR, STORE, KUBERNETES):
+    for made in (MESH, QUERY, SIDECAR, STORE, COMPACT, KUBERNETES):
         path = OUT / f"{made['uid'].removeprefix('parallax-')}.json"
         text = json.dumps(made, indent=1) + "\n"
         if check and (not path.exists() or path.read_text() != text):

@@ -90,6 +90,26 @@ def starts(options, name, args):
         process.wait(20)
 
 
+def documents(options):
+    """Each objstore document is one that the binary reads: it goes on to reach for the bucket, at an address where nothing is."""
+    found = sorted(EXAMPLES.glob("*/*objstore.yaml"))
+    expect(found, "no objstore documents")
+    for file in found:
+        document = yaml.safe_load(file.read_text())
+        if document["type"] == "S3":
+            document["config"].update(endpoint="127.0.0.1:9", insecure=True, access_key="a", secret_key="b")
+        with tempfile.TemporaryDirectory() as home:
+            process = subprocess.Popen([options.parallax, "store", f"--objstore.config={yaml.safe_dump(document)}", f"--data-dir={home}", "--http-address=127.0.0.1:0", "--grpc-address=127.0.0.1:0"],
+                                       stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            try:
+                said, _ = process.communicate(timeout=2)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                said, _ = process.communicate()
+                continue
+            expect(process.returncode != 2, f"{file}: {said}")
+
+
 def run(options):
     for file in sorted(EXAMPLES.glob("*/*.args")):
         starts(options, file, file.read_text().split("\n")[:-1])
@@ -120,7 +140,7 @@ def main():
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
-    for step in (render, manifests, run, image):
+    for step in (render, manifests, documents, run, image):
         step(options)
     for error in errors:
         print(f"examples: {error}")

@@ -315,9 +315,10 @@ def main():
             scrape += metrics
             for name, pod in side.workloads():
                 started = start_workload(f"{cluster}-{name}", pod, side, mesh, addresses)
-                if started and name.endswith("-entry"):
+                if started:
+                    scrape.append((f"{cluster}-{name}", started[0]))
+                if name.endswith("-entry"):
                     entries[f"{cluster}.mesh.example.com:443"] = started[1]
-                    scrape.append((f"entry-{cluster}", started[0]))
         wait_for("the first blocks in the buckets", lambda: len(mesh.buckets) == len(observees) and all(any(bucket.glob("*/meta.json")) for bucket in mesh.buckets.values()), mesh)
         for mode, side in (("inline", sides["observer"]), ("stacked", stacked)):
             addresses = dict(entries)

@@ -12,12 +12,15 @@ output "tls_querier" {
 output "store_gateway" {
   description = "The element of the observer's store_gateways for this cluster."
   value = {
-    type       = var.bucket.type
-    bucket     = var.bucket.bucket
-    region     = var.bucket.region
-    endpoint   = var.bucket.endpoint
-    prefix     = var.bucket.prefix
-    kms_key_id = var.bucket.kms_key_id
+    type            = var.bucket.type
+    bucket          = var.bucket.bucket
+    region          = var.bucket.region
+    endpoint        = var.bucket.endpoint
+    prefix          = var.bucket.prefix
+    kms_key_id      = var.bucket.kms_key_id
+    insecure        = var.bucket.insecure
+    path_style      = var.bucket.path_style
+    storage_account = var.bucket.storage_account
   }
 }
 

@@ -71,23 +71,25 @@ variable "entry" {
 variable "bucket" {
   description = "This cluster's bucket; best taken from the bucket module."
   type = object({
-    type       = optional(string, "S3")
-    bucket     = string
-    region     = optional(string)
-    endpoint   = optional(string)
-    prefix     = optional(string, "")
-    insecure   = optional(bool, false)
-    kms_key_id = optional(string)
-    path_style = optional(bool, false)
+    type            = optional(string, "S3")
+    bucket          = string
+    region          = optional(string)
+    endpoint        = optional(string)
+    prefix          = optional(string, "")
+    insecure        = optional(bool, false)
+    kms_key_id      = optional(string)
+    path_style      = optional(bool, false)
+    storage_account = optional(string)
   })
 }
 
 variable "bucket_credentials" {
   description = "Static keys, for storage without identities of its own."
   type = object({
-    access_key      = optional(string)
-    secret_key      = optional(string)
-    service_account = optional(string)
+    access_key          = optional(string)
+    secret_key          = optional(string)
+    service_account     = optional(string)
+    storage_account_key = optional(string)
   })
   default   = null
   sensitive = true

@@ -44,17 +44,21 @@ variable "tls_queriers" {
 variable "store_gateways" {
   description = "Buckets to read, by cluster: { observee = { bucket, region } }, or the observee modules' output store_gateway."
   type = map(object({
-    enabled      = optional(bool, true)
-    type         = optional(string, "S3")
-    bucket       = string
-    region       = optional(string)
-    endpoint     = optional(string)
-    prefix       = optional(string, "")
-    kms_key_id   = optional(string)
-    replicas     = optional(number, 1)
-    min_time     = optional(string)
-    max_time     = optional(string)
-    storage_size = optional(string, "20Gi")
+    enabled         = optional(bool, true)
+    type            = optional(string, "S3")
+    bucket          = string
+    region          = optional(string)
+    endpoint        = optional(string)
+    prefix          = optional(string, "")
+    kms_key_id      = optional(string)
+    insecure        = optional(bool, false)
+    path_style      = optional(bool, false)
+    storage_account = optional(string)
+    credentials     = optional(object({ access_key = optional(string), secret_key = optional(string), service_account = optional(string), storage_account_key = optional(string) }))
+    replicas        = optional(number, 1)
+    min_time        = optional(string)
+    max_time        = optional(string)
+    storage_size    = optional(string, "20Gi")
   }))
   default = {}
 }

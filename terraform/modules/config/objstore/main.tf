@@ -12,15 +12,21 @@ variable "bucket" {
     kms_key_id = optional(string)
     encryption = optional(bool, true)
     path_style = optional(bool, false)
+    # AZURE: bucket is the container.
+    storage_account = optional(string)
   })
 
   validation {
-    condition     = contains(["S3", "GCS", "FILESYSTEM"], var.bucket.type)
-    error_message = "bucket.type \"${var.bucket.type}\" is not known: use S3 (also for S3-compatible storage, with endpoint), GCS or FILESYSTEM."
+    condition     = contains(["S3", "GCS", "AZURE", "FILESYSTEM"], var.bucket.type)
+    error_message = "bucket.type \"${var.bucket.type}\" is not known: use S3 (also for S3-compatible storage, with endpoint), GCS, AZURE or FILESYSTEM."
   }
   validation {
     condition     = var.bucket.type != "S3" || var.bucket.region != null || var.bucket.endpoint != null
     error_message = "Bucket \"${var.bucket.bucket}\" has neither region nor endpoint: give the region of an AWS bucket, or host:port of an S3-compatible one."
+  }
+  validation {
+    condition     = var.bucket.type != "AZURE" || var.bucket.storage_account != null
+    error_message = "Container \"${var.bucket.bucket}\" has no storage_account: give the account it is in."
   }
   validation {
     condition     = var.bucket.endpoint == null || !can(regex("://", var.bucket.endpoint))
@@ -33,18 +39,19 @@ variable "bucket" {
 }
 
 variable "credentials" {
-  description = "Static keys of an S3-compatible storage without identities of its own, or a GCS service account key as JSON."
+  description = "Static keys of an S3-compatible storage without identities of its own, a GCS service account key as JSON, or the key of an Azure storage account."
   type = object({
-    access_key      = optional(string)
-    secret_key      = optional(string)
-    service_account = optional(string)
+    access_key          = optional(string)
+    secret_key          = optional(string)
+    service_account     = optional(string)
+    storage_account_key = optional(string)
   })
   default   = null
   sensitive = true
 }
 
 locals {
-  keys = var.credentials == null ? { access_key = null, secret_key = null, service_account = null } : var.credentials
+  keys = var.credentials == null ? { access_key = null, secret_key = null, service_account = null, storage_account_key = null } : var.credentials
   encryption = var.bucket.kms_key_id != null ? { type = "SSE-KMS", kms_key_id = var.bucket.kms_key_id } : (
     var.bucket.encryption && var.bucket.endpoint == null ? { type = "SSE-S3" } : null
   )
@@ -64,6 +71,12 @@ locals {
       bucket          = var.bucket.bucket
       service_account = local.keys.service_account
     }
+    AZURE = {
+      storage_account     = var.bucket.storage_account
+      container           = var.bucket.bucket
+      endpoint            = var.bucket.endpoint
+      storage_account_key = local.keys.storage_account_key
+    }
     FILESYSTEM = {
       directory = var.bucket.bucket
     }
@@ -82,5 +95,5 @@ output "objstore_yaml" {
 
 output "identity" {
   description = "What makes this bucket itself: two clusters with the same value write into one another."
-  value       = join("/", [var.bucket.type, coalesce(var.bucket.endpoint, "default"), var.bucket.bucket, var.bucket.prefix])
+  value       = join("/", [var.bucket.type, coalesce(var.bucket.storage_account, var.bucket.endpoint, "default"), var.bucket.bucket, var.bucket.prefix])
 }

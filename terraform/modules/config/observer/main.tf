@@ -92,6 +92,7 @@ module "objstore" {
 
   bucket = {
     type       = each.value.type, bucket = each.value.bucket, region = each.value.region, endpoint = each.value.endpoint, prefix = each.value.prefix,
-    kms_key_id = each.value.kms_key_id
+    kms_key_id = each.value.kms_key_id, insecure = each.value.insecure, path_style = each.value.path_style, storage_account = each.value.storage_account
   }
+  credentials = each.value.credentials
 }

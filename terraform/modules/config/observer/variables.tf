@@ -87,6 +87,10 @@ variable "store_gateways" {
     endpoint                    = optional(string)
     prefix                      = optional(string, "")
     kms_key_id                  = optional(string)
+    insecure                    = optional(bool, false)
+    path_style                  = optional(bool, false)
+    storage_account             = optional(string)
+    credentials                 = optional(object({ access_key = optional(string), secret_key = optional(string), service_account = optional(string), storage_account_key = optional(string) }))
     replicas                    = optional(number, 1)
     min_time                    = optional(string)
     max_time                    = optional(string)
@@ -97,7 +101,7 @@ variable "store_gateways" {
 
   validation {
     condition = length(var.store_gateways) == length(distinct([
-      for gateway in var.store_gateways : join("/", [gateway.type, coalesce(gateway.endpoint, "-"), gateway.bucket, gateway.prefix])
+      for gateway in var.store_gateways : join("/", [gateway.type, coalesce(gateway.storage_account, gateway.endpoint, "-"), gateway.bucket, gateway.prefix])
     ]))
     error_message = "Two store_gateways read the same bucket: each cluster needs a bucket (or a prefix) of its own, or compaction mixes their blocks."
   }

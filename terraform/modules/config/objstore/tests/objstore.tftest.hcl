@@ -36,6 +36,25 @@ run "gcs" {
   }
 }
 
+run "azure" {
+  command = plan
+  variables {
+    bucket = { type = "AZURE", bucket = "metrics", storage_account = "example" }
+  }
+  assert {
+    condition     = yamldecode(output.objstore_yaml) == { type = "AZURE", config = { storage_account = "example", container = "metrics" } }
+    error_message = "unexpected document"
+  }
+}
+
+run "an_azure_container_without_its_account_is_refused" {
+  command = plan
+  variables {
+    bucket = { type = "AZURE", bucket = "metrics" }
+  }
+  expect_failures = [var.bucket]
+}
+
 run "a_kms_key" {
   command = plan
   variables {
