@@ -107,6 +107,8 @@ def check_unit(unit, units, modules):
     name = unit.directory
     if "root.hcl" not in unit.includes:
         errors.append(f"{name}: does not include root.hcl, so it would have no state")
+    if "read_terragrunt_config" in unit.text:
+        errors.append(f"{name}: read_terragrunt_config: in a file that is read, find_in_parent_folders begins at that file and not at the unit; include it instead")
     for key in set(re.findall(r"local\.values\.(\w+)", unit.text)) - unit.values.keys():
         errors.append(f"{name}: no YAML file above sets {key}")
     if unit.source is None:

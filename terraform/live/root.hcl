@@ -1,8 +1,8 @@
 # What every unit shares: values and tags (global < env < region < cluster), the state, the providers.
 
 locals {
-  global = yamldecode(file("${get_repo_root()}/terraform/live/global_values.yaml"))
-  region = try(yamldecode(file(find_in_parent_folders("region_values.yaml"))), { aws_region = local.global.tf_state_bucket_region })
+  global  = yamldecode(file("${get_repo_root()}/terraform/live/global_values.yaml"))
+  region  = try(yamldecode(file(find_in_parent_folders("region_values.yaml"))), { aws_region = local.global.tf_state_bucket_region })
   cluster = try(yamldecode(file(find_in_parent_folders("cluster_values.yaml"))), {})
 
   values = merge(local.global, local.region, local.cluster)

@@ -4,7 +4,11 @@ terraform {
 }
 
 locals {
-  values = read_terragrunt_config(find_in_parent_folders("root.hcl")).locals.values
+  values = merge(
+    yamldecode(file("${get_repo_root()}/terraform/live/global_values.yaml")),
+    yamldecode(file(find_in_parent_folders("region_values.yaml"))),
+    yamldecode(file(find_in_parent_folders("cluster_values.yaml"))),
+  )
 }
 
 dependency "eks" {

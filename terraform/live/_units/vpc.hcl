@@ -4,8 +4,12 @@ terraform {
 }
 
 locals {
-  values = read_terragrunt_config(find_in_parent_folders("root.hcl")).locals.values
-  zones  = [for letter in ["a", "b", "c"] : "${local.values.aws_region}${letter}"]
+  values = merge(
+    yamldecode(file("${get_repo_root()}/terraform/live/global_values.yaml")),
+    yamldecode(file(find_in_parent_folders("region_values.yaml"))),
+    yamldecode(file(find_in_parent_folders("cluster_values.yaml"))),
+  )
+  zones = [for letter in ["a", "b", "c"] : "${local.values.aws_region}${letter}"]
 }
 
 inputs = {

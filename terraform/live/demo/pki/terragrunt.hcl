@@ -8,7 +8,7 @@ terraform {
 }
 
 locals {
-  values   = read_terragrunt_config(find_in_parent_folders("root.hcl")).locals.values
+  values   = yamldecode(file("${get_repo_root()}/terraform/live/global_values.yaml"))
   home     = dirname(find_in_parent_folders("env_tags.yaml"))
   clusters = [for path in fileset(local.home, "*/clusters/*/cluster_values.yaml") : yamldecode(file("${local.home}/${path}"))]
 }

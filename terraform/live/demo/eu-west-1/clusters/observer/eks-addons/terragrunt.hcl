@@ -12,8 +12,12 @@ terraform {
 }
 
 locals {
-  values = read_terragrunt_config(find_in_parent_folders("root.hcl")).locals.values
-  home   = dirname(find_in_parent_folders("env_tags.yaml"))
+  values = merge(
+    yamldecode(file("${get_repo_root()}/terraform/live/global_values.yaml")),
+    yamldecode(file(find_in_parent_folders("region_values.yaml"))),
+    yamldecode(file(find_in_parent_folders("cluster_values.yaml"))),
+  )
+  home = dirname(find_in_parent_folders("env_tags.yaml"))
 }
 
 # ---- one line per observee ----
