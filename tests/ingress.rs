@@ -13,7 +13,7 @@ use std::process::Command;
 
 use parallax_testkit::process::{Process, free_port, program_or_leave_out};
 use program::{PATIENCE, Program, command};
-use question::{ask, ask_until};
+use question::{ask, ask_until, get};
 use serde_json::{Value, json};
 use sides::{Keys, Leaf, MACHINES, MACHINES_UP, Observee, observer, server_name};
 use tempfile::TempDir;
@@ -127,6 +127,21 @@ async fn an_observer_with_its_certificate_gets_data_through_the_ingress() {
     assert_eq!(answer.by("cluster").get("eu-1"), Some(&MACHINES));
     let many = ask(&url, "count({__name__=~\".+\"}) by (cluster)").await;
     assert!(many.by("cluster")["eu-1"] > 20.0, "{many:?}");
+
+    // What is beside series takes the same way.
+    let beside = async |path: &str| {
+        let answer = get(&url, path, &[]).await;
+        assert!(answer.status == 200 && answer.warnings().is_empty(), "{path}: {answer:?}");
+        answer.data().clone()
+    };
+    assert_eq!(beside("/api/v1/metadata").await["demo_requests_total"][0]["type"], "counter");
+    let targets = beside("/api/v1/targets?state=active").await;
+    let active = targets["activeTargets"].as_array().unwrap();
+    assert_eq!(active.len() as f64, MACHINES, "both replicas scrape the same machines: {active:?}");
+    assert!(active.iter().all(|target| target["labels"]["cluster"] == "eu-1"), "{active:?}");
+    assert_eq!(beside("/api/v1/rules").await["groups"], json!([]));
+    assert_eq!(beside("/api/v1/query_exemplars?query=up").await, json!([]));
+    assert!(beside("/api/v1/status/tsdb").await["headStats"]["numSeries"].as_f64().unwrap() > 20.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

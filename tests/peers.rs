@@ -1,4 +1,4 @@
-//! Parallax among the real programs: Thanos' StoreAPI client, store gateway and querier, and Prometheus' engine and block reader.
+//! Parallax among the real programs: Thanos' StoreAPI client, store gateway, sidecar and querier, and Prometheus' engine and block reader.
 //!
 //! The Go program `tests/peers` holds the real ones; `tests/run` builds it. Without it these tests are left out, in CI they fail. Nothing here
 //! is recorded: both sides are asked the same in the same run. Environment: `PARALLAX_PEERS` (the Go program), `PARALLAX_SEED`
@@ -25,5 +25,7 @@ mod querier;
 mod question;
 #[path = "peers_support/random_queries.rs"]
 mod random_queries;
+#[path = "peers_support/side.rs"]
+mod side;
 #[path = "peers_support/store.rs"]
 mod store;

@@ -48,6 +48,11 @@ impl Component {
         Self::start(program, "query", arguments, false).await
     }
 
+    /// `parallax sidecar` beside the Prometheus at `url`.
+    pub async fn sidecar(program: &Path, url: &str) -> anyhow::Result<Self> {
+        Self::start(program, "sidecar", vec![format!("--prometheus.url={url}")], false).await
+    }
+
     async fn start(
         program: &Path,
         command: &str,
@@ -74,6 +79,18 @@ impl Component {
 
     pub fn id(&self) -> u32 {
         self.process.id()
+    }
+
+    /// Asks the HTTP API by GET, where a form is not taken.
+    ///
+    /// # Errors
+    /// As [`Component::ask`].
+    pub async fn get(&self, path: &str, params: &[(String, String)]) -> anyhow::Result<(StatusCode, Value)> {
+        let params: Vec<(&str, &str)> =
+            params.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let response = self.client.get(path, &params).await?;
+        let status = response.status();
+        Ok((status, serde_json::from_slice(&response.bytes(MAX_ANSWER_BYTES).await?)?))
     }
 
     /// Asks the HTTP API.

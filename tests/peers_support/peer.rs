@@ -65,6 +65,19 @@ impl Peer {
         Ok((store, address))
     }
 
+    /// What Thanos' sidecar has beside its store, over a Prometheus, and its address.
+    pub fn side(program: &Path, url: &str, external_labels: &Value) -> anyhow::Result<(Self, String)> {
+        let mut side = Self::start(program, "side", &[url.to_owned(), external_labels.to_string()], &[])?;
+        let address = side.line()?.trim().to_owned();
+        Ok((side, address))
+    }
+
+    /// Thanos' proxies of the small services over StoreAPI addresses.
+    pub fn ask_sides(program: &Path, addresses: &[&str]) -> anyhow::Result<Self> {
+        let addresses: Vec<String> = addresses.iter().map(|&address| address.to_owned()).collect();
+        Self::start(program, "asksides", &addresses, &[])
+    }
+
     /// Thanos' querier over StoreAPI addresses.
     pub fn query(program: &Path, addresses: &[&str]) -> anyhow::Result<Self> {
         let addresses: Vec<String> = addresses.iter().map(|&address| address.to_owned()).collect();

@@ -239,7 +239,14 @@ async fn groups_come_in_pages() {
 
 #[tokio::test]
 async fn targets_of_replicas_are_there_once() {
-    let hub = two_replicas().await;
+    let leaf = two_replicas().await;
+    let top = Hub::over(vec![served(leaf.querier.clone(), &leaf.context).await]).await;
+    for hub in [&leaf, &top] {
+        check_targets(hub).await;
+    }
+}
+
+async fn check_targets(hub: &Hub) {
     let active = json!({
         "discoveredLabels": {"__address__": "a:9100", "cluster": "eu-1", "job": "node"},
         "labels": {"cluster": "eu-1", "instance": "a", "job": "node"},
@@ -277,7 +284,9 @@ async fn exemplars_of_replicas_are_united_and_each_endpoint_gets_its_own_query()
     let exemplar =
         |time: f64, value: &str| json!({"labels": {"trace_id": "t"}, "value": value, "timestamp": time});
     let uri = "/api/v1/query_exemplars?query=rate(requests_total%7Bcluster=%22eu-1%22%7D[5m])";
-    let data = hub.whole(uri).await;
+    let top = Hub::over(vec![served(hub.querier.clone(), &hub.context).await]).await;
+    let data = top.whole(uri).await;
+    assert_eq!(hub.whole(uri).await, data);
     let mut expected = vec![exemplar(1.5, "1"), exemplar(990.0, "+Inf"), exemplar(1000.0, "+Inf")];
     // Whole numbers are written as such.
     expected[1]["timestamp"] = json!(990);
@@ -287,6 +296,8 @@ async fn exemplars_of_replicas_are_united_and_each_endpoint_gets_its_own_query()
     assert_eq!(us.calls(), 0, "it cannot have any");
     assert_eq!(*a.last_query.lock().unwrap(), r#"{__name__="requests_total"}"#);
     assert_eq!(hub.whole("/api/v1/query_exemplars?query=1").await, json!([]));
+    let by_pod = hub.whole(&format!("{uri}&replicaLabels[]=pod")).await;
+    assert_eq!(by_pod.as_array().unwrap().len(), 2, "replicas are told apart by another label");
     for query in ["", "query=sum(", "query=up&start=5&end=4", "query=up&start=x"] {
         let (status, _) = hub.ask(&format!("/api/v1/query_exemplars?{query}")).await;
         assert_eq!(status, StatusCode::BAD_REQUEST, "{query}");
