@@ -17,6 +17,7 @@ use parallax_querier::{
     Connection, EndpointConfig, EndpointOptions, EndpointSet, Proxy, ProxyConfig, Querier, QuerierConfig,
 };
 use parallax_store_gateway::StoreGatewayConfig;
+use parallax_storeapi::SideService;
 use serde::Deserialize;
 
 use super::late_gateway::LateGateway;
@@ -231,6 +232,7 @@ impl ObserverFile {
             api: ApiOptions {
                 replica_labels: self.replica_labels.clone(),
                 partial_response: self.partial_response,
+                whole_side: if self.partial_response { Vec::new() } else { SideService::ALL.to_vec() },
                 ..ApiOptions::default()
             },
             ..QuerierConfig::default()

@@ -12,6 +12,7 @@ use parallax_promql::parse::ParserOptions;
 use parallax_querier::api::ApiOptions;
 use parallax_querier::query::QueryLimits;
 use parallax_querier::{Connection, EndpointConfig, EndpointOptions, ProxyConfig, Querier, QuerierConfig};
+use parallax_storeapi::SideService;
 
 use super::tls;
 use crate::flags::Values;
@@ -62,6 +63,7 @@ fn config(values: &Values, context: &Context) -> anyhow::Result<QuerierConfig> {
         api: ApiOptions {
             replica_labels: values.list("query.replica-label"),
             partial_response: values.switch("query.partial-response"),
+            whole_side: whole_side(values),
             default_step: values.duration("query.default-step"),
             default_metadata_range: values.duration("query.metadata.default-time-range"),
             auto_downsampling: values.switch("query.auto-downsampling"),
@@ -108,6 +110,18 @@ fn endpoints(values: &Values, context: &Context) -> anyhow::Result<Vec<EndpointC
         }
     }
     Ok(configs)
+}
+
+/// The services whose answers have to be whole.
+fn whole_side(values: &Values) -> Vec<SideService> {
+    let is_partial = [
+        (SideService::Rules, values.switch("rule.partial-response")),
+        (SideService::Targets, values.switch("target.partial-response")),
+        (SideService::Metadata, values.switch("metric-metadata.partial-response")),
+        (SideService::Exemplars, values.switch("exemplar.partial-response")),
+        (SideService::Status, values.switch("status.partial-response")),
+    ];
+    is_partial.into_iter().filter(|(_, partial)| !partial).map(|(service, _)| service).collect()
 }
 
 /// `name="value"` pairs.

@@ -119,6 +119,11 @@ fn query() -> Vec<Flag> {
             "true",
             "Answer with what is there, and warn of what is missing",
         ),
+        Flag::new("rule.partial-response", Switch, "true", "The same for rules and alerts"),
+        Flag::new("target.partial-response", Switch, "true", "The same for targets"),
+        Flag::new("metric-metadata.partial-response", Switch, "true", "The same for metadata of metrics"),
+        Flag::new("exemplar.partial-response", Switch, "true", "The same for exemplars"),
+        Flag::new("status.partial-response", Switch, "true", "The same for statistics of TSDBs"),
         Flag::new(
             "query.auto-downsampling",
             Switch,

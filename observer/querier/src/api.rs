@@ -31,6 +31,7 @@ use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
+use parallax_storeapi::SideService;
 
 pub use endpoints::{StoreList, StoreStatus};
 
@@ -46,6 +47,8 @@ const MAX_FORM_BYTES: usize = 10 << 20;
 pub struct ApiOptions {
     pub replica_labels: Vec<String>,
     pub partial_response: bool,
+    /// The services beside the StoreAPI whose answers have to be whole, unless a request says otherwise.
+    pub whole_side: Vec<SideService>,
     pub default_step: Duration,
     /// How far back labels and series are looked for when no start is given; zero for all time.
     pub default_metadata_range: Duration,
@@ -68,6 +71,7 @@ impl Default for ApiOptions {
         Self {
             replica_labels: Vec::new(),
             partial_response: true,
+            whole_side: Vec::new(),
             default_step: Duration::from_secs(1),
             default_metadata_range: Duration::ZERO,
             auto_downsampling: false,

@@ -15,7 +15,7 @@ use fake_side::{FakeSide, Fault, fake};
 use http::StatusCode;
 use hub::{Hub, down, local, served};
 use parallax_querier::{Connection, EndpointConfig, Gap, GapKind, ProxyConfig, QuerierConfig, SideLimits};
-use parallax_storeapi::StoreClient;
+use parallax_storeapi::{SideService, StoreClient};
 use serde_json::{Value, json};
 use tonic::Status;
 
@@ -81,6 +81,22 @@ async fn a_missing_endpoint_is_a_warning_or_an_error() {
     }
     let (data, _) = hub.get("/api/v1/metadata").await;
     assert_eq!(data["up"], json!([meta("gauge", "Whether it is up")]));
+}
+
+#[tokio::test]
+async fn each_service_has_its_own_default_for_partial_answers() {
+    let [a, _] = two_replicas();
+    let hub = Hub::with(vec![local("a", &a), down("us-1")], |mut config| {
+        config.api.whole_side = vec![SideService::Metadata];
+        config
+    })
+    .await;
+    let (status, _) = hub.ask("/api/v1/metadata").await;
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
+    let (_, warnings) = hub.get("/api/v1/metadata?partial_response=true").await;
+    assert_eq!(gap(&warnings).cluster, "us-1");
+    let (_, warnings) = hub.get("/api/v1/rules").await;
+    assert_eq!(gap(&warnings).cluster, "us-1");
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use parallax_promql::selectors::selectors;
+use parallax_storeapi::SideService;
 use parallax_storeapi::proto::thanos::{Exemplar, ExemplarsRequest};
 
 use super::Api;
@@ -25,7 +26,7 @@ pub(super) async fn exemplars(State(api): State<Arc<Api>>, params: Params) -> Re
     let query = params.get("query").unwrap_or_default();
     let expr = parallax_promql::parse::parse(query, &api.options.parser)
         .map_err(|error| ApiError::new(ErrorKind::BadData, error.to_string()))?;
-    let question = SideQuestion::new(&api, &params)?;
+    let question = SideQuestion::new(&api, &params, SideService::Exemplars)?;
     let (parts, warnings) = if selectors(&expr).is_empty() {
         (Vec::new(), Vec::new())
     } else {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::extract::State;
+use parallax_storeapi::SideService;
 use parallax_storeapi::proto::thanos::{Meta, MetricMetadataRequest};
 
 use super::Api;
@@ -17,7 +18,7 @@ pub(super) async fn metric_metadata(
     State(api): State<Arc<Api>>,
     params: Params,
 ) -> Result<Finished, ApiError> {
-    let question = SideQuestion::new(&api, &params)?;
+    let question = SideQuestion::new(&api, &params, SideService::Metadata)?;
     let limit = number(&params, "limit")?;
     let per_metric = number(&params, "limit_per_metric")?.filter(|limit| *limit > 0).unwrap_or(usize::MAX);
     let request = MetricMetadataRequest {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use parallax_model::Labels;
+use parallax_storeapi::SideService;
 use parallax_storeapi::proto::thanos::rule::Result as Kind;
 use parallax_storeapi::proto::thanos::rules_request::Type;
 use parallax_storeapi::proto::thanos::{
@@ -104,7 +105,7 @@ pub(super) async fn rules(State(api): State<Arc<Api>>, params: Params) -> Result
     };
     let page = Page::new(&params)?;
     let with_alerts = !params.bool("exclude_alerts", false)?;
-    let question = SideQuestion::new(&api, &params)?;
+    let question = SideQuestion::new(&api, &params, SideService::Rules)?;
     let (groups, warnings) = asked(&api, &params, &question, kind).await?;
     let (groups, group_next_token) = page.of(&groups)?;
     let groups = groups.iter().map(|group| ShownGroup::new(group, with_alerts)).collect();
@@ -112,7 +113,7 @@ pub(super) async fn rules(State(api): State<Arc<Api>>, params: Params) -> Result
 }
 
 pub(super) async fn alerts(State(api): State<Arc<Api>>, params: Params) -> Result<Finished, ApiError> {
-    let question = SideQuestion::new(&api, &params)?;
+    let question = SideQuestion::new(&api, &params, SideService::Rules)?;
     let (groups, warnings) = asked(&api, &params, &question, Type::Alert).await?;
     let mut alerts = Vec::new();
     for rule in groups.iter().flat_map(|group| &group.rules) {

@@ -5,7 +5,7 @@ use std::time::Instant;
 use futures::StreamExt;
 use parallax_model::Matcher;
 use parallax_promql::source::SourceError;
-use parallax_storeapi::{SideFrame, SideRequest, with_deadline};
+use parallax_storeapi::{SideFrame, SideRequest, SideService, with_deadline};
 use prost_types::Timestamp;
 use serde::Serialize;
 use tonic::{Code, Status};
@@ -25,7 +25,8 @@ pub(super) struct SideQuestion {
 }
 
 impl SideQuestion {
-    pub(super) fn new(api: &Api, params: &Params) -> Result<Self, ApiError> {
+    pub(super) fn new(api: &Api, params: &Params, service: SideService) -> Result<Self, ApiError> {
+        let partial = !api.options.whole_side.contains(&service);
         let mut replica_labels: Vec<String> = params.all("replicaLabels[]").map(str::to_owned).collect();
         if replica_labels.is_empty() {
             replica_labels.clone_from(&api.options.replica_labels);
@@ -35,7 +36,7 @@ impl SideQuestion {
         }
         let deadline = api.runner.deadline(params.positive_duration("timeout")?);
         Ok(Self {
-            partial_response: params.bool("partial_response", api.options.partial_response)?,
+            partial_response: params.bool("partial_response", partial)?,
             replica_labels,
             store_matchers: params.selectors("storeMatch[]")?,
             deadline: api.runner.store_deadline(deadline),

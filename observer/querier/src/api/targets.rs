@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use parallax_model::Labels;
+use parallax_storeapi::SideService;
 use parallax_storeapi::proto::thanos::targets_request::State as Wanted;
 use parallax_storeapi::proto::thanos::{ActiveTarget, DroppedTarget, TargetHealth, TargetsRequest};
 use serde::Serialize;
@@ -54,7 +55,7 @@ pub(super) async fn targets(State(api): State<Arc<Api>>, params: Params) -> Resu
         "dropped" => Wanted::Dropped,
         other => return Err(ApiError::bad_parameter("state", format!("not supported value {other:?}"))),
     };
-    let question = SideQuestion::new(&api, &params)?;
+    let question = SideQuestion::new(&api, &params, SideService::Targets)?;
     let request = TargetsRequest { state: wanted.into(), partial_response_strategy: question.strategy() };
     let (parts, warnings) = question.ask(&api, request).await?;
     let mut all = merge(parts, &question.replica_labels);

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use axum::extract::State;
+use parallax_storeapi::SideService;
 use parallax_storeapi::proto::thanos::{Statistic, TsdbStatisticsEntry, TsdbStatisticsRequest};
 use serde::Serialize;
 
@@ -54,7 +55,7 @@ pub(super) async fn tsdb_status(State(api): State<Arc<Api>>, params: Params) -> 
         Some(Ok(limit)) if limit > 0 => limit,
         Some(_) => return Err(bad("limit must be a positive number".to_owned())),
     };
-    let question = SideQuestion::new(&api, &params)?;
+    let question = SideQuestion::new(&api, &params, SideService::Status)?;
     let request = TsdbStatisticsRequest {
         limit,
         partial_response_strategy: question.strategy(),
