@@ -116,7 +116,9 @@ pub fn run(path: &str, check_only: bool) -> Result<(), Failure> {
             if let Some(gateway) = file.store_gateway(cluster, &context).await? {
                 let name = format!("store gateway {}", cluster.name);
                 endpoints.push(
-                    EndpointConfig::new(name, Connection::Local(gateway)).with_cluster(cluster.name.as_str()),
+                    EndpointConfig::new(name, Connection::Local(gateway))
+                        .with_cluster(cluster.name.as_str())
+                        .that_may_be_empty(),
                 );
             }
         }

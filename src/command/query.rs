@@ -12,7 +12,7 @@ use parallax_promql::parse::ParserOptions;
 use parallax_querier::api::ApiOptions;
 use parallax_querier::query::QueryLimits;
 use parallax_querier::{Connection, EndpointConfig, EndpointOptions, ProxyConfig, Querier, QuerierConfig};
-use parallax_storeapi::SideService;
+use parallax_storeapi::{MessageLimits, SideService};
 
 use super::tls;
 use crate::flags::Values;
@@ -39,10 +39,15 @@ fn config(values: &Values, context: &Context) -> anyhow::Result<QuerierConfig> {
         endpoints: endpoints(values, context)?,
         endpoint_options: EndpointOptions {
             info_timeout: values.duration("endpoint.info-timeout"),
+            message_limits: MessageLimits {
+                frame_bytes: size(values, "endpoint.max-frame-size"),
+                ..MessageLimits::default()
+            },
             ..EndpointOptions::default()
         },
         proxy: ProxyConfig {
             response_timeout: (response_timeout > Duration::ZERO).then_some(response_timeout),
+            max_response_bytes: values.bytes("endpoint.max-response-size"),
             selector_labels: selector_labels(values)?,
             ..ProxyConfig::default()
         },
@@ -50,6 +55,7 @@ fn config(values: &Values, context: &Context) -> anyhow::Result<QuerierConfig> {
             timeout: values.duration("query.timeout"),
             max_concurrent: count(values, "query.max-concurrent"),
             max_concurrent_select: count(values, "query.max-concurrent-select"),
+            max_held_bytes: size(values, "query.max-held-bytes"),
             algorithm: algorithm(values)?,
             dynamic_lookback: values.switch("query.dynamic-lookback-delta"),
             ..QueryLimits::default()
@@ -180,6 +186,10 @@ fn engine_features(values: &Values) -> EngineOptions {
 
 fn shown_flags(values: &Values) -> BTreeMap<String, String> {
     values.all().into_iter().map(|(name, values)| (name.to_owned(), values.join(","))).collect()
+}
+
+fn size(values: &Values, name: &str) -> usize {
+    usize::try_from(values.bytes(name)).unwrap_or(usize::MAX)
 }
 
 fn count(values: &Values, name: &str) -> usize {

@@ -1,7 +1,7 @@
 //! Flags of `parallax query`.
 
 use super::Flag;
-use super::Kind::{Duration, List, Number, Switch, Text};
+use super::Kind::{Bytes, Duration, List, Number, Switch, Text};
 use super::common;
 
 const DISCOVERY: &str = "discovery comes with a later version; list the addresses with --endpoint";
@@ -113,6 +113,24 @@ fn query() -> Vec<Flag> {
         Flag::new("query.active-query-path", Text, "", "Directory of the active query log")
             .no_effect("running queries are not logged to a file"),
         Flag::new("query.max-samples", Number, "50000000", "Most samples one query may hold"),
+        Flag::new(
+            "query.max-held-bytes",
+            Bytes,
+            "1GiB",
+            "Most bytes of series one query may hold before they are evaluated; 0 is no limit",
+        ),
+        Flag::new(
+            "endpoint.max-frame-size",
+            Bytes,
+            "64MiB",
+            "Largest frame of series taken from an endpoint",
+        ),
+        Flag::new(
+            "endpoint.max-response-size",
+            Bytes,
+            "16GiB",
+            "Most bytes of series taken from an endpoint in one answer; 0 is no limit",
+        ),
         Flag::new(
             "query.partial-response",
             Switch,

@@ -3,6 +3,7 @@
 //! Nothing here does I/O, knows a wire format or a file format. A value that exists is valid: labels are
 //! sorted and unique, a matcher's expression is compiled, a range is not inverted.
 
+pub mod budget;
 pub mod columns;
 pub mod float;
 pub mod float_histogram;
@@ -11,6 +12,7 @@ pub mod labels;
 pub mod matcher;
 pub mod time;
 
+pub use budget::{Budget, BudgetLimits, OverQuota, Quota};
 pub use columns::{FloatColumn, HistogramColumn, SeriesData};
 pub use histogram::{CounterResetHint, FloatHistogram, Histogram, Span};
 pub use labels::{Labels, LabelsBuilder, METRIC_NAME};

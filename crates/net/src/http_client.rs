@@ -1,7 +1,7 @@
 //! An HTTP client for Prometheus' API: GET and POST, answers streamed or read up to a bound.
 //!
 //! Invariants: each wait has a limit (connection, headers, each piece of the body); no answer is held beyond the caller's bound; errors name the URL
-//! without its query and never the credentials. Redirects are not followed; nothing is repeated.
+//! without its query and never the credentials. Redirects are not followed; nothing is repeated. Secrets in files follow the files.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures::{Stream, StreamExt as _};
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
+use http::{HeaderMap, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
@@ -23,7 +23,8 @@ mod auth;
 mod connector;
 mod url;
 
-pub use auth::HttpAuth;
+use auth::Authorization;
+pub use auth::{HttpAuth, Secret};
 use connector::{ConnectFailure, HttpConnector};
 use url::BaseUrl;
 
@@ -68,7 +69,7 @@ impl HttpClientConfig {
 pub struct HttpClient {
     client: Client<HttpConnector, Full<Bytes>>,
     base: BaseUrl,
-    authorization: Option<HeaderValue>,
+    authorization: Authorization,
     response_timeout: Duration,
     idle_timeout: Duration,
 }
@@ -78,10 +79,8 @@ impl HttpClient {
     pub fn new(config: HttpClientConfig) -> Result<Self, Error> {
         let base = BaseUrl::parse(&config.base_url)?;
         let connector = HttpConnector::new(&config, &base)?;
-        let authorization = config
-            .auth
-            .header()
-            .map_err(|reason| Error::Request { url: base.to_string(), reason: reason.to_owned() })?;
+        let authorization = Authorization::new(config.auth)
+            .map_err(|reason| Error::Request { url: base.to_string(), reason })?;
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE_LIFETIME)
@@ -142,12 +141,17 @@ impl HttpClient {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        if let Some(authorization) = &self.authorization {
-            request = request.header(header::AUTHORIZATION, authorization.clone());
+        if let Some(authorization) = self.authorization.header().await {
+            request = request.header(header::AUTHORIZATION, authorization);
         }
         let request = request.body(Full::new(body)).map_err(refuse)?;
         match tokio::time::timeout(self.response_timeout, self.client.request(request)).await {
-            Ok(Ok(response)) => Ok(HttpResponse::new(url, response, self.idle_timeout)),
+            Ok(Ok(response)) => {
+                if response.status() == StatusCode::UNAUTHORIZED {
+                    self.authorization.refused();
+                }
+                Ok(HttpResponse::new(url, response, self.idle_timeout))
+            }
             Ok(Err(error)) => {
                 let reason = match find::<ConnectFailure>(&error) {
                     Some(failure) => failure.to_string(),

@@ -10,6 +10,7 @@
 mod connection_metrics;
 pub mod context;
 mod credential_metrics;
+mod dial;
 pub mod error;
 pub mod grpc_client;
 pub mod grpc_server;
@@ -24,7 +25,7 @@ pub use credential_metrics::watch_credentials;
 pub use error::Error;
 pub use grpc_client::{ClientTls, GrpcChannel, GrpcTarget, connect};
 pub use grpc_server::{GrpcServer, GrpcServerConfig};
-pub use http_client::{BodyStream, HttpAuth, HttpClient, HttpClientConfig, HttpResponse};
+pub use http_client::{BodyStream, HttpAuth, HttpClient, HttpClientConfig, HttpResponse, Secret};
 pub use http_server::HttpServer;
 pub use peer::PeerInfo;
 pub use probes::base_router;

@@ -1,10 +1,11 @@
 //! A remote endpoint as a `Store`.
 //!
-//! Deadlines are enforced here as well as sent, so a peer that ignores them costs no more than they allow. Connecting, TLS and
+//! Deadlines are enforced here as well as sent, so a peer that ignores them costs no more than they allow; so are sizes of messages. Connecting, TLS and
 //! keepalive belong to the channel; retrying belongs to the caller, who knows what has been answered.
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::TryStreamExt;
 use tonic::body::Body;
 use tonic::client::GrpcService;
 use tonic::codegen::Body as HttpBody;
@@ -12,24 +13,31 @@ use tonic::codegen::StdError;
 use tonic::{Request, Status};
 
 use crate::deadline::{by, deadline_of, set_deadline, until};
+use crate::message_limits::{MAX_REQUEST_BYTES, MessageLimits, explain};
 use crate::proto::thanos::info::info_client::InfoClient;
 use crate::proto::thanos::info::{InfoRequest, InfoResponse};
 use crate::proto::thanos::store_client::StoreClient as ThanosClient;
 use crate::proto::thanos::{
     LabelNamesRequest, LabelNamesResponse, LabelValuesRequest, LabelValuesResponse, SeriesRequest,
 };
-use crate::server::MAX_MESSAGE_SIZE_BYTES;
 use crate::{SeriesStream, SideServices, Store};
 
 /// Speaks to one endpoint over any gRPC channel. Cloning shares the channel.
 #[derive(Clone, Debug)]
 pub struct StoreClient<C> {
     channel: C,
+    limits: MessageLimits,
 }
 
 impl<C> StoreClient<C> {
     pub fn new(channel: C) -> Self {
-        Self { channel }
+        Self { channel, limits: MessageLimits::default() }
+    }
+
+    /// Takes messages of other sizes.
+    #[must_use]
+    pub fn with_limits(self, limits: MessageLimits) -> Self {
+        Self { limits, ..self }
     }
 
     pub fn channel(&self) -> &C {
@@ -43,11 +51,23 @@ where
     C::ResponseBody: HttpBody<Data = Bytes> + Send + 'static,
     <C::ResponseBody as HttpBody>::Error: Into<StdError> + Send,
 {
-    fn thanos(&self) -> ThanosClient<C> {
+    fn thanos(&self, answer_bytes: usize) -> ThanosClient<C> {
         ThanosClient::new(self.channel.clone())
-            .max_decoding_message_size(MAX_MESSAGE_SIZE_BYTES)
-            .max_encoding_message_size(MAX_MESSAGE_SIZE_BYTES)
+            .max_decoding_message_size(answer_bytes)
+            .max_encoding_message_size(MAX_REQUEST_BYTES)
     }
+}
+
+fn large_frame(status: Status) -> Status {
+    explain(status, "a frame of series", "raise the limit of a frame (--endpoint.max-frame-size)")
+}
+
+fn large_labels(status: Status) -> Status {
+    explain(status, "the answer", "ask with a matcher or a limit")
+}
+
+fn large_info(status: Status) -> Status {
+    explain(status, "its Info answer", "it has too many label sets")
 }
 
 /// Tells the peer what is left of the deadline now.
@@ -69,20 +89,21 @@ where
 {
     async fn info(&self) -> Result<InfoResponse, Status> {
         let mut client =
-            InfoClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE_SIZE_BYTES);
-        Ok(client.info(InfoRequest {}).await?.into_inner())
+            InfoClient::new(self.channel.clone()).max_decoding_message_size(self.limits.info_bytes);
+        Ok(client.info(InfoRequest {}).await.map_err(large_info)?.into_inner())
     }
 
     async fn series(&self, request: Request<SeriesRequest>) -> Result<SeriesStream, Status> {
         let (request, deadline) = sent(request);
-        let mut client = self.thanos();
-        let stream = by(deadline, client.series(request)).await?.into_inner();
-        Ok(until(Box::pin(stream), deadline))
+        let mut client = self.thanos(self.limits.frame_bytes);
+        let stream = by(deadline, client.series(request)).await.map_err(large_frame)?.into_inner();
+        Ok(until(Box::pin(stream.map_err(large_frame)), deadline))
     }
 
     async fn label_names(&self, request: Request<LabelNamesRequest>) -> Result<LabelNamesResponse, Status> {
         let (request, deadline) = sent(request);
-        Ok(by(deadline, self.thanos().label_names(request)).await?.into_inner())
+        let mut client = self.thanos(self.limits.labels_bytes);
+        Ok(by(deadline, client.label_names(request)).await.map_err(large_labels)?.into_inner())
     }
 
     async fn label_values(
@@ -90,7 +111,8 @@ where
         request: Request<LabelValuesRequest>,
     ) -> Result<LabelValuesResponse, Status> {
         let (request, deadline) = sent(request);
-        Ok(by(deadline, self.thanos().label_values(request)).await?.into_inner())
+        let mut client = self.thanos(self.limits.labels_bytes);
+        Ok(by(deadline, client.label_values(request)).await.map_err(large_labels)?.into_inner())
     }
 
     fn side(&self) -> &dyn SideServices {

@@ -11,12 +11,15 @@ use futures::{Stream, StreamExt};
 use prost_types::Any;
 use tonic::Status;
 
-use crate::SeriesStream;
 use crate::proto::thanos::series_response::Result as Frame;
 use crate::proto::thanos::{Series, SeriesBatch, SeriesRequest, SeriesResponse};
+use crate::{SeriesStream, chunks};
 
 /// Most series in one frame, whatever a request asks for.
 pub const MAX_BATCH_SERIES: usize = 4096;
+
+/// A batch that holds as much as this goes on its way, so that no frame grows beyond what receivers take.
+const MAX_BATCH_BYTES: usize = 8 << 20;
 
 pub fn series(series: Series) -> SeriesResponse {
     SeriesResponse { result: Some(Frame::Series(series)) }
@@ -56,6 +59,7 @@ pub fn batched(stream: SeriesStream, batch_size: i64) -> SeriesStream {
             stream: Some(stream),
             size: size.min(MAX_BATCH_SERIES),
             batch: Vec::new(),
+            batch_bytes: 0,
             next: None,
         }),
     }
@@ -98,6 +102,7 @@ struct Batched {
     stream: Option<SeriesStream>,
     size: usize,
     batch: Vec<Series>,
+    batch_bytes: usize,
     /// What comes after the batch that had to go first.
     next: Option<Result<SeriesResponse, Status>>,
 }
@@ -105,6 +110,7 @@ struct Batched {
 impl Batched {
     fn flush(&mut self) -> SeriesResponse {
         let series = std::mem::take(&mut self.batch);
+        self.batch_bytes = 0;
         SeriesResponse { result: Some(Frame::Batch(SeriesBatch { series })) }
     }
 
@@ -129,8 +135,9 @@ impl Stream for Batched {
             let Some(stream) = &mut self.stream else { return Poll::Ready(None) };
             match stream.as_mut().poll_next(context) {
                 Poll::Ready(Some(Ok(SeriesResponse { result: Some(Frame::Series(series)) }))) => {
+                    self.batch_bytes += chunks::series_size_bytes(&series);
                     self.batch.push(series);
-                    if self.batch.len() >= self.size {
+                    if self.batch.len() >= self.size || self.batch_bytes >= MAX_BATCH_BYTES {
                         return Poll::Ready(Some(Ok(self.flush())));
                     }
                 }

@@ -13,6 +13,7 @@ use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::{HealthReporter, HealthService};
 
 use crate::deadline::{by, deadline_of, set_deadline, until};
+use crate::message_limits::MAX_REQUEST_BYTES;
 use crate::proto::DESCRIPTOR_SET;
 use crate::proto::thanos::info::info_server::{Info, InfoServer};
 use crate::proto::thanos::info::{InfoRequest, InfoResponse};
@@ -22,7 +23,7 @@ use crate::proto::thanos::{
 };
 use crate::{SeriesStream, Store, side};
 
-/// Largest message both ways: what gRPC itself allows, and Thanos sends. tonic's own default is 4 MiB.
+/// Largest message that is sent: what gRPC itself allows. What is taken is far less, see [`crate::MessageLimits`].
 pub const MAX_MESSAGE_SIZE_BYTES: usize = i32::MAX as usize;
 
 /// Names that `grpc.health.v1.Health` answers for; the empty one is the whole server.
@@ -46,7 +47,7 @@ pub fn routes(store: Arc<dyn Store>, ready: watch::Receiver<bool>) -> Result<Rou
     tokio::spawn(follow_readiness(reporter, ready));
 
     let series = store_server::StoreServer::new(service.clone())
-        .max_decoding_message_size(MAX_MESSAGE_SIZE_BYTES)
+        .max_decoding_message_size(MAX_REQUEST_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_SIZE_BYTES);
     let reflection = || {
         tonic_reflection::server::Builder::configure()

@@ -1,6 +1,8 @@
 //! Thanos' `--prometheus.http-client` YAML: how to authenticate against Prometheus.
 
-use parallax_net::HttpAuth;
+use std::path::Path;
+
+use parallax_net::{HttpAuth, Secret};
 use serde::Deserialize;
 
 use crate::SidecarError;
@@ -44,7 +46,7 @@ struct BasicAuth {
     password_file: Option<String>,
 }
 
-/// Reads the options; secrets in files are read now.
+/// Reads the options. Files of secrets have to be there; what is in them is read by the client, again and again.
 pub(crate) fn auth(yaml: &str) -> Result<HttpAuth, SidecarError> {
     if yaml.trim().is_empty() {
         return Ok(HttpAuth::None);
@@ -64,14 +66,14 @@ pub(crate) fn auth(yaml: &str) -> Result<HttpAuth, SidecarError> {
     }
 }
 
-fn secret(name: &str, value: Option<String>, file: Option<String>) -> Result<String, SidecarError> {
+fn secret(name: &str, value: Option<String>, file: Option<String>) -> Result<Secret, SidecarError> {
     match (value, file) {
-        (Some(value), None) => Ok(value),
-        (None, Some(path)) => match std::fs::read_to_string(&path) {
-            Ok(text) => Ok(text.trim_end().to_owned()),
+        (Some(value), None) => Ok(Secret::Text(value)),
+        (None, Some(path)) => match std::fs::metadata(Path::new(&path)) {
+            Ok(_) => Ok(Secret::File(path.into())),
             Err(error) => Err(SidecarError::HttpClient(format!("{name}_file {path}: {error}"))),
         },
-        (None, None) => Ok(String::new()),
+        (None, None) => Ok(Secret::Text(String::new())),
         (Some(_), Some(_)) => Err(SidecarError::HttpClient(format!("{name} and {name}_file are both set"))),
     }
 }
@@ -85,7 +87,7 @@ mod tests {
         assert!(matches!(auth("").unwrap(), HttpAuth::None));
         let basic = auth("basic_auth:\n  username: a\n  password: b\n").unwrap();
         assert!(
-            matches!(basic, HttpAuth::Basic { username, password } if username == "a" && password == "b")
+            matches!(basic, HttpAuth::Basic { username, password: Secret::Text(text) } if username == "a" && text == "b")
         );
         // Word for word what the Prometheus Operator passes.
         let operator = auth(r#"{"tls_config": {"insecure_skip_verify":true}}"#).unwrap();
@@ -93,5 +95,7 @@ mod tests {
         assert!(auth("tls_config: {ca_fil: x}").err().unwrap().to_string().contains("ca_fil"));
         assert!(auth("proxy_url: x").err().unwrap().to_string().contains("proxy_url"));
         assert!(auth("basic_auth: {username: a}\nbearer_token: b").is_err());
+        let missing = auth("bearer_token_file: /no/such/token").err().unwrap().to_string();
+        assert!(missing.contains("/no/such/token"), "{missing}");
     }
 }

@@ -121,6 +121,8 @@ pub struct Sidecar {
     config: SidecarConfig,
     prometheus: Prometheus,
     state: watch::Receiver<Option<State>>,
+    /// Why Prometheus is not known yet.
+    failure: watch::Receiver<Option<String>>,
     reads: Arc<Semaphore>,
     metrics: SidecarMetrics,
 }
@@ -140,7 +142,8 @@ impl Sidecar {
         let prometheus = Prometheus::new(&config.prometheus_url, http);
         let metrics = SidecarMetrics::new(&context.metrics);
         let (publish, state) = watch::channel(None);
-        let heartbeat = Heartbeat::new(&config, prometheus.clone(), metrics.clone(), publish, context);
+        let (fail, failure) = watch::channel(None);
+        let heartbeat = Heartbeat::new(&config, prometheus.clone(), metrics.clone(), publish, fail, context);
         let shipper = config.shipper.clone().map(|shipper| {
             let metrics = metrics.clone();
             Shipper::new(shipper, prometheus.clone(), state.clone(), metrics)
@@ -160,7 +163,7 @@ impl Sidecar {
             }
         });
         let reads = Arc::new(Semaphore::new(config.max_concurrent_reads.max(1)));
-        Ok((Arc::new(Self { config, prometheus, state, reads, metrics }), task))
+        Ok((Arc::new(Self { config, prometheus, state, failure, reads, metrics }), task))
     }
 
     /// The external labels of Prometheus, once they are known.

@@ -41,6 +41,8 @@ pub(crate) struct Heartbeat {
     prometheus: Prometheus,
     metrics: SidecarMetrics,
     publish: watch::Sender<Option<State>>,
+    /// Why the last beat failed.
+    failure: watch::Sender<Option<String>>,
     condition: Condition,
     min_time_ms: i64,
     interval: Duration,
@@ -54,6 +56,7 @@ impl Heartbeat {
         prometheus: Prometheus,
         metrics: SidecarMetrics,
         publish: watch::Sender<Option<State>>,
+        failure: watch::Sender<Option<String>>,
         context: &Context,
     ) -> Self {
         let condition = context.readiness.condition(format!("prometheus {}", config.prometheus_url));
@@ -61,6 +64,7 @@ impl Heartbeat {
             prometheus,
             metrics,
             publish,
+            failure,
             condition,
             min_time_ms: config.min_time_ms,
             interval: config.heartbeat_interval,
@@ -94,6 +98,7 @@ impl Heartbeat {
                 Err(error) => {
                     let text = error.to_string();
                     self.metrics.prometheus_up.set(0);
+                    self.failure.send_replace(Some(text.clone()));
                     self.condition.not_ready(text.clone());
                     if self.publish.borrow().is_none() && started.elapsed() >= self.ready_timeout {
                         return Err(SidecarError::NotReady {
@@ -147,6 +152,7 @@ impl Heartbeat {
             );
         }
         self.publish.send_replace(Some(state));
+        self.failure.send_replace(None);
         // Last: who sees that this is ready may ask at once.
         self.condition.ready();
     }

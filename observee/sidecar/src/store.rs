@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use async_trait::async_trait;
 use futures::{Stream, StreamExt};
-use parallax_model::{Matcher, TimeRange};
+use parallax_model::{Budget, BudgetLimits, Matcher, OverQuota, TimeRange};
 use parallax_storeapi::ShardMatcher;
 use parallax_storeapi::proto::thanos::info::{
     ExemplarsInfo, InfoResponse, MetricMetadataInfo, RulesInfo, StatusInfo, StoreInfo, TargetsInfo, TsdbInfo,
@@ -50,7 +50,9 @@ enum Scope {
 impl Sidecar {
     pub(crate) fn known(&self) -> Result<State, Status> {
         self.state.borrow().clone().ok_or_else(|| {
-            Status::unavailable(format!("sidecar: prometheus {} was not ready yet", self.prometheus.url()))
+            let waiting = || format!("prometheus {} was not ready yet", self.prometheus.url());
+            let cause = self.failure.borrow().clone().unwrap_or_else(waiting);
+            Status::unavailable(format!("sidecar: {cause}"))
         })
     }
 
@@ -272,24 +274,26 @@ pub(crate) async fn within<T>(
     }
 }
 
-/// The limits of one Series answer, used up as it passes. 0 is no limit.
+/// The limits of one Series answer, used up as it passes.
 struct Limits {
-    max_series: usize,
-    max_samples: usize,
-    series: usize,
-    samples: usize,
-    last: Vec<parallax_storeapi::proto::thanos::Label>,
+    budget: Budget,
+    last: Option<Vec<parallax_storeapi::proto::thanos::Label>>,
 }
 
 impl Limits {
     fn of(sidecar: &Sidecar) -> Self {
         let SidecarConfig { max_series, max_samples, .. } = sidecar.config;
-        Self { max_series, max_samples, series: 0, samples: 0, last: Vec::new() }
+        let limits = BudgetLimits {
+            series: max_series as u64,
+            samples: max_samples as u64,
+            ..BudgetLimits::default()
+        };
+        Self { budget: Budget::new(limits), last: None }
     }
 
     /// Ends the stream with an error where a limit is passed.
     fn apply(mut self, stream: SeriesStream) -> SeriesStream {
-        if self.max_series == 0 && self.max_samples == 0 {
+        if self.budget.series.limit() == 0 && self.budget.samples.limit() == 0 {
             return stream;
         }
         Box::pin(stream.scan(false, move |passed, frame| {
@@ -307,22 +311,16 @@ impl Limits {
 
     /// Counts a series; parts of one count once.
     fn take(&mut self, series: &Series) -> Result<(), SidecarError> {
-        if self.series == 0 || self.last != series.labels {
-            self.series += 1;
-            self.last.clone_from(&series.labels);
+        let over = |over: OverQuota| {
+            SidecarError::Limit(format!("the answer has more than {} {}", over.limit, over.what))
+        };
+        if self.last.as_ref() != Some(&series.labels) {
+            self.budget.series.take(1).map_err(over)?;
+            self.last = Some(series.labels.clone());
         }
         let data = series.chunks.iter().filter_map(|chunk| chunk.raw.as_ref()).map(|chunk| &chunk.data);
-        self.samples += data.map(|data| parallax_tsdb::chunk::sample_count(data).unwrap_or(0)).sum::<usize>();
-        if self.max_series > 0 && self.series > self.max_series {
-            return Err(SidecarError::Limit(format!("the answer has more than {} series", self.max_series)));
-        }
-        if self.max_samples > 0 && self.samples > self.max_samples {
-            return Err(SidecarError::Limit(format!(
-                "the answer has more than {} samples",
-                self.max_samples
-            )));
-        }
-        Ok(())
+        let samples: usize = data.map(|data| parallax_tsdb::chunk::sample_count(data).unwrap_or(0)).sum();
+        self.budget.samples.take(samples as u64).map_err(over)
     }
 }
 

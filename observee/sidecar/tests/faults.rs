@@ -349,6 +349,7 @@ async fn without_external_labels_the_sidecar_is_not_ready_and_says_why() {
     ] {
         assert_eq!(status.code(), Code::Unavailable);
         assert!(status.message().contains(&beside.url), "{status}");
+        assert!(status.message().contains("has no external labels; set global.external_labels"), "{status}");
     }
 }
 

@@ -20,7 +20,7 @@ pub struct QuerierConfig {
     /// them misses would otherwise hide behind a querier that is well.
     pub beneath: Vec<Arc<EndpointSet>>,
     pub endpoint_options: EndpointOptions,
-    /// Bounds of the fan-out. Its default timeout is that of [`QuerierConfig::limits`].
+    /// Bounds of the fan-out. Its default timeout and its bytes per call are those of [`QuerierConfig::limits`].
     pub proxy: ProxyConfig,
     /// `--query.timeout`, `.max-concurrent`, `.max-concurrent-select`, `--deduplication.func`, and the byte budget.
     pub limits: QueryLimits,

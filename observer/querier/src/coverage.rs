@@ -43,6 +43,20 @@ pub struct Gap {
 
 const PREFIX: &str = "parallax: cluster ";
 
+/// The longest text that somebody else wrote and that goes into an answer as a warning or a reason.
+const MAX_TEXT_BYTES: usize = 2048;
+
+/// `text`, cut to what may go into an answer; says how long it was.
+pub(crate) fn bounded(mut text: String) -> String {
+    let whole_bytes = text.len();
+    if whole_bytes > MAX_TEXT_BYTES {
+        let end = (0..=MAX_TEXT_BYTES).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+        text.truncate(end);
+        text.push_str(&format!("… ({whole_bytes} bytes in all)"));
+    }
+    text
+}
+
 impl Gap {
     /// Reads a gap back from a warning; `None` for any other warning.
     pub fn parse(warning: &str) -> Option<Self> {
@@ -103,6 +117,17 @@ mod tests {
             };
             assert_eq!(Gap::parse(&gap.to_string()), Some(gap));
         }
+    }
+
+    #[test]
+    fn a_text_of_megabytes_is_cut_between_characters() {
+        let cut = bounded("ü".repeat(5 << 20));
+        assert!(
+            cut.len() < MAX_TEXT_BYTES + 64 && cut.ends_with("… (10485760 bytes in all)"),
+            "{}",
+            cut.len()
+        );
+        assert_eq!(bounded("short".to_owned()), "short");
     }
 
     #[test]

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use futures::FutureExt;
 use parallax_model::{Labels, TimeRange};
 use parallax_net::GrpcTarget;
-use parallax_storeapi::{Store, StoreClient};
+use parallax_storeapi::{MessageLimits, Store, StoreClient};
 use parallax_telemetry::Metrics;
 use tokio_util::sync::CancellationToken;
 
@@ -25,7 +25,7 @@ use state::Shared;
 
 use crate::Error;
 use crate::api::{StoreList, StoreStatus};
-use crate::coverage::{Gap, GapKind};
+use crate::coverage::{Gap, GapKind, bounded};
 use crate::info_poll;
 
 /// Most endpoints of one querier.
@@ -59,17 +59,33 @@ pub struct EndpointConfig {
     pub strict: bool,
     /// Thanos' `--endpoint-group`: several servers behind one address.
     pub group: bool,
+    /// A store of finished blocks, which holds nothing until there is a first one: while it is well, to advertise no label set at all is
+    /// complete, not a missing cluster.
+    pub may_be_empty: bool,
     pub connection: Connection,
 }
 
 impl EndpointConfig {
     pub fn new(name: impl Into<String>, connection: Connection) -> Self {
-        Self { name: name.into(), cluster: None, strict: false, group: false, connection }
+        Self {
+            name: name.into(),
+            cluster: None,
+            strict: false,
+            group: false,
+            may_be_empty: false,
+            connection,
+        }
     }
 
     #[must_use]
     pub fn with_cluster(mut self, cluster: impl Into<String>) -> Self {
         self.cluster = Some(cluster.into());
+        self
+    }
+
+    #[must_use]
+    pub fn that_may_be_empty(mut self) -> Self {
+        self.may_be_empty = true;
         self
     }
 }
@@ -87,6 +103,8 @@ pub struct EndpointOptions {
     pub slow_failure: Duration,
     /// The external label that holds the name of a cluster.
     pub cluster_label: String,
+    /// How large a message of a remote endpoint may be.
+    pub message_limits: MessageLimits,
 }
 
 impl Default for EndpointOptions {
@@ -98,6 +116,7 @@ impl Default for EndpointOptions {
             cool_down: Duration::from_secs(30),
             slow_failure: Duration::from_secs(1),
             cluster_label: "cluster".to_owned(),
+            message_limits: MessageLimits::default(),
         }
     }
 }
@@ -109,6 +128,7 @@ pub struct Endpoint {
     strict: bool,
     group: bool,
     is_local: bool,
+    may_be_empty: bool,
     store: Arc<dyn Store>,
     options: Arc<EndpointOptions>,
     shared: Shared,
@@ -122,7 +142,7 @@ impl Endpoint {
             Connection::Remote(target) => {
                 let channel = parallax_net::connect(&target)
                     .map_err(|source| Error::Endpoint { endpoint: config.name.clone(), source })?;
-                Arc::new(StoreClient::new(channel))
+                Arc::new(StoreClient::new(channel).with_limits(options.message_limits))
             }
         };
         Ok(Self {
@@ -131,6 +151,7 @@ impl Endpoint {
             strict: config.strict,
             group: config.group,
             is_local,
+            may_be_empty: config.may_be_empty,
             store,
             options,
             shared: Shared::default(),
@@ -183,12 +204,19 @@ impl Endpoint {
         Some(Labels::from_pairs([(self.options.cluster_label.as_str(), cluster)]))
     }
 
-    /// Whether it last advertised the cluster that it is expected to hold (or none is expected).
+    /// Whether it last advertised the cluster that it is expected to hold (or none is expected, or it holds nothing yet and may).
     pub fn advertises_expected(&self) -> bool {
         let Some(cluster) = self.cluster.as_deref() else { return true };
         let label = &self.options.cluster_label;
-        self.metadata()
-            .is_some_and(|known| known.label_sets.iter().any(|set| set.get(label) == Some(cluster)))
+        let (known, is_healthy) = {
+            let state = self.shared.read();
+            (state.metadata.clone(), state.is_healthy())
+        };
+        known.is_some_and(|known| {
+            let is_empty = known.has_store && known.label_sets.is_empty() && known.range.is_empty();
+            known.label_sets.iter().any(|set| set.get(label) == Some(cluster))
+                || (self.may_be_empty && is_healthy && is_empty)
+        })
     }
 
     /// Why it would be no use to ask now, or `None` to ask it.
@@ -208,7 +236,8 @@ impl Endpoint {
 
     /// A gap in an answer because of this endpoint.
     pub fn gap(&self, kind: GapKind, reason: impl Into<String>) -> Gap {
-        Gap { cluster: self.cluster_name(), kind, endpoint: self.name.clone(), reason: reason.into() }
+        let reason = bounded(reason.into());
+        Gap { cluster: self.cluster_name(), kind, endpoint: self.name.clone(), reason }
     }
 
     fn cluster_name(&self) -> String {

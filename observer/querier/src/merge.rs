@@ -16,14 +16,17 @@ use parallax_storeapi::{chunks, labels};
 use tokio::sync::mpsc;
 
 use crate::coverage::Gap;
+use crate::proxy::Ahead;
 
 /// What a store's task puts into its queue. `Done` or `Failed` is the last.
 #[derive(Debug)]
 pub enum Delivery {
-    /// Sorted, and after everything delivered before.
-    Series(Vec<Series>),
+    /// Sorted, and after everything delivered before; with what they take of the look-ahead.
+    Series(Vec<Series>, Option<Ahead>),
     Warning(String),
     Hints(Any),
+    /// Something is missing, and more follows.
+    Gap(Gap),
     Failed(Gap),
     Done,
 }
@@ -42,13 +45,15 @@ pub enum Merged {
 pub struct Source {
     queue: mpsc::Receiver<Delivery>,
     ready: std::vec::IntoIter<Series>,
+    /// Of the series in `ready`; given back when the last of them is taken.
+    ahead: Option<Ahead>,
     /// What to report if the queue ends without saying why.
     lost: Gap,
 }
 
 impl Source {
     pub fn new(queue: mpsc::Receiver<Delivery>, lost: Gap) -> Self {
-        Self { queue, ready: Vec::new().into_iter(), lost }
+        Self { queue, ready: Vec::new().into_iter(), ahead: None, lost }
     }
 
     fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Next> {
@@ -56,11 +61,14 @@ impl Source {
             if let Some(series) = self.ready.next() {
                 return Poll::Ready(Next::Head(series));
             }
+            self.ahead = None;
             return Poll::Ready(match futures::ready!(self.queue.poll_recv(context)) {
-                Some(Delivery::Series(series)) => {
+                Some(Delivery::Series(series, ahead)) => {
                     self.ready = series.into_iter();
+                    self.ahead = ahead;
                     continue;
                 }
+                Some(Delivery::Gap(gap)) => Next::Aside(Merged::Gap(gap)),
                 Some(Delivery::Warning(text)) => Next::Aside(Merged::Warning(text)),
                 Some(Delivery::Hints(hints)) => Next::Aside(Merged::Hints(hints)),
                 Some(Delivery::Failed(gap)) => Next::End(Some(gap)),
@@ -222,6 +230,10 @@ mod tests {
         }
     }
 
+    fn delivery(series: Vec<Series>) -> Delivery {
+        Delivery::Series(series, None)
+    }
+
     fn lost() -> Gap {
         Gap {
             cluster: "x".to_owned(),
@@ -247,12 +259,12 @@ mod tests {
     async fn equal_series_become_one_and_identical_chunks_stay_once() {
         let merged = merge(vec![
             source(vec![
-                Delivery::Series(vec![series("a", &[0, 10]), series("c", &[0])]),
-                Delivery::Series(vec![series("d", &[5])]),
+                delivery(vec![series("a", &[0, 10]), series("c", &[0])]),
+                delivery(vec![series("d", &[5])]),
                 Delivery::Done,
             ]),
             source(vec![
-                Delivery::Series(vec![series("a", &[10, 20]), series("b", &[0]), series("d", &[1])]),
+                delivery(vec![series("a", &[10, 20]), series("b", &[0]), series("d", &[1])]),
                 Delivery::Done,
             ]),
             source(vec![Delivery::Done]),
@@ -266,8 +278,8 @@ mod tests {
     #[tokio::test]
     async fn a_series_that_comes_in_parts_is_put_together() {
         let merged = merge(vec![source(vec![
-            Delivery::Series(vec![series("a", &[0])]),
-            Delivery::Series(vec![series("a", &[10])]),
+            delivery(vec![series("a", &[0])]),
+            delivery(vec![series("a", &[10])]),
             Delivery::Done,
         ])])
         .await;
@@ -277,8 +289,8 @@ mod tests {
     #[tokio::test]
     async fn asides_pass_and_a_queue_that_breaks_off_is_a_gap() {
         let merged = merge(vec![
-            source(vec![Delivery::Warning("careful".to_owned()), Delivery::Series(vec![series("b", &[0])])]),
-            source(vec![Delivery::Series(vec![series("a", &[0])]), Delivery::Done]),
+            source(vec![Delivery::Warning("careful".to_owned()), delivery(vec![series("b", &[0])])]),
+            source(vec![delivery(vec![series("a", &[0])]), Delivery::Done]),
         ])
         .await;
         assert_eq!(

@@ -4,9 +4,13 @@
 //! - No answer waits for an endpoint longer than its deadlines allow; what others sent stays.
 //! - An endpoint that was needed and did not answer in full is a warning, or where no partial answer is allowed, an error. Never silence.
 //! - Dropping an answer ends every call behind it.
+//! - What an endpoint sends is bounded, in frames, in bytes ahead of the merge and in all, and looked at: what is malformed is left out as that endpoint's gap.
 
+mod blame;
+mod check;
 mod info;
 mod label_calls;
+mod look_ahead;
 mod pump;
 mod series;
 mod side;
@@ -32,10 +36,12 @@ use prometheus_client::metrics::family::Family;
 use tonic::metadata::{KeyAndValueRef, MetadataMap};
 use tonic::{Request, Status};
 
-use crate::coverage::{Gap, GapKind};
+use crate::coverage::{Gap, GapKind, bounded};
 use crate::endpoint::{Endpoint, EndpointSet};
+use crate::select::Budget;
 use crate::store_selection::{Selection, select};
 
+pub(crate) use look_ahead::Ahead;
 pub use side_calls::SideLimits;
 
 /// The gRPC metadata that carries a tenant through proxies. Source: Thanos, `pkg/tenancy`.
@@ -65,6 +71,12 @@ pub struct ProxyConfig {
     pub hung_after: Duration,
     /// Deliveries that may wait per endpoint for the merge.
     pub look_ahead: usize,
+    /// Bytes of series that may wait per endpoint for the merge; a larger frame waits alone.
+    pub look_ahead_bytes: usize,
+    /// Bytes of series that one call may hold, if it brings no budget of a query; 0 for no limit.
+    pub max_held_bytes: usize,
+    /// Bytes of series that one endpoint may send in one answer; 0 for no limit.
+    pub max_response_bytes: u64,
     /// How often a stream is opened again after a transport error before its first frame.
     pub max_retries: u32,
     /// What answers of the small services (rules, targets…) may take.
@@ -80,6 +92,9 @@ impl Default for ProxyConfig {
             default_timeout: Duration::from_secs(120),
             hung_after: Duration::from_secs(5),
             look_ahead: 16,
+            look_ahead_bytes: 16 << 20,
+            max_held_bytes: 1 << 30,
+            max_response_bytes: 16 << 30,
             max_retries: 2,
             side_limits: SideLimits::default(),
             selector_labels: Labels::empty(),
@@ -160,6 +175,8 @@ struct Call {
     store_matchers: Vec<Vec<Matcher>>,
     /// For every endpoint.
     metadata: MetadataMap,
+    /// Of the query, or of this call alone if it came from elsewhere.
+    budget: Arc<Budget>,
 }
 
 impl Call {
@@ -188,6 +205,11 @@ impl Call {
                 .map(|matchers| matchers.0.clone())
                 .unwrap_or_default(),
             metadata,
+            budget: request
+                .extensions()
+                .get::<Arc<Budget>>()
+                .cloned()
+                .unwrap_or_else(|| Budget::new(config.max_held_bytes)),
         }
     }
 
@@ -201,6 +223,8 @@ impl Call {
     /// A request to an endpoint.
     fn outgoing<T>(&self, message: T) -> Request<T> {
         let mut request = with_deadline(message, Some(self.endpoint_deadline));
+        // A querier in this process shares it.
+        request.extensions_mut().insert(Arc::clone(&self.budget));
         for entry in self.metadata.iter() {
             if let KeyAndValueRef::Ascii(key, value) = entry {
                 request.metadata_mut().insert(key.clone(), value.clone());
@@ -232,7 +256,7 @@ fn late(endpoint: &Endpoint, config: &ProxyConfig, silence: Duration, frames: u6
 
 /// The gap that a failed call leaves. A querier below that names a gap of its own is taken at its word.
 fn gap_of(endpoint: &Endpoint, status: &Status, something_came: bool) -> Gap {
-    Gap::parse(status.message())
+    Gap::parse(&bounded(status.message().to_owned()))
         .unwrap_or_else(|| endpoint.gap(kind_of(status, something_came), reason_of(status)))
 }
 

@@ -53,9 +53,11 @@ impl Querier {
         )?;
         let mut proxy = config.proxy;
         proxy.default_timeout = config.limits.timeout;
+        proxy.max_held_bytes = config.limits.max_held_bytes;
         let proxy = Proxy::new(endpoints.clone(), proxy, &context.metrics);
         let runner =
-            QueryRunner::new(Arc::new(proxy.clone()), config.engine, config.limits, &context.metrics);
+            QueryRunner::new(Arc::new(proxy.clone()), config.engine, config.limits, &context.metrics)
+                .with_blame(Arc::new(proxy.clone()));
         let stop = Stop::new(context.shutdown.clone(), config.stop_grace);
         let polled = endpoints.clone();
         tokio::spawn(context.shutdown.run_until_cancelled_owned(async move {

@@ -25,7 +25,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::resolution;
-use crate::select::{Budget, SelectOptions, StoreSource};
+use crate::select::{Blame, Budget, SelectOptions, StoreSource};
 
 /// The part of a query's time that is kept for evaluating what stores sent: one in this many.
 const EVALUATION_SHARE: u32 = 10;
@@ -114,6 +114,13 @@ pub struct QueryRunner {
     /// One permit per query that runs or waits.
     places: Arc<Semaphore>,
     metrics: QueryMetrics,
+    blame: Option<Arc<dyn Blame>>,
+}
+
+/// The right to run, which a query or a request for series or labels has until it ends.
+pub(crate) struct Slot {
+    _place: OwnedSemaphorePermit,
+    _slot: OwnedSemaphorePermit,
 }
 
 #[derive(Clone)]
@@ -168,7 +175,14 @@ impl QueryRunner {
             places: Arc::new(Semaphore::new(running + waiting)),
             limits,
             metrics: QueryMetrics::new(metrics),
+            blame: None,
         }
+    }
+
+    /// Names whose series are malformed by asking `blame`.
+    #[must_use]
+    pub fn with_blame(self, blame: Arc<dyn Blame>) -> Self {
+        Self { blame: Some(blame), ..self }
     }
 
     pub fn store(&self) -> &Arc<dyn Store> {
@@ -247,7 +261,8 @@ impl QueryRunner {
             },
             Budget::new(self.limits.max_held_bytes),
             canceled,
-        );
+        )
+        .with_blame(self.blame.clone());
         let work = move || {
             // Both last as long as the thread is busy, which is longer than the caller when it goes away.
             let _busy = (slot, running);
@@ -276,17 +291,18 @@ impl QueryRunner {
         result
     }
 
-    async fn slot(
-        &self,
-        deadline: Instant,
-    ) -> Result<(OwnedSemaphorePermit, OwnedSemaphorePermit), QueryError> {
+    /// Waits for a place among those that run.
+    ///
+    /// # Errors
+    /// A full queue and a wait past the deadline are timeouts.
+    pub(crate) async fn slot(&self, deadline: Instant) -> Result<Slot, QueryError> {
         let in_queue = || QueryError::Timeout { waiting_for: "query queue".to_owned() };
         let Ok(place) = self.places.clone().try_acquire_owned() else {
             self.metrics.refused.inc();
             return Err(QueryError::Timeout { waiting_for: "query queue, which is full".to_owned() });
         };
         match tokio::time::timeout_at(deadline.into(), self.slots.clone().acquire_owned()).await {
-            Ok(Ok(slot)) => Ok((place, slot)),
+            Ok(Ok(slot)) => Ok(Slot { _place: place, _slot: slot }),
             Ok(Err(_)) | Err(_) => {
                 self.metrics.failed.inc();
                 Err(in_queue())

@@ -2,30 +2,35 @@
 //!
 //! A request runs on tokio; its frames wait in a bounded channel for the engine's thread, which decodes and merges
 //! them (`select/stream.rs`). So back-pressure goes from the engine to the stores, and a query that is dropped cancels
-//! its requests. What a query holds undecoded is bounded by its [`Budget`].
+//! its requests. What a query holds undecoded is bounded by its [`Budget`]. Selections that the engine has not come to yet are
+//! read ahead, so that they cost their stores nothing while they wait (`select/read_ahead.rs`).
 //!
 //! Which stores are asked, and what happens when one fails, is the store's affair.
 
+mod blame;
 mod budget;
+mod read_ahead;
 mod request;
 mod stream;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
-use futures::StreamExt;
 use parallax_dedup::{Algorithm, Dedup};
 use parallax_model::Matcher;
 use parallax_promql::source::{Selection, SeriesStream, Source, SourceError};
-use parallax_storeapi::proto::thanos::series_response::Result as Frame;
+use parallax_storeapi::Store;
 use parallax_storeapi::proto::thanos::{SeriesRequest, ShardInfo};
-use parallax_storeapi::{Store, with_deadline};
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
+pub use blame::Blame;
+use blame::Containment;
 pub use budget::Budget;
+pub(crate) use budget::{Held, OverBudget};
 pub(crate) use request::strategy;
 pub use request::{StoreMatchers, wire_matchers};
 pub(crate) use stream::labels_of;
@@ -61,6 +66,7 @@ pub struct StoreSource {
     opens: Arc<Semaphore>,
     budget: Arc<Budget>,
     canceled: CancellationToken,
+    blame: Option<Arc<dyn Blame>>,
 }
 
 impl StoreSource {
@@ -73,18 +79,26 @@ impl StoreSource {
         canceled: CancellationToken,
     ) -> Self {
         let opens = Arc::new(Semaphore::new(options.max_concurrent_opens.max(1)));
-        Self { store, runtime, options: Arc::new(options), opens, budget, canceled }
+        Self { store, runtime, options: Arc::new(options), opens, budget, canceled, blame: None }
+    }
+
+    /// Names whose series are malformed by asking `blame`.
+    #[must_use]
+    pub fn with_blame(self, blame: Option<Arc<dyn Blame>>) -> Self {
+        Self { blame, ..self }
     }
 }
 
 impl Source for StoreSource {
     fn select(&self, selection: &Selection) -> Result<Box<dyn SeriesStream>, SourceError> {
         let (deliveries, queue) = mpsc::channel(QUEUED_FRAMES);
+        let (want, wanted) = watch::channel(false);
         let pump = Pump {
             store: self.store.clone(),
             options: self.options.clone(),
             opens: self.opens.clone(),
             budget: self.budget.clone(),
+            wanted,
         };
         let message = request::series_request(selection, &self.options);
         let canceled = self.canceled.clone();
@@ -97,8 +111,10 @@ impl Source for StoreSource {
         });
         let algorithm = (!self.options.replica_labels.is_empty()).then_some(self.options.algorithm);
         let dedup = Dedup::new(algorithm, &selection.function, selection.query_range, selection.range);
-        let wanted = (self.options.max_resolution_ms > 0).then(|| request::aggregates(&selection.function));
-        Ok(Box::new(SelectedSeries::new(queue, dedup, wanted, self.options.replica_labels.clone())))
+        let aggregates = (self.options.max_resolution_ms > 0).then(|| request::aggregates(&selection.function));
+        let containment = Containment::new(self.blame.clone(), self.options.partial_response);
+        let replica_labels = self.options.replica_labels.clone();
+        Ok(Box::new(SelectedSeries::new(queue, want, dedup, aggregates, replica_labels, containment)))
     }
 }
 
@@ -108,12 +124,21 @@ struct Pump {
     options: Arc<SelectOptions>,
     opens: Arc<Semaphore>,
     budget: Arc<Budget>,
+    /// Whether the engine has come to this selection.
+    wanted: watch::Receiver<bool>,
 }
 
 impl Pump {
-    async fn run(&self, message: SeriesRequest, deliveries: &mpsc::Sender<Delivery>) {
+    async fn run(mut self, message: SeriesRequest, deliveries: &mpsc::Sender<Delivery>) {
         let deadline = tokio::time::Instant::from_std(self.options.deadline);
-        let outcome = tokio::time::timeout_at(deadline, self.forward(message, deliveries)).await;
+        let mut ahead = VecDeque::new();
+        let outcome = tokio::time::timeout_at(deadline, self.forward(message, deliveries, &mut ahead)).await;
+        // What has come needs no more of the stores' time, however late the engine comes to it.
+        for delivery in ahead {
+            if deliveries.send(delivery).await.is_err() {
+                return;
+            }
+        }
         let timeout = || SourceError::Timeout { waiting_for: "stores".to_owned() };
         let error = match outcome {
             Ok(Ok(())) => None,
@@ -135,35 +160,6 @@ impl Pump {
         };
         // An engine that no longer listens needs no end.
         let _ = deliveries.send(last).await;
-    }
-
-    async fn forward(
-        &self,
-        message: SeriesRequest,
-        deliveries: &mpsc::Sender<Delivery>,
-    ) -> Result<(), SourceError> {
-        let canceled = |_| SourceError::Canceled;
-        // Held until the first frame is there, not longer: the engine may read selections in any order, and one that
-        // waits for another one's reader would never end.
-        let mut permit = Some(self.opens.acquire().await.map_err(canceled)?);
-        let mut request = with_deadline(message, Some(self.options.deadline));
-        if !self.options.store_matchers.is_empty() {
-            request.extensions_mut().insert(StoreMatchers(self.options.store_matchers.clone()));
-        }
-        let mut frames = self.store.series(request).await.map_err(source_error)?;
-        while let Some(frame) = frames.next().await {
-            drop(permit.take());
-            let delivery = match frame.map_err(source_error)?.result {
-                Some(Frame::Series(series)) => Delivery::series(vec![series], &self.budget)?,
-                Some(Frame::Batch(batch)) => Delivery::series(batch.series, &self.budget)?,
-                Some(Frame::Warning(warning)) => Delivery::Warning(warning),
-                Some(Frame::Hints(_)) | None => continue,
-            };
-            if deliveries.send(delivery).await.is_err() {
-                return Err(SourceError::Canceled);
-            }
-        }
-        Ok(())
     }
 }
 

@@ -462,3 +462,40 @@ async fn a_query_is_explained_without_being_run() {
     }
     assert!(store.asked.lock().unwrap().is_none(), "no store was asked");
 }
+
+#[tokio::test]
+async fn requests_for_series_and_labels_take_a_slot_and_the_queue_is_bounded() {
+    let hung = Arc::new(FakeStore { hangs: true, ..FakeStore::default() });
+    let api =
+        api_over(hung.clone(), QueryLimits { max_concurrent: 1, max_waiting: 0, ..QueryLimits::default() });
+    let busy = api.clone();
+    let first = tokio::spawn(async move { get(&busy, "/api/v1/series?match[]=up").await });
+    while hung.asked.lock().unwrap().is_none() {
+        tokio::task::yield_now().await;
+    }
+    for uri in
+        ["/api/v1/series?match[]=up", "/api/v1/labels", "/api/v1/label/job/values", "/api/v1/query?query=1"]
+    {
+        let answer = get(&api, uri).await;
+        assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE, "{uri}");
+        assert!(answer.body.contains("query queue, which is full"), "{uri}: {}", answer.body);
+    }
+    // Bad parameters are told without a slot.
+    assert_eq!(get(&api, "/api/v1/series").await.status, StatusCode::BAD_REQUEST);
+    first.abort();
+    let _ = first.await;
+    assert_eq!(get(&api, "/api/v1/labels").await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn the_selectors_of_one_request_for_series_share_one_budget() {
+    let jobs: Vec<String> = (0..50).map(|job| format!("{job:0100}")).collect();
+    let found = jobs.iter().map(|job| series(&[("__name__", "up"), ("job", job)], &[(1, 1.0)])).collect();
+    let frames = vec![frame(found)];
+    let limits = QueryLimits { max_held_bytes: 10_000, ..QueryLimits::default() };
+    let api = api_over(Arc::new(with_frames(frames)), limits);
+    assert_eq!(get(&api, "/api/v1/series?match[]=up").await.status, StatusCode::OK);
+    let answer = get(&api, "/api/v1/series?match[]=up&match[]=up").await;
+    assert_eq!(answer.status, StatusCode::UNPROCESSABLE_ENTITY, "{}", answer.body);
+    assert!(answer.body.contains("more than 10000 bytes"), "{}", answer.body);
+}

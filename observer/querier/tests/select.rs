@@ -5,7 +5,7 @@
 mod fake_store;
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use fake_store::{FakeStore, Frame, frame, series, warning};
@@ -13,7 +13,10 @@ use parallax_dedup::Algorithm;
 use parallax_model::{Matcher, TimeRange};
 use parallax_promql::source::{Selection, SeriesStream, Source, SourceError};
 use parallax_querier::select::{Budget, SelectOptions, StoreSource};
-use parallax_storeapi::proto::thanos::{Chunk, PartialResponseStrategy, SeriesResponse};
+use parallax_storeapi::Store;
+use parallax_storeapi::proto::thanos::{
+    Chunk, PartialResponseStrategy, Series, SeriesRequest, SeriesResponse,
+};
 use proptest::prelude::*;
 use prost::Message;
 use tokio::runtime::Handle;
@@ -125,27 +128,70 @@ async fn warnings_are_gathered_once() {
     assert_eq!((read.series.len(), read.warnings), (1, vec!["us-1 is missing".to_owned()]));
 }
 
+/// Reads frames as a query that takes no partial answer.
+async fn read_whole(frames: Vec<Frame>) -> Read {
+    let store = Arc::new(FakeStore { frames, ..FakeStore::default() });
+    read(store, SelectOptions { partial_response: false, ..options() }, Budget::new(0), "").await
+}
+
 #[tokio::test]
-async fn a_series_out_of_order_ends_the_query() {
+async fn a_series_out_of_order_is_left_out_and_named() {
     let of = |job: &str| series(&[("__name__", "up"), ("job", job)], &[(10_000, 1.0)]);
-    let read = read_frames(vec![frame(vec![of("b"), of("a")])]).await;
+    let frames = || vec![frame(vec![of("b"), of("a"), of("c")])];
+    let read = read_frames(frames()).await;
+    read.end.unwrap();
+    let names: Vec<&str> = read.series.iter().map(|(labels, _)| labels.as_str()).collect();
+    assert_eq!(names, [r#"up{job="b"}"#, r#"up{job="c"}"#]);
+    let expected = r#"series up{job="a"}: it came after up{job="b"}; it is left out"#;
+    assert!(read.warnings.len() == 1 && read.warnings[0].ends_with(expected), "{:?}", read.warnings);
+    let refused = read_whole(frames()).await.end.unwrap_err();
+    assert!(matches!(&refused, SourceError::Storage(text) if text.ends_with(expected)), "{refused}");
+}
+
+#[tokio::test]
+async fn a_chunk_that_cannot_be_decoded_is_left_out_and_the_rest_of_its_series_stays() {
+    let labels = [("__name__", "up"), ("job", "a")];
+    let mut half = series(&labels, &[(10_000, 1.0), (20_000, 2.0)]);
+    let mut broken = series(&labels, &[(30_000, 1.0), (40_000, 2.0)]).chunks.remove(0);
+    broken.raw.as_mut().unwrap().data = bytes::Bytes::from_static(&[0, 9, 1]);
+    let mut downsampled = series(&labels, &[(50_000, 1.0)]).chunks.remove(0);
+    downsampled.raw = None;
+    half.chunks.extend([broken.clone(), downsampled]);
+    let only = Series {
+        labels: series(&[("__name__", "up"), ("job", "b")], &[(1, 1.0)]).labels,
+        chunks: vec![broken],
+    };
+    let whole = series(&[("__name__", "up"), ("job", "c")], &[(10_000, 5.0)]);
+    let frames = || vec![frame(vec![half.clone(), only.clone(), whole.clone()])];
+    let read = read_frames(frames()).await;
+    read.end.unwrap();
+    let expected = [
+        (r#"up{job="a"}"#.to_owned(), vec![(10_000, 1.0), (20_000, 2.0)]),
+        (r#"up{job="c"}"#.to_owned(), vec![(10_000, 5.0)]),
+    ];
+    assert_eq!(read.series, expected);
+    let has = |text: &str| read.warnings.iter().any(|warning| warning.contains(text));
+    assert!(has(r#"series up{job="a"}: decode Xor chunk [30000, 40000]"#), "{:?}", read.warnings);
+    assert!(has("chunk [50000, 50000] is downsampled"), "{:?}", read.warnings);
+    assert!(has(r#"series up{job="b"}: decode Xor chunk"#), "{:?}", read.warnings);
+    let refused = read_whole(frames()).await.end.unwrap_err();
     assert!(
-        matches!(read.end, Err(SourceError::Storage(text)) if text.contains(r#"up{job="a"} after up{job="b"}"#))
+        matches!(&refused, SourceError::Storage(text) if text.contains(r#"series up{job="a"}"#)),
+        "{refused}"
     );
 }
 
 #[tokio::test]
-async fn broken_chunks_name_their_series() {
-    let mut broken = series(&[("__name__", "up")], &[(10_000, 1.0), (20_000, 2.0)]);
-    broken.chunks[0].raw.as_mut().unwrap().data = bytes::Bytes::from_static(&[0, 9, 1]);
-    let read = read_frames(vec![frame(vec![broken])]).await;
-    assert!(
-        matches!(read.end, Err(SourceError::Storage(text)) if text.starts_with("series up: decode Xor chunk"))
-    );
-    let mut downsampled = series(&[("__name__", "up")], &[(10_000, 1.0)]);
-    downsampled.chunks[0].raw = None;
-    let read = read_frames(vec![frame(vec![downsampled])]).await;
-    assert!(matches!(read.end, Err(SourceError::Storage(text)) if text.contains("is downsampled")));
+async fn many_unreadable_series_are_told_ten_times_and_counted() {
+    let broken = |job: usize| {
+        let mut broken = series(&[("__name__", "up"), ("job", &format!("{job:03}"))], &[(10_000, 1.0)]);
+        broken.chunks[0].raw.as_mut().unwrap().data = bytes::Bytes::from_static(&[0, 9, 1]);
+        broken
+    };
+    let read = read_frames(vec![frame((0..100).map(broken).collect())]).await;
+    read.end.unwrap();
+    assert_eq!(read.warnings.len(), 11);
+    assert_eq!(read.warnings[10], "stores sent 100 series or chunks that are malformed; they are left out");
 }
 
 #[tokio::test]
@@ -225,6 +271,85 @@ async fn selections_beyond_the_limit_of_opens_wait_without_blocking_each_other()
         (second.series.len(), drain(first).series.len())
     });
     assert_eq!(read.await.unwrap(), (200, 200));
+}
+
+/// Serves so many streams at once, from the call to the end of the stream, as a sidecar does; further ones wait.
+struct Narrow {
+    places: Arc<tokio::sync::Semaphore>,
+    frames: Vec<Frame>,
+    opens: AtomicUsize,
+}
+
+#[async_trait::async_trait]
+impl Store for Narrow {
+    async fn info(&self) -> Result<parallax_storeapi::proto::thanos::info::InfoResponse, Status> {
+        Ok(Default::default())
+    }
+
+    async fn series(
+        &self,
+        _: tonic::Request<SeriesRequest>,
+    ) -> Result<parallax_storeapi::SeriesStream, Status> {
+        let place = self.places.clone().acquire_owned().await.unwrap();
+        self.opens.fetch_add(1, Ordering::SeqCst);
+        let frames = futures::stream::iter(self.frames.clone());
+        Ok(Box::pin(futures::StreamExt::map(frames, move |frame| {
+            let _place = &place;
+            frame
+        })))
+    }
+
+    async fn label_names(
+        &self,
+        _: tonic::Request<parallax_storeapi::proto::thanos::LabelNamesRequest>,
+    ) -> Result<parallax_storeapi::proto::thanos::LabelNamesResponse, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn label_values(
+        &self,
+        _: tonic::Request<parallax_storeapi::proto::thanos::LabelValuesRequest>,
+    ) -> Result<parallax_storeapi::proto::thanos::LabelValuesResponse, Status> {
+        Err(Status::unimplemented(""))
+    }
+}
+
+/// Opens fifteen selections on a store that serves ten streams at once, and reads them in order or backwards; the opens it took.
+async fn fifteen_selections(frames: usize, budget: Arc<Budget>, backwards: bool) -> usize {
+    let job = |index: usize| format!("{index:05}");
+    let of = |index| frame(vec![series(&[("__name__", "up"), ("job", &job(index))], &[(10_000, 1.0)])]);
+    let places = Arc::new(tokio::sync::Semaphore::new(10));
+    let store =
+        Arc::new(Narrow { places, frames: (0..frames).map(of).collect(), opens: AtomicUsize::new(0) });
+    let source =
+        StoreSource::new(store.clone(), Handle::current(), options(), budget, CancellationToken::new());
+    let mut streams: Vec<_> = (0..15).map(|_| source.select(&selection("")).unwrap()).collect();
+    if backwards {
+        streams.reverse();
+    }
+    // A little time in which all that can be opened is.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let reading = tokio::task::spawn_blocking(move || streams.into_iter().map(drain).collect::<Vec<_>>());
+    for read in tokio::time::timeout(Duration::from_secs(30), reading)
+        .await
+        .expect("they wait for each other")
+        .unwrap()
+    {
+        read.end.unwrap();
+        assert_eq!((read.series.len(), read.warnings), (frames, vec![]));
+    }
+    store.opens.load(Ordering::SeqCst)
+}
+
+#[tokio::test]
+async fn more_selections_than_a_store_serves_at_once_do_not_wait_for_each_other() {
+    for backwards in [false, true] {
+        // Far more frames than the channel holds, and all of them fit into memory.
+        assert_eq!(fifteen_selections(300, Budget::new(0), backwards).await, 15);
+        // Next to nothing fits: streams that are not read are let go, and opened again when they are.
+        let opens = fifteen_selections(300, Budget::new(40_000), backwards).await;
+        assert!((15..=30).contains(&opens), "{opens}");
+    }
 }
 
 proptest! {

@@ -1,7 +1,9 @@
 //! What one call uses: its limits, and the numbers for the metrics and the query stats.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use parallax_model::{Budget, OverQuota, Quota};
 use tonic::Status;
 
 use crate::config::Limits;
@@ -42,20 +44,23 @@ pub struct Used {
 /// What one call has used so far, shared by all its blocks.
 #[derive(Debug, Default)]
 pub struct Usage {
-    limits: Limits,
+    budget: Budget,
     postings: Used,
     series: Used,
     chunks: Used,
-    reserved_series: AtomicU64,
-    reserved_chunks: AtomicU64,
-    downloaded_bytes: AtomicU64,
     pub merged_series: AtomicU64,
     pub merged_chunks: AtomicU64,
 }
 
 impl Usage {
     pub fn new(limits: Limits) -> Self {
-        Self { limits, ..Self::default() }
+        let budget = Budget {
+            series: Quota::new("series", limits.request_series),
+            // A limit below one chunk's worth of samples still is one.
+            samples: Quota::new("chunks", limits.request_samples.div_ceil(SAMPLES_PER_CHUNK)),
+            bytes: Arc::new(Quota::new("bytes", limits.downloaded_bytes)),
+        };
+        Self { budget, ..Self::default() }
     }
 
     pub fn of(&self, data: Data) -> &Used {
@@ -73,7 +78,7 @@ impl Usage {
     }
 
     pub fn downloaded_bytes(&self) -> u64 {
-        self.downloaded_bytes.load(Ordering::Relaxed)
+        self.budget.bytes.used()
     }
 
     /// Counts a range that is about to be fetched.
@@ -81,27 +86,20 @@ impl Usage {
         let used = self.of(data);
         used.fetched.fetch_add(1, Ordering::Relaxed);
         used.fetched_bytes.fetch_add(bytes, Ordering::Relaxed);
-        reserve(&self.downloaded_bytes, bytes, self.limits.downloaded_bytes, "bytes")
+        self.budget.bytes.take(bytes).map_err(|over| refused(&over))
     }
 
     pub fn reserve_series(&self, count: usize) -> Result<(), BlockFailure> {
-        reserve(&self.reserved_series, count as u64, self.limits.request_series, "series")
+        self.budget.series.take(count as u64).map_err(|over| refused(&over))
     }
 
     pub fn reserve_chunks(&self, count: usize) -> Result<(), BlockFailure> {
-        // A limit below one chunk's worth of samples still is one.
-        let limit = self.limits.request_samples.div_ceil(SAMPLES_PER_CHUNK);
-        reserve(&self.reserved_chunks, count as u64, limit, "chunks")
+        self.budget.samples.take(count as u64).map_err(|over| refused(&over))
     }
 }
 
-fn reserve(counter: &AtomicU64, more: u64, limit: u64, what: &str) -> Result<(), BlockFailure> {
-    let total = counter.fetch_add(more, Ordering::Relaxed).saturating_add(more);
-    if limit == 0 || total <= limit {
-        return Ok(());
-    }
-    let message = format!("exceeded {what} limit: limit {limit} violated (got {total})");
-    Err(BlockFailure::Limit(Status::resource_exhausted(message)))
+fn refused(over: &OverQuota) -> BlockFailure {
+    BlockFailure::Limit(Status::resource_exhausted(over.to_string()))
 }
 
 #[cfg(test)]

@@ -13,7 +13,6 @@ use std::time::Duration;
 use hyper_util::rt::TokioIo;
 use parallax_pki::{Explanation, FailureReason, Side, explain};
 use rustls_pki_types::ServerName;
-use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tower::Service;
 
@@ -21,6 +20,7 @@ use super::health::Health;
 use super::stream::ClientStream;
 use super::{ClientTls, GrpcTarget, is_client};
 use crate::Error;
+use crate::dial::{DialError, dial};
 
 /// Why a connection could not be made.
 #[derive(Clone, Debug)]
@@ -91,12 +91,13 @@ impl Connector {
     }
 
     async fn open(&self) -> Result<ClientStream, Explanation> {
-        let addresses =
-            tokio::net::lookup_host((self.host.as_ref(), self.port)).await.map_err(|error| Explanation {
+        let stream = dial(&self.host, self.port).await.map_err(|error| match error {
+            DialError::Resolve(error) => Explanation {
                 reason: FailureReason::Unreachable,
                 text: format!("the name {} cannot be resolved ({error})", self.host),
-            })?;
-        let stream = first_open(addresses).await.map_err(|error| explain(&error, Side::Client))?;
+            },
+            DialError::Connect(error) => explain(&error, Side::Client),
+        })?;
         // An error here means that the peer has gone; the handshake will notice.
         let _ = stream.set_nodelay(true);
         let Some(tls) = &self.tls else {
@@ -121,18 +122,6 @@ impl Connector {
         }
         Ok(ClientStream::tls(stream, Arc::clone(&self.health)))
     }
-}
-
-/// The first address that accepts, or the last error.
-async fn first_open(addresses: impl Iterator<Item = std::net::SocketAddr>) -> io::Result<TcpStream> {
-    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name resolves to no address");
-    for address in addresses {
-        match TcpStream::connect(address).await {
-            Ok(stream) => return Ok(stream),
-            Err(error) => last = error,
-        }
-    }
-    Err(last)
 }
 
 /// A server that hangs up in the middle of a handshake most often does not speak TLS.

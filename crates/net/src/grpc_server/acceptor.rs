@@ -85,7 +85,7 @@ impl Acceptor {
                 accepted = listener.accept() => accepted,
             };
             match accepted {
-                Ok((stream, address)) => self.admit(stream, address).await,
+                Ok((stream, address)) => self.admit(stream, address),
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(error) => {
                     tracing::error!(%error, "accepting a gRPC connection failed");
@@ -95,7 +95,8 @@ impl Acceptor {
         }
     }
 
-    async fn admit(self: &Arc<Self>, stream: TcpStream, address: SocketAddr) {
+    /// Never waits: what has to is left to a task, of which there are no more than places.
+    fn admit(self: &Arc<Self>, stream: TcpStream, address: SocketAddr) {
         let Ok(permit) = Arc::clone(&self.places).try_acquire_owned() else {
             self.metrics.refused("too_many_connections");
             self.log_refusal(address, "too many connections are open");
@@ -107,7 +108,13 @@ impl Acceptor {
         match self.config.tls.clone() {
             None => {
                 let peer = PeerInfo { address, identity: None, certificate: None };
-                self.hand_over(Transport::Plain(stream), peer, place).await;
+                let this = Arc::clone(self);
+                tokio::spawn(async move {
+                    tokio::select! {
+                        () = this.hand_over(Transport::Plain(stream), peer, place) => {}
+                        () = this.cut.cancelled() => {}
+                    }
+                });
             }
             Some(source) => self.spawn_handshake(stream, address, place, source),
         }
@@ -263,4 +270,34 @@ fn is_of_one_connection(error: &io::Error) -> bool {
         error.kind(),
         io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use parallax_telemetry::Metrics;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_server_that_takes_no_connections_for_a_while_does_not_stop_the_accept_loop() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let config = GrpcServerConfig { max_connections: 3, ..GrpcServerConfig::new("127.0.0.1:0") };
+        let metrics = ConnectionMetrics::new(&Metrics::new(), "grpc");
+        // Nobody receives.
+        let (sender, _receiver) = mpsc::channel(1);
+        let (cut, shutdown) = (CancellationToken::new(), CancellationToken::new());
+        let acceptor = Arc::new(Acceptor::new(config, metrics, cut.clone(), sender));
+        tokio::spawn(Arc::clone(&acceptor).run(listener, shutdown.clone()));
+        let mut open = Vec::new();
+        for _ in 0..3 {
+            open.push(TcpStream::connect(address).await.unwrap());
+        }
+        // There is no place for a fourth: only a loop that goes on can say so, by closing it.
+        let mut refused = TcpStream::connect(address).await.unwrap();
+        let reading = tokio::time::timeout(Duration::from_secs(30), refused.read_u8());
+        assert!(reading.await.expect("the accept loop hangs").is_err());
+        cut.cancel();
+        shutdown.cancel();
+    }
 }

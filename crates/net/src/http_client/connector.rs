@@ -21,6 +21,7 @@ use tower::Service;
 use super::HttpClientConfig;
 use super::url::BaseUrl;
 use crate::Error;
+use crate::dial::{DialError, dial};
 
 /// Why a connection could not be made, in words.
 #[derive(Debug)]
@@ -65,9 +66,10 @@ impl HttpConnector {
         let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']').to_owned();
         let port = uri.port_u16().unwrap_or(if self.tls.is_some() { 443 } else { 80 });
         let opening = async {
-            let stream = TcpStream::connect((host.as_str(), port))
-                .await
-                .map_err(|error| explain(&error, Side::Client).text)?;
+            let stream = dial(&host, port).await.map_err(|error| match error {
+                DialError::Resolve(error) => format!("the name {host} cannot be resolved ({error})"),
+                DialError::Connect(error) => explain(&error, Side::Client).text,
+            })?;
             // An error here means that the peer has gone; the request will notice.
             let _ = stream.set_nodelay(true);
             let Some(tls) = &self.tls else { return Ok(HttpStream::Plain(stream)) };

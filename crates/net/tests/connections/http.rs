@@ -75,9 +75,8 @@ async fn credentials_are_sent() {
         get(async |headers: axum::http::HeaderMap| headers["authorization"].to_str().unwrap().to_owned()),
     );
     let (url, _shutdown) = serve(echo).await;
-    let basic = HttpAuth::Basic { username: "u".to_owned(), password: "p".to_owned() };
-    for (auth, expected) in [(basic, "Basic dTpw"), (HttpAuth::Bearer { token: "t".to_owned() }, "Bearer t")]
-    {
+    let basic = HttpAuth::Basic { username: "u".to_owned(), password: "p".into() };
+    for (auth, expected) in [(basic, "Basic dTpw"), (HttpAuth::Bearer { token: "t".into() }, "Bearer t")] {
         let client = HttpClient::new(HttpClientConfig { auth, ..HttpClientConfig::new(&url) }).unwrap();
         assert_eq!(text(&client, "/").await.1, expected);
     }

@@ -21,7 +21,8 @@ use super::json::{write_labels, write_list, write_strings};
 use super::names::unescape_label_name;
 use super::params::{ALL_TIME, Params};
 use super::respond::{ApiError, ErrorKind, Finished, Success};
-use crate::select::{StoreMatchers, labels_of, source_error, strategy, wire_matchers};
+use crate::query::Slot;
+use crate::select::{Budget, Held, StoreMatchers, labels_of, source_error, strategy, wire_matchers};
 
 /// Most selectors in one request: each is a fan-out.
 const MAX_SELECTORS: usize = 64;
@@ -34,10 +35,15 @@ struct Question {
     store_matchers: Vec<Vec<Matcher>>,
     limit: usize,
     deadline: Instant,
+    /// Of all the selectors together.
+    budget: Arc<Budget>,
+    /// Held as long as the question is open: it is as much work for the stores as a query.
+    _slot: Slot,
 }
 
 impl Question {
-    fn new(api: &Api, params: &Params) -> Result<Self, ApiError> {
+    /// Waits for a slot, once the parameters are found to be good.
+    async fn new(api: &Api, params: &Params) -> Result<Self, ApiError> {
         let limit = params.limit()?;
         let range = time_range(api, params)?;
         let selectors = params.selectors("match[]")?;
@@ -54,18 +60,23 @@ impl Question {
             ));
         }
         let deadline = api.runner.deadline(params.positive_duration("timeout")?);
+        let partial_response = params.bool("partial_response", api.options.partial_response)?;
+        let store_matchers = params.selectors("storeMatch[]")?;
         Ok(Self {
             selectors,
             range,
-            partial_response: params.bool("partial_response", api.options.partial_response)?,
-            store_matchers: params.selectors("storeMatch[]")?,
+            partial_response,
+            store_matchers,
             limit,
             deadline: api.runner.store_deadline(deadline),
+            budget: Budget::new(api.runner.limits().max_held_bytes),
+            _slot: api.runner.slot(deadline).await?,
         })
     }
 
     fn request<T>(&self, message: T) -> Request<T> {
         let mut request = with_deadline(message, Some(self.deadline));
+        request.extensions_mut().insert(Arc::clone(&self.budget));
         if !self.store_matchers.is_empty() {
             request.extensions_mut().insert(StoreMatchers(self.store_matchers.clone()));
         }
@@ -110,7 +121,7 @@ fn time_range(api: &Api, params: &Params) -> Result<TimeRange, ApiError> {
 }
 
 pub(super) async fn label_names(State(api): State<Arc<Api>>, params: Params) -> Result<Finished, ApiError> {
-    let question = Question::new(&api, &params)?;
+    let question = Question::new(&api, &params).await?;
     let asked = question.selectors_or_all().into_iter().map(|matchers| {
         api.runner.store().label_names(question.request(LabelNamesRequest {
             partial_response_disabled: !question.partial_response,
@@ -132,7 +143,7 @@ pub(super) async fn label_values(
     params: Params,
 ) -> Result<Finished, ApiError> {
     let name = unescape_label_name(&name);
-    let question = Question::new(&api, &params)?;
+    let question = Question::new(&api, &params).await?;
     let asked = question.selectors_or_all().into_iter().map(|matchers| {
         api.runner.store().label_values(question.request(LabelValuesRequest {
             label: name.clone(),
@@ -164,10 +175,10 @@ fn texts(question: &Question, answers: impl Iterator<Item = (Vec<String>, Vec<St
 }
 
 pub(super) async fn series(State(api): State<Arc<Api>>, params: Params) -> Result<Finished, ApiError> {
-    let question = Question::new(&api, &params)?;
-    if question.selectors.is_empty() {
+    if params.all("match[]").next().is_none() {
         return Err(ApiError::new(ErrorKind::BadData, "no match[] parameter provided"));
     }
+    let question = Question::new(&api, &params).await?;
     let mut replica_labels: Vec<String> = params.all("replicaLabels[]").map(str::to_owned).collect();
     if replica_labels.is_empty() {
         replica_labels.clone_from(&api.options.replica_labels);
@@ -179,14 +190,25 @@ pub(super) async fn series(State(api): State<Arc<Api>>, params: Params) -> Resul
         question.selectors.iter().map(|matchers| series_of(&api, &question, matchers, &replica_labels));
     let mut union = BTreeSet::new();
     let mut warnings = Vec::new();
-    for (labels, more) in try_join_all(asked).await? {
-        union.extend(labels);
-        add_new(&mut warnings, more);
+    let mut held = Vec::new();
+    for found in try_join_all(asked).await? {
+        union.extend(found.labels);
+        add_new(&mut warnings, found.warnings);
+        held.push(found.held);
     }
     let wanted = cut(&question, union.len(), &mut warnings);
     let mut success = Success::begin();
     write_list(success.data(), union.iter().take(wanted), write_labels);
     Ok(success.finish(&warnings, &[], b""))
+}
+
+/// What one selector found.
+#[derive(Default)]
+struct Found {
+    labels: BTreeSet<Labels>,
+    warnings: Vec<String>,
+    /// What the labels take of the question's budget.
+    held: Vec<Held>,
 }
 
 /// The label sets that `matchers` select, and the stores' warnings.
@@ -195,7 +217,7 @@ async fn series_of(
     question: &Question,
     matchers: &[Matcher],
     replica_labels: &[String],
-) -> Result<(BTreeSet<Labels>, Vec<String>), ApiError> {
+) -> Result<Found, ApiError> {
     let request = question.request(SeriesRequest {
         min_time: question.range.min_ms,
         max_time: question.range.max_ms,
@@ -208,10 +230,7 @@ async fn series_of(
         response_batch_size: 64,
         ..SeriesRequest::default()
     });
-    let mut found = BTreeSet::new();
-    let mut warnings = Vec::new();
-    let max_bytes = api.runner.limits().max_held_bytes;
-    let mut held_bytes = 0usize;
+    let mut found = Found::default();
     let reading = async {
         let mut frames = api.runner.store().series(request).await.map_err(to_api_error)?;
         while let Some(frame) = frames.next().await {
@@ -219,32 +238,33 @@ async fn series_of(
                 Some(Frame::Series(series)) => vec![series],
                 Some(Frame::Batch(batch)) => batch.series,
                 Some(Frame::Warning(warning)) => {
-                    add_new(&mut warnings, vec![warning]);
+                    add_new(&mut found.warnings, vec![warning]);
                     continue;
                 }
                 Some(Frame::Hints(_)) | None => continue,
             };
+            let mut new_bytes = 0_usize;
             for series in series {
                 let labels = labels_of(&series.labels, replica_labels)?;
-                held_bytes = held_bytes.saturating_add(labels.size_bytes());
-                found.insert(labels);
+                let size_bytes = labels.size_bytes();
+                if found.labels.insert(labels) {
+                    new_bytes = new_bytes.saturating_add(size_bytes);
+                }
             }
-            if max_bytes > 0 && held_bytes > max_bytes {
-                return Err(SourceError::Limit(format!("series take more than {max_bytes} bytes")).into());
-            }
+            found.held.push(question.budget.hold(new_bytes).map_err(SourceError::from)?);
         }
         Ok(())
     };
     match question.in_time(reading).await {
         Err(error) if error.kind == ErrorKind::Timeout && question.partial_response => {
             add_new(
-                &mut warnings,
+                &mut found.warnings,
                 vec!["stores did not finish within the time of this query: data may be missing".to_owned()],
             );
         }
         other => other?,
     }
-    Ok((found, warnings))
+    Ok(found)
 }
 
 fn to_api_error(status: tonic::Status) -> ApiError {

@@ -85,6 +85,10 @@ fn part_of(endpoint: &Endpoint) -> Option<(Vec<Labels>, TimeRange)> {
     let expected = endpoint.expected_labels().filter(|_| !endpoint.advertises_expected());
     let (mut sets, mut range) = match &known {
         Some(known) if !known.has_store => return None,
+        // A store of blocks before its first block.
+        Some(known) if expected.is_none() && known.label_sets.is_empty() && known.range.is_empty() => {
+            return None;
+        }
         Some(known) => (known.label_sets.clone(), known.range),
         None => (Vec::new(), TimeRange::ALL),
     };

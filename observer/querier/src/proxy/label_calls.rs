@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use futures::future::join_all;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use parallax_model::TimeRange;
 use parallax_storeapi::matchers;
 use parallax_storeapi::proto::thanos::{
@@ -12,7 +13,8 @@ use parallax_storeapi::proto::thanos::{
 use tonic::{Code, Request, Status};
 
 use super::{Call, Proxy, aborted, gap_of, late};
-use crate::coverage::Gap;
+use crate::coverage::{Gap, GapKind, bounded};
+use crate::select::Held;
 use crate::store_selection::Selected;
 
 /// What one endpoint, or all of them, answered.
@@ -20,6 +22,26 @@ use crate::store_selection::Selected;
 struct Found {
     texts: Vec<String>,
     warnings: Vec<String>,
+    /// What the texts take of the query's budget.
+    held: Option<Held>,
+}
+
+/// Most warnings of one endpoint in one answer.
+const MAX_WARNINGS: usize = 10_000;
+
+impl Found {
+    fn new(texts: Vec<String>, mut warnings: Vec<String>) -> Self {
+        warnings.truncate(MAX_WARNINGS);
+        Self { texts, warnings: warnings.into_iter().map(bounded).collect(), held: None }
+    }
+
+    /// Counts what it takes, or is a gap.
+    fn counted(mut self, call: &Call, selected: &Selected) -> Result<Self, Gap> {
+        let size_bytes = self.texts.iter().map(|text| text.len() + size_of::<String>()).sum();
+        let held = call.budget.hold(size_bytes);
+        self.held = Some(held.map_err(|over| selected.endpoint.gap(GapKind::Refused, over.to_string()))?);
+        Ok(self)
+    }
 }
 
 impl Proxy {
@@ -38,7 +60,7 @@ impl Proxy {
         let asked =
             LabelNamesRequest { matchers: matchers::to_wire(&matchers), hints: None, ..request.clone() };
         let call = &call;
-        let answers = join_all(selection.ask.iter().map(|selected| {
+        let asking = selection.ask.iter().map(|selected| {
             let mut asked = asked.clone();
             let without = if selected.supports_without_replica_labels() {
                 Vec::new()
@@ -53,11 +75,11 @@ impl Proxy {
                 async move {
                     let mut answer = selected.endpoint.store().label_names(request).await?;
                     answer.names.retain(|name| !without.contains(name));
-                    Ok(Found { texts: answer.names, warnings: answer.warnings })
+                    Ok(Found::new(answer.names, answer.warnings))
                 }
             })
-        }))
-        .await;
+        });
+        let answers = self.gather(call, asking).await?;
         let found = self.unite(call, selection.gaps, answers, request.limit)?;
         Ok(LabelNamesResponse { names: found.texts, warnings: found.warnings, hints: None })
     }
@@ -81,7 +103,7 @@ impl Proxy {
             LabelValuesRequest { matchers: matchers::to_wire(&matchers), hints: None, ..request.clone() };
         let is_removed = request.without_replica_labels.contains(&request.label);
         let (call, asked) = (&call, &asked);
-        let answers = join_all(selection.ask.iter().map(|selected| {
+        let asking = selection.ask.iter().map(|selected| {
             let drop_all = is_removed && !selected.supports_without_replica_labels();
             self.ask(call, selected, move || {
                 let request = call.outgoing(asked.clone());
@@ -90,11 +112,11 @@ impl Proxy {
                     if drop_all {
                         answer.values.clear();
                     }
-                    Ok(Found { texts: answer.values, warnings: answer.warnings })
+                    Ok(Found::new(answer.values, answer.warnings))
                 }
             })
-        }))
-        .await;
+        });
+        let answers = self.gather(call, asking).await?;
         let found = self.unite(call, selection.gaps, answers, request.limit)?;
         Ok(LabelValuesResponse { values: found.texts, warnings: found.warnings, hints: None })
     }
@@ -120,13 +142,42 @@ impl Proxy {
             }
         };
         match tokio::time::timeout_at(call.silence_ends().into(), attempts).await {
-            Ok(Ok(found)) => Ok(found),
+            Ok(Ok(found)) => found.counted(call, selected),
             Ok(Err(status)) => Err(gap_of(&selected.endpoint, &status, false)),
             Err(_) => Err(late(&selected.endpoint, config, began.elapsed(), 0)),
         }
     }
 
-    /// Unites answers, sorted. Where no partial answer is allowed, any gap or warning is an error.
+    /// Waits for all answers, in the order of the questions. Where no partial answer is allowed, for no longer than until the first failure.
+    async fn gather(
+        &self,
+        call: &Call,
+        asking: impl Iterator<Item = impl Future<Output = Result<Found, Gap>>>,
+    ) -> Result<Vec<Result<Found, Gap>>, Status> {
+        let asking = asking.enumerate().map(|(index, answer)| async move { (index, answer.await) });
+        let mut open: FuturesUnordered<_> = asking.collect();
+        let mut answers = Vec::with_capacity(open.len());
+        while let Some((index, answer)) = open.next().await {
+            match &answer {
+                Err(gap) => {
+                    self.count(gap);
+                    if call.abort {
+                        return Err(aborted(gap));
+                    }
+                }
+                Ok(found) => {
+                    if let Some(warning) = found.warnings.first().filter(|_| call.abort) {
+                        return Err(Status::aborted(warning.clone()));
+                    }
+                }
+            }
+            answers.push((index, answer));
+        }
+        answers.sort_unstable_by_key(|(index, _)| *index);
+        Ok(answers.into_iter().map(|(_, answer)| answer).collect())
+    }
+
+    /// Unites answers, sorted. Where no partial answer is allowed, a gap that was known before is an error.
     fn unite(
         &self,
         call: &Call,
@@ -136,25 +187,19 @@ impl Proxy {
     ) -> Result<Found, Status> {
         let mut texts = BTreeSet::new();
         let mut warnings: Vec<String> = known_gaps.iter().map(Gap::to_string).collect();
+        if let Some(warning) = warnings.first().filter(|_| call.abort) {
+            return Err(Status::aborted(warning.clone()));
+        }
         for answer in answers {
             match answer {
                 Ok(found) => {
                     texts.extend(found.texts);
                     warnings.extend(found.warnings);
                 }
-                Err(gap) => {
-                    self.count(&gap);
-                    if call.abort {
-                        return Err(aborted(&gap));
-                    }
-                    warnings.push(gap.to_string());
-                }
+                Err(gap) => warnings.push(gap.to_string()),
             }
         }
-        if let Some(warning) = warnings.first().filter(|_| call.abort) {
-            return Err(Status::aborted(warning.clone()));
-        }
         let limit = usize::try_from(limit).ok().filter(|limit| *limit > 0).unwrap_or(usize::MAX);
-        Ok(Found { texts: texts.into_iter().take(limit).collect(), warnings })
+        Ok(Found { texts: texts.into_iter().take(limit).collect(), warnings, held: None })
     }
 }

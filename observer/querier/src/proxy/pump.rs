@@ -1,4 +1,4 @@
-//! One endpoint's part of a Series answer: opens the stream, keeps its deadlines, and moves frames into the merge's queue.
+//! One endpoint's part of a Series answer: opens the stream, keeps its deadlines and bounds, and moves frames into the merge's queue.
 //!
 //! The time that counts is the endpoint's silence, not the time the merge takes to accept. A transport error before the first frame is tried again;
 //! after it, what came stays and the rest is a gap. Series of old stores are sharded and re-sorted here, so that all deliver alike.
@@ -7,20 +7,25 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
-use parallax_model::Labels;
+use parallax_model::{Labels, Quota};
 use parallax_storeapi::proto::thanos::series_response::Result as Frame;
-use parallax_storeapi::proto::thanos::{Label, Series, SeriesRequest};
-use parallax_storeapi::{Resorter, SeriesStream, ShardMatcher, labels};
+use parallax_storeapi::proto::thanos::{Series, SeriesRequest};
+use parallax_storeapi::{Resorter, SeriesStream, ShardMatcher, chunks};
 use tokio::sync::mpsc;
 use tonic::{Code, Status};
 
+use super::check::Checker;
+use super::look_ahead::LookAhead;
 use super::{Call, ProxyConfig, gap_of, late};
-use crate::coverage::{Gap, GapKind};
+use crate::coverage::{Gap, GapKind, bounded};
 use crate::merge::Delivery;
 use crate::store_selection::Selected;
 
 /// First wait before a stream is opened again; it doubles.
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
+
+/// Most warnings, and most hints, of one endpoint in one answer; a querier sends one for each of its own endpoints that is missing.
+const MAX_ASIDES: u64 = 10_000;
 
 pub(super) struct Pump {
     pub selected: Selected,
@@ -28,6 +33,10 @@ pub(super) struct Pump {
     pub call: Arc<Call>,
     pub config: ProxyConfig,
     pub queue: mpsc::Sender<Delivery>,
+    ahead: LookAhead,
+    /// What it may send in all.
+    sent: Quota,
+    asides: Quota,
 }
 
 /// The merge does not want any more.
@@ -46,6 +55,19 @@ impl From<Unwanted> for Stop {
 }
 
 impl Pump {
+    pub(super) fn new(
+        selected: Selected,
+        request: SeriesRequest,
+        call: Arc<Call>,
+        config: ProxyConfig,
+        queue: mpsc::Sender<Delivery>,
+    ) -> Self {
+        let ahead = LookAhead::new(Arc::clone(&call.budget), config.look_ahead_bytes);
+        let sent = Quota::new("bytes", config.max_response_bytes);
+        let asides = Quota::new("warnings", MAX_ASIDES);
+        Self { selected, request, call, config, queue, ahead, sent, asides }
+    }
+
     pub(super) async fn run(mut self) {
         let last = match self.pump().await {
             Ok(()) => Delivery::Done,
@@ -69,20 +91,36 @@ impl Pump {
                     self.accept(&mut shaper, frame.result).await?;
                 }
                 Some(Err(status)) => {
-                    self.deliver(shaper.finish()?).await?;
+                    self.settle(&mut shaper).await?;
                     return Err(Stop::Gap(self.gap(&status, frames > 0)));
                 }
+            }
+            // A stream that always has more would never let anybody else run, nor see its deadline.
+            tokio::task::coop::consume_budget().await;
+            if Instant::now() >= self.call.endpoint_deadline {
+                self.settle(&mut shaper).await?;
+                let reason = format!("it was still sending when the time was up, after {frames} frames");
+                return Err(Stop::Gap(self.selected.endpoint.gap(GapKind::Late, reason)));
             }
             next = match self.within(self.call.silence_ends(), stream.next()).await {
                 Ok(next) => next,
                 Err(silence) => {
-                    self.deliver(shaper.finish()?).await?;
+                    self.settle(&mut shaper).await?;
                     return Err(Stop::Gap(self.late(silence, frames)));
                 }
             };
         }
+        self.settle(&mut shaper).await
+    }
+
+    /// Delivers what was held back, and says how much was left out.
+    async fn settle(&self, shaper: &mut Shaper) -> Result<(), Stop> {
         let rest = shaper.finish()?;
-        Ok(self.deliver(rest).await?)
+        self.deliver(shaper, rest).await?;
+        match shaper.checker.summary() {
+            Some(reason) => self.leave_gap(reason).await,
+            None => Ok(()),
+        }
     }
 
     /// Opens the stream and waits for its first frame, within one budget for all attempts.
@@ -137,18 +175,55 @@ impl Pump {
     }
 
     async fn accept(&self, shaper: &mut Shaper, frame: Option<Frame>) -> Result<(), Stop> {
-        match frame {
-            Some(Frame::Series(series)) => self.deliver(shaper.shape(vec![series])?).await?,
-            Some(Frame::Batch(batch)) => self.deliver(shaper.shape(batch.series)?).await?,
-            Some(Frame::Warning(text)) => self.send(Delivery::Warning(text)).await?,
-            Some(Frame::Hints(hints)) => self.send(Delivery::Hints(hints)).await?,
-            None => {}
+        let series = match frame {
+            Some(Frame::Series(series)) => vec![series],
+            Some(Frame::Batch(batch)) => batch.series,
+            Some(Frame::Warning(text)) => return self.pass_aside(Delivery::Warning(bounded(text))).await,
+            Some(Frame::Hints(hints)) => return self.pass_aside(Delivery::Hints(hints)).await,
+            None => return Ok(()),
+        };
+        let series = shaper.shape(series)?;
+        self.deliver(shaper, series).await
+    }
+
+    async fn deliver(&self, shaper: &mut Shaper, series: Vec<Series>) -> Result<(), Stop> {
+        if let Some(reason) = shaper.checker.take_news() {
+            self.leave_gap(reason).await?;
+        }
+        if series.is_empty() {
+            return Ok(());
+        }
+        let size_bytes = series.iter().map(chunks::series_size_bytes).sum();
+        let refused = |reason: String| Stop::Gap(self.selected.endpoint.gap(GapKind::Refused, reason));
+        let size = u64::try_from(size_bytes).unwrap_or(u64::MAX);
+        self.sent.take(size).map_err(|over| {
+            let limit = over.limit;
+            refused(format!(
+                "it sent more than {limit} bytes in one answer; select less, or raise the limit (--endpoint.max-response-size)"
+            ))
+        })?;
+        let ahead = tokio::select! {
+            ahead = self.ahead.admit(size_bytes) => ahead.map_err(|over| refused(over.to_string()))?,
+            () = self.queue.closed() => return Err(Stop::Unwanted),
+        };
+        Ok(self.send(Delivery::Series(series, Some(ahead))).await?)
+    }
+
+    /// Passes a warning or hints on; too many of them are dropped.
+    async fn pass_aside(&self, aside: Delivery) -> Result<(), Stop> {
+        if self.asides.take(1).is_ok() {
+            self.send(aside).await?;
         }
         Ok(())
     }
 
-    async fn deliver(&self, series: Vec<Series>) -> Result<(), Unwanted> {
-        if series.is_empty() { Ok(()) } else { self.send(Delivery::Series(series)).await }
+    /// Says that something is left out, and goes on, if a partial answer is allowed.
+    async fn leave_gap(&self, reason: String) -> Result<(), Stop> {
+        let gap = self.selected.endpoint.gap(GapKind::Partial, reason);
+        if self.call.abort {
+            return Err(Stop::Gap(gap));
+        }
+        Ok(self.send(Delivery::Gap(gap)).await?)
     }
 
     async fn send(&self, delivery: Delivery) -> Result<(), Unwanted> {
@@ -166,7 +241,7 @@ struct Shaper {
     shard: ShardMatcher,
     /// Only if the endpoint does not remove replica labels itself.
     resorter: Option<Resorter>,
-    last: Vec<Label>,
+    checker: Checker,
 }
 
 impl Shaper {
@@ -177,7 +252,7 @@ impl Shaper {
             endpoint: selected.clone(),
             shard: ShardMatcher::new(shard)?,
             resorter: (!removes).then(|| Resorter::new(&Labels::empty(), &request.without_replica_labels)),
-            last: Vec::new(),
+            checker: Checker::new(selected.endpoint.is_local()),
         })
     }
 
@@ -190,13 +265,15 @@ impl Shaper {
         request
     }
 
-    fn shape(&mut self, series: Vec<Series>) -> Result<Vec<Series>, Stop> {
-        let Some(resorter) = &mut self.resorter else { return self.check(series) };
-        for one in series {
-            resorter.push(one);
+    fn shape(&mut self, mut series: Vec<Series>) -> Result<Vec<Series>, Stop> {
+        self.checker.sift(&mut series);
+        if let Some(resorter) = &mut self.resorter {
+            for one in series {
+                resorter.push(one);
+            }
+            series = self.release()?;
         }
-        let released = self.release()?;
-        self.check(released)
+        Ok(self.sorted(series))
     }
 
     /// What is held back, once nothing more will come.
@@ -205,7 +282,7 @@ impl Shaper {
             resorter.finish();
         }
         let released = self.release()?;
-        self.check(released)
+        Ok(self.sorted(released))
     }
 
     fn release(&mut self) -> Result<Vec<Series>, Stop> {
@@ -220,22 +297,13 @@ impl Shaper {
         }
     }
 
-    /// Filters by shard and refuses series out of order: merged, they would come twice.
-    fn check(&mut self, mut series: Vec<Series>) -> Result<Vec<Series>, Stop> {
+    /// Of the asked shard, and in order.
+    fn sorted(&mut self, mut series: Vec<Series>) -> Vec<Series> {
         if self.shard.is_sharded() {
             series.retain(|one| self.shard.matches(&one.labels));
         }
-        let mut before = &self.last;
-        for one in &series {
-            if labels::compare(before, &one.labels).is_gt() {
-                return Err(self.broken(format!("series {} is out of order", labels::display(&one.labels))));
-            }
-            before = &one.labels;
-        }
-        if let Some(last) = series.last() {
-            self.last.clone_from(&last.labels);
-        }
-        Ok(series)
+        self.checker.sort_out(&mut series);
+        series
     }
 
     fn broken(&self, reason: String) -> Stop {

@@ -44,13 +44,7 @@ impl Proxy {
             let (sender, queue) = mpsc::channel(config.look_ahead.max(1));
             let lost = selected.endpoint.gap(GapKind::Partial, "its task ended unexpectedly");
             sources.push(Source::new(queue, lost));
-            let pump = Pump {
-                selected,
-                request: asked.clone(),
-                call: Arc::clone(&call),
-                config: config.clone(),
-                queue: sender,
-            };
+            let pump = Pump::new(selected, asked.clone(), Arc::clone(&call), config.clone(), sender);
             tasks.spawn(pump.run());
         }
         let answer = Answer {

@@ -1,51 +1,86 @@
-//! How many bytes of series one query may hold that wait to be decoded.
+//! How many bytes of series one query may hold that wait to be merged or decoded.
 //!
-//! What is decoded the engine counts, in samples. What is held is given back when its [`Held`] is dropped.
+//! Shared by all selections of a query and by the fan-out beneath them (a request extension carries it there). What is decoded the
+//! engine counts, in samples. What is held is given back when its [`Held`] is dropped, and whoever waits for room hears of it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
+use parallax_model::{OverQuota, Quota, budget};
 use parallax_promql::source::SourceError;
+use tokio::sync::Notify;
 
-/// Shared by all selections of one query.
+/// The bytes of one query.
 #[derive(Debug)]
 pub struct Budget {
-    limit_bytes: usize,
-    held_bytes: AtomicUsize,
+    bytes: Arc<Quota>,
+    released: Notify,
 }
 
 impl Budget {
     /// A limit of 0 is no limit.
     pub fn new(limit_bytes: usize) -> Arc<Self> {
-        Arc::new(Self { limit_bytes, held_bytes: AtomicUsize::new(0) })
+        let limit = u64::try_from(limit_bytes).unwrap_or(u64::MAX);
+        Arc::new(Self { bytes: Arc::new(Quota::new("bytes", limit)), released: Notify::new() })
     }
 
     /// # Errors
     /// If the query would then hold more than its limit.
-    pub(super) fn hold(self: &Arc<Self>, size_bytes: usize) -> Result<Held, SourceError> {
-        let held = Held { budget: self.clone(), size_bytes };
-        let before = self.held_bytes.fetch_add(size_bytes, Ordering::Relaxed);
-        if self.limit_bytes > 0 && before.saturating_add(size_bytes) > self.limit_bytes {
-            return Err(SourceError::Limit(format!(
-                "query holds more than {} bytes of series that wait to be evaluated: select fewer series or a shorter \
-                 range, or raise the limit of bytes per query",
-                self.limit_bytes
-            )));
-        }
-        Ok(held)
+    pub(crate) fn hold(self: &Arc<Self>, size_bytes: usize) -> Result<Held, OverBudget> {
+        let held = self.bytes.hold(as_u64(size_bytes)).map_err(OverBudget)?;
+        Ok(Held { held: Some(held), budget: Arc::clone(self) })
+    }
+
+    /// The same, if no more than one part in `share` of the limit is used then.
+    pub(crate) fn hold_share(self: &Arc<Self>, size_bytes: usize, share: u64) -> Option<Held> {
+        let limit = self.bytes.limit() / share.max(1);
+        let held = self.bytes.hold_within(as_u64(size_bytes), limit).ok()?;
+        Some(Held { held: Some(held), budget: Arc::clone(self) })
+    }
+
+    /// Told of everything that is given back.
+    pub(crate) fn released(&self) -> &Notify {
+        &self.released
+    }
+}
+
+fn as_u64(size_bytes: usize) -> u64 {
+    u64::try_from(size_bytes).unwrap_or(u64::MAX)
+}
+
+/// The query would hold too much.
+#[derive(Debug)]
+pub(crate) struct OverBudget(OverQuota);
+
+impl std::fmt::Display for OverBudget {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "query holds more than {} bytes of series that wait to be evaluated: select fewer series or a shorter range, or \
+             raise the limit of bytes per query (--query.max-held-bytes)",
+            self.0.limit
+        )
+    }
+}
+
+impl From<OverBudget> for SourceError {
+    fn from(over: OverBudget) -> Self {
+        Self::Limit(over.to_string())
     }
 }
 
 /// A part of a [`Budget`] in use.
 #[derive(Debug)]
-pub(super) struct Held {
+pub(crate) struct Held {
+    /// `None` only while it is dropped.
+    held: Option<budget::Held>,
     budget: Arc<Budget>,
-    size_bytes: usize,
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.budget.held_bytes.fetch_sub(self.size_bytes, Ordering::Relaxed);
+        // Given back first: who is woken looks at once.
+        drop(self.held.take());
+        self.budget.released.notify_waiters();
     }
 }
 
@@ -57,7 +92,8 @@ mod tests {
     fn what_is_given_back_can_be_held_again() {
         let budget = Budget::new(100);
         let first = budget.hold(60).unwrap();
-        assert!(matches!(budget.hold(60), Err(SourceError::Limit(_))));
+        let refused = SourceError::from(budget.hold(60).unwrap_err());
+        assert!(matches!(refused, SourceError::Limit(text) if text.contains("more than 100 bytes")));
         drop(first);
         assert!(budget.hold(60).is_ok());
         assert!(Budget::new(0).hold(usize::MAX).is_ok());

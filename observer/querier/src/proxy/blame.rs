@@ -1,0 +1,61 @@
+//! Whose series a malformed one is, told by its labels: after the merge, nothing else is left to tell it by.
+
+use std::fmt;
+
+use parallax_model::Labels;
+
+use super::Proxy;
+use crate::coverage::{Gap, GapKind, bounded};
+use crate::endpoint::Endpoint;
+use crate::select::Blame;
+
+/// Endpoints that are named for one series.
+const MAX_NAMED: usize = 4;
+
+impl Blame for Proxy {
+    /// Names the endpoints that advertise a label set of which the series may be, in the order of their configuration.
+    fn blame(&self, labels: &Labels, reason: String) -> Gap {
+        let all = self.inner.endpoints.endpoints();
+        let suspects: Vec<&str> = all
+            .iter()
+            .filter(|endpoint| may_hold(endpoint, labels))
+            .map(|endpoint| endpoint.name())
+            .collect();
+        let gap = match all.iter().find(|endpoint| suspects.first() == Some(&endpoint.name())) {
+            None => Gap {
+                cluster: labels
+                    .get(&self.inner.endpoints.options().cluster_label)
+                    .unwrap_or("unknown")
+                    .to_owned(),
+                kind: GapKind::Partial,
+                endpoint: "unknown endpoint".to_owned(),
+                reason: bounded(reason),
+            },
+            Some(endpoint) => {
+                let mut gap = endpoint.gap(GapKind::Partial, reason);
+                let cluster = labels.get(&self.inner.endpoints.options().cluster_label);
+                gap.cluster = cluster.map_or(gap.cluster, str::to_owned);
+                gap.endpoint = suspects.get(..MAX_NAMED).unwrap_or(&suspects).join(" or ");
+                gap
+            }
+        };
+        self.count(&gap);
+        gap
+    }
+}
+
+/// Whether a label set of the endpoint contradicts none of the series' labels. Replica labels may have been taken off the series.
+fn may_hold(endpoint: &Endpoint, labels: &Labels) -> bool {
+    endpoint.metadata().is_some_and(|known| {
+        known.label_sets.is_empty()
+            || known.label_sets.iter().any(|set| {
+                set.iter().all(|(name, value)| labels.get(name).is_none_or(|found| found == value))
+            })
+    })
+}
+
+impl fmt::Debug for Proxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Proxy").field("endpoints", &self.inner.endpoints).finish_non_exhaustive()
+    }
+}
