@@ -12,7 +12,7 @@ mod store;
 mod unbuilt;
 mod values;
 
-pub use values::{Values, parse_duration, parse_time_ms};
+pub use values::{Values, parse_bytes, parse_duration, parse_time_ms};
 
 use clap::{Arg, ArgAction, Command};
 

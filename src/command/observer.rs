@@ -17,11 +17,11 @@ use parallax_querier::{
     Connection, EndpointConfig, EndpointOptions, EndpointSet, Proxy, ProxyConfig, Querier, QuerierConfig,
 };
 use parallax_store_gateway::StoreGatewayConfig;
-use parallax_storeapi::SideService;
+use parallax_storeapi::{MessageLimits, SideService};
 use serde::Deserialize;
 
 use super::late_gateway::LateGateway;
-use super::side_file::{self, DurationText};
+use super::side_file::{self, DurationText, SizeText};
 use super::tls::TlsFiles;
 use crate::process::{self, Failure};
 use crate::serve::{Addresses, Listeners};
@@ -57,6 +57,10 @@ struct ObserverFile {
     sync_interval: Option<DurationText>,
     /// How often endpoints are asked how they are.
     info_interval: Option<DurationText>,
+    /// Largest frame of series taken from a cluster.
+    max_frame_size: Option<SizeText>,
+    /// Most bytes of series that one query may hold before they are evaluated.
+    max_held_bytes: Option<SizeText>,
     clusters: Vec<ClusterSection>,
 }
 
@@ -171,6 +175,10 @@ impl ObserverFile {
         let defaults = EndpointOptions::default();
         EndpointOptions {
             info_interval: self.info_interval.map_or(defaults.info_interval, |interval| interval.0),
+            message_limits: MessageLimits {
+                frame_bytes: self.max_frame_size.map_or(defaults.message_limits.frame_bytes, |size| size.0),
+                ..defaults.message_limits
+            },
             ..defaults
         }
     }
@@ -229,6 +237,7 @@ impl ObserverFile {
             endpoint_options: self.endpoint_options(),
             limits: QueryLimits {
                 timeout: self.query_timeout.map_or(limits.timeout, |timeout| timeout.0),
+                max_held_bytes: self.max_held_bytes.map_or(limits.max_held_bytes, |size| size.0),
                 ..limits
             },
             api: ApiOptions {

@@ -7,7 +7,7 @@ use parallax_net::GrpcServerConfig;
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer};
 
-use crate::flags::{parse_duration, parse_time_ms};
+use crate::flags::{parse_bytes, parse_duration, parse_time_ms};
 
 /// Reads a YAML file; an unknown key or a wrong value is an error with its place.
 pub fn read<T: DeserializeOwned>(path: &str) -> anyhow::Result<T> {
@@ -23,6 +23,17 @@ impl<'de> Deserialize<'de> for DurationText {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         parse_duration(&text).map(Self).map_err(D::Error::custom)
+    }
+}
+
+/// `250MB`, `2GiB`.
+#[derive(Clone, Copy, Debug)]
+pub struct SizeText(pub usize);
+
+impl<'de> Deserialize<'de> for SizeText {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let size_bytes = parse_bytes(&String::deserialize(deserializer)?).map_err(D::Error::custom)?;
+        usize::try_from(size_bytes).map(Self).map_err(D::Error::custom)
     }
 }
 

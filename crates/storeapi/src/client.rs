@@ -59,7 +59,11 @@ where
 }
 
 fn large_frame(status: Status) -> Status {
-    explain(status, "a frame of series", "raise the limit of a frame (--endpoint.max-frame-size)")
+    explain(
+        status,
+        "a frame of series",
+        "raise the limit of a frame (--endpoint.max-frame-size, or max_frame_size in an observer's file)",
+    )
 }
 
 fn large_labels(status: Status) -> Status {

@@ -8,6 +8,8 @@ use bytes::Bytes;
 use futures::StreamExt;
 use parallax_model::{Labels, Matcher, TimeRange};
 use parallax_net::{GrpcServer, GrpcServerConfig, GrpcTarget};
+use parallax_promql::source::{Selection, Source};
+use parallax_querier::select::{Budget, SelectOptions, StoreSource};
 use parallax_querier::{
     Connection, EndpointConfig, EndpointOptions, EndpointSet, Gap, GapKind, Proxy, ProxyConfig,
 };
@@ -238,6 +240,67 @@ async fn a_chunk_damaged_on_its_way_is_found_by_its_hash() {
     assert_eq!(chunks, [1, 0, 1]);
     let reason = &gaps(&answer)[0].reason;
     assert!(reason.contains(r#"job="b""#) && reason.contains("does not have the hash"), "{reason}");
+}
+
+#[tokio::test]
+async fn a_chunk_that_cannot_be_decoded_is_the_gap_of_the_endpoint_that_has_such_series() {
+    // Its hash fits: it was broken from the start.
+    let frames = vec![frames::series(bad_up("a", 9))];
+    let mesh = beside_good(Scripted::sending("us-1", frames), ProxyConfig::default()).await;
+    for partial_response in [true, false] {
+        let options = SelectOptions {
+            replica_labels: Vec::new(),
+            algorithm: parallax_dedup::Algorithm::Penalty,
+            partial_response,
+            store_matchers: Vec::new(),
+            shard: None,
+            deadline: Instant::now() + Duration::from_secs(60),
+            max_concurrent_opens: 4,
+        };
+        let proxy = Arc::new(mesh.proxy.clone());
+        let (runtime, budget) = (tokio::runtime::Handle::current(), Budget::new(0));
+        let source = StoreSource::new(proxy.clone(), runtime, options, budget, CancellationToken::new())
+            .with_blame(Some(proxy));
+        let range = TimeRange::new(0, 10_000_000);
+        let mut stream = source
+            .select(&Selection {
+                matchers: vec![Matcher::equal("__name__", "up")],
+                range,
+                query_range: range,
+                step_ms: 15_000,
+                range_ms: 0,
+                function: String::new(),
+                grouping: Vec::new(),
+                grouping_by: false,
+            })
+            .unwrap();
+        let reading = tokio::task::spawn_blocking(move || {
+            let mut series = 0;
+            let end = loop {
+                match stream.next_batch() {
+                    Ok(Some(batch)) => series += batch.len(),
+                    Ok(None) => break Ok(series),
+                    Err(error) => break Err(error.to_string()),
+                }
+            };
+            (end, stream.take_warnings())
+        });
+        let (end, warnings) = reading.await.unwrap();
+        let text = if partial_response {
+            assert_eq!((end, warnings.len()), (Ok(3), 1), "{warnings:?}");
+            warnings[0].clone()
+        } else {
+            end.unwrap_err()
+        };
+        let gap = Gap::parse(&text).unwrap();
+        assert_eq!((gap.cluster.as_str(), gap.endpoint.as_str()), ("us-1", "us:10901"));
+        assert!(
+            gap.reason.contains(r#"series up{cluster="us-1", job="a"}: decode Xor chunk [0, 9]"#),
+            "{gap}"
+        );
+    }
+    let counted = mesh.metrics.encode().unwrap();
+    assert!(counted.contains("parallax_querier_coverage_gaps_total{kind=\"partial\"} 2"), "{counted}");
 }
 
 #[tokio::test]

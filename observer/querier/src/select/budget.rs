@@ -56,7 +56,7 @@ impl std::fmt::Display for OverBudget {
         write!(
             f,
             "query holds more than {} bytes of series that wait to be evaluated: select fewer series or a shorter range, or \
-             raise the limit of bytes per query (--query.max-held-bytes)",
+             raise the limit of bytes per query (--query.max-held-bytes, or max_held_bytes in an observer's file)",
             self.0.limit
         )
     }
