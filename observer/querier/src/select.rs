@@ -111,7 +111,8 @@ impl Source for StoreSource {
         });
         let algorithm = (!self.options.replica_labels.is_empty()).then_some(self.options.algorithm);
         let dedup = Dedup::new(algorithm, &selection.function, selection.query_range, selection.range);
-        let aggregates = (self.options.max_resolution_ms > 0).then(|| request::aggregates(&selection.function));
+        let aggregates =
+            (self.options.max_resolution_ms > 0).then(|| request::aggregates(&selection.function));
         let containment = Containment::new(self.blame.clone(), self.options.partial_response);
         let replica_labels = self.options.replica_labels.clone();
         Ok(Box::new(SelectedSeries::new(queue, want, dedup, aggregates, replica_labels, containment)))

@@ -254,6 +254,7 @@ async fn a_chunk_that_cannot_be_decoded_is_the_gap_of_the_endpoint_that_has_such
             partial_response,
             store_matchers: Vec::new(),
             shard: None,
+            max_resolution_ms: 0,
             deadline: Instant::now() + Duration::from_secs(60),
             max_concurrent_opens: 4,
         };
