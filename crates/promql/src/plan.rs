@@ -490,7 +490,7 @@ impl<'e> Planner<'e> {
                 let mut sides = sides.into_iter();
                 let (left, right) = (sides.next().unwrap_or_default(), sides.next().unwrap_or_default());
                 if is_set {
-                    set_operation(call.op, &matching, left, right)
+                    set_operation(call.op, &matching, left, right, context)
                 } else {
                     between_vectors(call, &matching, left, right, context)
                 }

@@ -1,13 +1,13 @@
 //! Runs scripts: our own, and those that Prometheus publishes, where they are at hand.
 //!
-//! Prometheus' scripts are read from `PROMQLTEST_DIR`, or else from `promqltest` in the shared folder beside the
-//! workspace. They are not part of the repository; ours in `tests/scripts` are.
+//! Prometheus' scripts are read from `promqltest` in the shared folder beside the workspace, and whatever scripts of the
+//! same format from `PROMQLTEST_DIR`. They are not part of the repository; ours in `tests/scripts` are.
 
 use std::path::{Path, PathBuf};
 
 use parallax_promql::engine::{Engine, EngineOptions};
 use parallax_promql::parse::ParserOptions;
-use parallax_promql::script::{Report, Script};
+use parallax_promql::script::{Failure, Report, Script};
 
 /// How many of the published scripts' evals must hold. It may only rise.
 const PUBLISHED_FLOOR: usize = 1339;
@@ -17,10 +17,9 @@ const KNOWN_EXCEPTIONS: [(&str, &str); 0] = [];
 
 fn published_scripts() -> Option<PathBuf> {
     let shared = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/promqltest");
-    let named = std::env::var_os("PROMQLTEST_DIR").map(PathBuf::from);
     let in_shared =
         std::env::var_os("PARALLAX_SHARED").map(|folder| PathBuf::from(folder).join("promqltest"));
-    [named, in_shared, Some(shared)].into_iter().flatten().find(|folder| folder.is_dir())
+    [in_shared, Some(shared)].into_iter().flatten().find(|folder| folder.is_dir())
 }
 
 fn scripts_in(folder: &Path) -> Vec<PathBuf> {
@@ -64,7 +63,7 @@ fn our_scripts_hold() {
 #[test]
 fn published_scripts_hold() {
     let Some(folder) = published_scripts() else {
-        println!("no published scripts at hand; set PROMQLTEST_DIR to run them");
+        println!("left out: no published scripts at hand");
         return;
     };
     let (mut passed, mut failed) = (0, Vec::new());
@@ -86,6 +85,28 @@ fn published_scripts_hold() {
     let unexpected: Vec<&String> = failed.iter().filter(|place| !is_known(place)).collect();
     assert!(unexpected.is_empty(), "these evals failed: {unexpected:?}");
     assert!(passed >= PUBLISHED_FLOOR, "only {passed} evals hold, not {PUBLISHED_FLOOR} as before");
+}
+
+/// Any folder of scripts, none of which may fail.
+#[test]
+fn scripts_of_a_named_folder_hold() {
+    let Some(folder) = std::env::var_os("PROMQLTEST_DIR").map(PathBuf::from) else {
+        println!("left out: PROMQLTEST_DIR names no folder of further scripts");
+        return;
+    };
+    assert!(folder.is_dir(), "PROMQLTEST_DIR={}: there is no such folder", folder.display());
+    let files = scripts_in(&folder);
+    assert!(!files.is_empty(), "PROMQLTEST_DIR={}: there is no file *.test in it", folder.display());
+    let mut failed = Vec::new();
+    for file in files {
+        let (name, report) = (name_of(&file), run(&file));
+        println!("{name}: {} passed, {} failed", report.passed, report.failures.len());
+        let described = |failure: &Failure| {
+            format!("{name}:{}: {}: {}", failure.line, failure.query, shortened(&failure.reason))
+        };
+        failed.extend(report.failures.iter().map(described));
+    }
+    assert!(failed.is_empty(), "{} evals failed:\n{}", failed.len(), failed.join("\n"));
 }
 
 fn shortened(reason: &str) -> String {

@@ -11,6 +11,7 @@ use crate::exec::analyze::{CountRule, Counters, SampleCounts, Tally, histogram_s
 use crate::exec::map::merge_rows;
 use crate::exec::range::RangeInput;
 use crate::exec::row::{Row, without_metadata};
+use crate::exec::sort::sort_by;
 use crate::exec::{Context, Grid, drain};
 use crate::functions::extended::extend;
 use crate::plan::{Around, Outline, PlannedRange, Planner, name_of, strip_parens};
@@ -115,9 +116,9 @@ fn value_of<'e>(
         if let Some(counters) = counters {
             count_result(&matrix, &counters, clock.timings.inner_eval);
         }
-        let value = sorted_matrix(matrix);
+        let value = sorted_matrix(matrix, context);
         clock.timings.result = clock.lap();
-        return Ok(value);
+        return value;
     }
     let mut operator = planner.plan(expr, grid, Around::default())?;
     planner.selections.open(source)?;
@@ -140,7 +141,7 @@ fn finished(
 ) -> Result<QueryValue, QueryError> {
     let rows = final_names(rows, context)?;
     if !range.is_instant() {
-        return Ok(sorted_matrix(rows.iter().map(|row| series(row, &grid)).collect()));
+        return sorted_matrix(all_series(rows, &grid, context)?, context);
     }
     Ok(match value_type {
         ValueType::Scalar => QueryValue::Scalar {
@@ -159,29 +160,47 @@ fn final_names(mut rows: Vec<Row>, context: &Context<'_>) -> Result<Vec<Row>, Qu
     for row in rows.iter_mut().filter(|row| row.drop_name) {
         row.labels = without_metadata(&row.labels);
     }
-    merge_rows(rows)
+    merge_rows(rows, context)
 }
 
 fn vector_sample(row: &Row, timestamp_ms: i64) -> Option<VectorSample> {
     row.sample(0).map(|sample| VectorSample { labels: row.labels.clone(), timestamp_ms, sample })
 }
 
-fn series(row: &Row, grid: &Grid) -> SeriesData {
-    let mut series = SeriesData { labels: row.labels.clone(), ..SeriesData::default() };
-    series.floats = FloatColumn::with_capacity(row.present.count());
-    for step in row.present.ones() {
-        series.floats.push(grid.time_ms(step), row.floats.get(step).copied().unwrap_or_default());
+/// Makes series of rows, each row going before the next series comes.
+fn all_series(rows: Vec<Row>, grid: &Grid, context: &Context<'_>) -> Result<Vec<SeriesData>, QueryError> {
+    let mut all = Vec::with_capacity(rows.len());
+    for row in rows {
+        context.spend(row.steps())?;
+        all.push(series(row, grid));
     }
-    for (step, histogram) in &row.histograms {
-        series.histograms.push(grid.time_ms(*step), histogram.clone());
+    Ok(all)
+}
+
+fn series(row: Row, grid: &Grid) -> SeriesData {
+    let mut series = SeriesData { labels: row.labels, ..SeriesData::default() };
+    if row.present.is_full() {
+        let times = (0..row.floats.len()).map(|step| grid.time_ms(step)).collect();
+        series.floats = FloatColumn { timestamps_ms: times, values: row.floats };
+    } else {
+        series.floats = FloatColumn::with_capacity(row.present.count());
+        for step in row.present.ones() {
+            series.floats.push(grid.time_ms(step), row.floats.get(step).copied().unwrap_or_default());
+        }
+    }
+    for (step, histogram) in row.histograms {
+        series.histograms.push(grid.time_ms(step), histogram);
     }
     series
 }
 
-fn sorted_matrix(mut series: Vec<SeriesData>) -> QueryValue {
+fn sorted_matrix(mut series: Vec<SeriesData>, context: &Context<'_>) -> Result<QueryValue, QueryError> {
     series.retain(|series| series.sample_count() > 0);
-    series.sort_by(|a, b| a.labels.cmp(&b.labels));
-    QueryValue::Matrix(series)
+    // What selectors give is sorted already.
+    if !series.is_sorted_by(|a, b| a.labels <= b.labels) {
+        series = sort_by(series, context, |a, b| a.labels.cmp(&b.labels))?;
+    }
+    Ok(QueryValue::Matrix(series))
 }
 
 /// Counts a range vector that is the query's result as what its operator handed on.
@@ -210,7 +229,7 @@ fn range_vector(
     match planned.input {
         RangeInput::Subquery(mut operator, inner) => {
             let rows = final_names(drain(operator.as_mut(), context)?, context)?;
-            matrix.extend(rows.iter().map(|row| series(row, &inner)));
+            matrix = all_series(rows, &inner, context)?;
         }
         RangeInput::Series(mut reader) => {
             let mut charges = Vec::new();

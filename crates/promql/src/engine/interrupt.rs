@@ -1,16 +1,18 @@
 //! How a running query is told to stop: a deadline, or somebody who no longer waits for it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use super::QueryError;
 
-/// Checked by the engine once per batch and once per group of rows. A clone cancels the same query.
+/// Checked by the engine once per batch and after every few thousand samples. A clone cancels the same query.
 #[derive(Clone, Debug, Default)]
 pub struct Interrupt {
     deadline: Option<Instant>,
     canceled: Arc<AtomicBool>,
+    checks: Arc<AtomicU64>,
+    cancels_at: Option<u64>,
 }
 
 impl Interrupt {
@@ -20,7 +22,17 @@ impl Interrupt {
     }
 
     pub fn at(deadline: Instant) -> Self {
-        Self { deadline: Some(deadline), canceled: Arc::default() }
+        Self { deadline: Some(deadline), ..Self::default() }
+    }
+
+    /// Cancels itself at the check after so many: for tests of how soon a query ends.
+    pub fn after_checks(checks: u64) -> Self {
+        Self { cancels_at: Some(checks), ..Self::default() }
+    }
+
+    /// How often the query has looked whether it is to stop.
+    pub fn checks(&self) -> u64 {
+        self.checks.load(Ordering::Relaxed)
     }
 
     pub fn deadline(&self) -> Option<Instant> {
@@ -35,6 +47,10 @@ impl Interrupt {
     /// # Errors
     /// If the query was canceled, or its deadline has passed.
     pub fn check(&self) -> Result<(), QueryError> {
+        let checked = self.checks.fetch_add(1, Ordering::Relaxed);
+        if self.cancels_at.is_some_and(|most| checked >= most) {
+            self.cancel();
+        }
         if self.canceled.load(Ordering::Relaxed) {
             return Err(QueryError::Canceled);
         }

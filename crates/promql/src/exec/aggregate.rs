@@ -103,6 +103,7 @@ impl Operator for Fold {
         while let Some(batch) = self.input.next_batch(context)? {
             context.interrupt.check()?;
             for row in batch {
+                context.spend(row.weight())?;
                 let labels = self.key.of(&row.labels);
                 let at = match by_labels.get(&labels) {
                     Some(at) => *at,
@@ -120,6 +121,7 @@ impl Operator for Fold {
         }
         let mut batch = Vec::with_capacity(groups.len());
         for group in groups {
+            context.spend(group.held())?;
             let row = group.finish(self.op, &quantiles, self.places.operand, context);
             if !row.is_empty() {
                 batch.push(row.charged(&context.budget)?);
@@ -306,6 +308,14 @@ impl Group {
         row
     }
 
+    /// Values it has to look at to finish.
+    fn held(&self) -> usize {
+        match &self.floats {
+            Floats::Lists(lists) => lists.iter().map(Vec::len).sum(),
+            _ => self.steps(),
+        }
+    }
+
     fn steps(&self) -> usize {
         match &self.floats {
             Floats::Sums(cells) => cells.len(),
@@ -384,6 +394,7 @@ impl Operator for CountValues {
         while let Some(batch) = self.input.next_batch(context)? {
             context.interrupt.check()?;
             for row in batch {
+                context.spend(row.weight())?;
                 // Most series repeat few values: the labels of each are made once.
                 let mut of_value: HashMap<String, usize> = HashMap::new();
                 for step in row.occupied().ones() {

@@ -107,7 +107,7 @@ struct Match {
 /// The operator between two vectors, set operators excepted.
 ///
 /// # Errors
-/// If the matching is not what it says it is.
+/// If the matching is not what it says it is, or the query was interrupted.
 pub(crate) fn between_vectors(
     call: BinaryCall,
     matching: &VectorMatching,
@@ -120,6 +120,7 @@ pub(crate) fn between_vectors(
     let signature = Signature::new(matching);
     let mut matches: HashMap<Labels, Match> = HashMap::new();
     for (at, row) in ones.iter().enumerate() {
+        context.spend(1)?;
         let known = matches.entry(signature.of(&row.labels)).or_insert_with(|| Match {
             ones: Vec::new(),
             matched: None,
@@ -128,11 +129,11 @@ pub(crate) fn between_vectors(
         });
         known.ones.push(at);
     }
-    check_one_side(&matches, &ones, &many, swapped)?;
+    check_one_side(&matches, &ones, &many, swapped, context)?;
     let joiner = Joiner { call, matching, swapped, context };
     let mut results = Vec::new();
     for row in &many {
-        context.interrupt.check()?;
+        context.spend(row.steps())?;
         let key = signature.of(&row.labels);
         let Some(found) = matches.get_mut(&key) else {
             if let Some(result) = joiner.filled_one(row) {
@@ -143,6 +144,7 @@ pub(crate) fn between_vectors(
         let mut partnered = Bitmap::empty(row.steps());
         for at in found.ones.clone() {
             let Some(one) = ones.get(at) else { continue };
+            context.spend(row.weight())?;
             let (result, partners) = joiner.join(row, one);
             partnered.union_with(&row.occupied().and(&one.occupied()));
             joiner.check_unique(found, &result, partners)?;
@@ -164,6 +166,7 @@ pub(crate) fn between_vectors(
     if joiner.fill_of_many().is_some() {
         for found in matches.values() {
             for one in found.ones.iter().filter_map(|at| ones.get(*at)) {
+                context.spend(one.steps())?;
                 let mut alone = one.duplicate();
                 if let Some(many) = &found.many {
                     alone.remove(many);
@@ -173,7 +176,7 @@ pub(crate) fn between_vectors(
         }
     }
     results.retain(|row| !row.is_empty());
-    merge_rows(results)
+    merge_rows(results, context)
 }
 
 struct Joiner<'a, 'q> {
@@ -308,19 +311,24 @@ fn check_one_side(
     ones: &[Row],
     many: &[Row],
     swapped: bool,
+    context: &Context<'_>,
 ) -> Result<(), QueryError> {
     if matches.values().all(|found| found.ones.len() < 2) {
         return Ok(());
     }
     let Some(steps) = many.first().map(Row::steps) else { return Ok(()) };
     let mut any_many = Bitmap::empty(steps);
-    many.iter().for_each(|row| any_many.union_with(&row.occupied()));
+    for row in many {
+        context.spend(row.steps())?;
+        any_many.union_with(&row.occupied());
+    }
     // (step, later row, earlier row, signature)
     let mut worst: Option<(usize, usize, usize, &Labels)> = None;
     for (signature, found) in matches.iter().filter(|(_, found)| found.ones.len() > 1) {
         let mut taken = Bitmap::empty(steps);
         for later in &found.ones {
             let Some(row) = ones.get(*later) else { continue };
+            context.spend(row.steps())?;
             let occupied = row.occupied().and(&any_many);
             if let Some(step) = taken.first_common(&occupied)
                 && worst.is_none_or(|(at, row, ..)| (step, *later) < (at, row))

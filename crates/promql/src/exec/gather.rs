@@ -43,13 +43,24 @@ impl Operator for Gather {
 }
 
 /// `absent`: 1 at the steps where no row has a sample.
-pub(crate) fn absent(rows: &[Row], labels: Labels, steps: usize) -> Row {
+///
+/// # Errors
+/// If the query was interrupted.
+pub(crate) fn absent(
+    rows: &[Row],
+    labels: Labels,
+    steps: usize,
+    context: &Context<'_>,
+) -> Result<Row, QueryError> {
     let mut missing = Bitmap::full(steps);
-    rows.iter().for_each(|row| missing.subtract(&row.occupied()));
+    for row in rows {
+        context.spend(row.steps())?;
+        missing.subtract(&row.occupied());
+    }
     let mut row = Row::empty(labels, steps);
     row.floats.fill(1.0);
     row.present = missing;
-    row
+    Ok(row)
 }
 
 /// What is read off histograms by [`histogram_function`].
@@ -92,9 +103,10 @@ pub(crate) fn histogram_function(
             context.annotate(|notes| notes.invalid_quantile(*q, places.first));
         }
     }
-    let (natives, mut classics, by_labels) = split(rows, places, context);
+    let (natives, mut classics, by_labels) = split(rows, places, context)?;
     let mut results = Vec::new();
     for mut native in natives {
+        context.spend(native.weight())?;
         let mixed = by_labels.get(&native.labels).and_then(|at| classics.get_mut(*at));
         if let Some(classic) = mixed {
             drop_mixed_steps(&mut native, classic, places, context);
@@ -102,12 +114,12 @@ pub(crate) fn histogram_function(
         results.push(read_native(&native, &first, second.as_deref(), places, context));
     }
     for classic in &classics {
-        context.interrupt.check()?;
+        context.spend(classic.buckets.len().saturating_mul(first.len()))?;
         results.push(read_classic(classic, &first, second.as_deref(), places, context));
     }
     results.iter_mut().for_each(|row| drop_name(row, context));
     results.retain(|row| !row.is_empty());
-    merge_rows(results)
+    merge_rows(results, context)
 }
 
 /// The metric's name as annotations mention it: only while names are still there.
@@ -116,15 +128,14 @@ fn name_for_notes<'a>(labels: &'a Labels, context: &Context<'_>) -> &'a str {
 }
 
 /// Rows with histograms, the floats as buckets of classic histograms, and where those are by their labels.
-fn split(
-    rows: Vec<Row>,
-    places: HistogramPlaces,
-    context: &Context<'_>,
-) -> (Vec<Row>, Vec<ClassicRows>, HashMap<Labels, usize>) {
+type Split = (Vec<Row>, Vec<ClassicRows>, HashMap<Labels, usize>);
+
+fn split(rows: Vec<Row>, places: HistogramPlaces, context: &Context<'_>) -> Result<Split, QueryError> {
     let mut natives = Vec::new();
     let mut classics: Vec<ClassicRows> = Vec::new();
     let mut by_labels: HashMap<Labels, usize> = HashMap::new();
     for row in rows {
+        context.spend(row.steps())?;
         if !row.histograms.is_empty() {
             natives.push(row.duplicate());
         }
@@ -146,7 +157,7 @@ fn split(
             classic.buckets.push((upper, row));
         }
     }
-    (natives, classics, by_labels)
+    Ok((natives, classics, by_labels))
 }
 
 /// A bucket's bound as Prometheus reads it: a float in Go's notation.

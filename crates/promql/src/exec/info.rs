@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use parallax_model::{Labels, LabelsBuilder, METRIC_NAME, Matcher};
 
+use super::Context;
 use super::binary::go_labels;
 use super::map::merge_rows;
 use super::row::Row;
@@ -27,11 +28,17 @@ impl InfoCall {
     /// `base` with labels of `infos`, whose values are the times of their samples in milliseconds.
     ///
     /// # Errors
-    /// If info metrics contradict each other.
-    pub fn enrich(&self, base: Vec<Row>, infos: Vec<Row>) -> Result<Vec<Row>, QueryError> {
+    /// If info metrics contradict each other, or the query was interrupted.
+    pub fn enrich(
+        &self,
+        base: Vec<Row>,
+        infos: Vec<Row>,
+        context: &Context<'_>,
+    ) -> Result<Vec<Row>, QueryError> {
         let infos = Self::of_same_targets(&base, infos, |row| self.is_info(row));
         let mut by_target: HashMap<Labels, BTreeMap<&str, Vec<&Row>>> = HashMap::new();
         for info in &infos {
+            context.spend(1)?;
             by_target
                 .entry(info.labels.keeping(&IDENTIFYING_LABELS))
                 .or_default()
@@ -42,6 +49,7 @@ impl InfoCall {
         let none = BTreeMap::new();
         let mut results = Vec::new();
         for row in base {
+            context.spend(row.steps())?;
             if self.is_info(&row) {
                 results.push(row);
                 continue;
@@ -49,7 +57,7 @@ impl InfoCall {
             let target = row.labels.keeping(&IDENTIFYING_LABELS);
             self.enrich_row(&row, by_target.get(&target).unwrap_or(&none), &mut results)?;
         }
-        merge_rows(results)
+        merge_rows(results, context)
     }
 
     fn is_info(&self, row: &Row) -> bool {

@@ -29,6 +29,7 @@ impl Operator for Broadcast {
     fn next_batch(&mut self, context: &Context<'_>) -> Result<Option<Batch>, QueryError> {
         let Some(batch) = self.input.next_batch(context)? else { return Ok(None) };
         let repeat = |row: Row| {
+            context.spend(self.steps)?;
             let mut repeated = Row::empty(row.labels.clone(), self.steps);
             repeated.drop_name = row.drop_name;
             if let Some(value) = row.float(0) {

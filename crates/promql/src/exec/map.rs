@@ -29,7 +29,7 @@ impl Operator for Map {
             return Ok(None);
         }
         let rows = self.apply(rows, context)?;
-        merge_rows(rows).map(Some)
+        merge_rows(rows, context).map(Some)
     }
 }
 
@@ -37,6 +37,7 @@ impl Map {
     fn apply(&mut self, rows: Vec<Row>, context: &Context<'_>) -> Result<Batch, QueryError> {
         let mut changed = Vec::with_capacity(rows.len());
         for row in rows {
+            context.spend(row.steps())?;
             if let Some(row) = (self.function)(row, context)?
                 && !row.is_empty()
             {
@@ -58,11 +59,12 @@ pub(crate) fn drop_name(row: &mut Row, context: &Context<'_>) {
 /// Makes one row of those with equal labels, in the place of the first.
 ///
 /// # Errors
-/// If two of them have a sample at the same step.
-pub(crate) fn merge_rows(rows: Vec<Row>) -> Result<Vec<Row>, QueryError> {
+/// If two of them have a sample at the same step, or the query was interrupted.
+pub(crate) fn merge_rows(rows: Vec<Row>, context: &Context<'_>) -> Result<Vec<Row>, QueryError> {
     let mut by_labels: HashMap<Labels, usize> = HashMap::with_capacity(rows.len());
     let mut merged: Vec<Row> = Vec::with_capacity(rows.len());
     for row in rows {
+        context.spend(row.steps())?;
         match by_labels.get(&row.labels).and_then(|at| merged.get_mut(*at)) {
             Some(first) => {
                 if !first.absorb(&row) {

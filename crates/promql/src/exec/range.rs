@@ -135,6 +135,7 @@ impl RangeCall {
         let floats = self.bounds(&columns.float_times_ms, before_ms, after_ms);
         let histograms = self.bounds(&columns.histogram_times_ms, before_ms, after_ms);
         self.count(columns, &floats, &histograms, context);
+        context.spend(self.grid.steps + columns.floats.len() + columns.histograms.len())?;
         let slide = SlideContext {
             function: self.function,
             columns,
@@ -152,6 +153,8 @@ impl RangeCall {
         } else {
             mixed::evaluate(&slide, &floats, &histograms, &mut row)?;
         }
+        // Functions of floats stop where they are when the query is interrupted.
+        context.stopped()?;
         self.note_non_counter(columns.labels, &row, context);
         Ok(row)
     }

@@ -54,6 +54,7 @@ impl Operator for Selector {
         let Some(decoded) = self.reader.next(context)? else { return Ok(None) };
         let mut batch = Vec::with_capacity(decoded.series.len());
         for series in &decoded.series {
+            context.spend(self.grid.steps + series.sample_count())?;
             let row = match self.output {
                 SelectorOutput::Smoothed => self.smoothed_row(series)?,
                 _ if self.stats_only && !series.histograms.is_empty() => {

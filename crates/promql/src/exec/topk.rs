@@ -37,8 +37,8 @@ impl Choice {
             return Ok(Vec::new());
         }
         match self.op {
-            AggregateOp::Limitk => Ok(self.limit(rows, &parameters)),
-            AggregateOp::LimitRatio => Ok(Self::sample(rows, &parameters)),
+            AggregateOp::Limitk => self.limit(rows, &parameters, context),
+            AggregateOp::LimitRatio => Self::sample(rows, &parameters, context),
             _ => self.rank(rows, &parameters, context),
         }
     }
@@ -82,22 +82,27 @@ impl Choice {
     }
 
     /// The group of each row, and how many there are.
-    fn groups(&self, rows: &[Row]) -> (Vec<usize>, usize) {
+    fn groups(&self, rows: &[Row], context: &Context<'_>) -> Result<(Vec<usize>, usize), QueryError> {
         let mut by_labels: HashMap<Labels, usize> = HashMap::new();
-        let of_row = rows
-            .iter()
-            .map(|row| {
-                let next = by_labels.len();
-                *by_labels.entry(self.key.of(&row.labels)).or_insert(next)
-            })
-            .collect();
-        (of_row, by_labels.len())
+        let mut of_row = Vec::with_capacity(rows.len());
+        for row in rows {
+            context.spend(1)?;
+            let next = by_labels.len();
+            of_row.push(*by_labels.entry(self.key.of(&row.labels)).or_insert(next));
+        }
+        Ok((of_row, by_labels.len()))
     }
 
-    fn limit(&self, mut rows: Vec<Row>, parameters: &[f64]) -> Vec<Row> {
-        let (groups, count) = self.groups(&rows);
+    fn limit(
+        &self,
+        mut rows: Vec<Row>,
+        parameters: &[f64],
+        context: &Context<'_>,
+    ) -> Result<Vec<Row>, QueryError> {
+        let (groups, count) = self.groups(&rows, context)?;
         let mut taken = vec![vec![0usize; self.steps]; count];
         for (row, group) in rows.iter_mut().zip(&groups) {
+            context.spend(self.steps)?;
             let Some(taken) = taken.get_mut(*group) else { continue };
             let mut kept = Bitmap::empty(self.steps);
             for step in row.occupied().ones() {
@@ -109,11 +114,12 @@ impl Choice {
             }
             row.keep(&kept);
         }
-        rows
+        Ok(rows)
     }
 
-    fn sample(mut rows: Vec<Row>, parameters: &[f64]) -> Vec<Row> {
+    fn sample(mut rows: Vec<Row>, parameters: &[f64], context: &Context<'_>) -> Result<Vec<Row>, QueryError> {
         for row in &mut rows {
+            context.spend(row.steps())?;
             let offset = sample_offset(&row.labels);
             let mut kept = Bitmap::empty(row.steps());
             for (step, ratio) in parameters.iter().enumerate() {
@@ -124,7 +130,7 @@ impl Choice {
             }
             row.keep(&kept);
         }
-        rows
+        Ok(rows)
     }
 
     fn rank(
@@ -137,7 +143,7 @@ impl Choice {
         if rows.iter().any(|row| !row.histograms.is_empty()) {
             context.annotate(|notes| notes.histogram_ignored_in_aggregation(name, self.position));
         }
-        let (groups, group_count) = self.groups(&rows);
+        let (groups, group_count) = self.groups(&rows, context)?;
         let mut kept = vec![Bitmap::empty(self.steps); rows.len()];
         let mut order = Vec::new();
         for (step, k) in parameters.iter().enumerate() {
@@ -150,6 +156,7 @@ impl Choice {
                 .map(|_| Best { largest: self.op == AggregateOp::Topk, heap: Vec::new() })
                 .collect();
             for (at, (row, group)) in rows.iter().zip(&groups).enumerate() {
+                context.spend(1)?;
                 if let (Some(value), Some(heap)) = (row.float(step), heaps.get_mut(*group)) {
                     heap.offer(value, at, k);
                 }

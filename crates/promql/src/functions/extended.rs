@@ -38,6 +38,7 @@ pub(crate) fn evaluate(
         if points.is_empty() {
             continue;
         }
+        slide.context.spend(points.len())?;
         let (start_ms, end_ms) = slide.window_ms(step);
         let value = match slide.function {
             RangeFunction::Resets => count_between(&points, start_ms, |pair| pair[1].value < pair[0].value),

@@ -87,6 +87,10 @@ fn each(
         if values.is_empty() {
             continue;
         }
+        // The caller asks whether this went to the end.
+        if slide.context.spend(values.len()).is_err() {
+            return;
+        }
         if let Some(value) = function(Window { step, times_ms, values, lo, hi }) {
             row.set_float(step, value);
         }
@@ -350,6 +354,7 @@ fn smoothing(
     debug_assert_eq!(times.len(), values.len());
     for (step, (lo, hi)) in bounds.iter().copied().enumerate() {
         let Some(window) = values.get(lo..hi).filter(|window| !window.is_empty()) else { continue };
+        slide.context.spend(window.len())?;
         let (smoothing, trend) = smoothing_factors(slide, step)?;
         if let Some(value) = double_exponential_smoothing(window, smoothing, trend) {
             row.set_float(step, value);

@@ -15,6 +15,9 @@ use crate::engine::QueryError;
 use crate::exec::row::Row;
 use crate::value::Sample;
 
+/// How much more work a histogram is than a float.
+const HISTOGRAM_WORK: usize = 16;
+
 /// One window with both kinds of samples. Not both kinds are empty.
 pub(super) struct Window<'a> {
     pub step: usize,
@@ -45,6 +48,7 @@ pub(crate) fn evaluate(
         if window.floats.is_empty() && window.histograms.is_empty() {
             continue;
         }
+        slide.context.spend(window.floats.len() + window.histograms.len() * HISTOGRAM_WORK)?;
         if let Some(sample) = evaluate_window(slide, &window)? {
             row.push_sample(step, sample);
         }

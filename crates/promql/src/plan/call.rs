@@ -17,6 +17,7 @@ use crate::exec::map::{Map, RowFunction, drop_name};
 use crate::exec::range::{RangeCall, RangeState};
 use crate::exec::row::Row;
 use crate::exec::selector::{Reference, Selector, SelectorOutput};
+use crate::exec::sort::sort_by;
 use crate::exec::topk::compare;
 use crate::exec::{BoxedOperator, Grid};
 use crate::functions::range_function::RangeFunction;
@@ -159,9 +160,10 @@ impl<'e> Planner<'e> {
         let input = self.vector(call, 0, grid)?;
         Ok(Box::new(Gather::new(
             vec![input],
-            Box::new(move |sides, _| {
+            Box::new(move |sides, context| {
                 let mut found: Vec<Option<f64>> = vec![None; grid.steps];
                 for row in sides.iter().flatten() {
+                    context.spend(row.steps())?;
                     for step in row.present.ones() {
                         let Some(slot) = found.get_mut(step) else { continue };
                         // A second float makes the scalar NaN.
@@ -208,9 +210,9 @@ impl<'e> Planner<'e> {
         let input = self.vector(call, 0, grid)?;
         Ok(Box::new(Gather::new(
             vec![input],
-            Box::new(move |sides, _| {
+            Box::new(move |sides, context| {
                 let rows: Vec<Row> = sides.into_iter().flatten().collect();
-                Ok(vec![absent(&rows, labels, grid.steps)])
+                absent(&rows, labels, grid.steps, context).map(|row| vec![row])
             }),
         )))
     }
@@ -221,7 +223,7 @@ impl<'e> Planner<'e> {
         let name = call.function.name;
         Ok(Box::new(Gather::new(
             vec![input],
-            Box::new(move |sides, _| {
+            Box::new(move |sides, context| {
                 let mut rows: Vec<Row> = sides.into_iter().flatten().collect();
                 let by_value = matches!(name, "sort" | "sort_desc");
                 if by_value {
@@ -229,17 +231,17 @@ impl<'e> Planner<'e> {
                     rows.retain(|row| !row.is_empty());
                 }
                 // Over a range there is no order to keep.
-                if grid.steps == 1 {
-                    let value = |row: &Row| row.float(0).unwrap_or(f64::NAN);
-                    let by_labels = |a: &Row, b: &Row| label_order(&by, &a.labels, &b.labels);
-                    match name {
-                        "sort" => rows.sort_by(|a, b| compare(value(a), value(b), false)),
-                        "sort_desc" => rows.sort_by(|a, b| compare(value(a), value(b), true)),
-                        "sort_by_label" => rows.sort_by(by_labels),
-                        _ => rows.sort_by(|a, b| by_labels(b, a)),
-                    }
+                if grid.steps != 1 {
+                    return Ok(rows);
                 }
-                Ok(rows)
+                let value = |row: &Row| row.float(0).unwrap_or(f64::NAN);
+                let by_labels = |a: &Row, b: &Row| label_order(&by, &a.labels, &b.labels);
+                sort_by(rows, context, |a, b| match name {
+                    "sort" => compare(value(a), value(b), false),
+                    "sort_desc" => compare(value(a), value(b), true),
+                    "sort_by_label" => by_labels(a, b),
+                    _ => by_labels(b, a),
+                })
             }),
         )))
     }
@@ -361,10 +363,10 @@ impl<'e> Planner<'e> {
         let info = InfoCall { names, data };
         Ok(Box::new(Gather::new(
             vec![base, infos],
-            Box::new(move |sides, _| {
+            Box::new(move |sides, context| {
                 let mut sides = sides.into_iter();
                 let base = sides.next().unwrap_or_default();
-                info.enrich(base, sides.next().unwrap_or_default())
+                info.enrich(base, sides.next().unwrap_or_default(), context)
             }),
         )))
     }
@@ -410,9 +412,9 @@ impl<'e> Planner<'e> {
         let labels = absent_labels(range_argument);
         Ok(Box::new(Gather::new(
             vec![operator],
-            Box::new(move |sides, _| {
+            Box::new(move |sides, context| {
                 let rows: Vec<Row> = sides.into_iter().flatten().collect();
-                Ok(vec![absent(&rows, labels, grid.steps)])
+                absent(&rows, labels, grid.steps, context).map(|row| vec![row])
             }),
         )))
     }

@@ -1,0 +1,8 @@
+//! Any text as a query: see `targets::parse`.
+#![no_main]
+
+#[path = "../targets.rs"]
+#[allow(dead_code, reason = "each target needs one of them")]
+mod targets;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| targets::parse(data));
