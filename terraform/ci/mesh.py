@@ -57,6 +57,8 @@ def apply(terraform, work):
     for word in SECRET_WORDS:
         if word in said:
             fail(f"the plan shows {word!r}")
+    # A second plan finds nothing to do; it would exit with 2.
+    run(terraform, "plan", "-detailed-exitcode", "-input=false", "-no-color", cwd=root)
     state = json.loads(run(terraform, "show", "-json", cwd=root))
     modules = {}
 
@@ -232,7 +234,7 @@ def mounts(pod, side, name, mesh):
 
 
 def start_workload(name, pod, side, mesh, addresses):
-    """One container as a process. Gives its HTTP and gRPC addresses, or None if the binary has no such component yet."""
+    """One container as a process. Gives its HTTP and gRPC addresses."""
     container = pod["containers"][0]
     http, grpc = free_port(), free_port()
     places = mounts(pod, side, name, mesh)
@@ -247,14 +249,7 @@ def start_workload(name, pod, side, mesh, addresses):
         for file in directory.glob("*.yaml"):
             file.write_text(local(file.read_text()))
     args = [local(argument) for argument in container["args"]]
-    process = mesh.start(name, [mesh.parallax, *args])
-    if args[0] in ("compact",):
-        time.sleep(2)
-        log = mesh.processes[-1][2].read_text()
-        if process.poll() is not None and "is not in this version" in log:
-            print(f"mesh: LEFT OUT, {name}: parallax {args[0]} is not in this version, so its flags are not checked")
-            mesh.processes.pop()
-            return None
+    mesh.start(name, [mesh.parallax, *args])
     mesh.check_alive()
     return f"http://127.0.0.1:{http}", f"127.0.0.1:{grpc}"
 
@@ -315,8 +310,7 @@ def main():
             scrape += metrics
             for name, pod in side.workloads():
                 started = start_workload(f"{cluster}-{name}", pod, side, mesh, addresses)
-                if started:
-                    scrape.append((f"{cluster}-{name}", started[0]))
+                scrape.append((f"{cluster}-{name}", started[0]))
                 if name.endswith("-entry"):
                     entries[f"{cluster}.mesh.example.com:443"] = started[1]
         wait_for("the first blocks in the buckets", lambda: len(mesh.buckets) == len(observees) and all(any(bucket.glob("*/meta.json")) for bucket in mesh.buckets.values()), mesh)
