@@ -1,7 +1,9 @@
 //! The bucket of `--objstore.config` or `--objstore.config-file`.
 
 use anyhow::Context as _;
-use parallax_bucket::{Access, Bucket, BucketConfig, BucketMetrics, Provider};
+use parallax_bucket::{
+    Access, Bucket, BucketCaches, BucketConfig, BucketMetrics, CachingConfig, IndexCacheConfig, Provider,
+};
 use parallax_net::Context;
 
 use crate::flags::Values;
@@ -25,4 +27,40 @@ pub fn open(yaml: &str, access: Access, context: &Context) -> anyhow::Result<Buc
     }
     let bucket = Bucket::open(&config, access)?;
     Ok(bucket.with_metrics(BucketMetrics::register(&context.metrics)))
+}
+
+/// What `--store.caching-bucket.config` and `--index-cache.*` say, checked; opened by [`CacheFlags::open`].
+pub struct CacheFlags {
+    bucket: Option<CachingConfig>,
+    index: Option<IndexCacheConfig>,
+}
+
+impl CacheFlags {
+    pub fn read(values: &Values, provider: &Provider) -> anyhow::Result<Self> {
+        let bucket = match values.text_or_file("store.caching-bucket.config")? {
+            None => None,
+            Some(yaml) => Some(CachingConfig::from_yaml(&yaml).context("--store.caching-bucket.config")?),
+        };
+        let size_bytes = values.bytes("index-cache-size");
+        let is_local = matches!(provider, Provider::Filesystem { .. });
+        let index = match values.text_or_file("index-cache.config")? {
+            Some(yaml) => Some(IndexCacheConfig::from_yaml(&yaml).context("--index-cache.config")?),
+            // The operating system remembers local files already.
+            None if is_local || size_bytes == 0 => None,
+            None => Some(IndexCacheConfig::in_memory(size_bytes)),
+        };
+        Ok(Self { bucket, index })
+    }
+
+    /// Needs a runtime.
+    pub fn open(&self, context: &Context) -> BucketCaches {
+        let mut caches = BucketCaches::default();
+        if let Some(config) = &self.bucket {
+            caches = caches.with_bucket_cache(config, &context.metrics);
+        }
+        if let Some(config) = &self.index {
+            caches = caches.with_index_cache(config, &context.metrics);
+        }
+        caches
+    }
 }

@@ -2,10 +2,11 @@
 
 use anyhow::Context as _;
 use axum::Router;
-use parallax_bucket::BucketConfig;
+use parallax_bucket::{Access, Bucket, BucketConfig, BucketMetrics};
 use parallax_model::TimeRange;
 use parallax_store_gateway::{Limits, StoreGateway, StoreGatewayConfig};
 
+use super::objstore::CacheFlags;
 use super::tls;
 use crate::flags::Values;
 use crate::process::{self, Failure};
@@ -14,13 +15,19 @@ use crate::serve::{Addresses, Listeners};
 pub fn run(values: Values) -> Result<(), Failure> {
     process::run(|context| async move {
         let config = config(&values).map_err(Failure::usage)?;
+        let caches = CacheFlags::read(&values, &config.bucket.provider).map_err(Failure::usage)?;
         let addresses = Addresses {
             http: values.text("http-address").unwrap_or_default(),
             grpc: Some(tls::grpc_server(&values).map_err(Failure::usage)?),
         };
         let listeners = Listeners::bind(addresses, &context).await?;
-        let gateway =
-            StoreGateway::start(config, context.clone()).await.map_err(|error| anyhow::anyhow!(error))?;
+        let bucket = Bucket::open(&config.bucket, Access::Read)
+            .map_err(|error| anyhow::anyhow!(error))?
+            .with_metrics(BucketMetrics::register(&context.metrics))
+            .with_caches(caches.open(&context));
+        let gateway = StoreGateway::start_on(bucket, config, context.clone())
+            .await
+            .map_err(|error| anyhow::anyhow!(error))?;
         listeners.serve(&context, Router::new(), gateway).await?;
         Ok(())
     })

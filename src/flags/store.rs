@@ -4,7 +4,6 @@ use super::Flag;
 use super::Kind::{Bytes, Decimal, Duration, Number, Switch, Text, Time};
 use super::common;
 
-const CACHES: &str = "caches outside the process come with a later version; leave the flag out";
 const PLANNED: &str = "postings are always expanded in the cheapest order";
 const WEB: &str = "the block viewer comes with a later version";
 
@@ -37,12 +36,26 @@ pub(super) fn flags() -> Vec<Flag> {
             "Most bytes one Series call may fetch; 0 is no limit",
         ),
         Flag::new("store.grpc.series-max-concurrency", Number, "20", "Series calls served at once"),
-        Flag::new("index-cache-size", Bytes, "250MB", "Size of the index cache")
-            .no_effect("index reads are not cached in this version"),
-        Flag::new("index-cache.config", Text, "", "").refused(CACHES),
-        Flag::new("index-cache.config-file", Text, "", "").refused(CACHES),
-        Flag::new("store.caching-bucket.config", Text, "", "").refused(CACHES),
-        Flag::new("store.caching-bucket.config-file", Text, "", "").refused(CACHES),
+        Flag::new(
+            "index-cache-size",
+            Bytes,
+            "250MB",
+            "Memory for parts of indexes, unless --index-cache.config says otherwise; a FILESYSTEM bucket needs none",
+        ),
+        Flag::new("index-cache.config", Text, "", "YAML of a cache for parts of indexes"),
+        Flag::new("index-cache.config-file", Text, "", "File with the YAML of --index-cache.config"),
+        Flag::new(
+            "store.caching-bucket.config",
+            Text,
+            "",
+            "YAML of a cache for chunks, metas and the list of blocks",
+        ),
+        Flag::new(
+            "store.caching-bucket.config-file",
+            Text,
+            "",
+            "File with the YAML of --store.caching-bucket.config",
+        ),
         Flag::new(
             "store.enable-index-header-lazy-reader",
             Switch,

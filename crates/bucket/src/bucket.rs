@@ -12,12 +12,14 @@ use std::time::{Instant, SystemTime};
 use object_store::path::Path;
 use object_store::{Attributes, ObjectMeta, ObjectStore};
 
+use crate::caching::BucketCaches;
 use crate::hedge::Hedge;
 use crate::metrics::{BucketMetrics, Operation, Outcome};
 use crate::path::beneath;
 use crate::provider::{Environment, Opened};
 use crate::{BucketConfig, BucketError, Provider, RetryPolicy};
 
+mod cached;
 mod list;
 mod read;
 mod write;
@@ -59,6 +61,7 @@ pub struct Bucket {
     metrics: BucketMetrics,
     retry: RetryPolicy,
     hedge: Option<Arc<Hedge>>,
+    caches: BucketCaches,
 }
 
 /// Not what the store says of itself: some show their credentials.
@@ -141,6 +144,7 @@ impl Bucket {
             metrics: BucketMetrics::default(),
             retry: RetryPolicy::default(),
             hedge: None,
+            caches: BucketCaches::default(),
         })
     }
 
@@ -155,6 +159,13 @@ impl Bucket {
     #[must_use]
     pub fn with_retry(mut self, retry: RetryPolicy) -> Self {
         self.retry = retry;
+        self
+    }
+
+    /// Reads through `caches` from now on. For readers: what is written here does not leave the caches.
+    #[must_use]
+    pub fn with_caches(mut self, caches: BucketCaches) -> Self {
+        self.caches = caches;
         self
     }
 

@@ -19,6 +19,13 @@ pub struct Listing {
 impl Bucket {
     /// The directories of the root whose names are ULIDs, sorted: blocks, whole or partial.
     pub async fn list_blocks(&self) -> Result<Vec<String>, BucketError> {
+        match &self.caches.metas {
+            Some(cache) => self.cached_blocks(cache).await,
+            None => self.list_uncached_blocks().await,
+        }
+    }
+
+    pub(super) async fn list_uncached_blocks(&self) -> Result<Vec<String>, BucketError> {
         let mut names = self.list_directory("").await?.directories;
         names.retain(|name| is_block_id(name));
         Ok(names)

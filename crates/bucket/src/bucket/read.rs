@@ -29,10 +29,17 @@ impl Bucket {
     /// # Errors
     /// [`BucketError::NotFound`]; [`BucketError::TooLarge`] if it has more than `limit_bytes`.
     pub async fn get(&self, object: &str, limit_bytes: u64) -> Result<Bytes, BucketError> {
+        match self.caches.of_meta(object) {
+            Some(cache) => self.get_cached_meta(cache, object, limit_bytes).await,
+            None => self.get_uncached(object, limit_bytes).await,
+        }
+    }
+
+    pub(super) async fn get_uncached(&self, object: &str, limit_bytes: u64) -> Result<Bytes, BucketError> {
         Ok(self.get_with_revision(object, limit_bytes).await?.0)
     }
 
-    /// A whole object and what to demand of it when writing it again.
+    /// A whole object and what to demand of it when writing it again; never from a cache.
     ///
     /// # Errors
     /// As [`Self::get`].
@@ -82,6 +89,17 @@ impl Bucket {
 
     /// Several ranges of one object, in the order asked; each as [`Self::get_range`]. Near ranges are fetched as one.
     pub async fn get_ranges(&self, object: &str, ranges: &[Range<u64>]) -> Result<Vec<Bytes>, BucketError> {
+        match self.caches.of_ranges(object) {
+            Some(cache) => self.get_cached_ranges(cache, object, ranges).await,
+            None => self.get_uncached_ranges(object, ranges).await,
+        }
+    }
+
+    pub(super) async fn get_uncached_ranges(
+        &self,
+        object: &str,
+        ranges: &[Range<u64>],
+    ) -> Result<Vec<Bytes>, BucketError> {
         let path = self.path(object)?;
         if let Some(empty) = ranges.iter().find(|range| range.start >= range.end) {
             let (start, end) = (empty.start, empty.end);
@@ -233,6 +251,13 @@ impl Bucket {
     }
 
     pub async fn exists(&self, object: &str) -> Result<bool, BucketError> {
+        match self.caches.of_meta(object) {
+            Some(cache) => self.cached_exists(cache, object).await,
+            None => self.exists_uncached(object).await,
+        }
+    }
+
+    pub(super) async fn exists_uncached(&self, object: &str) -> Result<bool, BucketError> {
         let path = self.path(object)?;
         let result = self
             .run(Operation::Exists, object, || async {
