@@ -124,7 +124,8 @@ impl IndexCacheConfig {
             return Err(CacheError::config(reason));
         }
         let has = |name: &str| items.iter().any(|item| item == name);
-        if !items.is_empty() && !(has("Postings") && has("Series")) {
+        let has_both = has("Postings") && has("Series");
+        if !items.is_empty() && !has_both {
             return Err(CacheError::config(
                 "enabled_items without Postings or Series is not supported: ranges of the index are remembered whichever \
                  they hold; leave the key out",

@@ -28,10 +28,12 @@ use crate::config::HttpConfig;
 
 mod budget;
 mod connection;
+mod proxy;
 mod tls;
 
 pub(crate) use budget::RetryBudget;
 use connection::{Connector, ConnectorConfig};
+pub(crate) use proxy::Proxy;
 
 /// For the next piece of a body.
 const BODY_IDLE: Duration = Duration::from_secs(60);
@@ -48,15 +50,20 @@ pub(crate) struct CloudConnector {
     tls: Arc<rustls::ClientConfig>,
     budget: Arc<RetryBudget>,
     permits: Option<Arc<Semaphore>>,
+    proxy: Option<Proxy>,
 }
 
 impl CloudConnector {
     /// # Errors
     /// [`BucketError::Config`], naming a file of `tls_config` that cannot be used.
-    pub(crate) fn new(config: &HttpConfig, budget: Arc<RetryBudget>) -> Result<Self, BucketError> {
+    pub(crate) fn new(
+        config: &HttpConfig,
+        budget: Arc<RetryBudget>,
+        proxy: Option<Proxy>,
+    ) -> Result<Self, BucketError> {
         let tls = Arc::new(tls::client_config(&config.tls)?);
         let permits = config.max_connections.map(|count| Arc::new(Semaphore::new(count)));
-        Ok(Self { config: config.clone(), tls, budget, permits })
+        Ok(Self { config: config.clone(), tls, budget, permits, proxy })
     }
 }
 
@@ -67,6 +74,7 @@ impl HttpConnector for CloudConnector {
         let connector = Connector::new(ConnectorConfig {
             tls: Arc::clone(&self.tls),
             server_name: self.config.tls.server_name.clone(),
+            proxy: self.proxy.clone(),
             allow_http: option(ClientConfigKey::AllowHttp).as_deref() == Some("true"),
             timeout: if near { METADATA_CONNECT } else { self.config.handshake_timeout },
         });

@@ -98,11 +98,14 @@ impl BucketConfig {
     }
 }
 
+/// Reads `config` out of a document.
+type Reader = fn(&str) -> Result<Provider, BucketError>;
+
 struct Kind {
     name: &'static str,
     /// Keys of `config` and how to read it; `None` where Thanos knows the kind and this version does not.
     keys: Option<&'static [Key]>,
-    read: Option<fn(&str) -> Result<Provider, BucketError>>,
+    read: Option<Reader>,
 }
 
 const fn foreign(name: &'static str) -> Kind {

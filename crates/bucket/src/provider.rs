@@ -6,7 +6,7 @@ use std::time::Duration;
 use object_store::{Attributes, BackoffConfig, ObjectStore, RetryConfig};
 
 use crate::BucketError;
-use crate::client::{CloudConnector, RetryBudget};
+use crate::client::{CloudConnector, Proxy, RetryBudget};
 use crate::config::HttpConfig;
 
 pub(crate) mod azure;
@@ -44,8 +44,14 @@ fn retry(max_attempts: u32, first: Option<Duration>, longest: Option<Duration>) 
     }
 }
 
-fn connector(http: &HttpConfig) -> Result<CloudConnector, BucketError> {
-    CloudConnector::new(http, Arc::new(RetryBudget::default()))
+fn connector(http: &HttpConfig, environment: &Environment) -> Result<CloudConnector, BucketError> {
+    let variable =
+        |upper: &str| environment.get(upper).or_else(|| environment.get(&upper.to_ascii_lowercase()));
+    let proxy = variable("HTTPS_PROXY")
+        .map(|url| Proxy::parse(&url, &variable("NO_PROXY").unwrap_or_default()))
+        .transpose()
+        .map_err(|reason| BucketError::Config { line: None, reason: format!("HTTPS_PROXY: {reason}") })?;
+    CloudConnector::new(http, Arc::new(RetryBudget::default()), proxy)
 }
 
 fn refused(error: object_store::Error) -> BucketError {

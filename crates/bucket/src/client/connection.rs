@@ -17,10 +17,13 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tower::Service;
 
+use super::proxy::Proxy;
+
 pub(super) struct ConnectorConfig {
     pub tls: Arc<rustls::ClientConfig>,
     /// Looked for in certificates instead of the host.
     pub server_name: Option<String>,
+    pub proxy: Option<Proxy>,
     pub allow_http: bool,
     pub timeout: Duration,
 }
@@ -47,7 +50,10 @@ impl Connector {
         let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']').to_owned();
         let port = uri.port_u16().unwrap_or(if https { 443 } else { 80 });
         let opening = async {
-            let stream = TcpStream::connect((host.as_str(), port)).await?;
+            let stream = match &self.0.proxy {
+                Some(proxy) if https && proxy.is_for(&host, port) => proxy.connect(&host, port).await?,
+                _ => TcpStream::connect((host.as_str(), port)).await?,
+            };
             // An error here means that the peer has gone; the request will notice.
             let _ = stream.set_nodelay(true);
             if !https {

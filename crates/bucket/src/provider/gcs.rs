@@ -17,7 +17,7 @@ pub(crate) fn open(config: &GcsConfig, environment: &Environment) -> Result<Open
     });
     let allow_http = emulator.as_ref().is_some_and(|url| url.starts_with("http://"));
     let mut builder = GoogleCloudStorageBuilder::new()
-        .with_http_connector(connector(&config.http)?)
+        .with_http_connector(connector(&config.http, environment)?)
         .with_client_options(ClientOptions::new().with_allow_http(allow_http))
         .with_retry(retry(config.max_attempts, None, None))
         .with_bucket_name(&config.bucket);

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 use parallax_bucket::{Access, Bucket, BucketConfig, BucketError, BucketMetrics, Environment};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::s3_server::{Fault, S3Server};
 use crate::suite::{self, Traits};
@@ -132,6 +133,64 @@ async fn a_client_certificate_opens_a_server_that_asks_for_one() {
         tls.file("client.key")
     );
     assert!(open(&server.yaml("", &with)).get("x", 10).await.unwrap_err().is_not_found());
+}
+
+/// A proxy that connects to `target` whatever it is asked for; gives what it was asked.
+async fn proxy(
+    target: std::net::SocketAddr,
+    answer: &'static str,
+) -> (u16, Arc<std::sync::Mutex<Vec<String>>>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let asked = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let seen = Arc::clone(&asked);
+    tokio::spawn(async move {
+        loop {
+            let Ok((mut client, _)) = listener.accept().await else { return };
+            let seen = Arc::clone(&seen);
+            tokio::spawn(async move {
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    let Ok(byte) = client.read_u8().await else { return };
+                    head.push(byte);
+                }
+                seen.lock().unwrap().push(String::from_utf8(head).unwrap());
+                if client.write_all(answer.as_bytes()).await.is_err() {
+                    return;
+                }
+                if let Ok(mut server) = tokio::net::TcpStream::connect(target).await {
+                    let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+                }
+            });
+        }
+    });
+    (port, asked)
+}
+
+#[tokio::test]
+async fn tls_goes_through_the_proxy_of_the_environment() {
+    let tls = Tls::new(false);
+    let server = S3Server::start(Some(Arc::clone(&tls.server))).await;
+    let trust =
+        format!("max_retries: 1, http_config: {{tls_config: {{ca_file: \"{}\"}}}}", tls.file("ca.pem"));
+    // A name that only the proxy can reach.
+    let yaml = server.yaml("", &trust).replace(&server.address.to_string(), "s3.test:9000");
+    let (port, asked) = proxy(server.address, "HTTP/1.1 200 Connection established\r\n\r\n").await;
+    let url = format!("http://user:pass@127.0.0.1:{port}");
+    let bucket = open_in(&yaml, &Environment::fixed([("https_proxy", &url)])).unwrap();
+    bucket.put("x", "y".into()).await.unwrap();
+    assert_eq!(bucket.get("x", 10).await.unwrap(), "y");
+    let asked = asked.lock().unwrap().concat();
+    assert!(asked.starts_with("CONNECT s3.test:9000 HTTP/1.1\r\n"), "{asked}");
+    assert!(asked.contains("Proxy-Authorization: Basic dXNlcjpwYXNz\r\n"), "{asked}");
+
+    let (port, _) = proxy(server.address, "HTTP/1.1 407 Proxy Authentication Required\r\n\r\n").await;
+    let url = format!("http://127.0.0.1:{port}");
+    let bucket = open_in(&yaml, &Environment::fixed([("HTTPS_PROXY", &url)])).unwrap();
+    let error = bucket.get("x", 10).await.unwrap_err().to_string();
+    assert!(error.contains("proxy") && error.contains("407"), "{error}");
+    let error = open_in(&yaml, &Environment::fixed([("HTTPS_PROXY", "socks5://x")])).unwrap_err().to_string();
+    assert!(error.contains("HTTPS_PROXY") && error.contains("socks5"), "{error}");
 }
 
 #[test]
