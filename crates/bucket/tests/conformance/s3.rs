@@ -265,6 +265,22 @@ async fn a_bucket_that_does_not_exist_is_not_an_empty_one() {
 }
 
 #[tokio::test]
+async fn stray_names_do_not_hide_blocks() {
+    const BLOCK: &str = "01M7ZT2XAE94D33BEGH3SZ0N19";
+    let server = S3Server::start(None).await;
+    let bucket = open(&server.yaml("", "insecure: true"));
+    bucket.put(&format!("{BLOCK}/meta.json"), "{}".into()).await.unwrap();
+    for stray in ["a//b", "/rooted", "folder/", "dots/../up"] {
+        server.plant(stray);
+    }
+    assert_eq!(bucket.list_blocks().await.unwrap(), [BLOCK]);
+    assert_eq!(bucket.list(BLOCK, 10).await.unwrap().len(), 1);
+    // What lies beside blocks is an error by name where it is looked at, not a listing without it.
+    let error = bucket.list("a", 10).await.unwrap_err().to_string();
+    assert!(error.contains("a//b"), "{error}");
+}
+
+#[tokio::test]
 async fn what_fails_for_a_moment_is_tried_again() {
     let server = S3Server::start(None).await;
     let bucket = open(&server.yaml("", "insecure: true"));

@@ -118,6 +118,12 @@ impl S3Server {
         self.state.faults.lock().unwrap().extend(faults);
     }
 
+    /// Puts an object there past any client, whatever its name.
+    pub fn plant(&self, key: &str) {
+        let object = Object { bytes: Bytes::new(), tag: tag_of(b"") };
+        self.state.objects.lock().unwrap().insert(key.to_owned(), object);
+    }
+
     pub fn seen(&self) -> Vec<Seen> {
         std::mem::take(&mut *self.state.seen.lock().unwrap())
     }
