@@ -4,6 +4,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/hashicorp/terraform-plugin-go/tfprotov6"
 	"github.com/hashicorp/terraform-plugin-go/tftypes"
@@ -59,17 +60,23 @@ func (s *server) PlanResourceChange(_ context.Context, r *tfprotov6.PlanResource
 	if fields == nil { // destroy
 		return &tfprotov6.PlanResourceChangeResponse{PlannedState: r.ProposedNewState}, nil
 	}
-	prior, err := r.PriorState.Unmarshal(kind)
+	prior, before, err := decode(r.PriorState, kind)
 	if err != nil {
 		return nil, err
 	}
+	var replace []*tftypes.AttributePath
 	for _, attribute := range schema.Block.Attributes {
-		if attribute.Computed && prior.IsNull() && fields[attribute.Name].IsNull() {
-			fields[attribute.Name] = tftypes.NewValue(attribute.Type, tftypes.UnknownValue)
+		name := attribute.Name
+		if attribute.Computed && prior.IsNull() && fields[name].IsNull() {
+			fields[name] = tftypes.NewValue(attribute.Type, tftypes.UnknownValue)
+		}
+		// A certificate is never changed, only made again.
+		if strings.HasPrefix(r.TypeName, "tls_") && !prior.IsNull() && !fields[name].Equal(before[name]) {
+			replace = append(replace, tftypes.NewAttributePath().WithAttributeName(name))
 		}
 	}
 	planned, err := encode(kind, fields)
-	return &tfprotov6.PlanResourceChangeResponse{PlannedState: planned}, err
+	return &tfprotov6.PlanResourceChangeResponse{PlannedState: planned, RequiresReplace: replace}, err
 }
 
 func (s *server) ApplyResourceChange(_ context.Context, r *tfprotov6.ApplyResourceChangeRequest) (*tfprotov6.ApplyResourceChangeResponse, error) {
