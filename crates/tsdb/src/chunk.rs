@@ -16,6 +16,7 @@ mod layout;
 mod resolution;
 mod varbit;
 mod xor;
+mod xor_encode;
 
 use parallax_model::{CounterResetHint, FloatColumn, HistogramColumn, TimeRange};
 
@@ -24,6 +25,7 @@ pub use histogram::{
     FloatHistogramReader, HistogramReader, SampleReader, decode_float_histogram, decode_histogram,
 };
 pub use xor::{XorAppender, XorReader, decode_xor, decode_xor_range};
+pub use xor_encode::encode_xor;
 
 use crate::cursor::Cursor;
 use crate::error::TsdbError;

@@ -9,13 +9,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::compactor::Compactor;
 use crate::pass::{PassReport, Progress};
-use crate::quarantine::SetAside;
+use crate::quarantine::{BlockSetAside, SetAside};
 
 #[derive(Debug, Serialize)]
 struct Status {
     todo: Progress,
     last_pass: Option<PassReport>,
     quarantine: Vec<SetAside>,
+    /// Blocks that cannot be downsampled.
+    quarantined_blocks: Vec<BlockSetAside>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -43,6 +45,7 @@ async fn status(State(compactor): State<Arc<Compactor>>) -> Json<Status> {
         todo: compactor.progress(),
         last_pass: compactor.last_pass(),
         quarantine: compactor.quarantine().list(),
+        quarantined_blocks: compactor.quarantine().list_blocks(),
     })
 }
 

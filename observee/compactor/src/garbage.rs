@@ -20,12 +20,15 @@ pub struct Covered {
     pub by: Arc<BlockMeta>,
 }
 
+/// A block that stays, and its sources.
+type Holder = (Arc<BlockMeta>, Arc<BTreeSet<BlockId>>);
+
 /// The covered blocks of a group.
 pub fn covered(group: &Group) -> Vec<Covered> {
     let mut blocks: Vec<&Arc<BlockMeta>> = group.blocks.iter().collect();
     blocks.sort_by_key(|meta| (std::cmp::Reverse(meta.compaction.sources.len()), meta.ulid));
     // By source: the blocks that stay and hold it.
-    let mut holders: HashMap<BlockId, Vec<(Arc<BlockMeta>, Arc<BTreeSet<BlockId>>)>> = HashMap::new();
+    let mut holders: HashMap<BlockId, Vec<Holder>> = HashMap::new();
     let mut found = Vec::new();
     for meta in blocks {
         let sources: Arc<BTreeSet<BlockId>> = Arc::new(meta.compaction.sources.iter().copied().collect());

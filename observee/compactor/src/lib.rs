@@ -47,4 +47,4 @@ pub use merge::MergeMode;
 pub use metrics::CompactorMetrics;
 pub use pass::{PassReport, Progress};
 pub use plan::{Plan, PlanConfig, plan};
-pub use quarantine::{Quarantine, SetAside};
+pub use quarantine::{BlockSetAside, Quarantine, SetAside};

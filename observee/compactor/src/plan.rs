@@ -197,7 +197,7 @@ fn too_large(blocks: &[Arc<BlockMeta>], max_index_size_bytes: u64) -> Vec<(Block
     let mut total = 0;
     let mut largest: Option<(u64, BlockId)> = None;
     for meta in blocks {
-        // Without a size in meta.json the block is counted when it is opened.
+        // Where meta.json does not tell, the view has asked the bucket.
         let size = meta.file_size_bytes(INDEX_FILE_NAME).unwrap_or(0);
         if largest.is_none_or(|(most, _)| size > most) {
             largest = Some((size, meta.ulid));

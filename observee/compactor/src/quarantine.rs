@@ -23,10 +23,19 @@ pub struct SetAside {
     content: BTreeSet<(BlockId, bool)>,
 }
 
-/// The groups that are set aside, by key.
+/// A block that cannot be downsampled. A block never changes, so it stays one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct BlockSetAside {
+    pub block: BlockId,
+    pub reason: String,
+    pub since_ms: i64,
+}
+
+/// The groups that are set aside, by key, and the blocks.
 #[derive(Debug, Default)]
 pub struct Quarantine {
     groups: Mutex<BTreeMap<String, SetAside>>,
+    blocks: Mutex<BTreeMap<BlockId, BlockSetAside>>,
 }
 
 impl Quarantine {
@@ -54,17 +63,31 @@ impl Quarantine {
         false
     }
 
-    /// Lets a group (or all of them) be tried again; gives how many were set aside.
+    /// Lets a group (or all groups and blocks) be tried again; gives how many were set aside.
     pub fn release(&self, key: Option<&str>) -> usize {
         let mut groups = self.lock();
-        let before = groups.len();
-        match key {
-            Some(key) => {
-                groups.remove(key);
-            }
-            None => groups.clear(),
+        if let Some(key) = key {
+            return usize::from(groups.remove(key).is_some());
         }
-        before - groups.len()
+        let mut blocks = self.lock_blocks();
+        let released = groups.len() + blocks.len();
+        groups.clear();
+        blocks.clear();
+        released
+    }
+
+    /// Sets a block aside that cannot be downsampled.
+    pub fn set_block_aside(&self, block: BlockId, reason: String, now_ms: i64) {
+        self.lock_blocks().insert(block, BlockSetAside { block, reason, since_ms: now_ms });
+    }
+
+    pub fn holds_block(&self, block: BlockId) -> bool {
+        self.lock_blocks().contains_key(&block)
+    }
+
+    /// All blocks that are set aside.
+    pub fn list_blocks(&self) -> Vec<BlockSetAside> {
+        self.lock_blocks().values().cloned().collect()
     }
 
     /// Forgets groups that no longer exist.
@@ -75,6 +98,10 @@ impl Quarantine {
     /// All of them.
     pub fn list(&self) -> Vec<SetAside> {
         self.lock().values().cloned().collect()
+    }
+
+    fn lock_blocks(&self) -> std::sync::MutexGuard<'_, BTreeMap<BlockId, BlockSetAside>> {
+        self.blocks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, SetAside>> {

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use parallax_block::BlockMeta;
 use parallax_block::meta::INDEX_FILE_NAME;
 use parallax_bucket::{Access, Bucket, BucketConfig};
+use parallax_tsdb::TsdbError;
 use parallax_tsdb::cursor::Cursor;
 use parallax_tsdb::index::toc::TOC_SIZE_BYTES;
 use parallax_tsdb::index::{SymbolRef, Symbols, Toc, postings_list};
@@ -111,10 +112,7 @@ fn read_postings(reading: &Reading, meta: &BlockMeta, symbols: &Bytes) -> Result
     let mut position = toc.postings_table + TABLE_HEAD_BYTES;
     let mut uses = Uses::default();
     for _ in 0..count {
-        let (entry, size) = read_entry(&mut table, position).map_err(|error| match error {
-            Ok(error) => error,
-            Err(source) => damaged(source),
-        })?;
+        let (entry, size) = read_entry(&mut table, meta, position)?;
         position += size as u64;
         if entry.name.is_empty() {
             continue;
@@ -143,24 +141,21 @@ struct Entry {
     list_offset: u64,
 }
 
-/// The entry at `position` and its size; an error of reading, or of the bytes.
-fn read_entry(
-    table: &mut Window,
-    position: u64,
-) -> Result<(Entry, usize), Result<CompactError, parallax_tsdb::TsdbError>> {
+/// The entry at `position` and its size.
+fn read_entry(table: &mut Window, meta: &BlockMeta, position: u64) -> Result<(Entry, usize), CompactError> {
     let mut wanted = ENTRY_GUESS_BYTES;
     loop {
-        let bytes = table.at(position, wanted).map_err(Ok)?;
+        let bytes = table.at(position, wanted)?;
         let mut cursor = Cursor::at(INDEX_FILE_NAME, position, &bytes);
         match decode_entry(&mut cursor) {
             Ok(entry) => return Ok((entry, cursor.position())),
-            Err(parallax_tsdb::TsdbError::Truncated { .. }) if bytes.len() >= wanted => wanted *= 4,
-            Err(error) => return Err(Err(error)),
+            Err(TsdbError::Truncated { .. }) if bytes.len() >= wanted => wanted *= 4,
+            Err(source) => return Err(CompactError::Damaged { block: meta.ulid, source }),
         }
     }
 }
 
-fn decode_entry(cursor: &mut Cursor<'_>) -> Result<Entry, parallax_tsdb::TsdbError> {
+fn decode_entry(cursor: &mut Cursor<'_>) -> Result<Entry, TsdbError> {
     if cursor.u8()? != 2 {
         return Err(cursor.corrupt("an entry of the postings table has two keys"));
     }

@@ -5,8 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parallax_block::mark::{Mark, read_mark};
+use parallax_block::meta::INDEX_FILE_NAME;
 use parallax_block::{
-    BlockError, BlockId, BlockMarks, BlockMeta, BlockState, DeletionMark, Fetcher, SyncedBlocks, read_marks,
+    BlockError, BlockId, BlockMarks, BlockMeta, BlockState, DeletionMark, Fetcher, MetaFile, SyncedBlocks,
+    read_marks,
 };
 use parallax_bucket::Bucket;
 
@@ -47,6 +49,9 @@ impl View {
             }
         }
         let mut view = Self { now_ms, blocks, complete, ..Self::default() };
+        for meta in view.blocks.values_mut() {
+            add_index_size(bucket, meta).await?;
+        }
         view.marks = read_marks(bucket, view.blocks.keys().copied(), concurrency).await;
         for marks in view.marks.values_mut() {
             // What the bucket did not answer is not the same as what is not there.
@@ -105,6 +110,25 @@ impl View {
         let mut problems = blocks.iter().filter_map(|meta| self.marks.get(&meta.ulid)?.problems.first());
         problems.next().map(ToString::to_string)
     }
+}
+
+/// Old blocks do not list their files, and the plan needs to know how large their indexes are.
+async fn add_index_size(bucket: &Bucket, meta: &mut Arc<BlockMeta>) -> Result<(), BlockError> {
+    if meta.thanos.is_none() || meta.file_size_bytes(INDEX_FILE_NAME).is_some() {
+        return Ok(());
+    }
+    let block = meta.ulid;
+    let size_bytes = match bucket.head(&block.object(INDEX_FILE_NAME)).await {
+        Ok(info) => Some(info.size_bytes),
+        // Whoever opens the block will say that it has none.
+        Err(error) if error.is_not_found() => return Ok(()),
+        Err(source) => return Err(BlockError::Bucket { block, source }),
+    };
+    let file = MetaFile { rel_path: INDEX_FILE_NAME.to_owned(), size_bytes, ..MetaFile::default() };
+    if let Some(thanos) = &mut Arc::make_mut(meta).thanos {
+        thanos.files.push(file);
+    }
+    Ok(())
 }
 
 fn age_ms(mark: &DeletionMark, now_ms: i64) -> i64 {

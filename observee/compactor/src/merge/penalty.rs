@@ -146,3 +146,6 @@ impl State {
 fn penalty(last: Option<i64>, now: i64) -> i64 {
     last.map_or(INITIAL_PENALTY_MS, |last| now.saturating_sub(last).saturating_mul(2))
 }
+
+#[cfg(test)]
+mod tests;

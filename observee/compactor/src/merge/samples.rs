@@ -10,7 +10,7 @@ use parallax_tsdb::TsdbError;
 use parallax_tsdb::block::BlockChunk;
 use parallax_tsdb::chunk::{
     Appended, ChunkEncoding, FloatHistogramAppender, FloatHistogramReader, HistogramAppender,
-    HistogramReader, XorAppender, decode_xor,
+    HistogramReader, decode_xor, encode_xor,
 };
 use parallax_tsdb::segment::Chunk;
 
@@ -142,11 +142,12 @@ impl Samples {
 
     fn encode_floats(&self, ids: &[SampleId], out: &mut Vec<BlockChunk>) -> Result<(), TsdbError> {
         for ids in ids.chunks(MAX_CHUNK_SAMPLES) {
-            let mut appender = XorAppender::new();
-            for id in ids {
-                appender.append(self.time_ms(*id), self.value(*id))?;
+            let mut samples = [(0, 0.0); MAX_CHUNK_SAMPLES];
+            for (sample, id) in samples.iter_mut().zip(ids) {
+                *sample = (self.time_ms(*id), self.value(*id));
             }
-            self.push_chunk(ids, ChunkEncoding::Xor, appender.into_bytes(), out);
+            let data = encode_xor(samples.get(..ids.len()).unwrap_or_default())?;
+            self.push_chunk(ids, ChunkEncoding::Xor, data, out);
         }
         Ok(())
     }

@@ -8,10 +8,10 @@ use parallax_block::{BlockId, BlockMeta};
 use parallax_model::Resolution;
 
 use super::Pass;
-use crate::CompactError;
 use crate::downsample::next_resolution;
 use crate::metrics::GroupEvent;
 use crate::view::View;
+use crate::{CompactError, Remedy};
 
 /// The sources that are there at a resolution, by the resolution's window.
 type Sources = BTreeMap<i64, BTreeSet<BlockId>>;
@@ -45,12 +45,25 @@ impl Pass<'_> {
                     Ok(None) => tracing::info!(block = %meta.ulid, "block has nothing to downsample"),
                     Err(error) => {
                         self.metrics().count(GroupEvent::DownsampleFailed, from.millis());
-                        let what = format!("block {} was not downsampled", meta.ulid);
-                        self.leave_for_next_pass(&what, error)?;
+                        if let Err(error) = self.set_block_back(meta.ulid, error) {
+                            let what = format!("block {} was not downsampled", meta.ulid);
+                            self.leave_for_next_pass(&what, error)?;
+                        }
                     }
                 }
             }
         }
+        Ok(())
+    }
+
+    /// Sets a block aside, or leaves it for the next pass.
+    fn set_block_back(&self, block: BlockId, error: CompactError) -> Result<(), CompactError> {
+        if error.remedy() != Remedy::Quarantine {
+            return Err(error);
+        }
+        let reason = error.to_string();
+        tracing::error!(%block, reason, "block cannot be downsampled and is set aside");
+        self.compactor.quarantine.set_block_aside(block, reason, self.view.now_ms);
         Ok(())
     }
 
@@ -63,6 +76,7 @@ impl Pass<'_> {
             let is_long = length_ms >= least_ms;
             meta.resolution_ms() == from.millis()
                 && !self.view.is_no_downsample(meta.ulid)
+                && !self.compactor.quarantine.holds_block(meta.ulid)
                 && !is_covered(meta, to, &done)
                 && (is_long
                     || self.compactor.is_retired(meta, self.view.now_ms) && !self.is_useless(meta, to))

@@ -34,9 +34,12 @@ fn planned(blocks: &[(u64, i64, i64)], marked: &[u64]) -> Vec<u64> {
     plan.blocks.iter().map(|meta| meta.ulid.to_string().parse().unwrap()).collect()
 }
 
+/// What it shows, blocks as (id, from, to), and the ids that are planned.
+type Case = (&'static str, &'static [(u64, i64, i64)], &'static [u64]);
+
 #[test]
 fn a_range_is_compacted_once_it_is_full_or_past() {
-    let cases: &[(&str, &[(u64, i64, i64)], &[u64])] = &[
+    let cases: &[Case] = &[
         ("one block", &[(1, 0, 20)], &[]),
         ("not full", &[(1, 0, 20), (2, 20, 40)], &[]),
         ("full, but the newest is left alone", &[(1, 0, 20), (2, 20, 40), (3, 40, 60)], &[]),

@@ -300,3 +300,25 @@ async fn a_short_block_is_downsampled_before_retention_takes_its_raw_data() {
     let coarse = bucket.living().into_iter().find(|meta| meta.resolution_ms() == 300_000).unwrap();
     assert_eq!(coarse.stats.num_samples, 24);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_block_that_cannot_be_downsampled_is_set_aside_and_keeps_its_raw_data() {
+    let bucket = TestBucket::new();
+    let block = add(&bucket, 1, 0..48, "a");
+    let sound = add(&bucket, 2, 48..96, "b");
+    let segment = block.join("chunks/000001");
+    let mut bytes = std::fs::read(&segment).unwrap();
+    bytes[100] ^= 1;
+    std::fs::write(&segment, bytes).unwrap();
+    let compactor = bucket.compactor(|config| CompactorConfig {
+        retention: Retention { raw: Duration::from_secs(100 * 3600), ..Retention::default() },
+        ..config
+    });
+    let report = compactor.pass(NOW_MS).await.unwrap();
+    assert_eq!((report.downsamples, report.retired, report.retries), (1, 1, 0));
+    let aside = compactor.quarantine().list_blocks();
+    assert_eq!(aside.len(), 1);
+    assert!(aside[0].block == id(1) && aside[0].reason.contains("chunks/000001"), "{aside:?}");
+    assert!(!block.join("deletion-mark.json").exists() && sound.join("deletion-mark.json").exists());
+    assert_eq!(compactor.pass(NOW_MS + 1).await.unwrap().retries, 0, "it is not tried in vain");
+}
