@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use parallax_block::meta::{Downsample, IndexStats, Parent, ThanosMeta};
 use parallax_block::{
@@ -12,6 +13,7 @@ use parallax_bucket::Bucket;
 use parallax_tsdb::block::{BlockChunk, BlockStats};
 use serde_json::{Map, Value};
 use tokio::runtime::Handle;
+use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 
 use crate::CompactError;
@@ -19,6 +21,7 @@ use crate::group::Group;
 use crate::merge::{MergeFailure, MergeMode, Scratch, Transform, merge_series, write_block};
 use crate::source::{Reading, SeriesJob, SourceBlock};
 use crate::verify::verify_staged;
+use crate::view::millis;
 
 /// Which component says that it made our blocks.
 const SOURCE: &str = "compactor";
@@ -76,10 +79,11 @@ impl Job {
         let config = self.config.clone();
         let runtime = Handle::current();
         let target = staged.path.clone();
+        let began = Instant::now();
         let written = tokio::task::spawn_blocking(move || {
             stage(&config, &runtime, meta, &blocks, transform.as_ref(), &target)
         });
-        let Some(meta) = written.await.map_err(|_| CompactError::Interrupted)?? else { return Ok(None) };
+        let Some(meta) = written.await.map_err(ended)?? else { return Ok(None) };
         if self.config.cancelled.is_cancelled() {
             return Err(CompactError::Interrupted);
         }
@@ -88,10 +92,19 @@ impl Job {
             external_labels: labels,
             source: SOURCE.to_owned(),
             hash: self.config.hash,
-            now_ms,
+            now_ms: now_ms.saturating_add(millis(began.elapsed())),
         };
         let meta = upload_block(&self.config.bucket, &staged.path, meta, &options).await?;
         Ok(Some(NewBlock { meta }))
+    }
+}
+
+/// Why a job's thread did not come to its end.
+fn ended(error: JoinError) -> CompactError {
+    if error.is_panic() {
+        CompactError::Defect { what: "a merge".to_owned() }
+    } else {
+        CompactError::Interrupted
     }
 }
 

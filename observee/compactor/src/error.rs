@@ -56,6 +56,10 @@ pub enum CompactError {
     #[error("the bucket did not answer for every block")]
     Incomplete,
 
+    /// A thread of ours panicked; its message is on standard error. The same blocks would do it again.
+    #[error("{what} ended in a defect of Parallax; please report it with the lines on standard error")]
+    Defect { what: String },
+
     /// The process is shutting down.
     #[error("interrupted")]
     Interrupted,
@@ -83,7 +87,8 @@ impl CompactError {
             | Self::Overlap { .. }
             | Self::SharedSource { .. }
             | Self::Unmergeable { .. }
-            | Self::Output { .. } => Remedy::Quarantine,
+            | Self::Output { .. }
+            | Self::Defect { .. } => Remedy::Quarantine,
             // A block whose object is gone will not come back by asking again.
             Self::Bucket { source, .. } if source.is_not_found() => Remedy::Quarantine,
             Self::Block(

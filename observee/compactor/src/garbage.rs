@@ -1,6 +1,7 @@
 //! Blocks that another block has made superfluous.
 //!
-//! A block is covered if all its sources are among those of another block of its group. Of blocks with the same sources the oldest ULID stays. Before
+//! A block is covered if all its sources are among those of another block of its group that is not itself marked for deletion: what is going holds
+//! nothing for others. Of blocks with the same sources the oldest ULID stays, unless it is marked. Before
 //! anything is marked, the block that covers must be whole in the bucket; and of two with the same sources, the one that goes must not have more
 //! series or samples than the one that stays: then one of them lies, and both are left alone.
 
@@ -23,10 +24,12 @@ pub struct Covered {
 /// A block that stays, and its sources.
 type Holder = (Arc<BlockMeta>, Arc<BTreeSet<BlockId>>);
 
-/// The covered blocks of a group.
-pub fn covered(group: &Group) -> Vec<Covered> {
+/// The covered blocks of a group, of which some `is_marked` for deletion.
+pub fn covered(group: &Group, is_marked: impl Fn(BlockId) -> bool) -> Vec<Covered> {
     let mut blocks: Vec<&Arc<BlockMeta>> = group.blocks.iter().collect();
-    blocks.sort_by_key(|meta| (std::cmp::Reverse(meta.compaction.sources.len()), meta.ulid));
+    blocks.sort_by_key(|meta| {
+        (std::cmp::Reverse(meta.compaction.sources.len()), is_marked(meta.ulid), meta.ulid)
+    });
     // By source: the blocks that stay and hold it.
     let mut holders: HashMap<BlockId, Vec<Holder>> = HashMap::new();
     let mut found = Vec::new();
@@ -37,6 +40,7 @@ pub fn covered(group: &Group) -> Vec<Covered> {
         let candidates = holders.get(first).map_or(&[][..], Vec::as_slice);
         match candidates.iter().find(|(_, held)| sources.is_subset(held)) {
             Some((by, _)) => found.push(Covered { block: Arc::clone(meta), by: Arc::clone(by) }),
+            None if is_marked(meta.ulid) => {}
             None => {
                 for source in sources.iter() {
                     holders.entry(*source).or_default().push((Arc::clone(meta), Arc::clone(&sources)));

@@ -9,14 +9,17 @@ mod downsample;
 mod progress;
 mod retire;
 
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
 use parallax_block::mark::place_mark;
-use parallax_block::{BlockId, BlockMarks, DeletionMark, NoCompactMark};
+use parallax_block::{BlockId, BlockMarks, BlockMeta, DeletionMark, NoCompactMark};
 use serde::Serialize;
 
 use crate::compactor::Compactor;
 use crate::metrics::CompactorMetrics;
 use crate::plan::NoCompactReason;
-use crate::view::{View, mark_name};
+use crate::view::{View, mark_name, millis};
 use crate::{CompactError, Remedy};
 
 pub use progress::Progress;
@@ -39,8 +42,15 @@ pub struct PassReport {
 pub(crate) struct Pass<'a> {
     compactor: &'a Compactor,
     view: View,
+    /// When the view was read, for what time it is now.
+    read_at: Instant,
     report: PassReport,
+    /// The blocks of groups whose compaction failed or which are set aside.
+    unsettled: Vec<Vec<Arc<BlockMeta>>>,
 }
+
+/// After this long in a pass the bucket is read again: other writers' blocks and marks must not go unseen for the days that a first pass may take.
+const MAX_VIEW_AGE: Duration = Duration::from_secs(600);
 
 impl<'a> Pass<'a> {
     /// Does everything once.
@@ -49,18 +59,42 @@ impl<'a> Pass<'a> {
     /// If the block list cannot be read, or the process is to end.
     pub(crate) async fn run(compactor: &'a Compactor, now_ms: i64) -> Result<PassReport, CompactError> {
         let view = compactor.read_view(now_ms).await?;
-        let mut pass = Self { compactor, view, report: PassReport::default() };
-        pass.delete_expired().await;
-        if !pass.view.complete {
-            return Err(CompactError::Incomplete);
-        }
-        pass.collect_garbage().await?;
+        let report = PassReport::default();
+        let mut pass = Self { compactor, view, read_at: Instant::now(), report, unsettled: Vec::new() };
+        pass.settle_view().await?;
         pass.compact_groups().await?;
+        pass.refresh_if_old().await?;
         pass.downsample_blocks().await?;
+        pass.refresh_if_old().await?;
         pass.retire_blocks().await?;
         pass.delete_partial().await;
         pass.measure_progress();
         Ok(pass.report)
+    }
+
+    /// Deletes what is due, and leaves out of the view what another block covers.
+    async fn settle_view(&mut self) -> Result<(), CompactError> {
+        self.delete_expired().await;
+        if !self.view.complete {
+            return Err(CompactError::Incomplete);
+        }
+        self.collect_garbage().await
+    }
+
+    async fn refresh_if_old(&mut self) -> Result<(), CompactError> {
+        if self.read_at.elapsed() < MAX_VIEW_AGE {
+            return Ok(());
+        }
+        let now_ms = self.clock_ms();
+        self.view = self.compactor.read_view(now_ms).await?;
+        self.read_at = Instant::now();
+        self.settle_view().await
+    }
+
+    /// The time by the pass's clock. Marks and blocks carry the time when they are made, not when a long pass began: the delay before
+    /// deletion counts from there.
+    fn clock_ms(&self) -> i64 {
+        self.view.now_ms.saturating_add(millis(self.read_at.elapsed()))
     }
 
     fn metrics(&self) -> &'a CompactorMetrics {
@@ -69,7 +103,7 @@ impl<'a> Pass<'a> {
 
     /// Marks a block for deletion, in the bucket and in the view. A block that has a mark keeps it.
     async fn mark_for_deletion(&mut self, block: BlockId, details: String) -> Result<(), CompactError> {
-        let mark = DeletionMark { id: block, version: 1, details, deletion_time_s: self.view.now_ms / 1000 };
+        let mark = DeletionMark { id: block, version: 1, details, deletion_time_s: self.clock_ms() / 1000 };
         if place_mark(&self.compactor.config.bucket, block, &mark).await? {
             self.metrics().marked(mark_name::<DeletionMark>(), "");
         }
@@ -87,7 +121,7 @@ impl<'a> Pass<'a> {
             id: block,
             version: 1,
             details: details.to_owned(),
-            no_compact_time_s: self.view.now_ms / 1000,
+            no_compact_time_s: self.clock_ms() / 1000,
             reason: reason.name().to_owned(),
         };
         if place_mark(&self.compactor.config.bucket, block, &mark).await? {

@@ -68,7 +68,8 @@ pub fn write_block(
         let written = write(&mut writer, &from_workers);
         // Whoever still waits for the writer is to give up.
         drop(from_workers);
-        let read = reader.join().unwrap_or(Err(CompactError::Interrupted));
+        let read =
+            reader.join().unwrap_or_else(|_| Err(CompactError::Defect { what: "reading blocks".to_owned() }));
         // A reader whose workers are gone only knows that it was interrupted.
         match (read, written) {
             (Err(CompactError::Interrupted), Err(error)) => Err(error),

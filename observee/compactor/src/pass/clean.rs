@@ -69,27 +69,31 @@ impl Pass<'_> {
     pub(super) async fn collect_garbage(&mut self) -> Result<(), CompactError> {
         self.metrics().garbage_collections.inc();
         let groups = self.view.groups(&self.compactor.config.replica_labels);
-        for covered in groups.values().flat_map(covered) {
+        let is_marked = |block| self.view.is_marked_for_deletion(block);
+        let found: Vec<_> = groups.values().flat_map(|group| covered(group, is_marked)).collect();
+        for covered in found {
             let block = covered.block.ulid;
+            if self.view.is_marked_for_deletion(block) {
+                self.view.blocks.remove(&block);
+                continue;
+            }
             if let Some(contradiction) = covered.contradiction() {
                 self.metrics().garbage_collection_failures.inc();
                 tracing::warn!(error = %contradiction, "both blocks are left alone");
                 continue;
             }
-            if !self.view.is_marked_for_deletion(block) {
-                let marked = match covered.check_whole(&self.compactor.config.bucket).await {
-                    Ok(()) => self.mark_for_deletion(block, "outdated block".to_owned()).await,
-                    Err(error) => Err(error),
-                };
-                if let Err(error) = marked {
-                    self.metrics().garbage_collection_failures.inc();
-                    self.leave_for_next_pass("a covered block was not marked for deletion", error)?;
-                    continue;
-                }
-                tracing::info!(%block, by = %covered.by.ulid, "block is covered by another and marked for deletion");
-                self.metrics().garbage_collected.inc();
-                self.report.garbage_collected += 1;
+            let marked = match covered.check_whole(&self.compactor.config.bucket).await {
+                Ok(()) => self.mark_for_deletion(block, "outdated block".to_owned()).await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = marked {
+                self.metrics().garbage_collection_failures.inc();
+                self.leave_for_next_pass("a covered block was not marked for deletion", error)?;
+                continue;
             }
+            tracing::info!(%block, by = %covered.by.ulid, "block is covered by another and marked for deletion");
+            self.metrics().garbage_collected.inc();
+            self.report.garbage_collected += 1;
             self.view.blocks.remove(&block);
         }
         Ok(())

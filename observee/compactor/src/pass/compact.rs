@@ -31,6 +31,7 @@ impl Pass<'_> {
         let keys = self.view.groups(&self.compactor.config.replica_labels).into_keys().collect();
         self.compactor.quarantine.keep_only(&keys);
         for _ in 0..MAX_STEPS {
+            self.refresh_if_old().await?;
             let steps = self.next_steps(&mut failed).await?;
             if steps.is_empty() {
                 break;
@@ -49,8 +50,12 @@ impl Pass<'_> {
             let no_compact = self.view.no_compact();
             if failed.contains(&key)
                 || group.blocks.len() < 2 && group.blocks.iter().all(|meta| meta.stats.num_tombstones == 0)
-                || self.compactor.quarantine.holds(&group, &no_compact)
             {
+                continue;
+            }
+            if self.compactor.quarantine.holds(&group, &no_compact) {
+                failed.insert(key);
+                self.unsettled.push(group.blocks);
                 continue;
             }
             if self.compactor.shutdown.is_cancelled() {
@@ -95,7 +100,7 @@ impl Pass<'_> {
     /// Compacts several groups at once, and takes note of what came out.
     async fn take(&mut self, steps: Vec<Step>, failed: &mut BTreeSet<String>) -> Result<(), CompactError> {
         let compactor = self.compactor;
-        let now_ms = self.view.now_ms;
+        let now_ms = self.clock_ms();
         let mut running = futures::stream::iter(steps)
             .map(|step| async move {
                 let outcome =
@@ -184,12 +189,13 @@ impl Pass<'_> {
 
     /// Sets a group aside, or leaves it for the next pass.
     async fn set_back(&mut self, group: &Group, error: CompactError) -> Result<(), CompactError> {
+        self.unsettled.push(group.blocks.clone());
         match error.remedy() {
             Remedy::Quarantine => {
                 let reason = error.to_string();
                 tracing::error!(group = group.key, labels = ?group.labels, reason, "group is set aside");
                 let no_compact = self.view.no_compact();
-                self.compactor.quarantine.set_aside(group, &no_compact, reason, self.view.now_ms);
+                self.compactor.quarantine.set_aside(group, &no_compact, reason, self.clock_ms());
                 self.report.set_aside += 1;
                 Ok(())
             }

@@ -9,6 +9,7 @@ use parallax_model::Resolution;
 
 use super::Pass;
 use crate::downsample::next_resolution;
+use crate::garbage::check_whole;
 use crate::metrics::GroupEvent;
 use crate::view::View;
 use crate::{CompactError, Remedy};
@@ -26,7 +27,7 @@ impl Pass<'_> {
             let Some((to, _)) = next_resolution(from) else { continue };
             let due = self.due(from);
             let compactor = self.compactor;
-            let now_ms = self.view.now_ms;
+            let now_ms = self.clock_ms();
             let mut running = futures::stream::iter(due)
                 .map(|meta| async move {
                     let outcome = compactor.job.downsample(&meta, to, now_ms).await;
@@ -78,8 +79,8 @@ impl Pass<'_> {
                 && !self.view.is_no_downsample(meta.ulid)
                 && !self.compactor.quarantine.holds_block(meta.ulid)
                 && !is_covered(meta, to, &done)
-                && (is_long
-                    || self.compactor.is_retired(meta, self.view.now_ms) && !self.is_useless(meta, to))
+                && (self.compactor.is_retired(meta, self.view.now_ms) && !self.is_useless(meta, to)
+                    || is_long && !self.awaits_merge(meta))
         };
         let mut due: Vec<_> = self.view.blocks.values().filter(is_due).cloned().collect();
         due.sort_by_key(|meta| (meta.min_time_ms, meta.ulid));
@@ -96,15 +97,45 @@ impl Pass<'_> {
             && !is_covered(meta, to, &sources(&self.view))
     }
 
-    /// Whether the coarser block would be retired as soon as it is made.
+    /// Compares the blocks that `meta` was downsampled to with what their `meta.json` lists: they are what is left once it goes.
+    pub(super) async fn check_coarser(&self, meta: &BlockMeta) -> Result<(), CompactError> {
+        let next = meta.resolution().and_then(next_resolution);
+        let Some((to, _)) = next.filter(|_| self.compactor.config.downsampling) else { return Ok(()) };
+        let coarser = self.view.blocks.values().filter(|other| {
+            other.resolution_ms() == to.millis()
+                && !self.view.is_marked_for_deletion(other.ulid)
+                && meta.compaction.sources.iter().any(|source| other.compaction.sources.contains(source))
+        });
+        for other in coarser {
+            check_whole(&self.compactor.config.bucket, other).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether the coarser block, and everything made from it, would be retired as soon as it is made.
     fn is_useless(&self, meta: &BlockMeta, to: Resolution) -> bool {
-        self.compactor.is_past(meta.max_time_ms, to, self.view.now_ms)
+        let is_past = |resolution| self.compactor.is_past(meta.max_time_ms, resolution, self.view.now_ms);
+        is_past(to) && next_resolution(to).is_none_or(|(coarser, _)| is_past(coarser))
+    }
+
+    /// Whether a merge with blocks of the same time was tried in this pass and failed. Downsampled apart, they would never become one.
+    fn awaits_merge(&self, meta: &BlockMeta) -> bool {
+        self.unsettled.iter().any(|group| {
+            group.iter().any(|other| other.ulid == meta.ulid)
+                && group.iter().any(|other| {
+                    other.ulid != meta.ulid
+                        && self.view.blocks.contains_key(&other.ulid)
+                        && other.min_time_ms < meta.max_time_ms
+                        && meta.min_time_ms < other.max_time_ms
+                })
+        })
     }
 }
 
 fn sources(view: &View) -> Sources {
     let mut sources = Sources::new();
-    for meta in view.blocks.values() {
+    // What is marked for deletion is as good as gone.
+    for meta in view.blocks.values().filter(|meta| !view.is_marked_for_deletion(meta.ulid)) {
         sources.entry(meta.resolution_ms()).or_default().extend(&meta.compaction.sources);
     }
     sources

@@ -23,6 +23,10 @@ impl Pass<'_> {
                 tracing::warn!(%block, "block is past its retention, and is kept until it is downsampled");
                 continue;
             }
+            if let Err(error) = self.check_coarser(&meta).await {
+                self.leave_for_next_pass("a block past its retention was not marked", error)?;
+                continue;
+            }
             let kept =
                 meta.resolution().and_then(|resolution| self.compactor.config.retention.of(resolution));
             let details = format!("block exceeding retention of {:?}", kept.unwrap_or_default());

@@ -4,4 +4,5 @@ mod bad_input;
 mod bucket_faults;
 mod fixture;
 mod golden;
+mod marked;
 mod one_to_one;
