@@ -42,23 +42,16 @@ async fn first_open<T, F: Future<Output = io::Result<T>>>(
             Some(address) => open.push(connect(address)),
             None => exhausted = true,
         }
-        let stagger = tokio::time::sleep(STAGGER);
-        tokio::pin!(stagger);
         // Until the next address is due: at once when nothing is under way.
-        loop {
-            tokio::select! {
-                biased;
-                attempt = open.next() => match attempt {
-                    Some(Ok(stream)) => return Ok(stream),
-                    Some(Err(error)) => {
-                        last = error;
-                        break;
-                    }
-                    None if exhausted => return Err(last),
-                    None => break,
-                },
-                () = &mut stagger, if !exhausted => break,
-            }
+        tokio::select! {
+            biased;
+            attempt = open.next() => match attempt {
+                Some(Ok(stream)) => return Ok(stream),
+                Some(Err(error)) => last = error,
+                None if exhausted => return Err(last),
+                None => {}
+            },
+            () = tokio::time::sleep(STAGGER), if !exhausted => {}
         }
     }
 }

@@ -45,7 +45,7 @@ impl SideServices for Proxy {
         &self,
         request: Request<TargetsRequest>,
     ) -> Result<FrameStream<TargetsResponse>, Status> {
-        let heard = self.ask_side(request, &[], TimeRange::ALL, |_, asked| asked.clone()).await?;
+        let heard = self.ask_side(request, &[], TimeRange::ALL, |_, asked| *asked).await?;
         Ok(heard.into_frames::<TargetsRequest>())
     }
 

@@ -40,12 +40,12 @@ impl<'a> Filter<'a> {
     }
 
     fn is_of_type(&self, rule: &Rule) -> bool {
-        match (&rule.result, Type::try_from(self.request.r#type)) {
-            (None, _) => false,
-            (Some(Kind::Recording(_)), Ok(Type::Alert)) => false,
-            (Some(Kind::Alert(_)), Ok(Type::Record)) => false,
-            _ => true,
-        }
+        !matches!(
+            (&rule.result, Type::try_from(self.request.r#type)),
+            (None, _)
+                | (Some(Kind::Recording(_)), Ok(Type::Alert))
+                | (Some(Kind::Alert(_)), Ok(Type::Record))
+        )
     }
 
     fn is_selected(&self, rule: &Rule) -> bool {

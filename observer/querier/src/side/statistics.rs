@@ -48,7 +48,7 @@ fn add_all(to: &mut Vec<Statistic>, more: Vec<Statistic>, join: impl Fn(u64, u64
         by_name.entry(name).and_modify(|known| *known = join(*known, value)).or_insert(value);
     }
     to.extend(by_name.into_iter().map(|(name, value)| Statistic { name, value }));
-    to.sort_by(|a, b| b.value.cmp(&a.value));
+    to.sort_by_key(|entry| std::cmp::Reverse(entry.value));
 }
 
 #[cfg(test)]
