@@ -66,6 +66,10 @@ const HISTOGRAMS: &[&str] = &[
 const GROUPING: &[&str] = &["instance", "job", "code", "method", "instance, code", "le", "job, instance", ""];
 const WINDOWS: &[&str] = &["1m", "2m", "5m", "10m", "17m", "40s", "1h", "30m"];
 
+/// Windows that depend on the query's step, or are computed.
+const COMPUTED_WINDOWS: &[&str] =
+    &["step() + 2m", "2m * 3", "max(step(), 90s)", "-(1m - 5m)", "min(10m, 1h / 4)"];
+
 /// Functions of a range whose answer does not depend on anything else.
 const OVER_RANGE: &[&str] = &[
     "rate",
@@ -269,6 +273,7 @@ impl QueryGenerator {
             return self.placed(format!("({inner})[{window}:{step}]"));
         }
         let name = if self.random.one_in(2) { self.random.pick(COUNTERS) } else { self.random.pick(GAUGES) };
+        let window = if self.random.one_in(8) { self.random.pick(COMPUTED_WINDOWS) } else { window };
         self.placed(format!("{name}[{window}]"))
     }
 
@@ -311,7 +316,12 @@ impl QueryGenerator {
         let grouping = self.grouping();
         // Which of equal values are chosen depends on the order of series, and of what most expressions give that is chance in
         // Prometheus. The text of a value that was computed shows its last bit, which nobody promises.
-        match self.random.below(6) {
+        match self.random.below(7) {
+            6 => format!(
+                "limit_ratio {grouping}({}, {})",
+                self.random.pick(&["0.3", "-0.7", "1", "0.01"]),
+                self.ordered()
+            ),
             0 | 1 => format!("quantile {grouping}({}, {})", self.quantile(), self.floats(depth)),
             2 => format!("topk {grouping}({}, {})", self.random.pick(&["1", "3", "100"]), self.ordered()),
             3 => format!("bottomk {grouping}({}, {})", self.random.pick(&["1", "2", "5"]), self.ordered()),
@@ -338,7 +348,8 @@ impl QueryGenerator {
 
     fn function_with_parameters(&mut self, depth: usize) -> String {
         let inner = self.floats(depth);
-        match self.random.below(8) {
+        match self.random.below(9) {
+            8 => format!("sort_by_label({inner}, \"instance\", \"code\", \"method\", \"job\")"),
             0 => format!("clamp({inner}, {}, 500)", self.random.pick(&["0", "21.5", "-1", "600"])),
             1 => format!("clamp_min({inner}, {})", self.random.pick(&["1", "-Inf", "22"])),
             2 => format!("clamp_max({inner}, {})", self.random.pick(&["1", "1e9", "+Inf"])),
@@ -381,7 +392,11 @@ impl QueryGenerator {
         let operator = self.operator();
         let left = self.floats(depth);
         match self.random.below(6) {
-            0 => format!("({left}) {operator} ({left})"),
+            // What Prometheus computes in the order of a Go map may differ from itself in its last bit.
+            0 => {
+                let alike = self.ordered();
+                format!("({alike}) {operator} ({alike})")
+            }
             1 => format!(
                 "({left}) {operator} on (instance) group_left sum by (instance) ({})",
                 self.floats(depth)

@@ -300,6 +300,15 @@ impl<'e> Planner<'e> {
             if smoothed && output == SelectorOutput::Value { SelectorOutput::Smoothed } else { output };
         let stats_only = self.stats_only();
         let tally = self.tally();
+        let (reference, lookback_ms) = match reference.at_ms {
+            // Prometheus reads what `@` and `offset` say, but then looks up the time of `@` without the offset.
+            Some(_) if output == SelectorOutput::TimestampSeconds => {
+                let offset_ms = reference.offset_ms;
+                let lookback_ms = lookback_ms.saturating_sub(offset_ms.saturating_abs()).max(0);
+                (Reference { offset_ms: offset_ms.max(0), ..reference }, lookback_ms)
+            }
+            _ => (reference, lookback_ms),
+        };
         Ok(Box::new(Selector { reader, grid, reference, lookback_ms, output, stats_only, tally }))
     }
 

@@ -5,6 +5,8 @@
 
 use std::io::Write as _;
 
+use parallax_model::float::settle_tie_as_go;
+
 /// Appends `value` without quotes: `1.5`, `+Inf`, `1e+21`.
 pub(super) fn write_float(output: &mut Vec<u8>, value: f64) {
     if value.is_nan() {
@@ -15,13 +17,17 @@ pub(super) fn write_float(output: &mut Vec<u8>, value: f64) {
         write_with_exponent(output, value);
     } else {
         // Writing to a Vec cannot fail.
+        let start = output.len();
         let _ = write!(output, "{value}");
+        settle_tie_as_go(output.get_mut(start..).unwrap_or_default(), value);
     }
 }
 
 /// Rust writes `1e-7` where Go writes `1e-07`: a sign and two digits at least.
 fn write_with_exponent(output: &mut Vec<u8>, value: f64) {
-    let text = format!("{value:e}");
+    let mut text = format!("{value:e}").into_bytes();
+    settle_tie_as_go(&mut text, value);
+    let text = String::from_utf8_lossy(&text);
     let (mantissa, exponent) = text.split_once('e').unwrap_or((&text, "0"));
     let (sign, digits) = match exponent.strip_prefix('-') {
         Some(digits) => ('-', digits),
@@ -77,6 +83,7 @@ mod tests {
             (f64::NEG_INFINITY, "-Inf"),
             (f64::NAN, "NaN"),
             (1416.0999999999985, "1416.0999999999985"),
+            (1_413_080_760_490_521.0 + 0.25, "1413080760490521.2"),
         ] {
             assert_eq!(float(value), text);
         }
