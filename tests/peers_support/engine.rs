@@ -15,7 +15,7 @@ use crate::question::{Question, Tally};
 use crate::random_queries::QueryGenerator;
 
 const DEFAULT_SEED: u64 = 20_260_701;
-const DEFAULT_QUERIES: u64 = 3000;
+const DEFAULT_QUERIES: u64 = 6000;
 /// How deep generated queries nest.
 const FLOAT_DEPTH: usize = 3;
 const HISTOGRAM_DEPTH: usize = 2;

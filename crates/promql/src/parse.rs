@@ -20,6 +20,7 @@ pub use error::ParseError;
 pub(crate) use literal::number;
 pub(crate) use metric::parse_labels;
 pub use options::ParserOptions;
+pub(crate) use selector::go_fixed;
 
 use parallax_model::Matcher;
 

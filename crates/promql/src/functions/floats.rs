@@ -11,6 +11,7 @@ use super::range_function::{RangeFunction, SlideContext};
 use super::regression::{double_exponential_smoothing, linear_regression};
 use crate::engine::QueryError;
 use crate::exec::row::Row;
+use crate::parse::go_fixed;
 
 /// One window: its samples, and the step it belongs to.
 struct Window<'a> {
@@ -337,7 +338,8 @@ pub(super) fn smoothing_factors(slide: &SlideContext<'_, '_>, step: usize) -> Re
     for (factor, what, letters) in [(smoothing, "smoothing", "sf"), (trend, "trend", "tf")] {
         if factor <= 0.0 || factor >= 1.0 {
             return Err(QueryError::Execution(format!(
-                "invalid {what} factor. Expected: 0 < {letters} < 1, got: {factor:.6}"
+                "invalid {what} factor. Expected: 0 < {letters} < 1, got: {}",
+                go_fixed(factor)
             )));
         }
     }

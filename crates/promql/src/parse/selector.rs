@@ -257,7 +257,7 @@ fn modifiers_of(expr: &mut Expr) -> Option<&mut TimeModifiers> {
 }
 
 /// Six decimals, and Go's names for what is not finite.
-fn go_fixed(value: f64) -> String {
+pub(crate) fn go_fixed(value: f64) -> String {
     match value {
         value if value.is_nan() => "NaN".to_owned(),
         f64::INFINITY => "+Inf".to_owned(),
