@@ -178,7 +178,7 @@ fn regular_expressions_that_explode_are_refused_where_they_stand() {
             "[\\\\p{L}]{1000}{1000}".to_owned(),
             "(?:".repeat(10_000) + &")".repeat(10_000),
             "(".repeat(100_000),
-            "a**".to_owned(),
+            "**".to_owned(),
             "[z-a]".to_owned(),
         ] {
             let query = format!("up{{instance=~\"{pattern}\"}}");
@@ -327,7 +327,8 @@ async fn experimental_syntax_needs_its_feature() {
         ("promql-experimental-functions", "double_exponential_smoothing(up[5m], 0.5, 0.5)"),
         ("promql-duration-expr", "rate(up[1m * 5])"),
         ("promql-duration-expr", "up offset (1s + step())"),
-        ("promql-duration-expr", "rate(up[max(step(), 1m)])"),
+        // Without parentheses Prometheus takes this one at any time.
+        ("promql-duration-expr", "rate(up[(max(step(), 1m))])"),
         ("promql-extended-range-selectors", "rate(up[5m] anchored)"),
         ("promql-extended-range-selectors", "rate(up[5m] smoothed)"),
         ("promql-extended-range-selectors", "up smoothed"),
