@@ -1,4 +1,5 @@
-//! The buckets that are read: counters of one metric, scraped every 15 s, in blocks of two hours, with Thanos' `meta.json`.
+//! The buckets that are read: request counters and the buckets of a latency histogram, scraped every 15 s, in blocks of two hours, with
+//! Thanos' `meta.json`.
 
 use std::path::Path;
 use std::time::Instant;
@@ -18,11 +19,14 @@ const SCRAPE_MS: i64 = 15_000;
 const SAMPLES_PER_CHUNK: usize = 120;
 /// Series of one instance.
 const HANDLERS: usize = 20;
+const NAMESPACES: usize = 50;
+/// Bounds of the latency histogram: so many series make one histogram.
+const BOUNDS: [&str; 10] = ["0.005", "0.01", "0.025", "0.05", "0.1", "0.25", "0.5", "1", "2.5", "+Inf"];
 
 /// How much data.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
-    /// Of all replicas together.
+    /// Of one metric, in all replicas together.
     pub series: usize,
     pub hours: usize,
 }
@@ -33,17 +37,38 @@ impl Shape {
     }
 }
 
+/// Which metric.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Metric {
+    /// `http_requests_total`.
+    Requests,
+    /// `http_request_duration_seconds_bucket`.
+    Latency,
+}
+
 /// Writes the bucket: `replicas` that share the series evenly, each with blocks for all hours.
 pub fn write(shape: Shape, replicas: usize, bucket: &Path) -> anyhow::Result<()> {
+    write_metrics(shape, replicas, bucket, &[Metric::Requests, Metric::Latency])
+}
+
+fn write_metrics(shape: Shape, replicas: usize, bucket: &Path, metrics: &[Metric]) -> anyhow::Result<()> {
     let started = Instant::now();
     std::fs::create_dir_all(bucket)?;
+    let count = shape.series / replicas;
+    let mut series: Vec<(Labels, Metric, usize)> = Vec::with_capacity(count * metrics.len());
+    for metric in metrics {
+        series.extend((0..count).map(|index| (labels(*metric, index), *metric, index)));
+    }
+    series.sort();
     for replica in 0..replicas {
-        for number in 0..shape.hours / 2 {
-            write_block(bucket, replica, number, shape.series / replicas)?;
+        for number in 0..shape.hours.div_ceil(2) {
+            let hours = (shape.hours - number * 2).min(2);
+            write_block(bucket, replica, number, hours, &series)?;
         }
     }
     println!(
-        "bucket of {} series x {} h x 15 s in {replicas} replica(s) written in {:.1} s\n",
+        "bucket of {} metric(s) x {} series x {} h x 15 s in {replicas} replica(s) written in {:.1} s\n",
+        metrics.len(),
         shape.series,
         shape.hours,
         started.elapsed().as_secs_f64()
@@ -51,31 +76,50 @@ pub fn write(shape: Shape, replicas: usize, bucket: &Path) -> anyhow::Result<()>
     Ok(())
 }
 
-fn labels(index: usize) -> Labels {
-    let (handler, instance) = (index % HANDLERS, index / HANDLERS);
-    Labels::from_pairs([
-        ("__name__", "bench_requests_total".to_owned()),
-        ("code", ["200", "404", "500", "503"][index % 4].to_owned()),
-        ("handler", format!("/api/v1/handler-{handler:02}")),
-        ("instance", format!("host-{instance:05}:9100")),
-        ("job", "bench".to_owned()),
-    ])
+fn labels(metric: Metric, index: usize) -> Labels {
+    match metric {
+        Metric::Requests => {
+            let (handler, instance) = (index % HANDLERS, index / HANDLERS);
+            Labels::from_pairs([
+                ("__name__", "http_requests_total".to_owned()),
+                ("code", ["200", "404", "500", "503"][index % 4].to_owned()),
+                ("handler", format!("/api/v1/handler-{handler:02}")),
+                ("instance", format!("host-{instance:05}:9100")),
+                ("job", "bench".to_owned()),
+                ("namespace", format!("namespace-{:02}", instance % NAMESPACES)),
+            ])
+        }
+        Metric::Latency => {
+            let (bound, instance) = (index % BOUNDS.len(), index / BOUNDS.len());
+            Labels::from_pairs([
+                ("__name__", "http_request_duration_seconds_bucket".to_owned()),
+                ("instance", format!("host-{instance:05}:9100")),
+                ("job", "bench".to_owned()),
+                ("le", BOUNDS[bound].to_owned()),
+                ("namespace", format!("namespace-{:02}", instance % NAMESPACES)),
+            ])
+        }
+    }
 }
 
-fn write_block(bucket: &Path, replica: usize, number: usize, count: usize) -> anyhow::Result<()> {
-    let id = format!("01M7ZT2XAE94D33BEGH3SZ0{:03}", replica * 100 + number);
-    let first_ms = START_MS + number as i64 * BLOCK_MS;
-    let mut series: Vec<(Labels, usize)> = (0..count).map(|index| (labels(index), index)).collect();
-    series.sort();
-    let symbols = symbols_of(series.iter().map(|(labels, _)| labels));
+fn write_block(
+    bucket: &Path,
+    replica: usize,
+    number: usize,
+    hours: usize,
+    series: &[(Labels, Metric, usize)],
+) -> anyhow::Result<()> {
+    let id = format!("01M7ZT2XAE94D33BEGH3SZ{:04}", replica * 1000 + number);
+    let (first_ms, length_ms) = (START_MS + number as i64 * BLOCK_MS, hours as i64 * HOUR_MS);
+    let symbols = symbols_of(series.iter().map(|(labels, _, _)| labels));
     let mut writer = BlockWriter::create(&bucket.join(&id), symbols, SegmentConfig::default())?;
-    for (labels, index) in &series {
-        writer.add_series(labels, &chunks(*index, replica, number, first_ms)?)?;
+    for (labels, metric, index) in series {
+        writer.add_series(labels, &chunks(*metric, *index, replica, number, length_ms)?)?;
     }
     let sealed = writer.seal()?;
     let stats = sealed.stats();
     let meta = json!({
-        "ulid": id, "minTime": first_ms, "maxTime": first_ms + BLOCK_MS, "version": 1,
+        "ulid": id, "minTime": first_ms, "maxTime": first_ms + length_ms, "version": 1,
         "stats": {
             "numSamples": stats.sample_count, "numSeries": stats.series_count, "numChunks": stats.chunk_count,
         },
@@ -91,18 +135,30 @@ fn write_block(bucket: &Path, replica: usize, number: usize, count: usize) -> an
 }
 
 /// A counter of its own slope with uneven steps and, now and then, a scrape some milliseconds late, so that chunks compress
-/// as real ones do. Replicas scrape seven seconds apart.
-fn chunks(index: usize, replica: usize, number: usize, first_ms: i64) -> anyhow::Result<Vec<BlockChunk>> {
-    let scrapes = usize::try_from(BLOCK_MS / SCRAPE_MS)?;
-    let mut state = (index as u64) << 20 ^ (number as u64) << 8 ^ 0x9e37_79b9_7f4a_7c15;
-    let mut value = (number * scrapes * (index % 7 + 1) * 8 + index) as f64;
+/// as real ones do. Buckets of one histogram rise with their bounds. Replicas scrape seven seconds apart.
+fn chunks(
+    metric: Metric,
+    index: usize,
+    replica: usize,
+    number: usize,
+    length_ms: i64,
+) -> anyhow::Result<Vec<BlockChunk>> {
+    let first_ms = START_MS + number as i64 * BLOCK_MS;
+    let scrapes = usize::try_from(length_ms / SCRAPE_MS)?;
+    // Buckets of one histogram share their randomness: the more a bound admits, the more a bucket counts.
+    let (seed, slope) = match metric {
+        Metric::Requests => (index, index % 7 + 1),
+        Metric::Latency => (index / BOUNDS.len(), index % BOUNDS.len() + 1),
+    };
+    let mut state = (seed as u64) << 20 ^ (number as u64) << 8 ^ 0x9e37_79b9_7f4a_7c15;
+    let mut value = (number * usize::try_from(BLOCK_MS / SCRAPE_MS)? * slope * 8) as f64;
     let mut made = Vec::new();
     for from in (0..scrapes).step_by(SAMPLES_PER_CHUNK) {
         let mut appender = XorAppender::new();
         let (mut min_time_ms, mut max_time_ms) = (i64::MAX, i64::MIN);
         for scrape in from..(from + SAMPLES_PER_CHUNK).min(scrapes) {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            value += ((state >> 60) as usize * (index % 7 + 1)) as f64;
+            value += ((state >> 60) as usize * slope) as f64;
             let late_ms = if state >> 40 & 15 == 0 { (state >> 50 & 3) as i64 } else { 0 };
             let at_ms = first_ms + scrape as i64 * SCRAPE_MS + replica as i64 * 7_000 + late_ms;
             appender.append(at_ms, value)?;

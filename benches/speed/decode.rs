@@ -1,4 +1,6 @@
 //! XOR chunks: samples decoded per second on one core, ours into columns and Prometheus' iterator sample by sample.
+//!
+//! A loop this short is disturbed by nothing but other work on the machine: the best pass counts, on both sides.
 
 use std::hint::black_box;
 use std::io::Write;
@@ -12,10 +14,12 @@ use parallax_tsdb::chunk::{XorAppender, decode_xor, sample_count};
 use serde_json::Value;
 
 use crate::Options;
-use crate::measure::{Table, median};
+use crate::measure::Table;
 
 const CHUNKS: u64 = 5_000;
 const SAMPLES_PER_CHUNK: i64 = 120;
+/// Over all chunks, in each round; as many as the peer makes.
+const PASSES: usize = 9;
 
 /// The next value of a series from the last one and some random bits.
 type Step = fn(f64, u64) -> f64;
@@ -27,11 +31,19 @@ const SETS: [(&str, Step); 4] = [
     ("gauge, all bits", |value, random| value * (0.99 + (random % 2_000) as f64 / 1e5)),
 ];
 
-pub fn run(options: &Options, dir: &Path) -> anyhow::Result<()> {
+/// Millions of samples per second, for one kind of chunks.
+pub struct Decoded {
+    pub set: &'static str,
+    pub ours: f64,
+    pub theirs: f64,
+}
+
+pub fn run(options: &Options, dir: &Path) -> anyhow::Result<Vec<Decoded>> {
     let mut table = Table::new(
         "XOR decoding, one core",
         &["chunks", "bits per sample", "Parallax Msamples/s", "Prometheus Msamples/s", "ratio"],
     );
+    let mut all = Vec::with_capacity(SETS.len());
     for (name, step) in SETS {
         let chunks = chunks(step)?;
         let file = dir.join("chunks");
@@ -39,16 +51,16 @@ pub fn run(options: &Options, dir: &Path) -> anyhow::Result<()> {
         let samples: usize = chunks.iter().map(|chunk| sample_count(chunk).unwrap_or(0)).sum();
         let bytes: usize = chunks.iter().map(Vec::len).sum();
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
-        decode(&chunks)?;
         for _ in 0..options.rounds {
-            let started = Instant::now();
-            for _ in 0..9 {
+            for _ in 0..PASSES {
+                let started = Instant::now();
                 decode(&chunks)?;
+                ours.push(samples as f64 / started.elapsed().as_secs_f64() / 1e6);
             }
-            ours.push(9.0 * samples as f64 / started.elapsed().as_secs_f64() / 1e6);
             theirs.push(decode_as_prometheus(options, &file)? / 1e6);
         }
-        let (ours, theirs) = (median(&ours), median(&theirs));
+        let best = |rates: &[f64]| rates.iter().copied().fold(0.0, f64::max);
+        let (ours, theirs) = (best(&ours), best(&theirs));
         table.row(&[
             name.to_owned(),
             format!("{:.1}", bytes as f64 * 8.0 / samples as f64),
@@ -56,9 +68,10 @@ pub fn run(options: &Options, dir: &Path) -> anyhow::Result<()> {
             format!("{theirs:.0}"),
             format!("{:.2}", ours / theirs),
         ]);
+        all.push(Decoded { set: name, ours, theirs });
     }
     table.print();
-    Ok(())
+    Ok(all)
 }
 
 fn decode(chunks: &[Vec<u8>]) -> anyhow::Result<()> {
@@ -72,7 +85,7 @@ fn decode(chunks: &[Vec<u8>]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The median of nine passes over the file, in samples per second.
+/// The best pass over the file, in samples per second.
 fn decode_as_prometheus(options: &Options, file: &Path) -> anyhow::Result<f64> {
     let output = Command::new(&options.peers).arg("xor").arg(file).output()?;
     ensure!(output.status.success(), "peers xor: {}", String::from_utf8_lossy(&output.stderr));

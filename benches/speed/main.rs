@@ -1,14 +1,15 @@
 //! The speed harness: the same questions to Parallax and to the real Thanos and Prometheus, in the same run.
 //!
 //!     cargo bench --bench speed                        everything
-//!     cargo bench --bench speed -- decode store        some parts: decode, store, query, footprint
+//!     cargo bench --bench speed -- decode store        some parts: decode, store, query, targets, footprint
 //!
 //! The real ones are the Go program tests/peers (Thanos' store gateway, its StoreAPI client and querier, Prometheus' engine), which
 //! `PARALLAX_PEERS` names; `tests/run` builds it, and so does `cd tests/peers && go build -tags slicelabels -o FILE .`.
 //! Environment:
 //!
-//! - `SPEED_SERIES` (10000), `SPEED_HOURS` (6, in blocks of 2 h), `SPEED_ROUNDS` (7): the size of the data and how often each thing is measured
-//! - `THANOS_BIN`: a `thanos` to be measured besides, as `thanos store` and `thanos query`
+//! - `SPEED_SERIES` (20000), `SPEED_HOURS` (6, in blocks of 2 h), `SPEED_ROUNDS` (7): the size of the data and how often each thing is measured
+//! - `THANOS_BIN`: a real `thanos`, asked as `thanos store` and `thanos query` (with both of its engines) instead of the stand-in
+//! - `PROMETHEUS_BIN`: a real `prometheus`, asked over HTTP on the same blocks instead of the stand-in
 //! - `PARALLAX_BIN`: the binary to measure instead of the one that cargo built for this bench
 //!
 //! Who is asked first alternates by round; a number is the median of its rounds. Tables are printed as they stand in BENCHMARKS.md.
@@ -16,6 +17,7 @@
 #[allow(dead_code, reason = "shared with tests/peers.rs, which uses the rest")]
 #[path = "../../tests/peers_support/component.rs"]
 mod component;
+mod contender;
 mod data;
 mod decode;
 mod footprint;
@@ -25,6 +27,7 @@ mod measure;
 mod peer;
 mod query;
 mod store;
+mod targets;
 
 use std::path::PathBuf;
 
@@ -39,9 +42,10 @@ pub struct Options {
     pub peers: PathBuf,
     pub parallax: PathBuf,
     pub thanos: Option<PathBuf>,
+    pub prometheus: Option<PathBuf>,
 }
 
-const PARTS: [&str; 4] = ["decode", "store", "query", "footprint"];
+const PARTS: [&str; 5] = ["decode", "store", "query", "targets", "footprint"];
 
 fn main() -> anyhow::Result<()> {
     let number = |name: &str, default: usize| {
@@ -62,11 +66,12 @@ fn main() -> anyhow::Result<()> {
     }
     let Some(peers) = peer::program_or_leave_out("the speed harness") else { return Ok(()) };
     let options = Options {
-        shape: Shape { series: number("SPEED_SERIES", 10_000)?, hours: number("SPEED_HOURS", 6)? },
+        shape: Shape { series: number("SPEED_SERIES", 20_000)?, hours: number("SPEED_HOURS", 6)? },
         rounds: number("SPEED_ROUNDS", 7)?.max(1),
         peers,
         parallax: component::parallax(),
-        thanos: std::env::var_os("THANOS_BIN").map(PathBuf::from),
+        thanos: real("THANOS_BIN")?,
+        prometheus: real("PROMETHEUS_BIN")?,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(run(&options, &wanted))
@@ -75,11 +80,11 @@ fn main() -> anyhow::Result<()> {
 async fn run(options: &Options, wanted: &[String]) -> anyhow::Result<()> {
     let is_wanted = |part: &str| wanted.is_empty() || wanted.iter().any(|wanted| wanted == part);
     let dir = tempfile::tempdir()?;
+    let mut decoded = Vec::new();
     if is_wanted("decode") {
-        decode::run(options, dir.path())?;
+        decoded = decode::run(options, dir.path())?;
     }
     let bucket = dir.path().join("bucket");
-    let replicas = dir.path().join("replicas");
     if is_wanted("store") || is_wanted("query") || is_wanted("footprint") {
         data::write(options.shape, 1, &bucket)?;
     }
@@ -87,11 +92,20 @@ async fn run(options: &Options, wanted: &[String]) -> anyhow::Result<()> {
         store::run(options, &bucket).await?;
     }
     if is_wanted("query") {
-        data::write(options.shape, 2, &replicas)?;
-        query::run(options, &bucket, &replicas).await?;
+        query::run(options, &bucket).await?;
     }
     if is_wanted("footprint") {
         footprint::run(options, &bucket).await?;
     }
+    if is_wanted("targets") {
+        targets::run(options, dir.path(), &decoded).await?;
+    }
     Ok(())
+}
+
+/// A real program that a variable names.
+fn real(variable: &str) -> anyhow::Result<Option<PathBuf>> {
+    let Some(program) = std::env::var_os(variable).map(PathBuf::from) else { return Ok(None) };
+    anyhow::ensure!(program.is_file(), "{variable}={}: there is no such file", program.display());
+    Ok(Some(program))
 }

@@ -1,193 +1,174 @@
-//! Queries: our querier over our store, Thanos' querier over Thanos' store, and Prometheus' engine on the blocks themselves.
-//!
-//! Ours and a real Thanos are asked over HTTP; the peers answer on a pipe, with the response written as the HTTP API writes it. A time is that
-//! from question to whole answer. Answers are compared roughly before anything is measured.
+//! Queries, measured: time, CPU and memory of everyone who is asked, answers compared before anything is timed.
 
 use std::path::Path;
 
 use anyhow::ensure;
-use serde_json::{Value, json};
 
 use crate::Options;
-use crate::component::Component;
-use crate::data::HOUR_MS;
-use crate::measure::{Table, median, memory_mib, timed_ms};
-use crate::peer::Peer;
+use crate::contender::{Contender, Question, Summary};
+use crate::data::START_MS;
+use crate::measure::{Table, median, millis};
 
-const STEP_MS: i64 = 60_000;
+pub const STEP_MS: i64 = 60_000;
 
-/// Queries over all series of the bucket.
+/// Queries over all series of one replica.
 const QUERIES: [&str; 8] = [
-    "sum(rate(bench_requests_total[5m]))",
-    "sum by (handler) (rate(bench_requests_total[5m]))",
-    "count(bench_requests_total)",
-    "quantile by (handler) (0.9, bench_requests_total)",
-    "max by (instance) (max_over_time(bench_requests_total[10m]))",
-    "topk(5, rate(bench_requests_total[5m]))",
-    "sum(rate(bench_requests_total[1h]))",
-    "bench_requests_total{instance=\"host-00042:9100\"}",
+    "sum(rate(http_requests_total[5m]))",
+    "sum by (handler) (rate(http_requests_total[5m]))",
+    "count(http_requests_total)",
+    "quantile by (handler) (0.9, http_requests_total)",
+    "max by (instance) (max_over_time(http_requests_total[10m]))",
+    "topk(5, rate(http_requests_total[5m]))",
+    "sum(rate(http_requests_total[1h]))",
+    "http_requests_total{instance=\"host-00042:9100\"}",
 ];
 
-const DEDUP_QUERIES: [&str; 2] =
-    ["sum by (handler) (rate(bench_requests_total[5m]))", "count(bench_requests_total)"];
-
-struct Question {
-    query: &'static str,
-    start_ms: i64,
-    end_ms: i64,
-    dedup: bool,
+/// What one contender needed for one question: the median time, and CPU per answer.
+#[derive(Clone, Debug, Default)]
+pub struct Cost {
+    pub took_ms: f64,
+    pub cpu_ms: f64,
+    /// The peak of each process while it answered.
+    pub peaks_mib: Vec<f64>,
 }
 
-enum Asked {
-    Process(Box<Component>),
-    Peer(Peer),
-}
-
-struct Target {
-    name: &'static str,
-    asked: Asked,
-}
-
-impl Target {
-    async fn ask(&mut self, question: &Question) -> anyhow::Result<Value> {
-        let (start_ms, end_ms) = (question.start_ms, question.end_ms);
-        match &mut self.asked {
-            Asked::Peer(peer) => {
-                let answer = peer.ask(&json!({
-                    "query": question.query, "start_ms": start_ms, "end_ms": end_ms, "step_ms": STEP_MS,
-                    "dedup": question.dedup, "replica_labels": ["prometheus_replica"],
-                }))?;
-                ensure!(answer["status"] == 200, "{}: {answer}", self.name);
-                Ok(answer["response"]["data"]["result"].clone())
-            }
-            Asked::Process(querier) => {
-                let seconds = |ms: i64| format!("{}", ms / 1000);
-                let params = [
-                    ("query", question.query.to_owned()),
-                    ("start", seconds(start_ms)),
-                    ("end", seconds(end_ms)),
-                    ("step", seconds(STEP_MS)),
-                    ("dedup", question.dedup.to_string()),
-                ];
-                let params = params.map(|(name, value)| (name.to_owned(), value));
-                let (status, answer) = querier.ask("/api/v1/query_range", &params).await?;
-                ensure!(status == http::StatusCode::OK, "{}: {answer}", self.name);
-                Ok(answer["data"]["result"].clone())
-            }
-        }
-    }
-
-    fn process(&self) -> u32 {
-        match &self.asked {
-            Asked::Process(process) => process.id(),
-            Asked::Peer(peer) => peer.id(),
-        }
+impl Cost {
+    pub fn memory_mib(&self) -> f64 {
+        self.peaks_mib.iter().sum()
     }
 }
 
-pub async fn run(options: &Options, bucket: &Path, replicas: &Path) -> anyhow::Result<()> {
-    let hours = options.shape.hours;
-    let title = format!("Range queries, {} series x {hours} h, step 60 s", options.shape.series);
-    compare(options, bucket, &title, &QUERIES, false).await?;
-    let title = format!("The same data in two replicas, dedup on ({} series each)", options.shape.series / 2);
-    compare(options, replicas, &title, &DEDUP_QUERIES, true).await
+/// One question, and the cost for each contender, ours first.
+pub struct Measured {
+    pub query: &'static str,
+    pub costs: Vec<(&'static str, Cost)>,
 }
 
-async fn compare(
+pub async fn run(options: &Options, bucket: &Path) -> anyhow::Result<()> {
+    let title =
+        format!("Range queries, {} series x {} h, step 60 s", options.shape.series, options.shape.hours);
+    let questions: Vec<Question> = QUERIES.iter().map(|query| over_all(options, query, false)).collect();
+    let mut contenders = contenders(options, bucket, true).await?;
+    compare(options, &title, &questions, &mut contenders).await?;
+    Ok(())
+}
+
+/// A range query over all the data.
+pub fn over_all(options: &Options, query: &'static str, dedup: bool) -> Question {
+    let end_ms = options.shape.end_ms() - 1_000;
+    Question { query, start_ms: START_MS, end_ms, step_ms: STEP_MS, dedup }
+}
+
+/// Everyone, ours first: real programs where they were given, and the stand-ins for those that were not.
+pub async fn contenders(
     options: &Options,
     bucket: &Path,
+    has_one_replica: bool,
+) -> anyhow::Result<Vec<Contender>> {
+    let mut all = vec![Contender::parallax(options, bucket).await?];
+    match &options.thanos {
+        Some(thanos) => {
+            let names = [("Thanos", "prometheus"), ("Thanos, its own engine", "thanos")];
+            for (name, engine) in names {
+                all.push(Contender::thanos(name, engine, thanos, bucket).await?);
+            }
+        }
+        None => all.push(Contender::thanos_peers(options, bucket)?),
+    }
+    if has_one_replica {
+        all.push(match &options.prometheus {
+            Some(prometheus) => Contender::prometheus(prometheus, bucket).await?,
+            None => Contender::prometheus_peers(options, bucket)?,
+        });
+    }
+    Ok(all)
+}
+
+/// Asks everyone everything, and prints the tables.
+pub async fn compare(
+    options: &Options,
     title: &str,
-    queries: &[&'static str],
-    dedup: bool,
-) -> anyhow::Result<()> {
-    let max_samples = ["--query.max-samples=500000000".to_owned()];
-    let our_store = Component::store(&options.parallax, bucket, &[]).await?;
-    let ours = Component::query(&options.parallax, &[&our_store.grpc], &max_samples).await?;
-    let (their_store, address) = Peer::store(&options.peers, bucket)?;
-    let theirs = Peer::query(&options.peers, &[&address])?;
-    let mut stores = vec![("Parallax", our_store.id()), ("Thanos (peers)", their_store.id())];
-    let mut targets = vec![
-        Target { name: "Parallax", asked: Asked::Process(Box::new(ours)) },
-        Target { name: "Thanos (peers)", asked: Asked::Peer(theirs) },
-    ];
-    let mut real_store = None;
-    if let Some(thanos) = &options.thanos {
-        let store = real_store.insert(Component::store(thanos, bucket, &[]).await?);
-        let querier = Component::query(thanos, &[&store.grpc], &max_samples).await?;
-        stores.push(("Thanos (binary)", store.id()));
-        targets.push(Target { name: "Thanos (binary)", asked: Asked::Process(Box::new(querier)) });
+    questions: &[Question],
+    contenders: &mut [Contender],
+) -> anyhow::Result<Vec<Measured>> {
+    let mut measured = Vec::with_capacity(questions.len());
+    for question in questions {
+        measured.push(measure(options, question, contenders).await?);
     }
-    if !dedup {
-        let prometheus = Peer::promql(&options.peers, &[bucket])?;
-        targets.push(Target { name: "Prometheus (engine on blocks)", asked: Asked::Peer(prometheus) });
-    }
-    let names: Vec<String> = targets.iter().map(|target| format!("{} ms", target.name)).collect();
-    let mut columns = vec!["query"];
-    columns.extend(names.iter().map(String::as_str));
-    columns.push("Parallax is faster by");
-    let mut table = Table::new(title, &columns);
-    for query in queries {
-        let (start_ms, end_ms) =
-            (options.shape.end_ms() - options.shape.hours as i64 * HOUR_MS, options.shape.end_ms());
-        let question = Question { query, start_ms, end_ms: end_ms - 1_000, dedup };
-        table.row(&measure(options, &question, &mut targets).await?);
-    }
-    table.print();
-    let mut memory = Table::new("Peak memory after these queries", &["process", "MiB"]);
-    for (name, process) in stores {
-        memory.row(&[format!("{name}, store"), format!("{:.0}", memory_mib(process, "VmHWM")?)]);
-    }
-    for target in &targets {
-        memory.row(&[
-            format!("{}, querier", target.name),
-            format!("{:.0}", memory_mib(target.process(), "VmHWM")?),
-        ]);
-    }
-    memory.print();
-    Ok(())
+    print(title, "ms", &measured, |cost| cost.took_ms);
+    print(&format!("{title}: CPU of all processes"), "ms", &measured, |cost| cost.cpu_ms);
+    print(&format!("{title}: peak memory of all processes"), "MiB", &measured, Cost::memory_mib);
+    print_processes(title, &measured, contenders);
+    Ok(measured)
 }
 
 async fn measure(
     options: &Options,
     question: &Question,
-    targets: &mut [Target],
-) -> anyhow::Result<Vec<String>> {
-    let mut times: Vec<Vec<f64>> = targets.iter().map(|_| Vec::new()).collect();
-    let mut sums = vec![(0, 0.0); targets.len()];
-    for round in 0..=options.rounds {
-        for turn in 0..targets.len() {
-            let index = (turn + round) % targets.len();
-            let (took_ms, answer) = timed_ms(targets[index].ask(question)).await;
-            let answer = answer?;
-            if round > 0 {
-                times[index].push(took_ms);
-            } else {
-                sums[index] = summary(&answer);
-            }
-        }
+    contenders: &mut [Contender],
+) -> anyhow::Result<Measured> {
+    let mut summaries: Vec<Summary> = Vec::with_capacity(contenders.len());
+    for contender in contenders.iter_mut() {
+        summaries.push(contender.ask(question).await?);
+        contender.reset_peaks();
     }
-    for (target, (series, sum)) in targets.iter().zip(&sums) {
-        let (our_series, our_sum) = sums[0];
+    for (contender, summary) in contenders.iter().zip(&summaries) {
+        let ours = &summaries[0];
         ensure!(
-            *series == our_series && (sum - our_sum).abs() <= 1e-6 * our_sum.abs(),
-            "{}: {} answers {series} series with the sum {sum}, Parallax {our_series} with {our_sum}",
+            summary.agrees(ours),
+            "{}: {} answers {summary:?}, Parallax {ours:?}",
             question.query,
-            target.name
+            contender.name
         );
     }
-    let medians: Vec<f64> = times.iter().map(|times| median(times)).collect();
-    let mut row = vec![format!("`{}`", question.query)];
-    row.extend(medians.iter().map(|median| format!("{median:.0}")));
-    let ratios: Vec<String> =
-        medians[1..].iter().map(|theirs| format!("{:.2}", theirs / medians[0])).collect();
-    row.push(ratios.join(" / "));
-    Ok(row)
+    let mut times: Vec<Vec<f64>> = vec![Vec::new(); contenders.len()];
+    let mut cpu: Vec<f64> = vec![0.0; contenders.len()];
+    for round in 0..options.rounds {
+        for turn in 0..contenders.len() {
+            let index = (turn + round) % contenders.len();
+            let contender = &mut contenders[index];
+            let before = contender.cpu_ms()?;
+            times[index].push(millis(contender.time(question).await?));
+            cpu[index] += contender.cpu_ms()? - before;
+        }
+    }
+    let mut costs = Vec::with_capacity(contenders.len());
+    for ((contender, times), cpu) in contenders.iter().zip(&times).zip(&cpu) {
+        let (took_ms, cpu_ms) = (median(times), cpu / options.rounds as f64);
+        costs.push((contender.name, Cost { took_ms, cpu_ms, peaks_mib: contender.peaks_mib()? }));
+    }
+    Ok(Measured { query: question.query, costs })
 }
 
-/// How many series an answer has, and the sum of all values.
-fn summary(result: &Value) -> (usize, f64) {
-    let series = result.as_array().map_or(&[][..], Vec::as_slice);
-    let values = series.iter().flat_map(|series| series["values"].as_array().into_iter().flatten());
-    let sum = values.filter_map(|point| point[1].as_str()?.parse::<f64>().ok()).sum();
-    (series.len(), sum)
+fn print(title: &str, unit: &str, measured: &[Measured], value: impl Fn(&Cost) -> f64) {
+    let Some(first) = measured.first() else { return };
+    let names: Vec<String> = first.costs.iter().map(|(name, _)| format!("{name} {unit}")).collect();
+    let mut columns = vec!["query"];
+    columns.extend(names.iter().map(String::as_str));
+    columns.push("times Parallax");
+    let mut table = Table::new(title, &columns);
+    for one in measured {
+        let values: Vec<f64> = one.costs.iter().map(|(_, cost)| value(cost)).collect();
+        let mut row = vec![format!("`{}`", one.query)];
+        row.extend(values.iter().map(|value| format!("{value:.0}")));
+        let ratios: Vec<String> =
+            values.iter().skip(1).map(|theirs| format!("{:.2}", theirs / values[0])).collect();
+        row.push(ratios.join(" / "));
+        table.row(&row);
+    }
+    table.print();
+}
+
+/// The peaks of the processes one by one, each that of the question that needed most.
+fn print_processes(title: &str, measured: &[Measured], contenders: &[Contender]) {
+    let mut table =
+        Table::new(&format!("{title}: highest peak of each process"), &["contender", "process", "MiB"]);
+    for (at, contender) in contenders.iter().enumerate() {
+        for (number, (process, _)) in contender.processes.iter().enumerate() {
+            let peaks = measured.iter().filter_map(|one| one.costs.get(at)?.1.peaks_mib.get(number));
+            let highest = peaks.copied().fold(0.0, f64::max);
+            table.row(&[contender.name.to_owned(), (*process).to_owned(), format!("{highest:.0}")]);
+        }
+    }
+    table.print();
 }

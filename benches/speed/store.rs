@@ -52,16 +52,19 @@ fn requests(options: &Options) -> Vec<(&'static str, Value)> {
     let matcher = |kind: &str, name: &str, value: &str| json!({"type": kind, "name": name, "value": value});
     let all = json!({
         "min_ms": START_MS, "max_ms": options.shape.end_ms(), "batch_size": 64, "count_only": true, "abort": true,
-        "matchers": [matcher("EQ", "__name__", "bench_requests_total")],
+        "matchers": [matcher("EQ", "__name__", "http_requests_total")],
     });
     let with = |name: &str, value: Value| {
         let mut request = all.clone();
         request[name] = value;
         request
     };
-    let one_in_ten = json!([matcher("RE", "instance", "host-.*3:9100")]);
+    let one_in_ten =
+        json!(
+            [matcher("EQ", "__name__", "http_requests_total"), matcher("RE", "instance", "host-.*3:9100"),]
+        );
     let one_host = json!([
-        matcher("EQ", "__name__", "bench_requests_total"),
+        matcher("EQ", "__name__", "http_requests_total"),
         matcher("EQ", "instance", "host-00042:9100"),
     ]);
     vec![

@@ -1,11 +1,11 @@
-//! `parallax store` and `parallax query` as processes, and questions to their HTTP API.
+//! `parallax store` and `parallax query` as processes (or a real `thanos`' or `prometheus`' in their place), and questions to their HTTP API.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use http::StatusCode;
-use parallax_net::{HttpClient, HttpClientConfig};
+use parallax_net::{HttpClient, HttpClientConfig, HttpResponse};
 use parallax_testkit::process::{Process, free_port};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -53,6 +53,24 @@ impl Component {
         Self::start(program, "sidecar", vec![format!("--prometheus.url={url}")], false).await
     }
 
+    /// A real `prometheus` over the blocks of a bucket. It scrapes nothing, keeps everything and compacts nothing: it serves the same files.
+    pub async fn prometheus(program: &Path, bucket: &Path, more: &[String]) -> anyhow::Result<Self> {
+        let dir = tempfile::tempdir()?;
+        let data = dir.path().join("data");
+        link_blocks(bucket, &data)?;
+        let config = dir.path().join("prometheus.yml");
+        std::fs::write(&config, "global: {scrape_interval: 15s}\n")?;
+        let http = format!("127.0.0.1:{}", free_port()?);
+        let mut child = Command::new(program);
+        child.arg(format!("--config.file={}", config.display()));
+        child.arg(format!("--storage.tsdb.path={}", data.display()));
+        child.arg(format!("--web.listen-address={http}"));
+        child.args(["--storage.tsdb.retention.time=100y", "--no-storage.tsdb.allow-overlapping-compaction"]);
+        child.args(["--storage.tsdb.min-block-duration=2h", "--storage.tsdb.max-block-duration=2h"]);
+        child.args(more);
+        Self::spawn(child, dir, http, String::new()).await
+    }
+
     async fn start(
         program: &Path,
         command: &str,
@@ -68,6 +86,10 @@ impl Component {
         if has_data {
             child.arg("--data-dir").arg(dir.path().join("data"));
         }
+        Self::spawn(child, dir, http, grpc).await
+    }
+
+    async fn spawn(mut child: Command, dir: TempDir, http: String, grpc: String) -> anyhow::Result<Self> {
         let mut process = Process::spawn(&mut child, &dir.path().join("log"))?;
         process.wait_for_http(&format!("http://{http}/-/ready"), START_LIMIT).await?;
         let client = HttpClientConfig {
@@ -98,13 +120,38 @@ impl Component {
     /// # Errors
     /// If there is no answer, or none in JSON.
     pub async fn ask(&self, path: &str, params: &[(String, String)]) -> anyhow::Result<(StatusCode, Value)> {
-        let params: Vec<(&str, &str)> =
-            params.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-        let response = self.client.post_form(path, &params).await?;
+        let response = self.answer(path, params).await?;
         let status = response.status();
         let body = response.bytes(MAX_ANSWER_BYTES).await?;
         Ok((status, serde_json::from_slice(&body)?))
     }
+
+    /// As [`Self::ask`], with the answer's body still to be read.
+    ///
+    /// # Errors
+    /// If there is no answer.
+    pub async fn answer(&self, path: &str, params: &[(String, String)]) -> anyhow::Result<HttpResponse> {
+        let params: Vec<(&str, &str)> =
+            params.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        Ok(self.client.post_form(path, &params).await?)
+    }
+}
+
+/// Makes the blocks of a bucket a data directory of their own, without a copy of their bytes where the file system allows that.
+fn link_blocks(bucket: &Path, data: &Path) -> anyhow::Result<()> {
+    for entry in std::fs::read_dir(bucket)? {
+        let (from, to) = (entry?.path(), data);
+        let to = to.join(from.file_name().unwrap_or_default());
+        if from.is_dir() {
+            link_blocks(&from, &to)?;
+        } else {
+            std::fs::create_dir_all(data)?;
+            if std::fs::hard_link(&from, &to).is_err() {
+                std::fs::copy(&from, &to)?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The binary under test.

@@ -112,9 +112,17 @@ impl Peer {
     /// # Errors
     /// If the peer has ended.
     pub fn ask(&mut self, question: &Value) -> anyhow::Result<Value> {
+        Ok(serde_json::from_str(&self.ask_for_line(question)?)?)
+    }
+
+    /// As [`Peer::ask`], with the answer as it came.
+    ///
+    /// # Errors
+    /// If the peer has ended.
+    pub fn ask_for_line(&mut self, question: &Value) -> anyhow::Result<String> {
         writeln!(self.questions, "{question}").context("asking a peer")?;
         self.questions.flush().context("asking a peer")?;
-        self.answer().with_context(|| format!("asking a peer {question}"))
+        self.line().with_context(|| format!("asking a peer {question}"))
     }
 
     fn answer(&mut self) -> anyhow::Result<Value> {

@@ -10,6 +10,8 @@ use std::cmp::Ordering;
 use bytes::Bytes;
 use parallax_tsdb::chunk::ChunkEncoding;
 
+use crate::Error;
+
 /// One chunk: its closed range of time as its store states it, and its bytes without the encoding byte.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chunk {
@@ -61,28 +63,104 @@ impl Chunk {
     }
 }
 
+/// Most replicas that overlapping chunks may make. Each costs a step per sample when they are merged, and how many there are is up to whoever sends them.
+pub const MAX_REPLICAS: usize = 1024;
+
 /// Splits the chunks of one label set into replicas, none of which has chunks that overlap.
 ///
-/// Chunks may come in any order and more than once. Each goes to the first replica that ends before it begins.
-pub fn split_overlaps(mut chunks: Vec<Chunk>) -> Vec<Vec<Chunk>> {
+/// Chunks may come in any order and more than once. Each goes to the first replica that ends before it begins. `n` chunks take `n log n` time.
+///
+/// # Errors
+/// [`Error::TooManyReplicas`] beyond [`MAX_REPLICAS`].
+pub fn split_overlaps(mut chunks: Vec<Chunk>) -> Result<Vec<Vec<Chunk>>, Error> {
     if !chunks.is_sorted_by(|a, b| a.wire_order(b) == Ordering::Less) {
         chunks.sort_by(Chunk::wire_order);
         chunks.dedup();
     }
     if chunks.windows(2).all(|pair| matches!(pair, [a, b] if a.max_time_ms < b.min_time_ms)) {
-        return if chunks.is_empty() { Vec::new() } else { vec![chunks] };
+        return Ok(if chunks.is_empty() { Vec::new() } else { vec![chunks] });
     }
     let mut replicas: Vec<Vec<Chunk>> = Vec::new();
+    let mut ends = Ends::default();
     for chunk in chunks {
-        let free = replicas
-            .iter_mut()
-            .find(|replica| replica.last().is_none_or(|last| last.max_time_ms < chunk.min_time_ms));
-        match free {
+        let at = ends.first_before(chunk.min_time_ms);
+        if at >= MAX_REPLICAS {
+            return Err(Error::TooManyReplicas { time_ms: chunk.min_time_ms });
+        }
+        ends.set(at, chunk.max_time_ms);
+        match replicas.get_mut(at) {
             Some(replica) => replica.push(chunk),
             None => replicas.push(vec![chunk]),
         }
     }
-    replicas
+    Ok(replicas)
+}
+
+/// Where each replica ends so far, as a tree in which the first one that ends early enough is found by going down once.
+///
+/// A node holds the earliest end beneath it; `None`, which is earlier than any, is that of a replica that has no chunk yet.
+struct Ends {
+    /// The root is node 1, the children of node `n` are `2n` and `2n + 1`; the second half are the leaves.
+    nodes: Vec<Option<i64>>,
+}
+
+impl Default for Ends {
+    fn default() -> Self {
+        Self { nodes: vec![None; 8] }
+    }
+}
+
+impl Ends {
+    /// The first replica without a chunk that reaches `time_ms`; it may be one more than there were.
+    fn first_before(&mut self, time_ms: i64) -> usize {
+        while !self.is_before(1, time_ms) {
+            self.grow();
+        }
+        let leaves = self.nodes.len() / 2;
+        let mut node = 1;
+        while node < leaves {
+            node *= 2;
+            if !self.is_before(node, time_ms) {
+                node += 1;
+            }
+        }
+        node - leaves
+    }
+
+    fn is_before(&self, node: usize, time_ms: i64) -> bool {
+        self.nodes.get(node).copied().flatten().is_none_or(|end_ms| end_ms < time_ms)
+    }
+
+    fn set(&mut self, replica: usize, end_ms: i64) {
+        let mut node = self.nodes.len() / 2 + replica;
+        if let Some(leaf) = self.nodes.get_mut(node) {
+            *leaf = Some(end_ms);
+        }
+        while node > 1 {
+            node /= 2;
+            self.refresh(node);
+        }
+    }
+
+    fn refresh(&mut self, node: usize) {
+        let child = |at: usize| self.nodes.get(at).copied().flatten();
+        let earliest = child(2 * node).min(child(2 * node + 1));
+        if let Some(slot) = self.nodes.get_mut(node) {
+            *slot = earliest;
+        }
+    }
+
+    /// Twice as many leaves.
+    fn grow(&mut self) {
+        let leaves = self.nodes.split_off(self.nodes.len() / 2);
+        let count = leaves.len();
+        self.nodes = vec![None; 2 * count];
+        self.nodes.extend(leaves);
+        self.nodes.resize(4 * count, None);
+        for node in (1..2 * count).rev() {
+            self.refresh(node);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -101,7 +179,7 @@ mod tests {
 
     #[test]
     fn chunks_that_follow_each_other_are_one_replica() {
-        let split = split_overlaps(vec![chunk(20, 30, "b"), chunk(0, 10, "a"), chunk(11, 19, "c")]);
+        let split = split_overlaps(vec![chunk(20, 30, "b"), chunk(0, 10, "a"), chunk(11, 19, "c")]).unwrap();
         assert_eq!(split, vec![vec![chunk(0, 10, "a"), chunk(11, 19, "c"), chunk(20, 30, "b")]]);
     }
 
@@ -113,7 +191,8 @@ mod tests {
             chunk(12, 20, "a1"),
             chunk(14, 30, "c0"),
             chunk(31, 40, "a2"),
-        ]);
+        ])
+        .unwrap();
         assert_eq!(
             split,
             vec![
@@ -126,12 +205,56 @@ mod tests {
 
     #[test]
     fn copies_of_a_chunk_count_once() {
-        let split = split_overlaps(vec![chunk(0, 10, "a"), chunk(0, 10, "b"), chunk(0, 10, "a")]);
+        let split = split_overlaps(vec![chunk(0, 10, "a"), chunk(0, 10, "b"), chunk(0, 10, "a")]).unwrap();
         assert_eq!(split, vec![vec![chunk(0, 10, "b")], vec![chunk(0, 10, "a")]]);
     }
 
     #[test]
     fn no_chunks_are_no_replicas() {
-        assert!(split_overlaps(Vec::new()).is_empty());
+        assert!(split_overlaps(Vec::new()).unwrap().is_empty());
+    }
+
+    /// A chunk whose bytes tell it from others at the same time.
+    fn numbered(min_time_ms: i64, max_time_ms: i64, number: usize) -> Chunk {
+        let data = Bytes::copy_from_slice(&number.to_be_bytes());
+        Chunk { data, ..chunk(min_time_ms, max_time_ms, "") }
+    }
+
+    #[test]
+    fn many_replicas_are_told_apart_as_by_looking_at_one_after_the_other() {
+        let mut state = 7_u64;
+        let mut random = move |below: u64| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) % below
+        };
+        let mut chunks: Vec<Chunk> = (0..3000)
+            .map(|number| {
+                let start_ms = i64::try_from(random(1000)).unwrap();
+                numbered(start_ms, start_ms + i64::try_from(random(60)).unwrap(), number)
+            })
+            .collect();
+        chunks.push(numbered(i64::MIN, i64::MIN, 0));
+        chunks.push(numbered(i64::MIN, i64::MAX, 0));
+        chunks.sort_by(Chunk::wire_order);
+        let mut expected: Vec<Vec<Chunk>> = Vec::new();
+        for chunk in chunks.clone() {
+            let ends_before = |replica: &&mut Vec<Chunk>| {
+                replica.last().is_none_or(|last| last.max_time_ms < chunk.min_time_ms)
+            };
+            match expected.iter_mut().find(ends_before) {
+                Some(replica) => replica.push(chunk),
+                None => expected.push(vec![chunk]),
+            }
+        }
+        assert!(expected.len() > 64, "only {} replicas", expected.len());
+        assert_eq!(split_overlaps(chunks).unwrap(), expected);
+    }
+
+    #[test]
+    fn more_replicas_than_anybody_has_are_refused() {
+        let overlapping = |count| (0..count).map(|number| numbered(0, 10, number)).collect::<Vec<_>>();
+        assert_eq!(split_overlaps(overlapping(MAX_REPLICAS)).unwrap().len(), MAX_REPLICAS);
+        let error = split_overlaps(overlapping(MAX_REPLICAS + 1)).unwrap_err();
+        assert!(error.to_string().contains("1024"), "{error}");
     }
 }

@@ -94,60 +94,9 @@ impl Lift for CounterLift {
     }
 }
 
-fn raise<L: Lift>(lift: &mut L, current: f64, last: f64) {
+pub(crate) fn raise<L: Lift>(lift: &mut L, current: f64, last: f64) {
     if last > current {
         lift.add(last - current);
-    }
-}
-
-/// One replica that has only floats.
-pub(crate) struct FloatCursor<'a, L> {
-    timestamps_ms: &'a [i64],
-    values: &'a [f64],
-    at: usize,
-    lift: L,
-}
-
-impl<'a, L: Lift> FloatCursor<'a, L> {
-    pub(crate) fn new(samples: &'a Samples) -> Self {
-        // A shorter column bounds the other: then no index below can be out of both.
-        let length = samples.floats.timestamps_ms.len().min(samples.floats.values.len());
-        Self {
-            timestamps_ms: samples.floats.timestamps_ms.get(..length).unwrap_or_default(),
-            values: samples.floats.values.get(..length).unwrap_or_default(),
-            at: 0,
-            lift: L::default(),
-        }
-    }
-}
-
-impl<L: Lift> Side for FloatCursor<'_, L> {
-    fn kind(&self) -> Kind {
-        if self.at < self.timestamps_ms.len() { Kind::Float } else { Kind::End }
-    }
-
-    fn time_ms(&self) -> i64 {
-        self.timestamps_ms.get(self.at).copied().unwrap_or(i64::MAX)
-    }
-
-    fn float(&self) -> f64 {
-        self.lift.apply(self.values.get(self.at).copied().unwrap_or_default())
-    }
-
-    fn histogram(&self) -> Option<&Arc<FloatHistogram>> {
-        None
-    }
-
-    fn seek(&mut self, time_ms: i64) -> Kind {
-        while self.timestamps_ms.get(self.at).is_some_and(|t| *t < time_ms) {
-            self.at += 1;
-        }
-        self.kind()
-    }
-
-    fn raise_to(&mut self, last: f64) {
-        let current = self.float();
-        raise(&mut self.lift, current, last);
     }
 }
 

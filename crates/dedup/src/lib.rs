@@ -13,13 +13,16 @@ mod chain;
 mod chunks;
 mod cursor;
 mod downsampled;
+mod follow;
 mod penalty;
 mod replica;
 
 use parallax_model::{FloatColumn, HistogramColumn, TimeRange};
 use parallax_tsdb::error::TsdbError;
 
-pub use chunks::{Chunk, Content, split_overlaps};
+use replica::LazyReplica;
+
+pub use chunks::{Chunk, Content, MAX_REPLICAS, split_overlaps};
 pub use parallax_tsdb::chunk::ChunkEncoding;
 pub use replica::{DecodedChunk, decode_replica, join};
 
@@ -49,6 +52,9 @@ pub enum Error {
     /// A store sent sums and counts of downsampled data that do not belong together.
     #[error("average of chunk [{min_time_ms}, {max_time_ms}]: sums and counts have different timestamps")]
     Misaligned { min_time_ms: i64, max_time_ms: i64 },
+    /// Stores sent more chunks for the same time than there are replicas of anything.
+    #[error("more than {MAX_REPLICAS} overlapping chunks at {time_ms} ms: no series has so many replicas")]
+    TooManyReplicas { time_ms: i64 },
 }
 
 /// How replicas become one series.
@@ -109,16 +115,25 @@ impl Dedup {
 
     /// The one series that `chunks` hold together, from whatever number of replicas and stores they come.
     ///
+    /// Of two replicas that hold floats, the one that is not followed is decoded only as far as it is looked at.
+    ///
     /// # Errors
-    /// If a chunk cannot be decoded.
+    /// If a chunk that is needed cannot be decoded, or there are more than [`MAX_REPLICAS`].
     pub fn series(&self, chunks: Vec<Chunk>) -> Result<Samples, Error> {
         // A counter aggregate repeats a timestamp, so it makes sense only flattened, with or without dedup.
         let flattens = self.flattens_counters || chunks.iter().any(|chunk| chunk.content == Content::Counter);
-        let replicas = split_overlaps(chunks);
+        let replicas = split_overlaps(chunks)?;
         let bounds = match replicas.len() {
             1 => self.query_range.intersect(&self.output_range),
             _ => self.query_range,
         };
+        if let ([left, right], Some(Algorithm::Penalty)) = (replicas.as_slice(), self.algorithm)
+            && left.iter().chain(right).all(|chunk| chunk.encoding == ChunkEncoding::Xor)
+        {
+            let left = LazyReplica::new(left, bounds, flattens);
+            let right = LazyReplica::new(right, bounds, flattens);
+            return follow::merge(left, right, self.raises_counters, self.output_range);
+        }
         let decoded: Result<Vec<Samples>, Error> =
             replicas.iter().map(|chunks| decode_replica(chunks, bounds, flattens)).collect();
         Ok(self.merge(decoded?))

@@ -10,11 +10,11 @@ use std::sync::Arc;
 
 use parallax_model::{FloatColumn, FloatHistogram, TimeRange};
 
-use crate::Samples;
-use crate::cursor::{CounterLift, FloatCursor, Kind, Lift, MixedCursor, NoLift, Side, emit};
+use crate::cursor::{CounterLift, Kind, Lift, MixedCursor, NoLift, Side, emit};
+use crate::{Samples, follow};
 
 /// How long the side that lost the very first comparison is left alone: there is no distance yet to double.
-const INITIAL_PENALTY_MS: i64 = 5000;
+pub(crate) const INITIAL_PENALTY_MS: i64 = 5000;
 
 /// Most pairs within one another: each is a level of recursion, and a store decides how many chunks overlap. Beyond it what is merged so far
 /// is written out and goes on as one replica; for a counter that can differ from Thanos, where a later switch would have lifted the parts.
@@ -22,6 +22,13 @@ const MAX_NESTED_PAIRS: usize = 256;
 
 /// Merges two replicas or more; those before others are preferred at equal timestamps. Fewer are not its affair, and give nothing.
 pub(crate) fn merge(replicas: &[Samples], raises_counters: bool, range: TimeRange) -> Samples {
+    if let [left, right] = replicas
+        && left.histograms.is_empty()
+        && right.histograms.is_empty()
+    {
+        let Ok(merged) = follow::merge(&left.floats, &right.floats, raises_counters, range);
+        return merged;
+    }
     if raises_counters {
         merge_lifted::<CounterLift>(replicas, range)
     } else {
@@ -41,11 +48,7 @@ fn merge_lifted<L: Lift>(replicas: &[Samples], range: TimeRange) -> Samples {
 }
 
 fn merge_nested<L: Lift>(first: &Samples, rest: &[Samples], range: TimeRange) -> Samples {
-    let only_floats = first.histograms.is_empty() && rest.iter().all(|replica| replica.histograms.is_empty());
     match rest {
-        [second] if only_floats => {
-            drain(Pair::new(FloatCursor::<L>::new(first), FloatCursor::<L>::new(second)), first.len(), range)
-        }
         [middle @ .., last] => {
             let mut left: Box<dyn Side + '_> = Box::new(MixedCursor::<L>::new(first));
             for replica in middle {

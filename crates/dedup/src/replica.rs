@@ -5,9 +5,10 @@
 //! even where that lies before the query's range: the level of the result depends on where chunks begin.
 
 use parallax_model::{FloatColumn, HistogramColumn, TimeRange};
-use parallax_tsdb::chunk::decode_chunk;
+use parallax_tsdb::chunk::{ChunkEncoding, decode_chunk, sample_count};
 
 use crate::downsampled::decode_average;
+use crate::follow::FloatFeed;
 use crate::{Chunk, Content, Error, Samples};
 
 /// The samples of one chunk, which are all of one kind.
@@ -23,10 +24,63 @@ pub enum DecodedChunk {
 /// If a chunk cannot be decoded.
 pub fn decode_replica(chunks: &[Chunk], bounds: TimeRange, flattens: bool) -> Result<Samples, Error> {
     let mut replica = Replica::new(bounds, flattens);
+    replica.samples.floats = FloatColumn::with_capacity(expected_floats(chunks));
     for chunk in chunks {
         replica.decode(chunk)?;
     }
     Ok(replica.samples)
+}
+
+/// How many floats the chunks say they have, and can have.
+pub(crate) fn expected_floats(chunks: &[Chunk]) -> usize {
+    // A sample takes two bits at least.
+    let floats = chunks.iter().filter(|chunk| chunk.encoding == ChunkEncoding::Xor);
+    floats.map(|chunk| sample_count(&chunk.data).unwrap_or(0).min(chunk.data.len() * 4)).sum()
+}
+
+/// The floats of one replica, decoded chunk by chunk as they are wanted.
+pub(crate) struct LazyReplica<'a> {
+    chunks: std::slice::Iter<'a, Chunk>,
+    replica: Replica,
+}
+
+impl<'a> LazyReplica<'a> {
+    /// For chunks of floats that do not overlap and come in order of time.
+    pub(crate) fn new(chunks: &'a [Chunk], bounds: TimeRange, flattens: bool) -> Self {
+        Self { chunks: chunks.iter(), replica: Replica::new(bounds, flattens) }
+    }
+}
+
+impl FloatFeed for LazyReplica<'_> {
+    type Error = Error;
+
+    fn decoded(&self) -> &FloatColumn {
+        &self.replica.samples.floats
+    }
+
+    /// What chunks hold is taken to lie where their store says.
+    fn decode_more(&mut self, from_ms: i64) -> Result<bool, Error> {
+        let has_some = |chunk: &Chunk| chunk.max_time_ms >= from_ms;
+        if from_ms > self.replica.bounds.max_ms || !self.chunks.as_slice().iter().any(has_some) {
+            return Ok(false);
+        }
+        let is_counter = self.replica.counter.is_some();
+        // A counter's total needs what comes before.
+        let Some(chunk) = self.chunks.find(|chunk| is_counter || has_some(chunk)) else { return Ok(false) };
+        let floats = &mut self.replica.samples.floats;
+        if floats.is_empty() {
+            // What the first chunks have: most often the rest is never wanted.
+            let expected = expected_floats(std::slice::from_ref(chunk));
+            floats.timestamps_ms.reserve(expected);
+            floats.values.reserve(expected);
+        }
+        self.replica.decode(chunk)?;
+        Ok(true)
+    }
+
+    fn expected(&self) -> usize {
+        self.decoded().len() + expected_floats(self.chunks.as_slice())
+    }
 }
 
 /// The same for chunks that are decoded already.
@@ -45,8 +99,6 @@ struct Replica {
     samples: Samples,
     bounds: TimeRange,
     counter: Option<Counter>,
-    /// A counter's chunk before it is flattened; kept for its memory.
-    scratch: FloatColumn,
     /// Of the last sample seen, in bounds or not.
     last_ms: Option<i64>,
 }
@@ -69,17 +121,31 @@ impl Counter {
         self.last = Some(value);
         self.total
     }
+
+    /// The same for values of which none is NaN, in place.
+    fn add_all(&mut self, values: &mut [f64]) {
+        let rest = match (self.last, &mut *values) {
+            (None, [first, rest @ ..]) => {
+                self.add(*first);
+                rest
+            }
+            (_, all) => all,
+        };
+        let Some(mut last) = self.last else { return };
+        let mut total = self.total;
+        for value in rest {
+            let now = *value;
+            total += if now >= last { now - last } else { now };
+            last = now;
+            *value = total;
+        }
+        (self.last, self.total) = (Some(last), total);
+    }
 }
 
 impl Replica {
     fn new(bounds: TimeRange, flattens: bool) -> Self {
-        Self {
-            samples: Samples::default(),
-            bounds,
-            counter: flattens.then(Counter::default),
-            scratch: FloatColumn::default(),
-            last_ms: None,
-        }
+        Self { samples: Samples::default(), bounds, counter: flattens.then(Counter::default), last_ms: None }
     }
 
     fn decode(&mut self, chunk: &Chunk) -> Result<(), Error> {
@@ -90,9 +156,7 @@ impl Replica {
         let is_counter = self.counter.is_some();
         let range = if is_counter { TimeRange::new(i64::MIN, self.bounds.max_ms) } else { self.bounds };
         let (first_float, first_histogram) = (self.samples.floats.len(), self.samples.histograms.len());
-        let mut scratch = std::mem::take(&mut self.scratch);
-        let floats = if is_counter { &mut scratch } else { &mut self.samples.floats };
-        let histograms = &mut self.samples.histograms;
+        let (floats, histograms) = (&mut self.samples.floats, &mut self.samples.histograms);
         match &chunk.content {
             Content::Sums { counts } => decode_average(chunk, counts, range, floats, histograms)?,
             Content::Raw | Content::Aggregate | Content::Counter => {
@@ -101,12 +165,8 @@ impl Replica {
             }
         }
         if is_counter {
-            self.add_counter(&scratch);
-            scratch.timestamps_ms.clear();
-            scratch.values.clear();
-        }
-        self.scratch = scratch;
-        if !is_counter {
+            self.flatten_new_floats(first_float);
+        } else {
             self.keep_new_floats(first_float);
         }
         self.keep_new_histograms(first_histogram);
@@ -114,13 +174,14 @@ impl Replica {
     }
 
     fn add_floats(&mut self, mut floats: FloatColumn) {
-        if self.counter.is_some() {
-            return self.add_counter(&floats);
-        }
         let first = self.samples.floats.len();
         self.samples.floats.timestamps_ms.append(&mut floats.timestamps_ms);
         self.samples.floats.values.append(&mut floats.values);
-        self.keep_new_floats(first);
+        if self.counter.is_some() {
+            self.flatten_new_floats(first);
+        } else {
+            self.keep_new_floats(first);
+        }
     }
 
     fn add_histograms(&mut self, mut histograms: HistogramColumn) {
@@ -168,6 +229,36 @@ impl Replica {
             && self.bounds.contains(*first_ms)
             && self.bounds.contains(*last_ms)
             && times_ms.is_sorted_by(|a, b| a < b)
+    }
+
+    /// Makes running totals of the floats from index `first` on, and keeps those that are newer than all before, and in bounds.
+    fn flatten_new_floats(&mut self, first: usize) {
+        let floats = &mut self.samples.floats;
+        let times_ms = floats.timestamps_ms.get(first..).unwrap_or_default();
+        let values = floats.values.get_mut(first..).unwrap_or_default();
+        let (Some(first_ms), Some(last_ms)) = (times_ms.first(), times_ms.last()) else { return };
+        // Nearly always samples are in order, and none of them is a staleness marker.
+        let is_plain = self.last_ms.is_none_or(|before_ms| before_ms < *first_ms)
+            && times_ms.is_sorted_by(|a, b| a < b)
+            && !values.iter().any(|value| value.is_nan());
+        if !is_plain {
+            let timestamps_ms = floats.timestamps_ms.split_off(first);
+            let values = floats.values.split_off(first);
+            return self.add_counter(&FloatColumn { timestamps_ms, values });
+        }
+        self.last_ms = Some(*last_ms);
+        if let Some(counter) = &mut self.counter {
+            counter.add_all(values);
+        }
+        let inside = times_ms.partition_point(|time_ms| *time_ms < self.bounds.min_ms)
+            ..times_ms.partition_point(|time_ms| *time_ms <= self.bounds.max_ms);
+        floats.timestamps_ms.truncate(first + inside.end);
+        floats.values.truncate(first + inside.end);
+        if inside.start > 0 {
+            let before = first..first + inside.start.min(inside.end);
+            floats.timestamps_ms.drain(before.clone());
+            floats.values.drain(before);
+        }
     }
 
     fn add_counter(&mut self, floats: &FloatColumn) {

@@ -6,8 +6,11 @@ mod naive;
 use std::sync::Arc;
 
 use naive::NaiveSample;
-use parallax_dedup::{Algorithm, DecodedChunk, Dedup, Samples, join};
+use parallax_dedup::{
+    Algorithm, Chunk, ChunkEncoding, DecodedChunk, Dedup, Samples, decode_replica, join, split_overlaps,
+};
 use parallax_model::{CounterResetHint, FloatColumn, FloatHistogram, HistogramColumn, TimeRange};
+use parallax_tsdb::chunk::XorAppender;
 use proptest::prelude::*;
 
 /// Chunks of one replica: each a run of samples of one kind.
@@ -82,6 +85,18 @@ fn ours(
     flat(&dedup.merge(replicas))
 }
 
+/// A chunk of floats as it is stored; nothing of an empty one.
+fn encoded(chunk: &DecodedChunk) -> Option<Chunk> {
+    let DecodedChunk::Floats(floats) = chunk else { return None };
+    let mut appender = XorAppender::new();
+    for (time_ms, value) in floats.iter() {
+        appender.append(time_ms, value).unwrap();
+    }
+    let (min_time_ms, max_time_ms) = (*floats.timestamps_ms.first()?, *floats.timestamps_ms.last()?);
+    let data = appender.into_bytes().into();
+    Some(Chunk { min_time_ms, max_time_ms, encoding: ChunkEncoding::Xor, data })
+}
+
 fn range() -> impl Strategy<Value = TimeRange> {
     prop_oneof![
         Just(TimeRange::ALL),
@@ -129,6 +144,23 @@ proptest! {
             ours(&replicas, Some(Algorithm::Penalty), "xrate", TimeRange::ALL),
             naive::penalty(&replicas, true, false, TimeRange::ALL)
         );
+    }
+
+    /// One of the two replicas is decoded only where it is looked at.
+    #[test]
+    fn chunks_are_merged_as_if_all_were_decoded_first(
+        replicas in proptest::collection::vec(replica(false), 2),
+        function in prop_oneof![Just(""), Just("rate"), Just("xrate")],
+        query in range(),
+        output in range(),
+    ) {
+        let chunks: Vec<Chunk> = replicas.iter().flatten().filter_map(encoded).collect();
+        let dedup = Dedup::new(Some(Algorithm::Penalty), function, query, output);
+        let split = split_overlaps(chunks.clone()).unwrap();
+        let bounds = if split.len() == 1 { query.intersect(&output) } else { query };
+        let decoded = split.iter().map(|chunks| decode_replica(chunks, bounds, !function.is_empty()).unwrap());
+        let expected = dedup.merge(decoded.collect());
+        prop_assert_eq!(flat(&dedup.series(chunks).unwrap()), flat(&expected));
     }
 
     #[test]

@@ -25,7 +25,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::resolution;
-use crate::select::{Blame, Budget, SelectOptions, StoreSource};
+use crate::select::{Blame, Budget, Helpers, SelectOptions, StoreSource};
 
 /// The part of a query's time that is kept for evaluating what stores sent: one in this many.
 const EVALUATION_SHARE: u32 = 10;
@@ -113,6 +113,7 @@ pub struct QueryRunner {
     slots: Arc<Semaphore>,
     /// One permit per query that runs or waits.
     places: Arc<Semaphore>,
+    helpers: Helpers,
     metrics: QueryMetrics,
     blame: Option<Arc<dyn Blame>>,
 }
@@ -173,6 +174,7 @@ impl QueryRunner {
             engine,
             slots: Arc::new(Semaphore::new(running)),
             places: Arc::new(Semaphore::new(running + waiting)),
+            helpers: Helpers::default(),
             limits,
             metrics: QueryMetrics::new(metrics),
             blame: None,
@@ -262,7 +264,8 @@ impl QueryRunner {
             Budget::new(self.limits.max_held_bytes),
             canceled,
         )
-        .with_blame(self.blame.clone());
+        .with_blame(self.blame.clone())
+        .with_helpers(self.helpers.clone());
         let work = move || {
             // Both last as long as the thread is busy, which is longer than the caller when it goes away.
             let _busy = (slot, running);

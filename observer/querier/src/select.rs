@@ -1,7 +1,7 @@
 //! What feeds the engine: selections become StoreAPI requests, and their frames become decoded, deduplicated series.
 //!
-//! A request runs on tokio; its frames wait in a bounded channel for the engine's thread, which decodes and merges
-//! them (`select/stream.rs`). So back-pressure goes from the engine to the stores, and a query that is dropped cancels
+//! A request runs on tokio; its frames wait in a bounded channel for the engine's thread, which puts series together
+//! (`select/stream.rs`) and shares their decoding with other threads (`select/decode.rs`). So back-pressure goes from the engine to the stores, and a query that is dropped cancels
 //! its requests. What a query holds undecoded is bounded by its [`Budget`]. Selections that the engine has not come to yet are
 //! read ahead, so that they cost their stores nothing while they wait (`select/read_ahead.rs`).
 //!
@@ -9,6 +9,7 @@
 
 mod blame;
 mod budget;
+mod decode;
 mod read_ahead;
 mod request;
 mod stream;
@@ -31,6 +32,8 @@ pub use blame::Blame;
 use blame::Containment;
 pub use budget::Budget;
 pub(crate) use budget::{Held, OverBudget};
+use decode::Decoder;
+pub use decode::Helpers;
 pub(crate) use request::strategy;
 pub use request::{StoreMatchers, wire_matchers};
 pub(crate) use stream::labels_of;
@@ -67,6 +70,7 @@ pub struct StoreSource {
     budget: Arc<Budget>,
     canceled: CancellationToken,
     blame: Option<Arc<dyn Blame>>,
+    helpers: Helpers,
 }
 
 impl StoreSource {
@@ -79,7 +83,14 @@ impl StoreSource {
         canceled: CancellationToken,
     ) -> Self {
         let opens = Arc::new(Semaphore::new(options.max_concurrent_opens.max(1)));
-        Self { store, runtime, options: Arc::new(options), opens, budget, canceled, blame: None }
+        let (options, helpers) = (Arc::new(options), Helpers::new(1));
+        Self { store, runtime, options, opens, budget, canceled, blame: None, helpers }
+    }
+
+    /// Decodes with these, which other queries use too; otherwise with one helper of its own.
+    #[must_use]
+    pub fn with_helpers(self, helpers: Helpers) -> Self {
+        Self { helpers, ..self }
     }
 
     /// Names whose series are malformed by asking `blame`.
@@ -115,7 +126,8 @@ impl Source for StoreSource {
             (self.options.max_resolution_ms > 0).then(|| request::aggregates(&selection.function));
         let containment = Containment::new(self.blame.clone(), self.options.partial_response);
         let replica_labels = self.options.replica_labels.clone();
-        Ok(Box::new(SelectedSeries::new(queue, want, dedup, aggregates, replica_labels, containment)))
+        let decoder = Decoder::new(dedup, self.runtime.clone(), self.helpers.clone(), self.canceled.clone());
+        Ok(Box::new(SelectedSeries::new(queue, want, decoder, aggregates, replica_labels, containment)))
     }
 }
 

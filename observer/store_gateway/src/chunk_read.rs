@@ -159,8 +159,9 @@ impl ChunkReader {
         };
         let (request, usage, what) = (Arc::clone(&self.request), Arc::clone(&self.usage), object.clone());
         let wanted = part.wanted;
-        let read: Vec<(Wanted, Read)> =
-            self.fetch.compute(id, move || parse_part(&what, at, &bytes, &wanted, &request, &usage)).await?;
+        let size_bytes = bytes.len();
+        let parse = move || parse_part(&what, at, &bytes, &wanted, &request, &usage);
+        let read: Vec<(Wanted, Read)> = self.fetch.compute_over(id, size_bytes, parse).await?;
         let mut outcomes = Vec::with_capacity(read.len());
         for (chunk, outcome) in read {
             let outcome = match outcome {
@@ -206,7 +207,7 @@ impl ChunkReader {
         }
         let (request, usage, what) = (Arc::clone(&self.request), Arc::clone(&self.usage), object.to_owned());
         let parse = move || parse_part(&what, start, &bytes, &[chunk], &request, &usage).pop();
-        let parsed = self.fetch.compute(self.block.id(), parse).await?;
+        let parsed = self.fetch.compute_over(self.block.id(), total_bytes, parse).await?;
         Ok(parsed.map_or(Read::NeedMore { total_bytes }, |(_, read)| read))
     }
 }

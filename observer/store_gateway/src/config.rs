@@ -30,6 +30,8 @@ pub struct StoreGatewayConfig {
     pub cpu_concurrency: usize,
     /// Two wanted ranges of an object at most this far apart are fetched as one.
     pub max_gap_bytes: u64,
+    /// Bytes of chunks that a block reads for a Series call at a time, at most.
+    pub max_batch_bytes: u64,
     /// Bytes of chunks that one Series call may hold before they are sent, over all its blocks (each block holds at least one batch).
     pub request_buffer_bytes: u64,
     /// An index-header unused for this long leaves memory.
@@ -51,6 +53,7 @@ impl StoreGatewayConfig {
         let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         Self {
             max_gap_bytes: gap_bytes(&bucket.provider),
+            max_batch_bytes: batch_bytes(&bucket.provider),
             bucket,
             data_dir: data_dir.into(),
             sync_interval: Duration::from_secs(15 * 60),
@@ -74,5 +77,13 @@ fn gap_bytes(provider: &Provider) -> u64 {
     match provider {
         Provider::Filesystem { .. } => 16 << 10,
         _ => 512 << 10,
+    }
+}
+
+/// From object storage many bytes are had by one request for the time of few. What is read of local files is best passed on while it is in the processor's caches.
+fn batch_bytes(provider: &Provider) -> u64 {
+    match provider {
+        Provider::Filesystem { .. } => 512 << 10,
+        _ => 8 << 20,
     }
 }

@@ -14,6 +14,9 @@ use crate::limits::{Data, Usage};
 /// No request asks for more than this at once: longer stretches of wanted bytes are cut.
 pub const MAX_RANGE_BYTES: u64 = 16 << 20;
 
+/// Decoding so much takes some ten microseconds.
+const INLINE_BYTES: usize = 16 << 10;
+
 /// Asks the bucket for ranges, and runs computations, a bounded number of each at a time. Clones share the bounds.
 #[derive(Clone, Debug)]
 pub struct Fetch {
@@ -48,6 +51,16 @@ impl Fetch {
         let bytes = self.bucket.get_range(object, range).await;
         drop(permit);
         bytes.map_err(|source| BlockFailure::Bucket { block, source })
+    }
+
+    /// Runs `compute`, whose work is to read `size_bytes`: off the I/O threads, unless handing it over would take longer than doing it.
+    pub async fn compute_over<T: Send + 'static>(
+        &self,
+        block: BlockId,
+        size_bytes: usize,
+        compute: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, BlockFailure> {
+        if size_bytes <= INLINE_BYTES { Ok(compute()) } else { self.compute(block, compute).await }
     }
 
     /// Runs `compute` off the I/O threads.

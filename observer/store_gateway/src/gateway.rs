@@ -59,6 +59,7 @@ pub struct Serving {
     pub limits: Limits,
     pub time_range: TimeRange,
     pub request_buffer_bytes: u64,
+    pub max_batch_bytes: u64,
     gate: Arc<Semaphore>,
 }
 
@@ -110,6 +111,7 @@ impl StoreGateway {
             limits: config.limits,
             time_range: config.time_range,
             request_buffer_bytes: config.request_buffer_bytes,
+            max_batch_bytes: config.max_batch_bytes,
             gate: Arc::new(Semaphore::new(config.series_max_concurrency.max(1))),
         };
         let gateway = Arc::new(Self {

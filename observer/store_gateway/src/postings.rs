@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
-use parallax_model::Matcher;
+use parallax_model::{MatchOp, Matcher};
 use parallax_tsdb::TsdbError;
 use parallax_tsdb::index::{PostingsRange, postings_list};
 use parallax_tsdb::index_header::IndexHeader;
@@ -31,7 +31,10 @@ pub async fn select(
     let id = block.id();
     let damaged = |source: TsdbError| BlockFailure::Damaged { block: id, source };
     let (index, wanted) = (Arc::clone(header), Arc::clone(matchers));
-    let plan = fetch.compute(id, move || plan(&index, &wanted)).await?.map_err(damaged)?;
+    // To look up a value is quick; an expression is held against all of them.
+    let is_quick = wanted.iter().all(|matcher| matcher.op() == MatchOp::Equal);
+    let planning = move || plan(&index, &wanted);
+    let plan = if is_quick { planning() } else { fetch.compute(id, planning).await? }.map_err(damaged)?;
     if plan.is_empty() {
         return Ok(Vec::new());
     }
@@ -40,7 +43,8 @@ pub async fn select(
     places.dedup();
     let lists = fetch_lists(fetch, usage, block, &places).await?;
     let what = block.index_object.clone();
-    let combined = fetch.compute(id, move || {
+    let size_bytes = lists.values().map(Bytes::len).sum();
+    let combined = fetch.compute_over(id, size_bytes, move || {
         let load = |place: &PostingsRange| {
             let bytes = lists.get(&place.start).cloned().unwrap_or_default();
             postings_list::decode(&what, place.start, &bytes)

@@ -19,9 +19,8 @@ use crate::limits::Usage;
 use crate::merge::{Ended, Frames, Input, Merge, OnMissing, frames_of};
 use crate::select::{BlockSelect, SelectRequest};
 
-/// Of the bytes that a call may hold, a block gets its share, within these.
+/// Of the bytes that a call may hold, a block gets its share, but this at least.
 const MIN_BATCH_BYTES: u64 = 256 << 10;
-const MAX_BATCH_BYTES: u64 = 8 << 20;
 
 /// A call, ready to run.
 struct Call {
@@ -123,7 +122,7 @@ impl Call {
             usage: Arc::clone(&self.usage),
             chosen,
             request: Arc::clone(&self.request),
-            batch_bytes: share.clamp(MIN_BATCH_BYTES, MAX_BATCH_BYTES),
+            batch_bytes: share.min(self.serving.max_batch_bytes).max(MIN_BATCH_BYTES),
         };
         let (sender, receiver) = mpsc::channel(1);
         (Input { block, receiver }, AbortOnDropHandle::new(tokio::spawn(select.run(sender))))

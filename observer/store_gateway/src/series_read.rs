@@ -27,6 +27,9 @@ const PARTS_AT_A_TIME: usize = 4;
 /// An entry may ask for more bytes this often: once for its length, once for the rest, and once to spare.
 const MAX_ROUNDS: usize = 3;
 
+/// What an entry and the text of its labels are about.
+const TYPICAL_ENTRY_BYTES: usize = 512;
+
 /// Symbols kept as text at a time, by one block of one call.
 const MAX_CACHED_SYMBOLS: usize = 4096;
 
@@ -159,12 +162,12 @@ impl SeriesReader {
             .await?;
         let pieces: Vec<(u64, Bytes)> = fetched.into_iter().flatten().collect();
         let (decoder, usage) = (Arc::clone(&self.decoder), Arc::clone(&self.usage));
-        self.fetch
-            .compute(id, move || {
-                let mut decoder = decoder.lock().unwrap_or_else(PoisonError::into_inner);
-                pieces.iter().map(|(offset, bytes)| decoder.decode(*offset, bytes, &usage)).collect()
-            })
-            .await
+        let guessed_bytes = pieces.len().saturating_mul(TYPICAL_ENTRY_BYTES);
+        let decode = move || {
+            let mut decoder = decoder.lock().unwrap_or_else(PoisonError::into_inner);
+            pieces.iter().map(|(offset, bytes)| decoder.decode(*offset, bytes, &usage)).collect()
+        };
+        self.fetch.compute_over(id, guessed_bytes, decode).await
     }
 }
 

@@ -102,23 +102,22 @@ fn each(
 fn extrapolated(slide: &SlideContext<'_, '_>, bounds: &[(usize, usize)], row: &mut Row) {
     let counter = slide.function != RangeFunction::Delta;
     let values: &[f64] = &slide.columns.floats;
-    // Where the counter fell, and from which value.
-    let resets: Vec<(usize, f64)> = if counter {
-        let pairs = values.windows(2).enumerate();
-        pairs.filter_map(|(at, pair)| (pair[1] < pair[0]).then_some((at + 1, pair[0]))).collect()
-    } else {
-        Vec::new()
-    };
+    let resets = if counter { resets_of(values) } else { Vec::new() };
     let mut next_reset = 0;
+    // Windows of regular scrapes look alike: the same samples away from both ends.
+    let mut known: Option<(Extent, f64)> = None;
+    let seconds = (slide.function == RangeFunction::Rate).then(|| slide.range_seconds());
     each(slide, bounds, row, |window| {
         let (first, last) = (*window.values.first()?, *window.values.last()?);
         let others = window.values.len().checked_sub(1).filter(|others| *others > 0)?;
-        while resets.get(next_reset).is_some_and(|(at, _)| *at <= window.lo) {
-            next_reset += 1;
-        }
-        let lost = resets.get(next_reset..).unwrap_or(&[]).iter().take_while(|(at, _)| *at < window.hi);
         let mut result = last - first;
-        lost.for_each(|(_, before)| result += before);
+        if !resets.is_empty() {
+            while resets.get(next_reset).is_some_and(|(at, _)| *at <= window.lo) {
+                next_reset += 1;
+            }
+            let lost = resets.get(next_reset..).unwrap_or(&[]).iter().take_while(|(at, _)| *at < window.hi);
+            lost.for_each(|(_, before)| result += before);
+        }
         let (start_ms, end_ms) = slide.window_ms(window.step);
         let extent = Extent {
             first_ms: *window.times_ms.first()?,
@@ -127,16 +126,33 @@ fn extrapolated(slide: &SlideContext<'_, '_>, bounds: &[(usize, usize)], row: &m
             end_ms,
             others,
         };
-        let zero = (counter && result > 0.0 && first >= 0.0).then(|| first / result);
-        let mut factor = extent.extrapolation_factor(zero);
-        if slide.function == RangeFunction::Rate {
-            factor /= slide.range_seconds();
-        }
+        let per_second = |factor: f64| seconds.map_or(factor, |seconds| factor / seconds);
+        let usual = match &known {
+            Some((like, factor)) if like.has_shape_of(&extent) => *factor,
+            _ => known.insert((extent, per_second(extent.extrapolation_factor(None)))).1,
+        };
+        let from_zero = counter && result > 0.0 && first >= 0.0;
+        // A counter that had counted more than it grew by did not begin within half a gap.
+        let factor = if from_zero && (first < result || others < 2) {
+            per_second(extent.extrapolation_factor(Some(first / result)))
+        } else {
+            usual
+        };
         Some(result * factor)
     });
 }
 
+/// Where a counter fell, and from which value.
+fn resets_of(values: &[f64]) -> Vec<(usize, f64)> {
+    if values.is_sorted() {
+        return Vec::new();
+    }
+    let pairs = values.windows(2).enumerate();
+    pairs.filter_map(|(at, pair)| (pair[1] < pair[0]).then_some((at + 1, pair[0]))).collect()
+}
+
 /// Where the samples of a window lie within it.
+#[derive(Clone, Copy)]
 pub(super) struct Extent {
     pub first_ms: i64,
     pub last_ms: i64,
@@ -147,6 +163,14 @@ pub(super) struct Extent {
 }
 
 impl Extent {
+    /// Whether the samples lie in the other window as they do in this one.
+    fn has_shape_of(&self, other: &Self) -> bool {
+        self.others == other.others
+            && self.first_ms.wrapping_sub(self.start_ms) == other.first_ms.wrapping_sub(other.start_ms)
+            && self.end_ms.wrapping_sub(self.last_ms) == other.end_ms.wrapping_sub(other.last_ms)
+            && self.last_ms.wrapping_sub(self.first_ms) == other.last_ms.wrapping_sub(other.first_ms)
+    }
+
     /// By how much an increase between the first and the last sample is stretched to the whole window.
     ///
     /// The gap at either end counts in full if it is hardly longer than the usual gap between samples, and

@@ -9,7 +9,9 @@ use parallax_model::float::settle_tie_as_go;
 
 /// Appends `value` without quotes: `1.5`, `+Inf`, `1e+21`.
 pub(super) fn write_float(output: &mut Vec<u8>, value: f64) {
-    if value.is_nan() {
+    if let Some(whole) = as_small_whole(value) {
+        write_whole(output, whole);
+    } else if value.is_nan() {
         output.extend_from_slice(b"NaN");
     } else if value.is_infinite() {
         output.extend_from_slice(if value > 0.0 { b"+Inf" } else { b"-Inf" });
@@ -21,6 +23,47 @@ pub(super) fn write_float(output: &mut Vec<u8>, value: f64) {
         let _ = write!(output, "{value}");
         settle_tie_as_go(output.get_mut(start..).unwrap_or_default(), value);
     }
+}
+
+/// The number, if it is whole, not negative and below 2^53: what counters hold.
+fn as_small_whole(value: f64) -> Option<u64> {
+    const END: f64 = 9_007_199_254_740_992.0;
+    // Not for -0, which has a sign to show.
+    let is_small = value.is_sign_positive() && value < END;
+    let whole = value as u64;
+    (is_small && whole as f64 == value).then_some(whole)
+}
+
+/// Two digits each, from `00` to `99`.
+const PAIRS: [[u8; 2]; 100] = {
+    let mut pairs = [[b'0'; 2]; 100];
+    let mut number = 0;
+    while number < 100 {
+        pairs[number] = [b'0' + (number / 10) as u8, b'0' + (number % 10) as u8];
+        number += 1;
+    }
+    pairs
+};
+
+/// Appends a whole number in decimal.
+fn write_whole(output: &mut Vec<u8>, mut number: u64) {
+    // From behind, two digits at a time; 20 are the most there are.
+    let mut digits = [0; 20];
+    let mut start = digits.len();
+    while number >= 100 {
+        let pair = PAIRS[(number % 100) as usize];
+        number /= 100;
+        start -= 2;
+        digits[start..start + 2].copy_from_slice(&pair);
+    }
+    let [tens, ones] = PAIRS[number as usize];
+    start -= 1;
+    digits[start] = ones;
+    if tens != b'0' {
+        start -= 1;
+        digits[start] = tens;
+    }
+    output.extend_from_slice(&digits[start..]);
 }
 
 /// Rust writes `1e-7` where Go writes `1e-07`: a sign and two digits at least.
@@ -43,7 +86,11 @@ pub(super) fn write_seconds(output: &mut Vec<u8>, time_ms: i64) {
     }
     let magnitude = time_ms.unsigned_abs();
     let (seconds, millis) = (magnitude / 1000, magnitude % 1000);
-    let _ = if millis == 0 { write!(output, "{seconds}") } else { write!(output, "{seconds}.{millis:03}") };
+    write_whole(output, seconds);
+    if millis != 0 {
+        let [tens, ones] = PAIRS[(millis % 100) as usize];
+        output.extend_from_slice(&[b'.', b'0' + (millis / 100) as u8, tens, ones]);
+    }
 }
 
 #[cfg(test)]
@@ -84,6 +131,14 @@ mod tests {
             (f64::NAN, "NaN"),
             (1416.0999999999985, "1416.0999999999985"),
             (1_413_080_760_490_521.0 + 0.25, "1413080760490521.2"),
+            (7.0, "7"),
+            (10.0, "10"),
+            (99.0, "99"),
+            (101.0, "101"),
+            (1_000_200.0, "1000200"),
+            (-12.0, "-12"),
+            (9_007_199_254_740_991.0, "9007199254740991"),
+            (9_007_199_254_740_992.0, "9007199254740992"),
         ] {
             assert_eq!(float(value), text);
         }

@@ -83,6 +83,46 @@ pub(super) fn write_value(output: &mut Vec<u8>, value: &QueryValue) {
     }
 }
 
+/// The series of a matrix, written piece by piece: an answer is as long as a few hundred megabytes, and need never be in memory as a whole.
+pub(super) struct MatrixPieces {
+    rest: std::vec::IntoIter<SeriesData>,
+    is_first: bool,
+}
+
+impl MatrixPieces {
+    /// Pieces are about so long, and no shorter but for the last one.
+    const PIECE_BYTES: usize = 64 << 10;
+    /// Fewer samples are written at once.
+    const MIN_SAMPLES: usize = 4096;
+
+    /// Whether a matrix is worth more than one piece.
+    pub(super) fn are_worth(series: &[SeriesData]) -> bool {
+        series.iter().map(SeriesData::sample_count).sum::<usize>() >= Self::MIN_SAMPLES
+    }
+
+    pub(super) fn new(series: Vec<SeriesData>) -> Self {
+        Self { rest: series.into_iter(), is_first: true }
+    }
+}
+
+/// The elements of the list, with the commas between them and without its brackets.
+impl Iterator for MatrixPieces {
+    type Item = Vec<u8>;
+
+    fn next(&mut self) -> Option<Vec<u8>> {
+        let mut output = Vec::with_capacity(2 * Self::PIECE_BYTES);
+        while output.len() < Self::PIECE_BYTES
+            && let Some(series) = self.rest.next()
+        {
+            if !std::mem::take(&mut self.is_first) {
+                output.push(b',');
+            }
+            write_series(&mut output, &series);
+        }
+        (!output.is_empty()).then_some(output)
+    }
+}
+
 fn write_point(output: &mut Vec<u8>, timestamp_ms: i64, value: f64) {
     output.push(b'[');
     write_seconds(output, timestamp_ms);
@@ -141,6 +181,25 @@ mod tests {
         let mut output = Vec::new();
         write_string(&mut output, "a\"b\\c\nd\u{1}имя");
         assert_eq!(String::from_utf8(output).unwrap(), r#""a\"b\\c\nd\u0001имя""#);
+    }
+
+    #[test]
+    fn a_matrix_in_pieces_is_the_same_matrix() {
+        let series = |number: i64| {
+            let labels = Labels::from_pairs([("n", number.to_string())]);
+            let mut series = SeriesData { labels, ..SeriesData::default() };
+            (0..500).for_each(|at| series.floats.push(at * 1_000, number as f64));
+            series
+        };
+        let all: Vec<SeriesData> = (0..40).map(series).collect();
+        assert!(MatrixPieces::are_worth(&all) && !MatrixPieces::are_worth(&all[..8]));
+        let mut whole = Vec::new();
+        write_value(&mut whole, &QueryValue::Matrix(all.clone()));
+        let pieces: Vec<Vec<u8>> = MatrixPieces::new(all).collect();
+        assert!(pieces.len() > 2, "only {} pieces", pieces.len());
+        let joined = [&b"\"resultType\":\"matrix\",\"result\":["[..], &pieces.concat(), b"]"].concat();
+        assert_eq!(String::from_utf8(joined), String::from_utf8(whole));
+        assert_eq!(MatrixPieces::new(Vec::new()).count(), 0);
     }
 
     #[test]

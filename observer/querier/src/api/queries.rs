@@ -11,7 +11,7 @@ use parallax_promql::value::QueryValue;
 use parallax_storeapi::proto::thanos::ShardInfo;
 
 use super::Api;
-use super::json::write_value;
+use super::json::{MatrixPieces, write_value};
 use super::params::Params;
 use super::respond::{ApiError, ErrorKind, Finished, Success};
 use super::stats::{write_analysis, write_plan, write_stats};
@@ -205,17 +205,29 @@ fn render(mut outcome: QueryOutcome, limit: usize, stats: Option<(QueryTimes, Qu
     let mut success = Success::begin();
     let data = success.data();
     data.push(b'{');
-    write_value(data, &outcome.value);
+    let value = std::mem::replace(&mut outcome.value, QueryValue::Matrix(Vec::new()));
+    let mut end = Vec::new();
     if let Some((times, range)) = stats {
-        data.push(b',');
-        write_stats(data, &outcome, times, range);
+        end.push(b',');
+        write_stats(&mut end, &outcome, times, range);
     }
     if let Some(operators) = &outcome.stats.operators {
-        data.extend_from_slice(b",\"analysis\":");
-        write_analysis(data, operators);
+        end.extend_from_slice(b",\"analysis\":");
+        write_analysis(&mut end, operators);
     }
-    data.push(b'}');
-    success.finish(&warnings, &infos, b"")
+    end.push(b'}');
+    match value {
+        QueryValue::Matrix(series) if MatrixPieces::are_worth(&series) => {
+            data.extend_from_slice(b"\"resultType\":\"matrix\",\"result\":[");
+            end.insert(0, b']');
+            success.finish_in_pieces(MatrixPieces::new(series), end, &warnings, &infos)
+        }
+        value => {
+            write_value(data, &value);
+            data.extend_from_slice(&end);
+            success.finish(&warnings, &infos, b"")
+        }
+    }
 }
 
 /// Keeps `limit` elements; whether there were more.

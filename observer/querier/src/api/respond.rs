@@ -2,6 +2,8 @@
 //!
 //! An answer that lacks data (any warning that is not the engine's own) and every error carry `Cache-Control: no-store`.
 
+use std::convert::Infallible;
+
 use axum::body::{Body, Bytes};
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
@@ -107,7 +109,7 @@ impl IntoResponse for ApiError {
         body.extend_from_slice(b",\"error\":");
         write_string(&mut body, &self.message);
         body.push(b'}');
-        json_response(self.kind.status(), body, true)
+        json_response(self.kind.status(), Body::from(Bytes::from(body)), true)
     }
 }
 
@@ -128,35 +130,61 @@ impl Success {
 
     /// Closes the answer. `more` are members beside `data`, with the comma before each.
     pub(super) fn finish(mut self, warnings: &[String], infos: &[String], more: &[u8]) -> Finished {
-        for (name, texts) in [("warnings", warnings), ("infos", infos)] {
-            if !texts.is_empty() {
-                self.body.push(b',');
-                write_string(&mut self.body, name);
-                self.body.push(b':');
-                write_strings(&mut self.body, texts);
-            }
-        }
-        self.body.extend_from_slice(more);
-        self.body.push(b'}');
-        let is_partial = warnings.iter().any(|warning| !warning.starts_with(ENGINE_WARNING_PREFIX));
-        Finished { body: self.body, is_partial }
+        let is_partial = write_end(&mut self.body, warnings, infos, more);
+        Finished { body: self.body, rest: None, is_partial }
     }
+
+    /// Closes an answer whose `data` goes on with `pieces`, which are written when they are sent, and ends with `end`.
+    pub(super) fn finish_in_pieces(
+        self,
+        pieces: impl Iterator<Item = Vec<u8>> + Send + 'static,
+        mut end: Vec<u8>,
+        warnings: &[String],
+        infos: &[String],
+    ) -> Finished {
+        let is_partial = write_end(&mut end, warnings, infos, b"");
+        Finished { body: self.body, rest: Some(Box::new(pieces.chain([end]))), is_partial }
+    }
+}
+
+/// Appends what comes after `data`; whether the answer lacks data.
+fn write_end(body: &mut Vec<u8>, warnings: &[String], infos: &[String], more: &[u8]) -> bool {
+    for (name, texts) in [("warnings", warnings), ("infos", infos)] {
+        if !texts.is_empty() {
+            body.push(b',');
+            write_string(body, name);
+            body.push(b':');
+            write_strings(body, texts);
+        }
+    }
+    body.extend_from_slice(more);
+    body.push(b'}');
+    warnings.iter().any(|warning| !warning.starts_with(ENGINE_WARNING_PREFIX))
 }
 
 /// A whole answer, ready to be sent.
 pub(super) struct Finished {
     body: Vec<u8>,
+    /// What follows, each piece made when the one before it is on its way.
+    rest: Option<Box<dyn Iterator<Item = Vec<u8>> + Send>>,
     is_partial: bool,
 }
 
 impl IntoResponse for Finished {
     fn into_response(self) -> Response {
-        json_response(StatusCode::OK, self.body, self.is_partial)
+        let body = match self.rest {
+            None => Body::from(Bytes::from(self.body)),
+            Some(rest) => {
+                let pieces = std::iter::once(self.body).chain(rest).map(Ok::<_, Infallible>);
+                Body::from_stream(futures::stream::iter(pieces))
+            }
+        };
+        json_response(StatusCode::OK, body, self.is_partial)
     }
 }
 
-fn json_response(status: StatusCode, body: Vec<u8>, is_uncacheable: bool) -> Response {
-    let mut response = Response::new(Body::from(Bytes::from(body)));
+fn json_response(status: StatusCode, body: Body, is_uncacheable: bool) -> Response {
+    let mut response = Response::new(body);
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     if is_uncacheable {

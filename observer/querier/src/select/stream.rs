@@ -1,9 +1,11 @@
-//! The reading end of a selection, on the engine's thread: frames in, whole series out.
+//! The reading end of a selection, on the engine's thread: frames in, whole series out. Decoding is shared with other threads (`decode`).
 //!
 //! Parts of one series are adjacent in the stream, so a series is whole once another begins. Series come in the order
 //! of their labels; one that does not would be given out twice, so it is left out, and so is what cannot be decoded.
 
-use parallax_dedup::{Chunk, ChunkEncoding, Content, Dedup};
+use std::sync::Arc;
+
+use parallax_dedup::{Chunk, ChunkEncoding, Content};
 use parallax_model::{Labels, SeriesData};
 use parallax_promql::source::{SeriesStream, SourceError};
 use parallax_storeapi::proto::thanos::{Aggr, AggrChunk, Chunk as WireChunk, Label, Series, chunk};
@@ -11,6 +13,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::blame::Containment;
 use super::budget::Held;
+use super::decode::{Decoder, Whole};
 
 /// What travels from the request to the engine.
 pub(super) enum Delivery {
@@ -24,15 +27,15 @@ pub(super) struct SelectedSeries {
     queue: mpsc::Receiver<Delivery>,
     /// Told when the engine begins to read.
     want: watch::Sender<bool>,
-    dedup: Dedup,
+    decoder: Decoder,
     /// The aggregates that downsampled chunks were asked for; `None` if only raw data was.
     wanted: Option<&'static [Aggr]>,
     replica_labels: Vec<String>,
     containment: Containment,
     /// The series whose parts may still be coming.
-    open: Option<(Labels, Vec<Chunk>)>,
+    open: Option<Whole>,
     /// What the chunks of `open` take.
-    held: Vec<Held>,
+    held: Vec<Arc<Held>>,
     warnings: Vec<String>,
     is_done: bool,
 }
@@ -41,7 +44,7 @@ impl SelectedSeries {
     pub(super) fn new(
         queue: mpsc::Receiver<Delivery>,
         want: watch::Sender<bool>,
-        dedup: Dedup,
+        decoder: Decoder,
         wanted: Option<&'static [Aggr]>,
         replica_labels: Vec<String>,
         containment: Containment,
@@ -49,7 +52,7 @@ impl SelectedSeries {
         Self {
             queue,
             want,
-            dedup,
+            decoder,
             wanted,
             replica_labels,
             containment,
@@ -60,8 +63,24 @@ impl SelectedSeries {
         }
     }
 
-    fn accept(&mut self, series: Vec<Series>, held: Held) -> Result<Vec<SeriesData>, SourceError> {
-        let mut batch = Vec::with_capacity(series.len());
+    fn take(&mut self, delivery: Delivery) -> Result<(), SourceError> {
+        match delivery {
+            Delivery::Series(series, held) => self.accept(series, held)?,
+            Delivery::Warning(warning) => self.warn(warning),
+            Delivery::Failed(error) => {
+                self.is_done = true;
+                return Err(error);
+            }
+            Delivery::End => {
+                self.is_done = true;
+                self.close();
+            }
+        }
+        Ok(())
+    }
+
+    fn accept(&mut self, series: Vec<Series>, held: Held) -> Result<(), SourceError> {
+        let held = Arc::new(held);
         for part in series {
             let labels = match labels_of(&part.labels, &self.replica_labels) {
                 Ok(labels) => labels,
@@ -70,16 +89,16 @@ impl SelectedSeries {
                     continue;
                 }
             };
-            if let Some((open, _)) = &self.open
-                && *open > labels
+            if let Some(open) = &self.open
+                && open.labels > labels
             {
-                let reason = format!("it came after {open}");
+                let reason = format!("it came after {}", open.labels);
                 self.leave_out(&labels, &reason)?;
                 continue;
             }
-            let is_next = self.open.as_ref().is_none_or(|(open, _)| *open != labels);
+            let is_next = self.open.as_ref().is_none_or(|open| open.labels != labels);
             if is_next {
-                self.close(&mut batch)?;
+                self.close();
             }
             let mut chunks = Vec::with_capacity(part.chunks.len());
             for chunk in part.chunks {
@@ -89,51 +108,22 @@ impl SelectedSeries {
                 }
             }
             match &mut self.open {
-                Some((_, collected)) => collected.append(&mut chunks),
-                None => self.open = Some((labels, chunks)),
+                Some(open) => open.chunks.append(&mut chunks),
+                None => self.open = Some(Whole { labels, chunks }),
+            }
+            if self.held.last().is_none_or(|last| !Arc::ptr_eq(last, &held)) {
+                self.held.push(held.clone());
             }
         }
-        self.held.push(held);
-        Ok(batch)
-    }
-
-    /// Decodes the open series, which has come to its end, into `batch`.
-    fn close(&mut self, batch: &mut Vec<SeriesData>) -> Result<(), SourceError> {
-        if let Some((labels, chunks)) = self.open.take() {
-            // The copy shares the chunks' bytes; it is what is left when one of them cannot be read.
-            let samples = match self.dedup.series(chunks.clone()) {
-                Ok(samples) => Some(samples),
-                Err(_) => self.readable(&labels, chunks)?,
-            };
-            if let Some(samples) = samples.filter(|samples| !samples.is_empty()) {
-                batch.push(SeriesData { labels, floats: samples.floats, histograms: samples.histograms });
-            }
-        }
-        self.held.clear();
         Ok(())
     }
 
-    /// The samples of the chunks that can be decoded.
-    fn readable(
-        &mut self,
-        labels: &Labels,
-        mut chunks: Vec<Chunk>,
-    ) -> Result<Option<parallax_dedup::Samples>, SourceError> {
-        let mut reasons = Vec::new();
-        chunks.retain(|chunk| match self.dedup.series(vec![chunk.clone()]) {
-            Ok(_) => true,
-            Err(error) => {
-                reasons.push(error.to_string());
-                false
-            }
-        });
-        for reason in reasons {
-            self.leave_out(labels, &reason)?;
+    /// Hands on the open series, which has come to its end.
+    fn close(&mut self) {
+        if let Some(series) = self.open.take() {
+            self.decoder.push(series, &self.held);
         }
-        match self.dedup.series(chunks) {
-            Ok(samples) => Ok(Some(samples)),
-            Err(error) => self.leave_out(labels, &error.to_string()).map(|()| None),
-        }
+        self.held.clear();
     }
 
     fn leave_out(&mut self, labels: &Labels, reason: &str) -> Result<(), SourceError> {
@@ -152,33 +142,37 @@ impl SelectedSeries {
 impl SeriesStream for SelectedSeries {
     fn next_batch(&mut self) -> Result<Option<Vec<SeriesData>>, SourceError> {
         self.want.send_if_modified(|wanted| !std::mem::replace(wanted, true));
-        while !self.is_done {
-            let batch = match self.queue.blocking_recv() {
-                Some(Delivery::Series(series, held)) => self.accept(series, held)?,
-                Some(Delivery::Warning(warning)) => {
-                    self.warn(warning);
-                    continue;
+        loop {
+            while !self.is_done && self.decoder.has_room() {
+                match self.queue.try_recv() {
+                    Ok(delivery) => self.take(delivery)?,
+                    Err(mpsc::error::TryRecvError::Empty) => break,
+                    // The request was dropped before its end: nobody waits for this query any more.
+                    Err(mpsc::error::TryRecvError::Disconnected) => return Err(SourceError::Canceled),
                 }
-                Some(Delivery::Failed(error)) => {
-                    self.is_done = true;
-                    return Err(error);
+            }
+            // Series that are there do not wait for those to come.
+            self.decoder.close();
+            match self.decoder.next().transpose()? {
+                Some(decoded) => {
+                    for (labels, reason) in decoded.left_out {
+                        self.leave_out(&labels, &reason)?;
+                    }
+                    if !decoded.series.is_empty() {
+                        return Ok(Some(decoded.series));
+                    }
                 }
-                Some(Delivery::End) => {
-                    self.is_done = true;
-                    let mut batch = Vec::new();
-                    self.close(&mut batch)?;
+                None if self.is_done => {
                     let summary = self.containment.summary();
                     summary.into_iter().for_each(|summary| self.warn(summary));
-                    batch
+                    return Ok(None);
                 }
-                // The request was dropped before its end: nobody waits for this query any more.
-                None => return Err(SourceError::Canceled),
-            };
-            if !batch.is_empty() {
-                return Ok(Some(batch));
+                None => {
+                    let delivery = self.queue.blocking_recv().ok_or(SourceError::Canceled)?;
+                    self.take(delivery)?;
+                }
             }
         }
-        Ok(None)
     }
 
     fn take_warnings(&mut self) -> Vec<String> {
@@ -201,7 +195,8 @@ pub(crate) fn labels_of(labels: &[Label], replica_labels: &[String]) -> Result<L
             pairs.push((name, value));
         }
     }
-    Ok(Labels::from_pairs(pairs))
+    let is_sorted = pairs.is_sorted_by(|a, b| a.0 < b.0);
+    Ok(if is_sorted { Labels::from_sorted(pairs) } else { Labels::from_pairs(pairs) })
 }
 
 /// What `wanted` needs of a chunk; `None` if it is downsampled and has nothing of it, as histograms have no minima and maxima:

@@ -1,0 +1,284 @@
+//! The penalty algorithm (`penalty`) over two replicas of floats: nearly every series that is deduplicated.
+//!
+//! The replica in use is followed for as long as the distance between its samples at most doubles. Then the other one cannot have a sample that comes
+//! first *and* that it may give, wherever it stands: it is not looked at, and so not decoded either. How far it has to be sought is remembered
+//! and made good when it is looked at next. The outcome is that of `penalty` sample by sample; `tests/model.rs` holds both to one model.
+
+use std::convert::Infallible;
+
+use parallax_model::{FloatColumn, TimeRange};
+
+use crate::Samples;
+use crate::cursor::{CounterLift, Lift, NoLift, raise};
+use crate::penalty::INITIAL_PENALTY_MS;
+
+/// Floats in order of time, each time once, of which more may still be to be decoded.
+pub(crate) trait FloatFeed {
+    type Error;
+
+    fn decoded(&self) -> &FloatColumn;
+
+    /// Decodes further; false if there is nothing further at or after `from_ms`. May add no sample; may leave out what is before `from_ms`.
+    fn decode_more(&mut self, from_ms: i64) -> Result<bool, Self::Error>;
+
+    /// About how many samples there will be.
+    fn expected(&self) -> usize;
+}
+
+/// Floats that are all there.
+impl FloatFeed for &FloatColumn {
+    type Error = Infallible;
+
+    fn decoded(&self) -> &FloatColumn {
+        self
+    }
+
+    fn decode_more(&mut self, _from_ms: i64) -> Result<bool, Infallible> {
+        Ok(false)
+    }
+
+    fn expected(&self) -> usize {
+        self.len()
+    }
+}
+
+/// Merges two replicas; the left one is preferred at equal timestamps.
+///
+/// # Errors
+/// The feeds' own.
+pub(crate) fn merge<F: FloatFeed>(
+    left: F,
+    right: F,
+    raises_counters: bool,
+    range: TimeRange,
+) -> Result<Samples, F::Error> {
+    if raises_counters {
+        Follow::<F, CounterLift>::new(left, right).run(range)
+    } else {
+        Follow::<F, NoLift>::new(left, right).run(range)
+    }
+}
+
+/// One replica, and the sample it stands on.
+struct Side<F, L> {
+    feed: F,
+    at: usize,
+    /// Where it has to go before it is looked at; `None` if it is there.
+    sought_ms: Option<i64>,
+    /// How long after the last sample given out it may give one.
+    penalty_ms: i64,
+    lift: L,
+}
+
+impl<F: FloatFeed, L: Lift> Side<F, L> {
+    fn new(feed: F) -> Self {
+        Self { feed, at: 0, sought_ms: None, penalty_ms: 0, lift: L::default() }
+    }
+
+    /// Remembers to go to the first sample at or after `time_ms`.
+    fn seek(&mut self, time_ms: i64) {
+        self.sought_ms = self.sought_ms.max(Some(time_ms));
+    }
+
+    /// The time of the current sample, `None` past the last one.
+    fn time_ms(&mut self) -> Result<Option<i64>, F::Error> {
+        loop {
+            let times_ms = &self.feed.decoded().timestamps_ms;
+            if let Some(sought_ms) = self.sought_ms {
+                let rest = times_ms.get(self.at..).unwrap_or_default();
+                self.at += rest.iter().take_while(|time_ms| **time_ms < sought_ms).count();
+            }
+            if let Some(time_ms) = times_ms.get(self.at) {
+                self.sought_ms = None;
+                return Ok(Some(*time_ms));
+            }
+            if !self.feed.decode_more(self.sought_ms.unwrap_or(i64::MIN))? {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// The current sample's value.
+    fn value(&self) -> Option<f64> {
+        self.feed.decoded().values.get(self.at).map(|value| self.lift.apply(*value))
+    }
+
+    fn raise_to(&mut self, last: f64) {
+        if let Some(current) = self.value() {
+            raise(&mut self.lift, current, last);
+        }
+    }
+}
+
+struct Follow<F, L> {
+    left: Side<F, L>,
+    right: Side<F, L>,
+    uses_left: bool,
+    /// Of the last sample given out.
+    last_ms: Option<i64>,
+}
+
+impl<F: FloatFeed, L: Lift> Follow<F, L> {
+    fn new(left: F, right: F) -> Self {
+        Self { left: Side::new(left), right: Side::new(right), uses_left: true, last_ms: None }
+    }
+
+    fn run(mut self, range: TimeRange) -> Result<Samples, F::Error> {
+        let mut floats = FloatColumn::with_capacity(self.left.feed.expected());
+        while let Some(time_ms) = self.advance()? {
+            if time_ms > range.max_ms {
+                break;
+            }
+            let side = if self.uses_left { &self.left } else { &self.right };
+            if time_ms >= range.min_ms
+                && let Some(value) = side.value()
+            {
+                floats.push(time_ms, value);
+            }
+            if !self.follow(range, &mut floats)? {
+                break;
+            }
+        }
+        Ok(Samples { floats, ..Samples::default() })
+    }
+
+    /// The next sample's time: `penalty::Pair::advance`.
+    fn advance(&mut self) -> Result<Option<i64>, F::Error> {
+        let used_left = self.uses_left;
+        // Before the first step this is the left side's first value: it counts if the right side starts earlier.
+        let used = if used_left { &mut self.left } else { &mut self.right };
+        let last_value = used.time_ms()?.and_then(|_| used.value());
+        let time_ms = self.choose()?;
+        if let Some(last) = last_value
+            && used_left != self.uses_left
+        {
+            for side in [&mut self.left, &mut self.right] {
+                if side.time_ms()?.is_some() {
+                    side.raise_to(last);
+                }
+            }
+        }
+        Ok(time_ms)
+    }
+
+    /// Moves both sides on and takes the one whose sample comes first.
+    fn choose(&mut self) -> Result<Option<i64>, F::Error> {
+        if let Some(last_ms) = self.last_ms {
+            let Some(next_ms) = last_ms.checked_add(1) else {
+                self.uses_left = false;
+                return Ok(None);
+            };
+            self.left.seek(next_ms.saturating_add(self.left.penalty_ms));
+            self.right.seek(next_ms.saturating_add(self.right.penalty_ms));
+        }
+        let (left_ms, right_ms) = (self.left.time_ms()?, self.right.time_ms()?);
+        let chosen_ms = match (left_ms, right_ms) {
+            (None, None) => {
+                self.uses_left = false;
+                return Ok(None);
+            }
+            (None, Some(right_ms)) => {
+                self.uses_left = false;
+                self.right.penalty_ms = 0;
+                right_ms
+            }
+            (Some(left_ms), None) => {
+                self.uses_left = true;
+                self.left.penalty_ms = 0;
+                left_ms
+            }
+            (Some(left_ms), Some(right_ms)) => {
+                self.uses_left = left_ms <= right_ms;
+                let chosen_ms = left_ms.min(right_ms);
+                let penalty_ms = match self.last_ms {
+                    Some(last_ms) => chosen_ms.saturating_sub(last_ms).saturating_mul(2),
+                    None => INITIAL_PENALTY_MS,
+                };
+                (self.left.penalty_ms, self.right.penalty_ms) =
+                    if self.uses_left { (0, penalty_ms) } else { (penalty_ms, 0) };
+                chosen_ms
+            }
+        };
+        self.last_ms = Some(chosen_ms);
+        Ok(self.last_ms)
+    }
+
+    /// Gives out the samples after the last one for which the other side need not be looked at; false if nothing in the range is left.
+    fn follow(&mut self, range: TimeRange, output: &mut FloatColumn) -> Result<bool, F::Error> {
+        let Some(last_ms) = self.last_ms else { return Ok(true) };
+        let (used, other) = if self.uses_left {
+            (&mut self.left, &mut self.right)
+        } else {
+            (&mut self.right, &mut self.left)
+        };
+        // At equal times the left side comes first.
+        let mut run = Run {
+            lead_ms: i64::from(!self.uses_left),
+            last_ms,
+            penalty_ms: other.penalty_ms,
+            other_ms: i64::MIN,
+        };
+        let end = loop {
+            let column = used.feed.decoded();
+            let times_ms = column.timestamps_ms.get(used.at + 1..).unwrap_or_default();
+            let (taken, end) = run.take(times_ms, range.max_ms);
+            let times_ms = times_ms.get(..taken).unwrap_or_default();
+            let values = column.values.get(used.at + 1..used.at + 1 + taken).unwrap_or_default();
+            let skipped = times_ms.partition_point(|time_ms| *time_ms < range.min_ms);
+            output.timestamps_ms.extend_from_slice(times_ms.get(skipped..).unwrap_or_default());
+            let values = values.get(skipped..).unwrap_or_default();
+            output.values.extend(values.iter().map(|value| used.lift.apply(*value)));
+            used.at += taken;
+            if end != RunEnd::Samples || !used.feed.decode_more(run.last_ms)? {
+                break end;
+            }
+        };
+        other.penalty_ms = run.penalty_ms;
+        other.seek(run.other_ms);
+        self.last_ms = Some(run.last_ms);
+        Ok(end != RunEnd::Range)
+    }
+}
+
+/// Samples of one side, taken one after the other.
+struct Run {
+    /// How much earlier than the other side a sample has to be.
+    lead_ms: i64,
+    /// Of the last sample taken.
+    last_ms: i64,
+    /// The other side's.
+    penalty_ms: i64,
+    /// Where the other side has to be sought.
+    other_ms: i64,
+}
+
+/// Why no more samples are taken.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum RunEnd {
+    /// No more are decoded.
+    Samples,
+    /// The other side has to be looked at.
+    Gap,
+    /// The next one is beyond the range.
+    Range,
+}
+
+impl Run {
+    /// How many of the next samples of the side in use are taken, and why not more.
+    fn take(&mut self, times_ms: &[i64], max_ms: i64) -> (usize, RunEnd) {
+        for (taken, time_ms) in times_ms.iter().enumerate() {
+            // The other side gives nothing before this.
+            let other_ms = self.last_ms.saturating_add(1).saturating_add(self.penalty_ms);
+            if time_ms.saturating_add(self.lead_ms) > other_ms {
+                return (taken, RunEnd::Gap);
+            }
+            if *time_ms > max_ms {
+                return (taken, RunEnd::Range);
+            }
+            self.other_ms = self.other_ms.max(other_ms);
+            self.penalty_ms = time_ms.saturating_sub(self.last_ms).saturating_mul(2);
+            self.last_ms = *time_ms;
+        }
+        (times_ms.len(), RunEnd::Samples)
+    }
+}

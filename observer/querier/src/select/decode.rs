@@ -1,0 +1,194 @@
+//! From the chunks of whole series to samples, on several threads.
+//!
+//! A selection cuts its series into small jobs. A job runs on a thread of the runtime's blocking pool while one of the [`Helpers`] is free, and otherwise on the
+//! thread that waits for it. Jobs come back in their order, whoever did them. A canceled query ends its jobs at their next series.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::thread::available_parallelism;
+
+use parallax_dedup::{Chunk, Dedup, Samples};
+use parallax_model::{Labels, SeriesData};
+use parallax_promql::source::SourceError;
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use super::budget::Held;
+
+/// A job ends with the series that brings it to so many samples: half a millisecond of work, a megabyte when they are decoded.
+const JOB_SAMPLES: usize = 1 << 16;
+
+/// To hand over less than this would take about as long as to do it.
+const MIN_SHARED_SAMPLES: usize = JOB_SAMPLES / 8;
+
+/// Jobs that may be done, or under way, before the engine takes the first of them: what they hold is not counted by the engine yet.
+const MAX_JOBS_AHEAD: usize = 8;
+
+/// Threads besides those of queries that may decode at once, for all queries of a querier together. A clone shares them.
+#[derive(Clone, Debug)]
+pub struct Helpers(Arc<Semaphore>);
+
+impl Helpers {
+    pub fn new(threads: usize) -> Self {
+        Self(Arc::new(Semaphore::new(threads.min(Semaphore::MAX_PERMITS))))
+    }
+}
+
+/// As many as there are processors.
+impl Default for Helpers {
+    fn default() -> Self {
+        Self::new(available_parallelism().map_or(1, usize::from))
+    }
+}
+
+/// One series with all its chunks.
+pub(super) struct Whole {
+    pub labels: Labels,
+    pub chunks: Vec<Chunk>,
+}
+
+/// What came of a job.
+#[derive(Default)]
+pub(super) struct Batch {
+    pub series: Vec<SeriesData>,
+    /// What could not be decoded, and why.
+    pub left_out: Vec<(Labels, String)>,
+}
+
+type Decoded = Result<Batch, SourceError>;
+
+/// Some series that are to be decoded.
+struct Job {
+    series: Vec<Whole>,
+    samples: usize,
+    /// What the chunks take.
+    held: Vec<Arc<Held>>,
+}
+
+enum Stage {
+    Waiting(Job),
+    Running(oneshot::Receiver<Decoded>),
+}
+
+/// The jobs of one selection, in order.
+pub(super) struct Decoder {
+    dedup: Arc<Dedup>,
+    runtime: Handle,
+    helpers: Helpers,
+    canceled: CancellationToken,
+    /// The job that is still growing.
+    open: Job,
+    stages: VecDeque<Stage>,
+}
+
+impl Job {
+    fn empty() -> Self {
+        Self { series: Vec::new(), samples: 0, held: Vec::new() }
+    }
+
+    fn run(self, dedup: &Dedup, canceled: &CancellationToken) -> Decoded {
+        let mut batch = Batch { series: Vec::with_capacity(self.series.len()), left_out: Vec::new() };
+        for Whole { labels, chunks } in self.series {
+            if canceled.is_cancelled() {
+                return Err(SourceError::Canceled);
+            }
+            // The copy shares the chunks' bytes; it is what is left when one of them cannot be read.
+            let samples = match dedup.series(chunks.clone()) {
+                Ok(samples) => samples,
+                Err(_) => readable(dedup, &labels, chunks, &mut batch.left_out),
+            };
+            if !samples.is_empty() {
+                let (floats, histograms) = (samples.floats, samples.histograms);
+                batch.series.push(SeriesData { labels, floats, histograms });
+            }
+        }
+        Ok(batch)
+    }
+}
+
+/// The samples of the chunks that can be decoded.
+fn readable(
+    dedup: &Dedup,
+    labels: &Labels,
+    mut chunks: Vec<Chunk>,
+    left_out: &mut Vec<(Labels, String)>,
+) -> Samples {
+    chunks.retain(|chunk| match dedup.series(vec![chunk.clone()]) {
+        Ok(_) => true,
+        Err(error) => {
+            left_out.push((labels.clone(), error.to_string()));
+            false
+        }
+    });
+    dedup.series(chunks).unwrap_or_else(|error| {
+        left_out.push((labels.clone(), error.to_string()));
+        Samples::default()
+    })
+}
+
+impl Decoder {
+    pub(super) fn new(dedup: Dedup, runtime: Handle, helpers: Helpers, canceled: CancellationToken) -> Self {
+        let dedup = Arc::new(dedup);
+        Self { dedup, runtime, helpers, canceled, open: Job::empty(), stages: VecDeque::new() }
+    }
+
+    /// Whether more series are of use now.
+    pub(super) fn has_room(&self) -> bool {
+        self.stages.len() < MAX_JOBS_AHEAD
+    }
+
+    /// Adds a series. What its chunks take is `held` until they are decoded.
+    pub(super) fn push(&mut self, series: Whole, held: &[Arc<Held>]) {
+        self.open.samples += series.chunks.iter().map(samples_of).sum::<usize>();
+        self.open.series.push(series);
+        for one in held {
+            if self.open.held.last().is_none_or(|last| !Arc::ptr_eq(last, one)) {
+                self.open.held.push(one.clone());
+            }
+        }
+        if self.open.samples >= JOB_SAMPLES {
+            self.close();
+        }
+    }
+
+    /// Lets the series that were pushed so far be decoded, however few they are.
+    pub(super) fn close(&mut self) {
+        if self.open.series.is_empty() {
+            return;
+        }
+        let job = std::mem::replace(&mut self.open, Job::empty());
+        // The engine will wait for this one at once, and can as well do it.
+        if self.stages.is_empty() && job.samples < MIN_SHARED_SAMPLES {
+            return self.stages.push_back(Stage::Waiting(job));
+        }
+        self.stages.push_back(match self.helpers.0.clone().try_acquire_owned() {
+            Err(_) => Stage::Waiting(job),
+            Ok(permit) => {
+                let (sender, receiver) = oneshot::channel();
+                let (dedup, canceled) = (self.dedup.clone(), self.canceled.clone());
+                self.runtime.spawn_blocking(move || {
+                    let outcome = job.run(&dedup, &canceled);
+                    drop(permit);
+                    // Nobody waits for the jobs of a query that has ended.
+                    let _ = sender.send(outcome);
+                });
+                Stage::Running(receiver)
+            }
+        });
+    }
+
+    /// The samples of the first job, once they are there; `None` if there is no job.
+    pub(super) fn next(&mut self) -> Option<Decoded> {
+        match self.stages.pop_front()? {
+            Stage::Waiting(job) => Some(job.run(&self.dedup, &self.canceled)),
+            // A job that breaks off was canceled with its runtime.
+            Stage::Running(outcome) => Some(outcome.blocking_recv().unwrap_or(Err(SourceError::Canceled))),
+        }
+    }
+}
+
+/// How many samples a chunk says it has, and at least one: every encoding begins with their number.
+fn samples_of(chunk: &Chunk) -> usize {
+    chunk.data.first_chunk().map_or(1, |count| usize::from(u16::from_be_bytes(*count)).max(1))
+}
