@@ -263,22 +263,37 @@ enum RunEnd {
     Range,
 }
 
+/// Times beyond this are nobody's: they take the way on which nothing can overflow.
+const ORDINARY_MS: i64 = 1 << 60;
+
 impl Run {
     /// How many of the next samples of the side in use are taken, and why not more.
     fn take(&mut self, times_ms: &[i64], max_ms: i64) -> (usize, RunEnd) {
-        for (taken, time_ms) in times_ms.iter().enumerate() {
-            // The other side gives nothing before this.
-            let other_ms = self.last_ms.saturating_add(1).saturating_add(self.penalty_ms);
-            if time_ms.saturating_add(self.lead_ms) > other_ms {
+        let Some(newest_ms) = times_ms.last() else { return (0, RunEnd::Samples) };
+        if self.last_ms < -ORDINARY_MS || *newest_ms > ORDINARY_MS || self.penalty_ms > ORDINARY_MS {
+            return (0, RunEnd::Gap);
+        }
+        let inside =
+            times_ms.get(..times_ms.partition_point(|time_ms| *time_ms <= max_ms)).unwrap_or_default();
+        for (taken, time_ms) in inside.iter().enumerate() {
+            let other_ms = self.other_can();
+            if time_ms + self.lead_ms > other_ms {
                 return (taken, RunEnd::Gap);
             }
-            if *time_ms > max_ms {
-                return (taken, RunEnd::Range);
-            }
             self.other_ms = self.other_ms.max(other_ms);
-            self.penalty_ms = time_ms.saturating_sub(self.last_ms).saturating_mul(2);
+            self.penalty_ms = 2 * (time_ms - self.last_ms);
             self.last_ms = *time_ms;
         }
-        (times_ms.len(), RunEnd::Samples)
+        let end = match times_ms.get(inside.len()) {
+            None => RunEnd::Samples,
+            Some(time_ms) if time_ms + self.lead_ms > self.other_can() => RunEnd::Gap,
+            Some(_) => RunEnd::Range,
+        };
+        (inside.len(), end)
+    }
+
+    /// Before this the other side gives nothing. Of ordinary times a penalty is at most 2^62: no sum here overflows.
+    fn other_can(&self) -> i64 {
+        self.last_ms + 1 + self.penalty_ms
     }
 }

@@ -6,6 +6,7 @@
 
 pub mod chunks;
 mod client;
+pub mod codec;
 pub mod conformance;
 pub mod deadline;
 mod error;

@@ -33,6 +33,8 @@ pub struct Resorter {
     held: BinaryHeap<Reverse<Held>>,
     /// Everything still to come sorts at or above it; `None` until there is a bound at all.
     bound: Option<Vec<Label>>,
+    /// The only one held is its own bound: it may go.
+    only_is_free: bool,
     finished: bool,
     /// Keeps parts of one series in their order.
     next_sequence: u64,
@@ -54,6 +56,7 @@ impl Resorter {
             whole_metrics: !without.is_empty(),
             held: BinaryHeap::new(),
             bound: None,
+            only_is_free: false,
             finished: false,
             next_sequence: 0,
             last_released: None,
@@ -72,7 +75,11 @@ impl Resorter {
 
     /// Takes the next series, in order of its own labels.
     pub fn push(&mut self, mut series: Series) {
-        self.bound = self.bound_of(&series.labels);
+        // Nearly always: then the bound need not be written out.
+        self.only_is_free = self.held.is_empty() && self.is_own_bound(&series.labels);
+        if !self.only_is_free {
+            self.bound = self.bound_of(&series.labels);
+        }
         labels::remove(&mut series.labels, &self.removed);
         series.labels = labels::overlay(series.labels, &self.added);
         self.held.push(Reverse(Held { series, sequence: self.next_sequence }));
@@ -92,6 +99,7 @@ impl Resorter {
     pub fn pop(&mut self) -> Result<Option<Series>, Error> {
         let Some(Reverse(next)) = self.held.peek() else { return Ok(None) };
         let free = self.finished
+            || std::mem::take(&mut self.only_is_free)
             || self.bound.as_ref().is_some_and(|bound| labels::compare(&next.series.labels, bound).is_le());
         if !free {
             return Ok(None);
@@ -109,6 +117,15 @@ impl Resorter {
     /// Series held back now.
     pub fn held(&self) -> usize {
         self.held.len()
+    }
+
+    /// Whether [`Self::bound_of`] these labels is what they become: they go on after the last external one, and none replaces one of them.
+    fn is_own_bound(&self, own: &[Label]) -> bool {
+        let (Some(last), Some(last_added)) = (own.last(), self.added.last()) else { return false };
+        !self.whole_metrics
+            && self.removed.is_empty()
+            && last.name > last_added.name
+            && !self.added.iter().any(|added| own.iter().any(|label| label.name == added.name))
     }
 
     /// The lower bound of the outputs of `own` and of every input that sorts above it.

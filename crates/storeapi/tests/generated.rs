@@ -45,6 +45,7 @@ fn generate() -> BTreeMap<String, Vec<u8>> {
     config.out_dir(out.path());
     tonic_prost_build::configure()
         .build_transport(false)
+        .codec_path("crate::codec::Codec")
         .out_dir(out.path())
         .compile_fds_with_config(descriptors.clone(), config)
         .expect("generated code");

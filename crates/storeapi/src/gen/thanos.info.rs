@@ -162,7 +162,7 @@ pub mod info_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static("/thanos.info.Info/Info");
             let mut req = request.into_request();
             req.extensions_mut().insert(GrpcMethod::new("thanos.info.Info", "Info"));
@@ -293,7 +293,7 @@ pub mod info_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = InfoSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,

@@ -338,7 +338,7 @@ pub mod exemplars_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/thanos.Exemplars/Exemplars",
             );
@@ -480,7 +480,7 @@ pub mod exemplars_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ExemplarsSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -677,7 +677,7 @@ pub mod metadata_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/thanos.Metadata/MetricMetadata",
             );
@@ -822,7 +822,7 @@ pub mod metadata_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = MetricMetadataSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1212,7 +1212,7 @@ pub mod store_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static("/thanos.Store/Series");
             let mut req = request.into_request();
             req.extensions_mut().insert(GrpcMethod::new("thanos.Store", "Series"));
@@ -1234,7 +1234,7 @@ pub mod store_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static("/thanos.Store/LabelNames");
             let mut req = request.into_request();
             req.extensions_mut().insert(GrpcMethod::new("thanos.Store", "LabelNames"));
@@ -1256,7 +1256,7 @@ pub mod store_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static("/thanos.Store/LabelValues");
             let mut req = request.into_request();
             req.extensions_mut().insert(GrpcMethod::new("thanos.Store", "LabelValues"));
@@ -1414,7 +1414,7 @@ pub mod store_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = SeriesSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1457,7 +1457,7 @@ pub mod store_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = LabelNamesSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1500,7 +1500,7 @@ pub mod store_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = LabelValuesSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1648,7 +1648,7 @@ pub mod writeable_store_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/thanos.WriteableStore/RemoteWrite",
             );
@@ -1784,7 +1784,7 @@ pub mod writeable_store_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = RemoteWriteSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -2100,7 +2100,7 @@ pub mod query_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static("/thanos.Query/Query");
             let mut req = request.into_request();
             req.extensions_mut().insert(GrpcMethod::new("thanos.Query", "Query"));
@@ -2121,7 +2121,7 @@ pub mod query_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static("/thanos.Query/QueryRange");
             let mut req = request.into_request();
             req.extensions_mut().insert(GrpcMethod::new("thanos.Query", "QueryRange"));
@@ -2270,7 +2270,7 @@ pub mod query_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = QuerySvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -2316,7 +2316,7 @@ pub mod query_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = QueryRangeSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -2671,7 +2671,7 @@ pub mod rules_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static("/thanos.Rules/Rules");
             let mut req = request.into_request();
             req.extensions_mut().insert(GrpcMethod::new("thanos.Rules", "Rules"));
@@ -2811,7 +2811,7 @@ pub mod rules_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = RulesSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -3029,7 +3029,7 @@ pub mod status_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/thanos.Status/TSDBStatistics",
             );
@@ -3174,7 +3174,7 @@ pub mod status_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = TSDBStatisticsSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -3452,7 +3452,7 @@ pub mod targets_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::codec::Codec::default();
             let path = http::uri::PathAndQuery::from_static("/thanos.Targets/Targets");
             let mut req = request.into_request();
             req.extensions_mut().insert(GrpcMethod::new("thanos.Targets", "Targets"));
@@ -3591,7 +3591,7 @@ pub mod targets_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = TargetsSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::codec::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
