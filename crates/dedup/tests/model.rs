@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use naive::NaiveSample;
 use parallax_dedup::{
-    Algorithm, Chunk, ChunkEncoding, DecodedChunk, Dedup, Samples, decode_replica, join, split_overlaps,
+    Algorithm, Chunk, ChunkEncoding, Content, DecodedChunk, Dedup, Samples, decode_replica, join,
+    split_overlaps,
 };
 use parallax_model::{CounterResetHint, FloatColumn, FloatHistogram, HistogramColumn, TimeRange};
 use parallax_tsdb::chunk::XorAppender;
@@ -94,7 +95,7 @@ fn encoded(chunk: &DecodedChunk) -> Option<Chunk> {
     }
     let (min_time_ms, max_time_ms) = (*floats.timestamps_ms.first()?, *floats.timestamps_ms.last()?);
     let data = appender.into_bytes().into();
-    Some(Chunk { min_time_ms, max_time_ms, encoding: ChunkEncoding::Xor, data })
+    Some(Chunk { min_time_ms, max_time_ms, encoding: ChunkEncoding::Xor, data, content: Content::Raw })
 }
 
 fn range() -> impl Strategy<Value = TimeRange> {
