@@ -5,6 +5,7 @@
 //! as long as the store announced or an error. Reading, writing and listing have a file each.
 
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -47,12 +48,20 @@ pub struct ObjectInfo {
     pub last_modified: SystemTime,
 }
 
+fn hash_of(text: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    hasher.finish()
+}
+
 /// A bucket; a clone is the same bucket.
 #[derive(Clone)]
 pub struct Bucket {
     store: Arc<dyn ObjectStore>,
     prefix: Path,
     name: Arc<str>,
+    /// Where the bucket is, as a hash: buckets of one name at two providers must not share what is cached of them.
+    origin: u64,
     /// Of a FILESYSTEM bucket: a directory that vanishes must not look like an empty bucket.
     directory: Option<Arc<PathBuf>>,
     /// Written with every object.
@@ -103,6 +112,7 @@ impl Bucket {
         // A cloud's requests are repeated one by one beneath, within the bucket's budget.
         let mut bucket = Self::new(store, &config.prefix, &name)?.with_retry(RetryPolicy::NEVER);
         bucket.attributes = attributes;
+        bucket.origin = hash_of(&format!("{:?}", config.provider));
         bucket.part_size_bytes = part_size_bytes;
         bucket.hedge = config.hedging.map(|hedging| Arc::new(Hedge::new(hedging)));
         Ok(bucket)
@@ -138,6 +148,7 @@ impl Bucket {
             store,
             prefix: crate::path::prefix(prefix)?,
             name: name.into(),
+            origin: 0,
             directory: None,
             attributes: Attributes::new(),
             part_size_bytes: UPLOAD_PART_BYTES,

@@ -171,7 +171,7 @@ impl Bucket {
 
     /// Tells this bucket's keys from those of others in the same cache.
     fn cache_scope(&self) -> String {
-        format!("{}/{}", self.name, self.prefix)
+        format!("{:016x}/{}/{}", self.origin, self.name, self.prefix)
     }
 }
 
@@ -274,5 +274,18 @@ mod tests {
         assert_eq!(wanted_pieces(&[5..25, 0..1, 95..200], 10, 100), Some(vec![0, 1, 2, 9]));
         assert_eq!(wanted_pieces(&[5..25, 100..101], 10, 100), None);
         assert_eq!(wanted_pieces(&[5..25, 0..u64::MAX], 10, u64::MAX), None);
+    }
+
+    #[test]
+    fn buckets_of_one_name_at_two_endpoints_do_not_share_keys() {
+        let scope = |endpoint: &str| {
+            let yaml = format!(
+                "type: S3\nconfig: {{bucket: thanos, endpoint: {endpoint}, access_key: a, secret_key: b, insecure: true}}"
+            );
+            let config = crate::BucketConfig::from_yaml(&yaml).unwrap();
+            Bucket::open(&config, crate::Access::Read).unwrap().cache_scope()
+        };
+        assert_ne!(scope("minio.eu:9000"), scope("minio.us:9000"));
+        assert_eq!(scope("minio.eu:9000"), scope("minio.eu:9000"));
     }
 }
