@@ -147,6 +147,18 @@ async fn an_endpoint_that_breaks_off_leaves_what_it_sent_and_says_so() {
 }
 
 #[tokio::test]
+async fn what_an_endpoint_warns_of_is_bounded_in_number_and_length() {
+    let [a, _] = two_replicas();
+    *a.fault.lock().unwrap() = Fault::WarnALot(3_000);
+    let hub = Hub::over(vec![local("a", &a)]).await;
+    let (data, warnings) = hub.get("/api/v1/metadata").await;
+    assert!(data["up"].is_array());
+    assert_eq!(warnings.len(), 1_001);
+    assert!(warnings.iter().all(|warning| warning.len() < 3_000));
+    assert_eq!(warnings[1_000], "an endpoint sent more than 1000 warnings");
+}
+
+#[tokio::test]
 async fn an_endpoint_that_sends_too_much_is_cut_off_and_the_others_stand() {
     let [a, _] = two_replicas();
     let mut huge = fake([("cluster", "us-1")]).with_metadata("first", "gauge", "small");

@@ -1,5 +1,6 @@
 //! What the endpoints over the small services have in common: parameters, deadline, and reading an answer.
 
+use std::collections::HashSet;
 use std::time::Instant;
 
 use futures::StreamExt;
@@ -60,12 +61,12 @@ impl SideQuestion {
         }
         let reading = async {
             let mut frames = R::ask(request, api.runner.store().side()).await?;
-            let (mut items, mut warnings) = (Vec::new(), Vec::new());
+            let (mut items, mut warnings, mut seen) = (Vec::new(), Vec::new(), HashSet::new());
             while let Some(frame) = frames.next().await {
                 match R::read(frame?) {
                     Some(SideFrame::Item(item)) => items.push(item),
-                    Some(SideFrame::Warning(text)) if warnings.contains(&text) => {}
-                    Some(SideFrame::Warning(text)) => warnings.push(text),
+                    Some(SideFrame::Warning(text)) if seen.insert(text.clone()) => warnings.push(text),
+                    Some(SideFrame::Warning(_)) => {}
                     None => {}
                 }
             }

@@ -3,6 +3,7 @@
 //! Answers are held whole, because they are merged or sorted by whoever asked; what they may take is bounded per endpoint and per call. An endpoint
 //! that breaks off leaves what it sent and a gap. One that never said what it offers is asked: only it could tell that nothing is missing.
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,7 @@ use parallax_storeapi::{FrameStream, SideFrame, SideRequest};
 use tonic::{Code, Request, Status};
 
 use super::{Call, Proxy, aborted, gap_of, late};
-use crate::coverage::{Gap, GapKind};
+use crate::coverage::{Gap, GapKind, bounded};
 use crate::endpoint::Endpoint;
 use crate::store_selection::{Question, Selected, choose};
 
@@ -84,10 +85,11 @@ impl Proxy {
         let parts = join_all(asked).await;
         let mut heard =
             Heard { items: Vec::new(), warnings: selection.gaps.iter().map(Gap::to_string).collect() };
+        let mut seen: HashSet<String> = heard.warnings.iter().cloned().collect();
         for part in parts {
             heard.items.extend(part.items);
             for warning in part.warnings {
-                if !heard.warnings.contains(&warning) {
+                if seen.insert(warning.clone()) {
                     heard.warnings.push(warning);
                 }
             }
@@ -102,6 +104,19 @@ impl Proxy {
         match heard.warnings.first() {
             Some(warning) if call.abort => Err(Status::aborted(warning.clone())),
             _ => Ok(heard),
+        }
+    }
+}
+
+/// Warnings of one endpoint that are passed on.
+const MAX_WARNINGS: usize = 1_000;
+
+impl<T> Part<T> {
+    fn warn(&mut self, text: String) {
+        match self.warnings.len() {
+            0..MAX_WARNINGS => self.warnings.push(bounded(text)),
+            MAX_WARNINGS => self.warnings.push(format!("an endpoint sent more than {MAX_WARNINGS} warnings")),
+            _ => {}
         }
     }
 }
@@ -214,7 +229,7 @@ impl<T> Listening<'_, T> {
                     .map_err(|error| Some(self.endpoint().gap(GapKind::Partial, error.to_string())))?;
                 self.part.items.push(item);
             }
-            Some(SideFrame::Warning(text)) => self.part.warnings.push(text),
+            Some(SideFrame::Warning(text)) => self.part.warn(text),
             None => {}
         }
         Ok(())

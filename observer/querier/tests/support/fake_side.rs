@@ -27,6 +27,8 @@ pub enum Fault {
     HangAfter(usize),
     FailAfter(usize, Status),
     Warn(String),
+    /// So many warnings, all different and long.
+    WarnALot(usize),
 }
 
 /// See the module. It offers what it has anything of, metadata always.
@@ -84,6 +86,11 @@ impl FakeSide {
             Fault::Warn(text) => {
                 let warning = R::frame(SideFrame::Warning(text));
                 Box::pin(futures::stream::iter([Ok(warning)]).chain(all))
+            }
+            Fault::WarnALot(count) => {
+                let warning =
+                    |number| R::frame(SideFrame::Warning(format!("{number}{}", "!".repeat(10_000))));
+                Box::pin(futures::stream::iter((0..count).map(move |number| Ok(warning(number)))).chain(all))
             }
         })
     }
