@@ -346,8 +346,9 @@ async fn more_selections_than_a_store_serves_at_once_do_not_wait_for_each_other(
     for backwards in [false, true] {
         // Far more frames than the channel holds, and all of them fit into memory.
         assert_eq!(fifteen_selections(300, Budget::new(0), backwards).await, 15);
-        // Next to nothing fits: streams that are not read are let go, and opened again when they are.
-        let opens = fifteen_selections(300, Budget::new(40_000), backwards).await;
+        // Room for the one that is read, however far its decoding is behind, and for little else: streams that are not read are let go, and opened
+        // again when they are.
+        let opens = fifteen_selections(300, Budget::new(200_000), backwards).await;
         assert!((15..=30).contains(&opens), "{opens}");
     }
 }
