@@ -101,7 +101,7 @@ fn without_effect() -> Vec<Flag> {
             "5m",
             "How often marked and partial blocks are cleaned",
         )
-        .no_effect("each pass begins and ends with it, and no pass waits for a bad group"),
+        .no_effect("marked blocks are deleted when a pass reads the bucket, partial ones when it ends"),
         Flag::new("compact.progress-interval", Duration, "5m", "How often progress is measured")
             .no_effect("it is measured at the end of each pass"),
         Flag::new("debug.halt-on-error", Switch, "true", "Halt on a critical error").no_effect(QUARANTINE),

@@ -1,6 +1,6 @@
 //! The HTTP client beneath every cloud: `object_store` builds and signs the requests, this sends them, over hyper and rustls.
 //!
-//! Invariants: every wait has a limit (connection, headers, each piece of a body); plain HTTP only where it was allowed; nothing is
+//! Invariants: every wait for a server has a limit (connection, headers, each piece of a body; not that for a place among `max_conns_per_host`); plain HTTP only where it was allowed; nothing is
 //! followed or repeated here, but whether a failed request may be repeated is decided here, by a budget.
 
 use std::error::Error as _;

@@ -2,7 +2,7 @@
 //!
 //! A block is covered if all its sources are among those of another block of its group that is not itself marked for deletion: what is going holds
 //! nothing for others. Of blocks with the same sources the oldest ULID stays, unless it is marked. Before
-//! anything is marked, the block that covers must be whole in the bucket; and of two with the same sources, the one that goes must not have more
+//! anything is marked, the block that covers must be whole in the bucket, as far as its `meta.json` lists files; and of two with the same sources, the one that goes must not have more
 //! series or samples than the one that stays: then one of them lies, and both are left alone.
 
 use std::collections::{BTreeSet, HashMap};

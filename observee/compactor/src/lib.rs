@@ -14,9 +14,11 @@
 //!
 //! Invariants:
 //!
-//! - A source is marked for deletion only after the block that holds all its samples was verified and is whole in the bucket.
+//! - A source is marked for deletion only after the block made from it was read back (its structure: series, chunks, postings; not every sample) and its
+//!   files are whole in the bucket.
 //! - What is wrong with a group stays with the group: it is set aside with its reason, and tried again when its blocks change ([`quarantine`]).
-//! - Memory is bounded by windows, batches and symbols; nothing is held per sample of a block.
+//! - Memory is bounded by windows, batches and symbols, but for chunks that overlap: a run of them, which for interleaved replicas may be a whole
+//!   series of a block, is decoded at once, and so is a series that is downsampled.
 //! - A crash leaves a partial upload, which is invisible, or a whole block beside its sources, which the next pass recognises as covered.
 
 #![forbid(unsafe_code)]

@@ -1,7 +1,8 @@
 //! One pass over the bucket: delete, collect garbage, compact, downsample, retire, clean up.
 //!
 //! No step waits for another to succeed: what goes wrong is reported, counted and left for the next pass, or set aside. Only what would
-//! rest on something that failed is left out, such as retiring a block that should have been downsampled first.
+//! rest on something that failed is left out, such as retiring a block that should have been downsampled first. In a long pass the bucket is
+//! read again from time to time.
 
 mod clean;
 mod compact;

@@ -28,8 +28,8 @@ impl Bucket {
         Ok(())
     }
 
-    /// Writes a small object unless there is one of this name. Of several writers exactly one succeeds; it is asked once, and a lost
-    /// answer is an error, after which the caller has to read who won.
+    /// Writes a small object unless there is one of this name. Of several writers exactly one succeeds; it is not repeated here, but
+    /// beneath, after a 5xx, it may be: a refusal can be of a write of our own. After any error the caller has to read who won.
     ///
     /// # Errors
     /// [`BucketError::Condition`] if it exists; [`BucketError::Unconditional`] if the store cannot do this.
