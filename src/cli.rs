@@ -24,6 +24,7 @@ pub fn command() -> Command {
             "observer",
             "The observer in one process: a querier per cluster, store gateways, the global querier",
         )))
+        .subcommand(command::tools::cli())
         .subcommand(command::pki::cli());
     for component in COMPONENTS {
         root = root.subcommand(flags::command(component));
@@ -68,6 +69,7 @@ pub fn dispatch(matches: &ArgMatches) -> Result<(), Failure> {
     };
     match name {
         "pki" => command::pki::run(matches),
+        "tools" => command::tools::run(matches),
         "demo" => {
             start_logging(matches)?;
             command::demo::run(matches)

@@ -9,9 +9,11 @@ mod compact;
 mod query;
 mod sidecar;
 mod store;
+mod tools;
 mod unbuilt;
 mod values;
 
+pub use tools::BUCKET_TOOLS;
 pub use values::{Values, parse_bytes, parse_duration, parse_time_ms};
 
 use clap::{Arg, ArgAction, Command};
@@ -110,7 +112,6 @@ pub const COMPONENTS: &[Component] = &[
     unbuilt::RULE,
     unbuilt::QUERY_FRONTEND,
     unbuilt::RECEIVE,
-    unbuilt::TOOLS,
 ];
 
 /// The flag that names the settings file.
@@ -177,7 +178,7 @@ mod tests {
 
     #[test]
     fn every_flag_of_a_component_is_defined_once_and_its_default_is_readable() {
-        for component in COMPONENTS {
+        for component in COMPONENTS.iter().chain(BUCKET_TOOLS) {
             let mut seen = HashSet::new();
             for flag in (component.flags)() {
                 assert!(seen.insert(flag.name), "{}: --{} twice", component.name, flag.name);
@@ -207,6 +208,7 @@ mod tests {
         // A pair like --objstore.config and --objstore.config-file is asked for by its first name.
         let unread: Vec<String> = COMPONENTS
             .iter()
+            .chain(BUCKET_TOOLS)
             .flat_map(|component| (component.flags)().into_iter().map(move |flag| (component.name, flag)))
             .filter(|(_, flag)| flag.fate == Fate::Used && flag.name != SETTINGS_FLAG)
             .filter(|(_, flag)| !asked(flag.name) && !flag.name.strip_suffix("-file").is_some_and(asked))

@@ -237,7 +237,7 @@ fn values_that_a_flag_cannot_have_are_refused_by_name() {
 
 #[test]
 fn components_of_thanos_that_are_not_here_say_what_to_use_instead() {
-    for component in ["rule", "query-frontend", "receive", "tools"] {
+    for component in ["rule", "query-frontend", "receive"] {
         for more in [vec![], vec!["--wait", "--objstore.config-file=x", "bucket", "ls"]] {
             let finished = run([vec![component], more].concat());
             assert_eq!(finished.code, Some(2), "{finished:?}");

@@ -1,17 +1,22 @@
 //! `parallax compact`.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, bail, ensure};
 use parallax_block::HashFunction;
 use parallax_bucket::Access;
 use parallax_compactor::plan::RANGES_MS;
-use parallax_compactor::{Compactor, CompactorConfig, MergeMode, PlanConfig, Retention};
+use parallax_compactor::{Compactor, CompactorConfig, LeaseConfig, MergeMode, PlanConfig, Retention, Shard};
 use parallax_model::TimeRange;
 use parallax_net::Context;
 
-use super::objstore;
+use super::{objstore, retention_policy};
 use crate::flags::Values;
 use crate::process::{self, Failure};
 use crate::serve;
+
+/// A lease that must be renewed more often than this costs more than it saves.
+const LEAST_LEASE: Duration = Duration::from_secs(15);
 
 pub fn run(values: Values) -> Result<(), Failure> {
     process::run(|context| async move {
@@ -58,12 +63,19 @@ fn config(values: &Values, context: &Context) -> anyhow::Result<CompactorConfig>
             five_minutes: values.duration("retention.resolution-5m"),
             one_hour: values.duration("retention.resolution-1h"),
         },
+        retention_rules: match values.text("retention.policy-file") {
+            Some(path) => retention_policy::read(&path).context("--retention.policy-file")?,
+            None => Vec::new(),
+        },
+        retention_dry_run: values.switch("retention.dry-run"),
         downsampling: !values.switch("downsampling.disable"),
         time_range: TimeRange::new(min_ms, max_ms),
         skip_out_of_order: values.switch("compact.skip-block-with-out-of-order-chunks"),
         group_concurrency: count("compact.concurrency"),
         downsample_concurrency: count("downsample.concurrency"),
         fetch_concurrency: count("block-meta-fetch-concurrency"),
+        sharing: sharing(values)?,
+        shard: shard(values.text("shard").as_deref())?,
         hash: hash_function(values.text("hash-func").as_deref())?,
         wait_interval: values.switch("wait").then(|| values.duration("wait-interval")),
         ..CompactorConfig::new(bucket, data_dir)
@@ -85,7 +97,24 @@ pub fn merge_mode(function: Option<&str>, replica_labels: &[String]) -> anyhow::
     }
 }
 
-fn hash_function(name: Option<&str>) -> anyhow::Result<HashFunction> {
+/// Who this worker is is told by the name of the machine, which in Kubernetes is the pod's.
+fn sharing(values: &Values) -> anyhow::Result<Option<LeaseConfig>> {
+    if !values.switch("compact.shared") {
+        return Ok(None);
+    }
+    let lasts = values.duration("compact.lease-duration");
+    ensure!(lasts >= LEAST_LEASE, "--compact.lease-duration is less than {}s", LEAST_LEASE.as_secs());
+    let host = std::env::var("HOSTNAME").unwrap_or_default();
+    let worker = format!("{host} pid {}", std::process::id());
+    Ok(Some(LeaseConfig { worker: worker.trim().to_owned(), lasts, ..LeaseConfig::default() }))
+}
+
+fn shard(text: Option<&str>) -> anyhow::Result<Option<Shard>> {
+    let Some(text) = text.filter(|text| !text.is_empty()) else { return Ok(None) };
+    text.parse().map(Some).map_err(|reason: String| anyhow::anyhow!("--shard: {reason}"))
+}
+
+pub fn hash_function(name: Option<&str>) -> anyhow::Result<HashFunction> {
     match name {
         None => Ok(HashFunction::None),
         Some("SHA256") => Ok(HashFunction::Sha256),

@@ -58,6 +58,14 @@ fn work() -> Vec<Flag> {
             "4",
             "How many of the ranges 2h, 8h, 2d, 14d are used",
         ),
+        Flag::new(
+            "compact.shared",
+            Switch,
+            "false",
+            "Share the bucket with other compactors, through leases of groups in the bucket (needs conditional writes: S3, GCS, AZURE)",
+        ),
+        Flag::new("compact.lease-duration", Duration, "5m", "How long a lease lasts unless it is renewed"),
+        Flag::new("shard", Text, "", "Compact only a part of the groups: 0/3, 1/3, 2/3 for three compactors"),
         Flag::new("hash-func", Text, "", "Hash of uploaded files in meta.json: empty or SHA256"),
     ]
 }
@@ -81,6 +89,18 @@ fn retention() -> Vec<Flag> {
             Duration,
             "0d",
             "How long 1h aggregates are kept; 0d is for ever",
+        ),
+        Flag::new(
+            "retention.policy-file",
+            Text,
+            "",
+            "YAML file with rules of how long blocks are kept, by external labels and resolution",
+        ),
+        Flag::new(
+            "retention.dry-run",
+            Switch,
+            "false",
+            "Only log which blocks are past their retention; mark none of them",
         ),
         Flag::new("downsampling.disable", Switch, "false", "Do not downsample"),
         Flag::new("delete-delay", Duration, "48h", "Age of a deletion mark before its block is deleted"),

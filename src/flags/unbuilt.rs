@@ -17,4 +17,3 @@ pub(super) const QUERY_FRONTEND: Component = unbuilt(
 );
 pub(super) const RECEIVE: Component =
     unbuilt("receive", "run `thanos receive`; this querier reads it as a StoreAPI endpoint");
-pub(super) const TOOLS: Component = unbuilt("tools", "run `thanos tools` on the same bucket");

@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use tokio::io::AsyncReadExt;
 
 use crate::meta::{CHUNKS_DIRECTORY, FileHash, INDEX_FILE_NAME, META_FILE_NAME, MetaFile, ThanosMeta};
-use crate::{BlockError, BlockMeta};
+use crate::{BlockError, BlockId, BlockMeta};
 
 /// How the files of a block are hashed into `meta.json`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -39,6 +39,15 @@ const MAX_SEGMENTS: usize = 100_000;
 
 const HASH_BUFFER_BYTES: usize = 256 << 10;
 
+/// A block whose chunks and index are in the bucket. Until it is published nobody sees it.
+#[derive(Debug)]
+#[must_use = "a block without meta.json is a partial upload"]
+pub struct UploadedData {
+    meta: BlockMeta,
+    segments: Vec<String>,
+    files: Vec<MetaFile>,
+}
+
 /// Uploads the block in `directory`, whose `meta.json` was read as `meta`; returns the meta as uploaded.
 ///
 /// Files other than `index` and `chunks/*` (tombstones among them) stay behind, as with Thanos.
@@ -52,6 +61,19 @@ pub async fn upload_block(
     meta: BlockMeta,
     options: &UploadOptions,
 ) -> Result<BlockMeta, BlockError> {
+    upload_data(bucket, directory, meta, options).await?.publish(bucket, options).await
+}
+
+/// Uploads chunks and index only, for a caller that wants to look around once more before the block becomes visible.
+///
+/// # Errors
+/// As [`upload_block`].
+pub async fn upload_data(
+    bucket: &Bucket,
+    directory: &Path,
+    meta: BlockMeta,
+    options: &UploadOptions,
+) -> Result<UploadedData, BlockError> {
     let block = meta.ulid;
     if options.external_labels.is_empty() {
         return Err(BlockError::NoExternalLabels { block });
@@ -72,9 +94,25 @@ pub async fn upload_block(
     for rel_path in &paths {
         bucket.upload_file(&block.object(rel_path), &directory.join(rel_path)).await.map_err(in_bucket)?;
     }
-    let meta = with_thanos(meta, segments, files, options)?;
-    bucket.put(&block.meta_object(), Bytes::from(meta.to_json()?)).await.map_err(in_bucket)?;
-    Ok(meta)
+    Ok(UploadedData { meta, segments, files })
+}
+
+impl UploadedData {
+    pub fn block(&self) -> BlockId {
+        self.meta.ulid
+    }
+
+    /// Writes `meta.json`; returns the meta as uploaded.
+    ///
+    /// # Errors
+    /// [`BlockError::Bucket`]; the block may be visible all the same.
+    pub async fn publish(self, bucket: &Bucket, options: &UploadOptions) -> Result<BlockMeta, BlockError> {
+        let block = self.block();
+        let meta = with_thanos(self.meta, self.segments, self.files, options)?;
+        let put = bucket.put(&block.meta_object(), Bytes::from(meta.to_json()?)).await;
+        put.map_err(|source| BlockError::Bucket { block, source })?;
+        Ok(meta)
+    }
 }
 
 fn with_thanos(

@@ -41,6 +41,10 @@ pub enum TsdbError {
     #[error("{what} cannot hold this: {reason}")]
     Invalid { what: Box<str>, reason: Cow<'static, str> },
 
+    /// What is written would exceed the format's limit, or the one that the caller set.
+    #[error("{what} would be too large: {reason}")]
+    TooLarge { what: Box<str>, reason: Cow<'static, str> },
+
     /// The operating system refused.
     #[error("{}: {source}", path.display())]
     Io {
@@ -73,6 +77,10 @@ impl TsdbError {
 
     pub fn invalid(what: &str, reason: impl Into<Cow<'static, str>>) -> Self {
         Self::Invalid { what: what.into(), reason: reason.into() }
+    }
+
+    pub fn too_large(what: &str, reason: impl Into<Cow<'static, str>>) -> Self {
+        Self::TooLarge { what: what.into(), reason: reason.into() }
     }
 
     /// For `map_err`: an [`io::Error`] together with the path that it is about.

@@ -18,6 +18,8 @@ struct Status {
     quarantine: Vec<SetAside>,
     /// Blocks that cannot be downsampled.
     quarantined_blocks: Vec<BlockSetAside>,
+    /// Blocks that were read and gave nothing to downsample.
+    nothing_to_downsample: Vec<BlockSetAside>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -46,6 +48,7 @@ async fn status(State(compactor): State<Arc<Compactor>>) -> Json<Status> {
         last_pass: compactor.last_pass(),
         quarantine: compactor.quarantine().list(),
         quarantined_blocks: compactor.quarantine().list_blocks(),
+        nothing_to_downsample: compactor.quarantine().list_barren(),
     })
 }
 

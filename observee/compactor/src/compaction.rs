@@ -3,13 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::Duration;
 
-use parallax_block::meta::{Downsample, IndexStats, Parent, ThanosMeta};
+use parallax_block::meta::{Downsample, INDEX_FILE_NAME, IndexStats, Parent, ThanosMeta};
 use parallax_block::{
-    BlockId, BlockMeta, BlockStats as MetaStats, Compaction, HashFunction, UploadOptions, upload_block,
+    BlockId, BlockMeta, BlockStats as MetaStats, Compaction, HashFunction, UploadOptions, UploadedData,
+    delete_block, upload_data,
 };
 use parallax_bucket::Bucket;
+use parallax_tsdb::TsdbError;
 use parallax_tsdb::block::{BlockChunk, BlockStats};
 use serde_json::{Map, Value};
 use tokio::runtime::Handle;
@@ -17,8 +19,11 @@ use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 
 use crate::CompactError;
+use crate::clock::Clock;
 use crate::group::Group;
-use crate::merge::{MergeFailure, MergeMode, Scratch, Transform, merge_series, write_block};
+use crate::merge::{
+    MergeFailure, MergeMode, ReadTotals, Scratch, Transform, Written, merge_series, write_block,
+};
 use crate::source::{Reading, SeriesJob, SourceBlock};
 use crate::verify::verify_staged;
 use crate::view::millis;
@@ -35,6 +40,9 @@ pub struct JobConfig {
     /// Threads that merge, besides one that reads and one that writes.
     pub workers: usize,
     pub hash: HashFunction,
+    /// The index of a new block must not exceed this.
+    pub max_index_size_bytes: u64,
+    pub clock: Clock,
     pub cancelled: CancellationToken,
 }
 
@@ -42,6 +50,41 @@ pub struct JobConfig {
 #[derive(Clone, Debug)]
 pub struct NewBlock {
     pub meta: BlockMeta,
+}
+
+/// What came of a job.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    Made(Box<NewBlock>),
+    /// No sample was left, and nothing was uploaded.
+    Nothing(ReadTotals),
+}
+
+impl Outcome {
+    /// The block, if there is one.
+    pub fn made(self) -> Option<NewBlock> {
+        match self {
+            Self::Made(new) => Some(*new),
+            Self::Nothing(_) => None,
+        }
+    }
+}
+
+/// A block that was written and verified, and whose data are in the bucket, where nobody sees it yet.
+#[derive(Debug)]
+pub struct Ready {
+    data: UploadedData,
+    options: UploadOptions,
+    /// By the clock, when `options` were made.
+    began: Duration,
+}
+
+/// What a job has prepared.
+#[derive(Debug)]
+pub enum Prepared {
+    Ready(Box<Ready>),
+    /// No sample was left, and nothing was uploaded.
+    Nothing(ReadTotals),
 }
 
 /// A job on some blocks.
@@ -55,35 +98,54 @@ impl Job {
         Self { config }
     }
 
-    /// Merges `blocks` (by minTime) of a group into one. `None` if no sample is left.
+    /// The same, ended by another token.
+    pub(crate) fn cancelled_by(&self, cancelled: CancellationToken) -> Self {
+        Self { config: JobConfig { cancelled, ..self.config.clone() } }
+    }
+
+    /// Merges `blocks` (by minTime) of a group into one.
     pub async fn compact(
         &self,
         group: &Group,
         blocks: &[Arc<BlockMeta>],
         mode: MergeMode,
         now_ms: i64,
-    ) -> Result<Option<NewBlock>, CompactError> {
+    ) -> Result<Outcome, CompactError> {
+        self.finish(self.prepare_compaction(group, blocks, mode, now_ms).await?).await
+    }
+
+    /// As [`Self::compact`], up to the point where the block would become visible.
+    pub async fn prepare_compaction(
+        &self,
+        group: &Group,
+        blocks: &[Arc<BlockMeta>],
+        mode: MergeMode,
+        now_ms: i64,
+    ) -> Result<Prepared, CompactError> {
         let meta = merged_meta(new_id(now_ms), group, blocks);
         self.run(meta, blocks.to_vec(), Arc::new(Merge { mode }), now_ms).await
     }
 
-    /// Writes `meta`'s block from `blocks` through a transformation, verifies it, and uploads it.
+    /// Writes `meta`'s block from `blocks` through a transformation, verifies it, and uploads its data.
     pub(crate) async fn run(
         &self,
         meta: BlockMeta,
         blocks: Vec<Arc<BlockMeta>>,
         transform: Arc<dyn Transform + Send + Sync>,
         now_ms: i64,
-    ) -> Result<Option<NewBlock>, CompactError> {
+    ) -> Result<Prepared, CompactError> {
         let staged = StagedDir { path: self.config.staging_dir.join(meta.ulid.to_string()) };
         let config = self.config.clone();
         let runtime = Handle::current();
         let target = staged.path.clone();
-        let began = Instant::now();
+        let began = self.config.clock.now();
         let written = tokio::task::spawn_blocking(move || {
             stage(&config, &runtime, meta, &blocks, transform.as_ref(), &target)
         });
-        let Some(meta) = written.await.map_err(ended)?? else { return Ok(None) };
+        let meta = match written.await.map_err(ended)?? {
+            Staged::Block(meta) => *meta,
+            Staged::Nothing(read) => return Ok(Prepared::Nothing(read)),
+        };
         if self.config.cancelled.is_cancelled() {
             return Err(CompactError::Interrupted);
         }
@@ -92,10 +154,33 @@ impl Job {
             external_labels: labels,
             source: SOURCE.to_owned(),
             hash: self.config.hash,
-            now_ms: now_ms.saturating_add(millis(began.elapsed())),
+            now_ms,
         };
-        let meta = upload_block(&self.config.bucket, &staged.path, meta, &options).await?;
-        Ok(Some(NewBlock { meta }))
+        let data = upload_data(&self.config.bucket, &staged.path, meta, &options).await?;
+        Ok(Prepared::Ready(Box::new(Ready { data, options, began })))
+    }
+
+    pub(crate) async fn finish(&self, prepared: Prepared) -> Result<Outcome, CompactError> {
+        match prepared {
+            Prepared::Ready(ready) => self.publish(*ready).await,
+            Prepared::Nothing(read) => Ok(Outcome::Nothing(read)),
+        }
+    }
+
+    /// Makes a block visible.
+    pub async fn publish(&self, ready: Ready) -> Result<Outcome, CompactError> {
+        let Ready { data, mut options, began } = ready;
+        options.now_ms = options.now_ms.saturating_add(millis(self.config.clock.since(began)));
+        let meta = data.publish(&self.config.bucket, &options).await?;
+        Ok(Outcome::Made(Box::new(NewBlock { meta })))
+    }
+
+    /// Deletes the data of a block that is not wanted any more. What cannot be deleted is a partial upload, and goes as one.
+    pub async fn discard(&self, ready: Ready) {
+        let block = ready.data.block();
+        if let Err(error) = delete_block(&self.config.bucket, block).await {
+            tracing::warn!(%block, %error, "the data of a block that is not published were not deleted");
+        }
     }
 }
 
@@ -108,7 +193,12 @@ fn ended(error: JoinError) -> CompactError {
     }
 }
 
-/// Writes and verifies the block; gives its meta with what it holds, or `None` if it holds nothing.
+enum Staged {
+    Block(Box<BlockMeta>),
+    Nothing(ReadTotals),
+}
+
+/// Writes and verifies the block; gives its meta with what it holds.
 fn stage(
     config: &JobConfig,
     runtime: &Handle,
@@ -116,19 +206,38 @@ fn stage(
     blocks: &[Arc<BlockMeta>],
     transform: &dyn Transform,
     target: &Path,
-) -> Result<Option<BlockMeta>, CompactError> {
+) -> Result<Staged, CompactError> {
     let unusable = |source| CompactError::File { path: config.staging_dir.clone(), source };
     std::fs::create_dir_all(&config.staging_dir).map_err(unusable)?;
+    let refused = |error| name_sources(error, blocks);
     let reading = Reading::new(config.bucket.clone(), runtime.clone(), blocks.len());
-    let (sources, symbols) = SourceBlock::open_all(&reading, blocks)?;
-    let sealed = write_block(sources, &symbols, target, transform, config.workers, &config.cancelled)?;
+    let (sources, symbols) = SourceBlock::open_all(&reading, blocks).map_err(refused)?;
+    let (limit, workers) = (config.max_index_size_bytes, config.workers);
+    let written = write_block(sources, &symbols, target, limit, transform, workers, &config.cancelled);
+    let Written { sealed, digest, read } = written.map_err(refused)?;
     if sealed.stats().sample_count == 0 {
-        return Ok(None);
+        return Ok(Staged::Nothing(read));
     }
     fill_stats(&mut meta, sealed.stats());
     sealed.publish().map_err(CompactError::Staging)?;
-    verify_staged(&config.staging_dir, runtime, &meta, &symbols)?;
-    Ok(Some(meta))
+    verify_staged(&config.staging_dir, runtime, &meta, &symbols, &digest)?;
+    Ok(Staged::Block(Box::new(meta)))
+}
+
+/// A block that the format, or the limit, does not take: the same blocks would make it again, so the message names them.
+fn name_sources(error: CompactError, blocks: &[Arc<BlockMeta>]) -> CompactError {
+    let largest = blocks.iter().max_by_key(|meta| meta.file_size_bytes(INDEX_FILE_NAME));
+    match (error, largest) {
+        (CompactError::Staging(source @ TsdbError::TooLarge { .. }), Some(largest)) => {
+            CompactError::IndexTooLarge { largest: largest.ulid, reason: source.to_string() }
+        }
+        (CompactError::Staging(error @ TsdbError::Io { .. }), _) => CompactError::Staging(error),
+        (CompactError::Staging(source), _) => {
+            let ids: Vec<String> = blocks.iter().map(|meta| meta.ulid.to_string()).collect();
+            CompactError::Unwritable { blocks: ids.join(", "), source }
+        }
+        (error, _) => error,
+    }
 }
 
 /// A staged block; removed on drop.
@@ -222,5 +331,40 @@ fn fill_stats(meta: &mut BlockMeta, stats: &BlockStats) {
             chunk_max_size_bytes: stats.chunk_max_size_bytes,
             unknown: Map::new(),
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Remedy;
+
+    #[test]
+    fn what_the_format_does_not_take_is_set_aside_and_what_the_disk_does_not_is_tried_again() {
+        let id = |number: u64| -> BlockId { format!("01{number:024}").parse().unwrap() };
+        let meta = |number: u64, index_bytes: u64| {
+            let json = format!(
+                r#"{{"ulid":"{}","minTime":0,"maxTime":1,"version":1,
+                    "thanos":{{"labels":{{"a":"b"}},"files":[{{"rel_path":"index","size_bytes":{index_bytes}}}]}}}}"#,
+                id(number)
+            );
+            Arc::new(BlockMeta::parse("test", json.as_bytes()).unwrap())
+        };
+        let blocks = [meta(1, 10), meta(2, 30), meta(3, 20)];
+        let named = |error: TsdbError| name_sources(CompactError::Staging(error), &blocks);
+        let too_large = named(TsdbError::too_large("index", "its symbols take more than 4 GiB"));
+        assert!(
+            matches!(&too_large, CompactError::IndexTooLarge { largest, .. } if *largest == id(2)),
+            "{too_large}"
+        );
+        assert_eq!(too_large.remedy(), Remedy::Quarantine);
+        let refused = named(TsdbError::invalid("segment", "a chunk of 70000000 bytes, Xor"));
+        assert_eq!(refused.remedy(), Remedy::Quarantine);
+        for number in 1..4 {
+            assert!(refused.to_string().contains(&id(number).to_string()), "{refused}");
+        }
+        let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
+        let full = named(TsdbError::Io { path: "index".into(), source: full });
+        assert_eq!(full.remedy(), Remedy::Retry);
     }
 }

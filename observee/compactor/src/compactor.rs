@@ -1,9 +1,13 @@
 //! [`Compactor`]: passes over one bucket, once or for ever.
 
+pub(crate) mod making;
+
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use parallax_block::{BlockMeta, Fetcher, FetcherConfig, FetcherMetrics, Filter};
+use parallax_bucket::BucketError;
 use parallax_model::Resolution;
 use parallax_net::{Condition, Context};
 use tokio::task::JoinHandle;
@@ -12,10 +16,11 @@ use tokio_util::sync::CancellationToken;
 use crate::CompactError;
 use crate::compaction::{Job, JobConfig};
 use crate::config::CompactorConfig;
+use crate::lease::Leases;
 use crate::metrics::CompactorMetrics;
-use crate::pass::{Pass, PassReport, Progress};
+use crate::pass::{Chore, Pass, PassReport, Progress};
 use crate::quarantine::Quarantine;
-use crate::view::{View, millis};
+use crate::view::{View, ViewReading, millis};
 
 /// Where blocks are staged, within the data directory.
 const STAGING_DIRECTORY: &str = "compact";
@@ -30,6 +35,9 @@ pub struct Compactor {
     pub(crate) job: Job,
     pub(crate) metrics: CompactorMetrics,
     pub(crate) quarantine: Quarantine,
+    pub(crate) leases: Option<Leases>,
+    /// Whether the bucket was found to have what leases need.
+    is_shareable: AtomicBool,
     pub(crate) shutdown: CancellationToken,
     fetcher: Fetcher,
     condition: Condition,
@@ -69,6 +77,8 @@ impl Compactor {
             staging_dir,
             workers: config.workers,
             hash: config.hash,
+            max_index_size_bytes: config.plan.max_index_size_bytes,
+            clock: config.clock.clone(),
             cancelled: context.shutdown.clone(),
         });
         Ok(Arc::new(Self {
@@ -80,6 +90,11 @@ impl Compactor {
             job,
             metrics,
             quarantine: Quarantine::default(),
+            leases: config
+                .sharing
+                .clone()
+                .map(|sharing| Leases::new(config.bucket.clone(), sharing, config.clock.clone())),
+            is_shareable: AtomicBool::new(false),
             shutdown: context.shutdown.clone(),
             condition: context.readiness.condition("compact"),
             progress: Mutex::default(),
@@ -104,6 +119,7 @@ impl Compactor {
             match self.pass(now_ms()).await {
                 Ok(_) => {}
                 Err(CompactError::Interrupted) => return Ok(()),
+                Err(error @ CompactError::Unshareable(_)) => return Err(error),
                 Err(error) => {
                     self.metrics.retries.inc();
                     tracing::error!(%error, "the pass ended early; the next one tries again");
@@ -122,11 +138,36 @@ impl Compactor {
     /// If the block list cannot be read, or the process is to end.
     pub async fn pass(&self, now_ms: i64) -> Result<PassReport, CompactError> {
         let _one_at_a_time = self.running.lock().await;
+        self.check_sharing(now_ms).await?;
         let report = Pass::run(self, now_ms).await?;
         self.metrics.iterations.inc();
         tracing::info!(?report, "pass finished");
         *self.last_pass.lock().unwrap_or_else(PoisonError::into_inner) = Some(report.clone());
         Ok(report)
+    }
+
+    /// One of the things that a pass does, by itself. `now_ms` is milliseconds since the epoch.
+    ///
+    /// # Errors
+    /// As [`Self::pass`].
+    pub async fn chore(&self, chore: Chore, now_ms: i64) -> Result<PassReport, CompactError> {
+        let _one_at_a_time = self.running.lock().await;
+        Pass::run_chore(self, chore, now_ms).await
+    }
+
+    /// Refuses to share a bucket that has no conditional writes.
+    async fn check_sharing(&self, now_ms: i64) -> Result<(), CompactError> {
+        let Some(leases) = self.leases.as_ref().filter(|_| !self.is_shareable.load(Ordering::Relaxed)) else {
+            return Ok(());
+        };
+        match leases.probe(now_ms).await {
+            Ok(()) => {
+                self.is_shareable.store(true, Ordering::Relaxed);
+                Ok(())
+            }
+            Err(error @ BucketError::Unconditional { .. }) => Err(CompactError::Unshareable(error)),
+            Err(error) => Err(CompactError::Block(parallax_block::BlockError::List(error))),
+        }
     }
 
     /// Groups that are set aside.
@@ -150,19 +191,29 @@ impl Compactor {
 
     pub(crate) async fn read_view(&self, now_ms: i64) -> Result<View, CompactError> {
         let config = &self.config;
-        let view =
-            View::read(&self.fetcher, &config.bucket, config.delete_delay, config.fetch_concurrency, now_ms);
-        Ok(view.await?)
+        let reading = ViewReading {
+            bucket: &config.bucket,
+            delete_delay: config.delete_delay,
+            concurrency: config.fetch_concurrency,
+            takes: &|meta| {
+                let labels = meta.thanos.as_ref().and_then(|thanos| thanos.labels.clone());
+                config
+                    .shard
+                    .is_none_or(|shard| shard.takes(&labels.unwrap_or_default(), &config.replica_labels))
+            },
+        };
+        Ok(View::read(&self.fetcher, &reading, now_ms).await?)
     }
 
     /// Whether a block is older than its resolution is kept.
     pub(crate) fn is_retired(&self, meta: &BlockMeta, now_ms: i64) -> bool {
-        meta.resolution().is_some_and(|resolution| self.is_past(meta.max_time_ms, resolution, now_ms))
+        meta.resolution().is_some_and(|resolution| self.is_past(meta, resolution, now_ms))
     }
 
-    pub(crate) fn is_past(&self, max_time_ms: i64, resolution: Resolution, now_ms: i64) -> bool {
-        let kept = self.config.retention.of(resolution);
-        kept.is_some_and(|kept| now_ms > max_time_ms.saturating_add(millis(kept)))
+    /// Whether a block would be retired if it were of another resolution.
+    pub(crate) fn is_past(&self, meta: &BlockMeta, resolution: Resolution, now_ms: i64) -> bool {
+        let kept = self.config.kept(meta, resolution);
+        kept.is_some_and(|kept| now_ms > meta.max_time_ms.saturating_add(millis(kept)))
     }
 }
 

@@ -7,6 +7,7 @@
 mod aggregates;
 mod batch;
 mod counter;
+mod deleted;
 mod float;
 mod histogram;
 mod raw;
@@ -15,11 +16,17 @@ mod spans;
 use std::sync::Arc;
 
 use parallax_block::{BlockMeta, meta::Downsample};
+use parallax_model::float::is_stale;
 use parallax_model::{FloatHistogram, Resolution};
 use parallax_tsdb::TsdbError;
 use parallax_tsdb::block::BlockChunk;
+use parallax_tsdb::chunk::aggregate::{Aggregate, Parts};
+use parallax_tsdb::chunk::{ChunkEncoding, XorReader};
 
-use crate::compaction::{Job, NewBlock, new_id};
+pub(crate) use deleted::without_windows;
+
+use crate::compaction::{Job, Outcome, Prepared, new_id};
+use crate::merge::account::samples_of;
 use crate::merge::{MergeFailure, Scratch, Transform};
 use crate::source::SeriesJob;
 use crate::{CompactError, downsample::raw::downsample_raw};
@@ -29,6 +36,9 @@ pub const FIVE_MINUTES_FROM_MS: i64 = 40 * 3_600_000;
 
 /// A five-minute block shorter than this is not downsampled to an hour (unless its data is about to go).
 pub const ONE_HOUR_FROM_MS: i64 = 10 * 24 * 3_600_000;
+
+/// By how much counts may miss, relative to their sum.
+const COUNT_TOLERANCE: f64 = 1e-9;
 
 /// A histogram at a time in milliseconds.
 type HistogramSample = (i64, FloatHistogram);
@@ -43,7 +53,7 @@ pub fn next_resolution(resolution: Resolution) -> Option<(Resolution, i64)> {
 }
 
 impl Job {
-    /// Downsamples a block to a coarser resolution. `None` if it has no sample.
+    /// Downsamples a block to a coarser resolution.
     ///
     /// # Errors
     /// As [`Job::compact`]; [`CompactError::Contradicts`] if the block is as coarse already.
@@ -52,7 +62,20 @@ impl Job {
         block: &Arc<BlockMeta>,
         to: Resolution,
         now_ms: i64,
-    ) -> Result<Option<NewBlock>, CompactError> {
+    ) -> Result<Outcome, CompactError> {
+        self.finish(self.prepare_downsampling(block, to, now_ms).await?).await
+    }
+
+    /// As [`Self::downsample`], up to the point where the block would become visible.
+    ///
+    /// # Errors
+    /// As [`Self::downsample`].
+    pub async fn prepare_downsampling(
+        &self,
+        block: &Arc<BlockMeta>,
+        to: Resolution,
+        now_ms: i64,
+    ) -> Result<Prepared, CompactError> {
         let from_ms = block.resolution_ms();
         if from_ms >= to.millis() {
             let reason = format!("it has a resolution of {from_ms} ms, and is not to be downsampled to {to}");
@@ -83,17 +106,50 @@ impl Transform for Windows {
         out: &mut Vec<BlockChunk>,
     ) -> Result<(), MergeFailure> {
         let chunks: Vec<BlockChunk> = job.sources.into_iter().flatten().collect();
-        downsample_series(&chunks, self.from_ms, self.to_ms, out)
+        let begun = out.len();
+        let left_out = downsample_series(&chunks, self.from_ms, self.to_ms, out)?;
+        check_counts(&chunks, left_out, out.get(begun..).unwrap_or_default())
     }
 }
 
-/// Downsamples one series, whose chunks are in order and of resolution `from_ms`.
+/// The counts of the new windows must add up to the samples that went in, those left out aside.
+fn check_counts(before: &[BlockChunk], left_out: u64, after: &[BlockChunk]) -> Result<(), MergeFailure> {
+    let sum = |chunks: &[BlockChunk]| {
+        chunks.iter().try_fold(0.0, |sum, chunk| {
+            Ok(sum + raw_samples_of(chunk).map_err(MergeFailure::of_chunk(chunk))?)
+        })
+    };
+    let (before, after) = (sum(before)?, sum(after)?);
+    let missing: f64 = before - left_out as f64 - after;
+    // Whole numbers add up exactly; what others wrote may not be whole, or not be numbers.
+    if missing.abs() <= before * COUNT_TOLERANCE || !before.is_finite() {
+        return Ok(());
+    }
+    Err(MergeFailure::Account(format!(
+        "of {before} samples {left_out} were left out, and {after} are in windows"
+    )))
+}
+
+/// How many raw samples a chunk stands for.
+fn raw_samples_of(chunk: &BlockChunk) -> Result<f64, TsdbError> {
+    if chunk.chunk.encoding != ChunkEncoding::Aggregate {
+        return Ok(samples_of(chunk)? as f64);
+    }
+    match Parts::decode(&chunk.chunk.data)?.get(Aggregate::Count) {
+        Some((ChunkEncoding::Xor, counts)) => XorReader::new(counts)?
+            .filter(|sample| !sample.as_ref().is_ok_and(|(_, count)| is_stale(*count)))
+            .try_fold(0.0, |sum, sample| Ok(sum + sample?.1)),
+        _ => Ok(0.0),
+    }
+}
+
+/// Downsamples one series, whose chunks are in order and of resolution `from_ms`; gives how many raw samples were left out, as they are no numbers or not in order.
 pub fn downsample_series(
     chunks: &[BlockChunk],
     from_ms: i64,
     to_ms: i64,
     out: &mut Vec<BlockChunk>,
-) -> Result<(), MergeFailure> {
+) -> Result<u64, MergeFailure> {
     if from_ms == 0 {
         return downsample_raw(chunks, to_ms, out);
     }
@@ -128,6 +184,29 @@ fn encoding(error: TsdbError) -> MergeFailure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn windows_that_miss_a_sample_are_not_accepted() {
+        let samples: Vec<(i64, f64)> = (0..1000).map(|n| (n * 15_000, n as f64)).collect();
+        let chunk = |samples: &[(i64, f64)]| BlockChunk {
+            min_time_ms: samples[0].0,
+            max_time_ms: samples[samples.len() - 1].0,
+            chunk: parallax_tsdb::segment::Chunk {
+                encoding: ChunkEncoding::Xor,
+                data: parallax_tsdb::chunk::encode_xor(samples).unwrap().into(),
+            },
+        };
+        let before: Vec<BlockChunk> = samples.chunks(120).map(chunk).collect();
+        let mut after = Vec::new();
+        assert_eq!(downsample_series(&before, 0, 300_000, &mut after).unwrap(), 0);
+        check_counts(&before, 0, &after).unwrap();
+        assert!(check_counts(&before, 1, &after).is_err());
+        assert!(check_counts(&before[1..], 0, &after).is_err());
+        let mut coarser = Vec::new();
+        downsample_series(&after, 300_000, 3_600_000, &mut coarser).unwrap();
+        check_counts(&after, 0, &coarser).unwrap();
+        assert!(check_counts(&after, 0, &coarser[1..]).is_err());
+    }
 
     #[test]
     fn windows_end_before_the_next_begins() {

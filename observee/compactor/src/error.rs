@@ -38,6 +38,14 @@ pub enum CompactError {
     #[error("the new block is not sound and was not uploaded: {reason}")]
     Output { reason: String },
 
+    /// The index of the new block does not fit its format, or the limit. `largest` is the block with the largest index of those that it was to be made of.
+    #[error("{reason}; block {largest} has the largest of the indexes that were merged")]
+    IndexTooLarge { largest: BlockId, reason: String },
+
+    /// A new block that its format does not take.
+    #[error("the block made of {blocks} cannot be written: {source}")]
+    Unwritable { blocks: String, source: TsdbError },
+
     /// The new block could not be written to the local disk.
     #[error("staging a block: {0}")]
     Staging(TsdbError),
@@ -51,6 +59,16 @@ pub enum CompactError {
 
     #[error(transparent)]
     Block(#[from] BlockError),
+
+    /// Somebody else has changed what a block was to be made of, or rest on.
+    #[error("{blocks}: {reason}")]
+    Overtaken { blocks: String, reason: String },
+
+    /// Several compactors were to share a bucket that has no conditional writes.
+    #[error(
+        "the bucket cannot be shared by several compactors ({0}): run one, or give each a part of the groups with --shard"
+    )]
+    Unshareable(BucketError),
 
     /// Some blocks could not be asked for, so that nothing may be concluded from what is missing.
     #[error("the bucket did not answer for every block")]
@@ -87,6 +105,8 @@ impl CompactError {
             | Self::Overlap { .. }
             | Self::SharedSource { .. }
             | Self::Unmergeable { .. }
+            | Self::IndexTooLarge { .. }
+            | Self::Unwritable { .. }
             | Self::Output { .. }
             | Self::Defect { .. } => Remedy::Quarantine,
             // A block whose object is gone will not come back by asking again.
@@ -95,6 +115,8 @@ impl CompactError {
                 BlockError::Damaged { .. } | BlockError::Meta { .. } | BlockError::NoExternalLabels { .. },
             ) => Remedy::Quarantine,
             Self::Incomplete
+            | Self::Overtaken { .. }
+            | Self::Unshareable(_)
             | Self::Staging(_)
             | Self::File { .. }
             | Self::Bucket { .. }
@@ -108,6 +130,7 @@ impl CompactError {
             Self::Damaged { block, .. }
             | Self::OutOfOrderChunks { block, .. }
             | Self::Contradicts { block, .. }
+            | Self::IndexTooLarge { largest: block, .. }
             | Self::Bucket { block, .. } => Some(*block),
             _ => None,
         }

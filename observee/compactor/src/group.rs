@@ -71,6 +71,11 @@ pub fn without_replicas(
 
 /// Thanos' key of a group: the resolution in milliseconds, `@`, and the hash of the labels.
 pub fn group_key(resolution_ms: i64, labels: &BTreeMap<String, String>) -> String {
+    format!("{resolution_ms}@{}", labels_hash(labels))
+}
+
+/// The hash of external labels in a group's key.
+pub fn labels_hash(labels: &BTreeMap<String, String>) -> u64 {
     let mut hashed = Vec::with_capacity(256);
     for (name, value) in labels {
         for text in [name, value] {
@@ -78,7 +83,7 @@ pub fn group_key(resolution_ms: i64, labels: &BTreeMap<String, String>) -> Strin
             hashed.push(HASH_SEPARATOR);
         }
     }
-    format!("{resolution_ms}@{}", xxh64(&hashed, 0))
+    xxh64(&hashed, 0)
 }
 
 /// Sorts blocks into groups, by key.

@@ -7,17 +7,20 @@
 mod clean;
 mod compact;
 mod downsample;
+mod leasing;
 mod progress;
 mod retire;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parallax_block::mark::place_mark;
-use parallax_block::{BlockId, BlockMarks, BlockMeta, DeletionMark, NoCompactMark};
+use parallax_block::{BlockId, BlockMarks, BlockMeta, DeletionMark, NoCompactMark, NoDownsampleMark};
 use serde::Serialize;
 
 use crate::compactor::Compactor;
+use crate::lease::Lease;
 use crate::metrics::CompactorMetrics;
 use crate::plan::NoCompactReason;
 use crate::view::{View, mark_name, millis};
@@ -37,21 +40,60 @@ pub struct PassReport {
     pub set_aside: u64,
     /// Errors that are tried again at the next pass.
     pub retries: u64,
+    /// Groups that another worker was at.
+    pub busy: u64,
+    /// What a dry run would have done.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub planned: Vec<Planned>,
+}
+
+/// Something that a dry run leaves undone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Planned {
+    pub action: Action,
+    pub block: BlockId,
+    pub reason: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Action {
+    Delete,
+    MarkForDeletion,
+    Downsample,
+}
+
+impl Action {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Delete => "delete",
+            Self::MarkForDeletion => "mark for deletion",
+            Self::Downsample => "downsample",
+        }
+    }
+}
+
+/// One of the things that a pass does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Chore {
+    /// Deleting what was marked long enough ago, marking what another block covers, deleting uploads that were given up.
+    Cleanup,
+    Retention,
+    Downsampling,
 }
 
 /// One pass at work.
 pub(crate) struct Pass<'a> {
     compactor: &'a Compactor,
     view: View,
-    /// When the view was read, for what time it is now.
-    read_at: Instant,
+    /// When the view was read, by the compactor's clock, for what time it is now.
+    read_at: Duration,
     report: PassReport,
     /// The blocks of groups whose compaction failed or which are set aside.
     unsettled: Vec<Vec<Arc<BlockMeta>>>,
+    /// By the key of the group.
+    leases: BTreeMap<String, Lease>,
 }
-
-/// After this long in a pass the bucket is read again: other writers' blocks and marks must not go unseen for the days that a first pass may take.
-const MAX_VIEW_AGE: Duration = Duration::from_secs(600);
 
 impl<'a> Pass<'a> {
     /// Does everything once.
@@ -59,18 +101,67 @@ impl<'a> Pass<'a> {
     /// # Errors
     /// If the block list cannot be read, or the process is to end.
     pub(crate) async fn run(compactor: &'a Compactor, now_ms: i64) -> Result<PassReport, CompactError> {
+        let read_at = compactor.config.clock.now();
         let view = compactor.read_view(now_ms).await?;
         let report = PassReport::default();
-        let mut pass = Self { compactor, view, read_at: Instant::now(), report, unsettled: Vec::new() };
-        pass.settle_view().await?;
-        pass.compact_groups().await?;
-        pass.refresh_if_old().await?;
-        pass.downsample_blocks().await?;
-        pass.refresh_if_old().await?;
-        pass.retire_blocks().await?;
-        pass.delete_partial().await;
-        pass.measure_progress();
+        let (unsettled, leases) = (Vec::new(), BTreeMap::new());
+        let mut pass = Self { compactor, view, read_at, report, unsettled, leases };
+        let outcome = pass.work().await;
+        pass.give_all_back().await;
+        outcome.map(|()| pass.report)
+    }
+
+    /// Does one thing.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub(crate) async fn run_chore(
+        compactor: &'a Compactor,
+        chore: Chore,
+        now_ms: i64,
+    ) -> Result<PassReport, CompactError> {
+        let read_at = compactor.config.clock.now();
+        let view = compactor.read_view(now_ms).await?;
+        let report = PassReport::default();
+        let (unsettled, leases) = (Vec::new(), BTreeMap::new());
+        let mut pass = Self { compactor, view, read_at, report, unsettled, leases };
+        if !pass.view.complete {
+            return Err(CompactError::Incomplete);
+        }
+        match chore {
+            Chore::Cleanup => {
+                pass.delete_expired().await;
+                pass.collect_garbage().await?;
+                pass.delete_partial().await;
+            }
+            Chore::Retention => {
+                pass.leave_out_covered();
+                pass.retire_blocks().await?;
+            }
+            Chore::Downsampling => {
+                pass.leave_out_covered();
+                pass.downsample_blocks().await?;
+            }
+        }
+        pass.give_all_back().await;
         Ok(pass.report)
+    }
+
+    /// Notes what a dry run leaves undone.
+    fn plan(&mut self, action: Action, block: BlockId, reason: String) {
+        self.report.planned.push(Planned { action, block, reason });
+    }
+
+    async fn work(&mut self) -> Result<(), CompactError> {
+        self.settle_view().await?;
+        self.compact_groups().await?;
+        self.refresh_if_old().await?;
+        self.downsample_blocks().await?;
+        self.refresh_if_old().await?;
+        self.retire_blocks().await?;
+        self.delete_partial().await;
+        self.measure_progress();
+        Ok(())
     }
 
     /// Deletes what is due, and leaves out of the view what another block covers.
@@ -83,19 +174,25 @@ impl<'a> Pass<'a> {
     }
 
     async fn refresh_if_old(&mut self) -> Result<(), CompactError> {
-        if self.read_at.elapsed() < MAX_VIEW_AGE {
+        let config = &self.compactor.config;
+        if config.clock.since(self.read_at) < config.max_view_age {
             return Ok(());
         }
-        let now_ms = self.clock_ms();
+        self.refresh().await
+    }
+
+    async fn refresh(&mut self) -> Result<(), CompactError> {
+        let config = &self.compactor.config;
+        let (now_ms, read_at) = (self.clock_ms(), config.clock.now());
         self.view = self.compactor.read_view(now_ms).await?;
-        self.read_at = Instant::now();
+        self.read_at = read_at;
         self.settle_view().await
     }
 
     /// The time by the pass's clock. Marks and blocks carry the time when they are made, not when a long pass began: the delay before
     /// deletion counts from there.
     fn clock_ms(&self) -> i64 {
-        self.view.now_ms.saturating_add(millis(self.read_at.elapsed()))
+        self.view.now_ms.saturating_add(millis(self.compactor.config.clock.since(self.read_at)))
     }
 
     fn metrics(&self) -> &'a CompactorMetrics {
@@ -105,6 +202,10 @@ impl<'a> Pass<'a> {
     /// Marks a block for deletion, in the bucket and in the view. A block that has a mark keeps it.
     async fn mark_for_deletion(&mut self, block: BlockId, details: String) -> Result<(), CompactError> {
         let mark = DeletionMark { id: block, version: 1, details, deletion_time_s: self.clock_ms() / 1000 };
+        if self.compactor.config.dry_run {
+            self.plan(Action::MarkForDeletion, block, mark.details);
+            return Ok(());
+        }
         if place_mark(&self.compactor.config.bucket, block, &mark).await? {
             self.metrics().marked(mark_name::<DeletionMark>(), "");
         }
@@ -131,6 +232,27 @@ impl<'a> Pass<'a> {
         }
         let marks: &mut BlockMarks = self.view.marks.entry(block).or_default();
         marks.no_compact = Some(mark);
+        Ok(())
+    }
+
+    async fn mark_no_downsample(
+        &mut self,
+        block: BlockId,
+        reason: &'static str,
+        details: &str,
+    ) -> Result<(), CompactError> {
+        let mark = NoDownsampleMark {
+            id: block,
+            version: 1,
+            details: details.to_owned(),
+            no_downsample_time_s: self.clock_ms() / 1000,
+            reason: reason.to_owned(),
+        };
+        if place_mark(&self.compactor.config.bucket, block, &mark).await? {
+            self.metrics().marked(mark_name::<NoDownsampleMark>(), reason);
+            tracing::info!(%block, reason, details, "block is taken out of downsampling");
+        }
+        self.view.marks.entry(block).or_default().no_downsample = Some(mark);
         Ok(())
     }
 

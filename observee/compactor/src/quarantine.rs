@@ -36,6 +36,8 @@ pub struct BlockSetAside {
 pub struct Quarantine {
     groups: Mutex<BTreeMap<String, SetAside>>,
     blocks: Mutex<BTreeMap<BlockId, BlockSetAside>>,
+    /// Blocks that were read and gave nothing to downsample.
+    barren: Mutex<BTreeMap<BlockId, BlockSetAside>>,
 }
 
 impl Quarantine {
@@ -90,14 +92,35 @@ impl Quarantine {
         self.lock_blocks().values().cloned().collect()
     }
 
-    /// Forgets groups that no longer exist.
-    pub fn keep_only(&self, keys: &BTreeSet<String>) {
+    /// Remembers that a block was read and gave nothing to downsample, and why.
+    pub fn note_barren(&self, block: BlockId, reason: &str, now_ms: i64) {
+        let entry = BlockSetAside { block, reason: reason.to_owned(), since_ms: now_ms };
+        self.lock_barren().insert(block, entry);
+    }
+
+    pub fn is_barren(&self, block: BlockId) -> bool {
+        self.lock_barren().contains_key(&block)
+    }
+
+    /// All blocks that gave nothing to downsample.
+    pub fn list_barren(&self) -> Vec<BlockSetAside> {
+        self.lock_barren().values().cloned().collect()
+    }
+
+    /// Forgets groups and blocks that no longer exist.
+    pub fn keep_only(&self, keys: &BTreeSet<String>, exists: impl Fn(BlockId) -> bool) {
         self.lock().retain(|key, _| keys.contains(key));
+        self.lock_blocks().retain(|block, _| exists(*block));
+        self.lock_barren().retain(|block, _| exists(*block));
     }
 
     /// All of them.
     pub fn list(&self) -> Vec<SetAside> {
         self.lock().values().cloned().collect()
+    }
+
+    fn lock_barren(&self) -> std::sync::MutexGuard<'_, BTreeMap<BlockId, BlockSetAside>> {
+        self.barren.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock_blocks(&self) -> std::sync::MutexGuard<'_, BTreeMap<BlockId, BlockSetAside>> {

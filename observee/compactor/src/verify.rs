@@ -1,6 +1,7 @@
 //! Reading a staged block back before it is uploaded: all of it, as if somebody else had written it.
 //!
-//! Series and chunks go through [`SourceBlock`], which checks order, checksums and times. Postings must name each label of each series once: both
+//! Series and chunks go through [`SourceBlock`], which checks order, checksums and times; and their [`Digest`] must be that of what the merge handed to the writer, which
+//! in turn was held against what went into the merge. Postings must name each label of each series once: both
 //! sides are summed up as a number that does not depend on order, so that nothing is held in memory. Blocking.
 
 use std::path::Path;
@@ -18,6 +19,7 @@ use parallax_tsdb::postings::SeriesRef;
 use tokio::runtime::Handle;
 
 use crate::CompactError;
+use crate::merge::{Digest, SeriesDigest};
 use crate::source::{Reading, SourceBlock, Window};
 
 /// An entry of the postings table is first read with this many bytes.
@@ -26,7 +28,7 @@ const ENTRY_GUESS_BYTES: usize = 4 << 10;
 /// The fixed head of a postings table: length and count.
 const TABLE_HEAD_BYTES: u64 = 8;
 
-/// Verifies the block `meta.ulid` in the directory `staging`; `symbols` is the section that it was written with.
+/// Verifies the block `meta.ulid` in the directory `staging`; `symbols` is the section that it was written with, and `digest` that of its series.
 ///
 /// # Errors
 /// [`CompactError::Output`] with the first thing that is wrong.
@@ -35,14 +37,21 @@ pub(crate) fn verify_staged(
     runtime: &Handle,
     meta: &BlockMeta,
     symbols: &Bytes,
+    digest: &Digest,
 ) -> Result<(), CompactError> {
-    verify(staging, runtime, meta, symbols).map_err(|error| match error {
+    verify(staging, runtime, meta, symbols, digest).map_err(|error| match error {
         CompactError::Interrupted => error,
         error => CompactError::Output { reason: error.to_string() },
     })
 }
 
-fn verify(staging: &Path, runtime: &Handle, meta: &BlockMeta, symbols: &Bytes) -> Result<(), CompactError> {
+fn verify(
+    staging: &Path,
+    runtime: &Handle,
+    meta: &BlockMeta,
+    symbols: &Bytes,
+    digest: &Digest,
+) -> Result<(), CompactError> {
     let wrong = |reason: String| CompactError::Output { reason };
     let bucket = Bucket::open(&BucketConfig::filesystem(staging), Access::Read)
         .map_err(|error| wrong(error.to_string()))?;
@@ -52,18 +61,25 @@ fn verify(staging: &Path, runtime: &Handle, meta: &BlockMeta, symbols: &Bytes) -
         return Err(wrong("the symbols are not those that were merged".to_owned()));
     }
     let mut uses = Uses::default();
-    let mut chunks = 0;
+    let mut found = Digest::default();
     for block in &mut blocks {
         while block.advance()? {
             let series = block.series_ref()?;
             for (name, value) in block.labels() {
                 uses.add(*name, *value, series);
             }
-            chunks += block.chunks()?.len() as u64;
+            let chunks = block.chunks()?;
+            let series = SeriesDigest::of(block.labels(), &chunks);
+            found.add(series.map_err(|source| CompactError::Damaged { block: meta.ulid, source })?);
         }
     }
-    if chunks != meta.stats.num_chunks {
-        return Err(wrong(format!("it has {chunks} chunks, not {}", meta.stats.num_chunks)));
+    let stats = &meta.stats;
+    let counted = (stats.num_series, stats.num_chunks, stats.num_samples);
+    if counted != (found.series, found.chunks, found.samples) {
+        return Err(wrong(format!("it has {found:?}, and meta.json counts {counted:?}")));
+    }
+    if found != *digest {
+        return Err(wrong(format!("what is read back is {found:?}, what was written is {digest:?}")));
     }
     let listed = read_postings(&reading, meta, symbols)?;
     if listed != uses {
@@ -163,3 +179,6 @@ fn decode_entry(cursor: &mut Cursor<'_>) -> Result<Entry, TsdbError> {
     let value = cursor.uvarint_str()?.to_owned();
     Ok(Entry { name, value, list_offset: cursor.uvarint64()? })
 }
+
+#[cfg(test)]
+mod tests;

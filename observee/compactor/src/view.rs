@@ -21,6 +21,8 @@ pub struct View {
     /// Whole blocks, those with a young deletion mark among them.
     pub blocks: BTreeMap<BlockId, Arc<BlockMeta>>,
     pub marks: BTreeMap<BlockId, BlockMarks>,
+    /// All blocks, however old their deletion marks.
+    pub whole: BTreeMap<BlockId, Arc<BlockMeta>>,
     /// Blocks that are to be deleted now: marked long enough ago, whole or not.
     pub expired: Vec<BlockId>,
     /// Blocks without `meta.json` and without a deletion mark.
@@ -29,18 +31,23 @@ pub struct View {
     pub complete: bool,
 }
 
+/// How the bucket is read.
+pub struct ViewReading<'a> {
+    pub bucket: &'a Bucket,
+    pub delete_delay: Duration,
+    /// Marks read at once.
+    pub concurrency: usize,
+    /// Which blocks are looked at.
+    pub takes: &'a (dyn Fn(&BlockMeta) -> bool + Sync),
+}
+
 impl View {
     /// Reads the block list and all marks.
     ///
     /// # Errors
     /// If the bucket cannot be listed, or a mark could not be asked for.
-    pub async fn read(
-        fetcher: &Fetcher,
-        bucket: &Bucket,
-        delete_delay: Duration,
-        concurrency: usize,
-        now_ms: i64,
-    ) -> Result<Self, BlockError> {
+    pub async fn read(fetcher: &Fetcher, reading: &ViewReading<'_>, now_ms: i64) -> Result<Self, BlockError> {
+        let ViewReading { bucket, delete_delay, concurrency, takes } = *reading;
         let SyncedBlocks { blocks, dropped, problems, complete } = fetcher.sync(now_ms).await?;
         for problem in problems {
             if problem.state != BlockState::NoMeta {
@@ -49,6 +56,7 @@ impl View {
             }
         }
         let mut view = Self { now_ms, blocks, complete, ..Self::default() };
+        view.blocks.retain(|_, meta| takes(meta));
         for meta in view.blocks.values_mut() {
             add_index_size(bucket, meta).await?;
         }
@@ -72,6 +80,7 @@ impl View {
                 Err(error) => tracing::warn!(%block, %error, "partial block is left alone"),
             }
         }
+        view.whole = view.blocks.clone();
         let marked = view.marks.iter().filter_map(|(block, marks)| Some((*block, marks.deletion.as_ref()?)));
         let old = marked.map(|(block, mark)| (block, age_ms(mark, now_ms))).collect::<Vec<_>>();
         for (block, age_ms) in old {

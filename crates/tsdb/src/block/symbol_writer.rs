@@ -42,6 +42,11 @@ impl SymbolBlockWriter {
         Ok(Self { dir, index, segments, metas: Vec::new(), stats: BlockStats::default() })
     }
 
+    /// The size in bytes that the index must not exceed ([`TsdbError::TooLarge`]), besides what the format allows.
+    pub fn limit_index(&mut self, limit_bytes: u64) {
+        self.index.limit(limit_bytes);
+    }
+
     /// What was written so far.
     pub fn stats(&self) -> &BlockStats {
         &self.stats

@@ -52,7 +52,7 @@ impl SymbolSection {
         self.last_at = Some(self.bytes.len());
         self.bytes.extend_from_slice(text.as_bytes());
         let symbol = self.count;
-        let too_large = || TsdbError::invalid("index", "the symbols take more than 4 GiB");
+        let too_large = || TsdbError::too_large("index", "its symbols take more than 4 GiB");
         if u32::try_from(self.bytes.len()).is_err() {
             return Err(too_large());
         }
@@ -63,7 +63,7 @@ impl SymbolSection {
     /// The whole section, from its length to its checksum.
     pub fn finish(mut self) -> Result<Bytes, TsdbError> {
         let len = u32::try_from(self.bytes.len() - 4)
-            .map_err(|_| TsdbError::invalid("index", "the symbols take more than 4 GiB"))?;
+            .map_err(|_| TsdbError::too_large("index", "its symbols take more than 4 GiB"))?;
         if let Some(prefix) = self.bytes.first_chunk_mut::<PREFIX_SIZE_BYTES>() {
             let (length, count) = prefix.split_at_mut(4);
             length.copy_from_slice(&len.to_be_bytes());

@@ -37,6 +37,7 @@ pub struct SymbolIndexWriter<W: Write> {
     /// The last series.
     entry: SeriesEntry,
     buffer: Vec<u8>,
+    limit_bytes: u64,
     stats: IndexStats,
 }
 
@@ -59,8 +60,14 @@ impl<W: Write> SymbolIndexWriter<W> {
             last_chunk_ref: ChunkRef::from_u64(0),
             entry: SeriesEntry::default(),
             buffer: Vec::new(),
+            limit_bytes: u64::MAX,
             stats: IndexStats::default(),
         })
+    }
+
+    /// The size in bytes that the index must not exceed, besides what the format allows.
+    pub fn limit(&mut self, limit_bytes: u64) {
+        self.limit_bytes = limit_bytes;
     }
 
     /// The text of a symbol.
@@ -113,7 +120,7 @@ impl<W: Write> SymbolIndexWriter<W> {
         self.entry.chunks.extend_from_slice(chunks);
         let start = self.sink.position().next_multiple_of(SERIES_ALIGNMENT_BYTES);
         let Ok(series) = SeriesRef::try_from(start / SERIES_ALIGNMENT_BYTES) else {
-            return Err(TsdbError::invalid(WHAT, "an index takes no more than 64 GiB").into());
+            return Err(TsdbError::too_large(WHAT, "series lie beyond 64 GiB").into());
         };
         self.buffer.clear();
         self.entry.encode(&mut self.buffer);
@@ -124,6 +131,7 @@ impl<W: Write> SymbolIndexWriter<W> {
         }
         self.sink.pad_to(SERIES_ALIGNMENT_BYTES)?;
         self.sink.write(&self.buffer)?;
+        check_limit(&self.sink, self.limit_bytes)?;
         self.uses.push(series, labels)?;
         self.series.push(series);
         self.last_chunk_ref = chunks.last().map_or(self.last_chunk_ref, |last| last.chunk_ref);
@@ -141,7 +149,7 @@ impl<W: Write> SymbolIndexWriter<W> {
         self.sink.pad_to(LIST_ALIGNMENT_BYTES)?;
         let mut table = vec![0; 4];
         put_entry(&mut table, "", "", self.sink.position());
-        let (sink, buffer) = (&mut self.sink, &mut self.buffer);
+        let (sink, buffer, limit_bytes) = (&mut self.sink, &mut self.buffer, self.limit_bytes);
         write_list(sink, buffer, &self.series)?;
         let mut list_count: u32 = 1;
         let symbols = &self.symbols;
@@ -149,8 +157,9 @@ impl<W: Write> SymbolIndexWriter<W> {
             put_entry(&mut table, symbols.lookup(name)?, symbols.lookup(value)?, sink.position());
             list_count = list_count
                 .checked_add(1)
-                .ok_or_else(|| TsdbError::invalid(WHAT, "an index has too many postings lists"))?;
-            write_list(sink, buffer, list)
+                .ok_or_else(|| TsdbError::too_large(WHAT, "it has more than 2^32 postings lists"))?;
+            write_list(sink, buffer, list)?;
+            check_limit(sink, limit_bytes)
         })?;
         if let Some(count) = table.first_chunk_mut::<4>() {
             *count = list_count.to_be_bytes();
@@ -158,11 +167,12 @@ impl<W: Write> SymbolIndexWriter<W> {
         self.toc.label_indices_table = self.sink.position();
         self.toc.postings_table = self.sink.position();
         let len = u32::try_from(table.len())
-            .map_err(|_| TsdbError::invalid(WHAT, "the postings table takes more than 4 GiB"))?;
+            .map_err(|_| TsdbError::too_large(WHAT, "its postings table takes more than 4 GiB"))?;
         self.sink.write(&len.to_be_bytes())?;
         self.sink.write(&table)?;
         self.sink.write(&crc::crc32c(&table).to_be_bytes())?;
         self.sink.write(&self.toc.encode())?;
+        check_limit(&self.sink, limit_bytes)?;
         self.stats.size_bytes = self.sink.position();
         Ok((self.sink.into_flushed()?, self.stats))
     }
@@ -174,6 +184,13 @@ impl<W: Write> SymbolIndexWriter<W> {
             labels.iter().map(|(name, value)| format!("{}={:?}", text(*name), text(*value))).collect();
         format!("{{{}}}", pairs.join(", "))
     }
+}
+
+fn check_limit<W: Write>(sink: &Positioned<W>, limit_bytes: u64) -> Result<(), WriteError> {
+    if sink.position() <= limit_bytes {
+        return Ok(());
+    }
+    Err(TsdbError::too_large(WHAT, format!("it takes more than the limit of {limit_bytes} bytes")).into())
 }
 
 fn write_list<W: Write>(
@@ -194,6 +211,33 @@ mod tests {
 
     use super::*;
     use crate::index::{IndexWriter, SymbolSection};
+
+    /// An index of one series, written under a limit; gives its size.
+    fn limited(limit_bytes: u64) -> Result<u64, WriteError> {
+        let mut section = SymbolSection::new();
+        for text in ["", "a", "b"] {
+            section.push(text)?;
+        }
+        let dir = tempfile::tempdir()?;
+        let mut writer = SymbolIndexWriter::new(Vec::new(), &section.finish()?, dir.path())?;
+        writer.limit(limit_bytes);
+        let chunk = ChunkMeta { chunk_ref: ChunkRef::from_u64(8), min_time_ms: 1, max_time_ms: 2 };
+        writer.add_series(&[(1, 2)], &[chunk])?;
+        Ok(writer.finish()?.1.size_bytes)
+    }
+
+    #[test]
+    fn an_index_beyond_its_limit_is_refused_wherever_it_grows() {
+        let size_bytes = limited(u64::MAX).unwrap();
+        assert_eq!(limited(size_bytes).unwrap(), size_bytes);
+        for limit_bytes in 0..size_bytes {
+            let error = limited(limit_bytes).unwrap_err();
+            assert!(
+                matches!(error, WriteError::Refused(TsdbError::TooLarge { .. })),
+                "{limit_bytes}: {error}"
+            );
+        }
+    }
 
     proptest! {
         #[test]

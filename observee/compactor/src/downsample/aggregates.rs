@@ -9,7 +9,7 @@ use super::batch::{FloatParts, each_window};
 use super::counter::CounterWithoutResets;
 use super::float::{FloatAggregator, FloatSample};
 use super::histogram::{HistogramAggregator, HistogramWindow, are_gauges, encode_windows};
-use super::raw::{RawRun, read_floats, read_histograms};
+use super::raw::{downsample_raw, read_floats, read_histograms};
 use super::{HistogramSample, encoding, target_chunk_count};
 use crate::merge::MergeFailure;
 
@@ -23,13 +23,14 @@ enum Kind {
     Histogram { custom: bool },
 }
 
-/// Downsamples the chunks of one series of a downsampled block.
+/// Downsamples the chunks of one series of a downsampled block; gives how many raw samples were left out.
 pub(super) fn downsample_aggregates(
     chunks: &[BlockChunk],
     from_ms: i64,
     to_ms: i64,
     out: &mut Vec<BlockChunk>,
-) -> Result<(), MergeFailure> {
+) -> Result<u64, MergeFailure> {
+    let mut left_out = 0;
     let mut aggregates = Vec::with_capacity(chunks.len());
     for chunk in chunks {
         if chunk.chunk.encoding == ChunkEncoding::Aggregate {
@@ -37,9 +38,7 @@ pub(super) fn downsample_aggregates(
             continue;
         }
         // Blocks of old versions hold raw chunks here and there; empty ones say nothing.
-        let mut run = RawRun::default();
-        run.read(chunk).map_err(MergeFailure::of_chunk(chunk))?;
-        run.flush(FIVE_MINUTES_MS, &mut aggregates).map_err(encoding)?;
+        left_out += downsample_raw(std::slice::from_ref(chunk), FIVE_MINUTES_MS, &mut aggregates)?;
     }
     let mut kinds = Vec::with_capacity(aggregates.len());
     for chunk in &aggregates {
@@ -52,7 +51,7 @@ pub(super) fn downsample_aggregates(
         let kind = run.first().copied().unwrap_or(Kind::Float);
         downsample_run(head, kind, from_ms, to_ms, out)?;
     }
-    Ok(())
+    Ok(left_out)
 }
 
 fn kind_of(chunk: &BlockChunk) -> Result<Kind, TsdbError> {
@@ -98,7 +97,7 @@ fn downsample_run(
 fn expand<S>(
     chunks: &[BlockChunk],
     aggregate: Aggregate,
-    mut read: impl FnMut(&[u8], &mut Vec<S>) -> Result<(), TsdbError>,
+    mut read: impl FnMut(&[u8], &mut Vec<S>) -> Result<u64, TsdbError>,
 ) -> Result<Vec<S>, MergeFailure> {
     let mut samples = Vec::new();
     for chunk in chunks {
@@ -133,7 +132,7 @@ fn float_batch(chunks: &[BlockChunk], window_ms: i64) -> Result<Option<BlockChun
         .map_err(encoding)?;
     }
     let mut counter = CounterWithoutResets::default();
-    let samples = expand(chunks, Aggregate::Counter, |data, out| counter.read(data, out))?;
+    let samples = expand(chunks, Aggregate::Counter, |data, out| counter.read(data, out).map(|()| 0))?;
     if let (Some(first), Some(last)) = (samples.first(), counter.last_value()) {
         parts.append_raw(Aggregate::Counter, first.0, first.1).map_err(encoding)?;
         let mut aggregator = FloatAggregator::default();

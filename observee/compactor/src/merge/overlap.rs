@@ -4,16 +4,19 @@
 //! the one before is dropped. A cluster of one chunk is copied. Source of the rules: Prometheus `storage/merge.go`, Thanos
 //! `pkg/dedup/chunk_iter.go`; but a cluster of several kinds of chunks keeps the samples of all, where Thanos keeps those of the first kind.
 
-use std::ops::Range;
-
 use parallax_tsdb::TsdbError;
 use parallax_tsdb::block::BlockChunk;
 
+use super::account::{Account, samples_of};
+use super::encoder::ChunkEncoder;
 use super::heap::GoHeap;
-use super::one_to_one;
-use super::penalty::Penalty;
-use super::samples::{SampleId, Samples};
+use super::picked::Picked;
+use super::samples::Samples;
+use super::{one_to_one, penalty};
 use crate::source::SeriesJob;
+
+/// When more samples than this are held, those that nothing to come can change are written and forgotten. What overlaps at one time is always held.
+const MAX_HELD_SAMPLES: usize = 8192;
 
 /// How overlapping chunks become one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -29,9 +32,11 @@ pub enum MergeMode {
 #[derive(Debug, Default)]
 pub struct Scratch {
     samples: Samples,
-    ranges: Vec<Range<SampleId>>,
-    picked: Vec<SampleId>,
-    penalty: Penalty,
+    picked: Picked,
+    encoder: ChunkEncoder,
+    cluster: Vec<BlockChunk>,
+    /// Samples of the present series that were not kept.
+    left_out: u64,
 }
 
 /// Why the chunks of a series do not merge.
@@ -43,6 +48,8 @@ pub enum MergeFailure {
     Encoding(TsdbError),
     /// Aggregate chunks that overlap.
     Aggregates,
+    /// What came out is not what went in; the message says what is missing.
+    Account(String),
 }
 
 impl MergeFailure {
@@ -52,14 +59,27 @@ impl MergeFailure {
     }
 }
 
-/// Merges the chunks of one series into chunks that do not overlap, in order.
+/// Merges the chunks of one series into chunks that do not overlap, in order; every sample that went in is accounted for.
 pub fn merge_series(
     job: SeriesJob,
     mode: MergeMode,
     scratch: &mut Scratch,
     out: &mut Vec<BlockChunk>,
 ) -> Result<(), MergeFailure> {
-    let mut sources = job.sources;
+    let before = Account::of(job.sources.iter().flatten())?;
+    scratch.left_out = 0;
+    let begun = out.len();
+    merge_sources(job.sources, mode, scratch, out)?;
+    let after = Account::of(out.iter().skip(begun))?;
+    before.check(after, scratch.left_out, mode)
+}
+
+fn merge_sources(
+    mut sources: Vec<Vec<BlockChunk>>,
+    mode: MergeMode,
+    scratch: &mut Scratch,
+    out: &mut Vec<BlockChunk>,
+) -> Result<(), MergeFailure> {
     if sources.len() == 1 {
         out.extend(sources.pop().into_iter().flatten());
         return Ok(());
@@ -71,48 +91,66 @@ pub fn merge_series(
             heap.push(Head { chunk: first, rest: chunks }, Head::is_before);
         }
     }
-    let mut cluster = Vec::new();
     while let Some(first) = next(&mut heap) {
         let mut end_ms = first.max_time_ms;
-        cluster.clear();
-        cluster.push(first);
+        scratch.cluster.clear();
+        scratch.cluster.push(first);
         while heap.peek().is_some_and(|head| head.chunk.min_time_ms <= end_ms) {
             let Some(chunk) = next(&mut heap) else { break };
-            if cluster.last() == Some(&chunk) {
+            if scratch.cluster.last() == Some(&chunk) {
+                scratch.left_out += samples_of(&chunk).map_err(MergeFailure::of_chunk(&chunk))?;
                 continue;
             }
             end_ms = end_ms.max(chunk.max_time_ms);
-            cluster.push(chunk);
+            scratch.cluster.push(chunk);
         }
-        if cluster.len() == 1 {
-            out.append(&mut cluster);
+        if scratch.cluster.len() == 1 {
+            out.append(&mut scratch.cluster);
         } else {
-            scratch.merge_cluster(&cluster, mode, out)?;
+            scratch.merge_cluster(mode, MAX_HELD_SAMPLES, out)?;
         }
     }
     Ok(())
 }
 
 impl Scratch {
+    /// Chunks are decoded one after the other, and what they settle is written: of a cluster, however long, only what overlaps at one time is held.
     fn merge_cluster(
         &mut self,
-        cluster: &[BlockChunk],
         mode: MergeMode,
+        most_held: usize,
         out: &mut Vec<BlockChunk>,
     ) -> Result<(), MergeFailure> {
-        if cluster.iter().any(|chunk| !Samples::takes(chunk.chunk.encoding)) {
+        if self.cluster.iter().any(|chunk| !Samples::takes(chunk.chunk.encoding)) {
             return Err(MergeFailure::Aggregates);
         }
         self.samples.clear();
-        self.ranges.clear();
-        for chunk in cluster {
-            self.ranges.push(self.samples.decode(chunk).map_err(MergeFailure::of_chunk(chunk))?);
+        self.picked.clear();
+        self.encoder.clear();
+        let (mut decoded, mut kept) = (0, 0);
+        let mut most = most_held;
+        for chunk in self.cluster.drain(..) {
+            let range = self.samples.decode(&chunk).map_err(MergeFailure::of_chunk(&chunk))?;
+            decoded += range.len();
+            match mode {
+                MergeMode::OneToOne => one_to_one::add(&self.samples, range.clone(), &mut self.picked),
+                MergeMode::Penalty => penalty::add(&self.samples, &range, &mut self.picked),
+            }
+            if self.samples.len() > most {
+                let written = self.picked.written();
+                kept += written.len();
+                self.encoder.push(&self.samples, written, out).map_err(MergeFailure::Encoding)?;
+                self.picked.forget();
+                let earliest = self.picked.ids.iter().copied().min();
+                self.samples.let_go(earliest.unwrap_or(range.end));
+                // Looking for what may go takes as long as there are samples: not after every chunk, if nothing goes.
+                most = most_held.max(2 * self.samples.len());
+            }
         }
-        match mode {
-            MergeMode::OneToOne => one_to_one::merge(&self.samples, &self.ranges, &mut self.picked),
-            MergeMode::Penalty => self.penalty.merge(&self.samples, &self.ranges, &mut self.picked),
-        }
-        self.samples.encode(&self.picked, out).map_err(MergeFailure::Encoding)
+        kept += self.picked.ids.len();
+        self.left_out += (decoded - kept) as u64;
+        self.encoder.push(&self.samples, &self.picked.ids, out).map_err(MergeFailure::Encoding)?;
+        self.encoder.finish(out).map_err(MergeFailure::Encoding)
     }
 }
 
@@ -135,3 +173,6 @@ fn next(heap: &mut GoHeap<Head>) -> Option<BlockChunk> {
     }
     Some(chunk)
 }
+
+#[cfg(test)]
+mod tests;

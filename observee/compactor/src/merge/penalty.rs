@@ -7,62 +7,34 @@
 
 use std::ops::Range;
 
+use super::picked::Picked;
 use super::samples::{SampleId, Samples};
 
 /// Before two samples are picked.
 const INITIAL_PENALTY_MS: i64 = 5000;
 
-/// The memory of a fold.
-#[derive(Debug, Default)]
-pub(super) struct Penalty {
-    tail: Vec<SampleId>,
-}
-
-impl Penalty {
-    /// Puts into `picked` what is left of the chunks, which are in the order of their first times.
-    pub(super) fn merge(
-        &mut self,
-        samples: &Samples,
-        chunks: &[Range<SampleId>],
-        picked: &mut Vec<SampleId>,
-    ) {
-        picked.clear();
-        let Some((base, others)) = chunks.split_first() else { return };
-        picked.extend(base.clone());
-        // What a later chunk cannot reach, a still later one cannot either.
-        let mut settled = 0;
-        for chunk in others {
-            self.fold(samples.times_ms(), picked, &mut settled, chunk);
-        }
+/// Folds the samples of the next chunk, by first time, into what was picked so far.
+pub(super) fn add(samples: &Samples, chunk: &Range<SampleId>, picked: &mut Picked) {
+    if chunk.is_empty() {
+        return;
     }
-
-    fn fold(
-        &mut self,
-        times: &[i64],
-        picked: &mut Vec<SampleId>,
-        settled: &mut usize,
-        chunk: &Range<SampleId>,
-    ) {
-        if chunk.is_empty() {
-            return;
+    let time = |id: SampleId| samples.time_ms(id);
+    let begin = time(chunk.start);
+    let ids = &mut picked.ids;
+    // What this chunk cannot reach, a later one cannot either.
+    let mut at = picked.settled;
+    while let Some(id) = ids.get(at) {
+        if time(*id) > begin || reach(ids, at, time) > begin {
+            break;
         }
-        let time = |id: SampleId| times.get(id as usize).copied().unwrap_or(i64::MAX);
-        let begin = time(chunk.start);
-        let mut at = *settled;
-        while let Some(id) = picked.get(at) {
-            if time(*id) > begin || reach(picked, at, time) > begin {
-                break;
-            }
-            at += 1;
-        }
-        *settled = at;
-        let (head, rest) = picked.split_at(at);
-        self.tail.clear();
-        let state = State::after(head, time);
-        state.run(rest, chunk.clone(), time, &mut self.tail);
-        picked.truncate(at);
-        picked.extend_from_slice(&self.tail);
+        at += 1;
     }
+    picked.settled = at;
+    let (head, rest) = ids.split_at(at);
+    picked.tail.clear();
+    State::after(head, time).run(rest, chunk.clone(), time, &mut picked.tail);
+    ids.truncate(at);
+    ids.append(&mut picked.tail);
 }
 
 /// From when on the other side may return after the sample before `at` was picked.

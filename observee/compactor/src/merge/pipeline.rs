@@ -1,7 +1,7 @@
 //! One merge over several threads: one reads series in order, some transform their chunks, one writes.
 //!
-//! Batches go to the workers in turn and are taken from them in the same turn, so that the order needs no sorting. All queues are short: memory is bounded
-//! by batches, windows and symbols, whatever the size of the blocks. The first error ends all threads.
+//! Batches go to the workers in turn and are taken from them in the same turn, so that the order needs no sorting. All queues are short, and what is in them
+//! is bounded in bytes: memory is bounded by that, one series' chunks, windows and symbols, whatever the size of the blocks. The first error ends all threads.
 
 use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -15,6 +15,8 @@ use parallax_tsdb::index::{ChunkMeta, Symbols};
 use parallax_tsdb::segment::SegmentConfig;
 use tokio_util::sync::CancellationToken;
 
+use super::digest::{Digest, SeriesDigest};
+use super::gate::{Gate, Permit};
 use super::heap::GoHeap;
 use super::overlap::{MergeFailure, Scratch};
 use crate::CompactError;
@@ -27,6 +29,9 @@ const BATCH_BYTES: usize = 256 << 10;
 /// Batches waiting for one worker, and behind it.
 const QUEUE_BATCHES: usize = 2;
 
+/// Chunks on their way between the threads; one batch may be larger.
+const MAX_IN_FLIGHT_BYTES: usize = 32 << 20;
+
 /// What is done to the chunks of a series.
 pub trait Transform: Sync {
     /// Appends the new chunks, in order of time and without overlap; none leaves the series out.
@@ -38,23 +43,61 @@ pub trait Transform: Sync {
     ) -> Result<(), MergeFailure>;
 }
 
-type Written = Vec<(SymbolLabels, Vec<BlockChunk>)>;
+/// Series that were read, and those that were made of them.
+type Jobs = (Vec<SeriesJob>, Permit);
+type Made = (Vec<MadeSeries>, Permit);
+
+struct MadeSeries {
+    labels: SymbolLabels,
+    chunks: Vec<BlockChunk>,
+    digest: SeriesDigest,
+}
+
+/// What was read of the sources.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReadTotals {
+    /// Chunks in the indexes.
+    pub chunks: u64,
+    /// Of those, what is left without deleted ones, and without repetitions of the one before.
+    pub chunks_kept: u64,
+    /// Series of which tombstones leave nothing.
+    pub series_deleted: u64,
+}
+
+impl ReadTotals {
+    fn add(&mut self, other: Self) {
+        self.chunks += other.chunks;
+        self.chunks_kept += other.chunks_kept;
+        self.series_deleted += other.series_deleted;
+    }
+}
+
+/// A block that was written.
+#[derive(Debug)]
+pub struct Written {
+    pub sealed: SealedBlock,
+    /// What it has to hold when it is read back.
+    pub digest: Digest,
+    pub read: ReadTotals,
+}
 
 /// Reads `blocks` to their ends, transforms each series, and writes what comes out as the block `target`, sealed but not published.
 ///
-/// `symbols` are the merged symbols of the blocks. Runs on the calling thread, one that reads, and `workers` more.
+/// `symbols` are the merged symbols of the blocks; an index beyond `max_index_size_bytes` is refused. Runs on the calling thread, one that reads, and `workers` more.
 pub fn write_block(
     blocks: Vec<SourceBlock>,
     symbols: &Bytes,
     target: &Path,
+    max_index_size_bytes: u64,
     transform: &dyn Transform,
     workers: usize,
     cancelled: &CancellationToken,
-) -> Result<SealedBlock, CompactError> {
+) -> Result<Written, CompactError> {
     let mut writer = SymbolBlockWriter::create(target, symbols, SegmentConfig::default())
         .map_err(CompactError::Staging)?;
+    writer.limit_index(max_index_size_bytes);
     let workers = workers.max(1);
-    thread::scope(|scope| {
+    let (digest, read) = thread::scope(|scope| {
         let mut to_workers = Vec::with_capacity(workers);
         let mut from_workers = Vec::with_capacity(workers);
         for _ in 0..workers {
@@ -73,34 +116,40 @@ pub fn write_block(
         // A reader whose workers are gone only knows that it was interrupted.
         match (read, written) {
             (Err(CompactError::Interrupted), Err(error)) => Err(error),
-            (Err(error), _) | (Ok(()), Err(error)) => Err(error),
-            (Ok(()), Ok(())) => Ok(()),
+            (Err(error), _) | (Ok(_), Err(error)) => Err(error),
+            (Ok(read), Ok(digest)) => Ok((digest, read)),
         }
     })?;
-    writer.seal().map_err(CompactError::Staging)
+    Ok(Written { sealed: writer.seal().map_err(CompactError::Staging)?, digest, read })
 }
 
 /// Merges the series of all blocks in the order of their labels.
 fn read(
     blocks: Vec<SourceBlock>,
-    workers: &[SyncSender<Vec<SeriesJob>>],
+    workers: &[SyncSender<Jobs>],
     cancelled: &CancellationToken,
-) -> Result<(), CompactError> {
+) -> Result<ReadTotals, CompactError> {
     let is_before = |a: &SourceBlock, b: &SourceBlock| a.labels() < b.labels();
     let mut heap = GoHeap::new();
     let mut current = blocks;
     let mut batch = Vec::new();
     let mut batch_bytes = 0;
+    let mut totals = ReadTotals::default();
+    let gate = Gate::new(MAX_IN_FLIGHT_BYTES);
     let mut turn = workers.iter().cycle();
-    let mut hand_over =
-        |batch: &mut Vec<SeriesJob>| match turn.next().map(|to| to.send(std::mem::take(batch))) {
+    let mut hand_over = |batch: &mut Vec<SeriesJob>, size_bytes: usize| {
+        let permit = gate.enter(size_bytes);
+        match turn.next().map(|to| to.send((std::mem::take(batch), permit))) {
             Some(Ok(())) => Ok(()),
             _ => Err(CompactError::Interrupted),
-        };
+        }
+    };
     loop {
         for mut block in current.drain(..) {
             if block.advance()? {
                 heap.push(block, is_before);
+            } else {
+                totals.add(block.totals());
             }
         }
         let Some(first) = heap.pop(is_before) else { break };
@@ -129,22 +178,26 @@ fn read(
             if cancelled.is_cancelled() {
                 return Err(CompactError::Interrupted);
             }
-            hand_over(&mut batch)?;
+            hand_over(&mut batch, batch_bytes)?;
             batch_bytes = 0;
         }
     }
-    if batch.is_empty() { Ok(()) } else { hand_over(&mut batch) }
+    if !batch.is_empty() {
+        hand_over(&mut batch, batch_bytes)?;
+    }
+    Ok(totals)
 }
 
 fn work(
-    jobs: &Receiver<Vec<SeriesJob>>,
-    results: &SyncSender<Result<Written, CompactError>>,
+    jobs: &Receiver<Jobs>,
+    results: &SyncSender<Result<Made, CompactError>>,
     transform: &dyn Transform,
     symbols: &Bytes,
 ) {
     let mut scratch = Scratch::default();
-    for batch in jobs {
-        let result = transform_batch(batch, transform, &mut scratch, symbols);
+    for (batch, permit) in jobs {
+        let made = transform_batch(batch, transform, &mut scratch, symbols);
+        let result = made.map(|made| (made, permit));
         let failed = result.is_err();
         if results.send(result).is_err() || failed {
             return;
@@ -157,8 +210,8 @@ fn transform_batch(
     transform: &dyn Transform,
     scratch: &mut Scratch,
     symbols: &Bytes,
-) -> Result<Written, CompactError> {
-    let mut written = Vec::with_capacity(batch.len());
+) -> Result<Vec<MadeSeries>, CompactError> {
+    let mut made = Vec::with_capacity(batch.len());
     for mut job in batch {
         let labels = std::mem::take(&mut job.labels);
         let origins = std::mem::take(&mut job.origins);
@@ -166,24 +219,28 @@ fn transform_batch(
         let outcome = transform.apply(job, scratch, &mut chunks);
         outcome.map_err(|failure| explain(failure, &origins, &labels, symbols))?;
         if !chunks.is_empty() {
-            written.push((labels, chunks));
+            let digest = SeriesDigest::of(&labels, &chunks).map_err(CompactError::Staging)?;
+            made.push(MadeSeries { labels, chunks, digest });
         }
     }
-    Ok(written)
+    Ok(made)
 }
 
 fn write(
     writer: &mut SymbolBlockWriter,
-    workers: &[Receiver<Result<Written, CompactError>>],
-) -> Result<(), CompactError> {
+    workers: &[Receiver<Result<Made, CompactError>>],
+) -> Result<Digest, CompactError> {
+    let mut digest = Digest::default();
     for worker in workers.iter().cycle() {
         // Batches go round, so the first worker that has no more is the one after the last batch.
-        let Ok(batch) = worker.recv() else { return Ok(()) };
-        for (labels, chunks) in batch? {
+        let Ok(batch) = worker.recv() else { break };
+        let (batch, _permit) = batch?;
+        for MadeSeries { labels, chunks, digest: of_series } in batch {
             writer.add_series(&labels, &chunks).map_err(CompactError::Staging)?;
+            digest.add(of_series);
         }
     }
-    Ok(())
+    Ok(digest)
 }
 
 /// Names the block and the offset of a chunk that is to blame, if it is one.
@@ -202,6 +259,9 @@ fn explain(
         MergeFailure::Aggregates => {
             let reason = "aggregate chunks of several blocks overlap".to_owned();
             return CompactError::Unmergeable { series, reason };
+        }
+        MergeFailure::Account(missing) => {
+            return CompactError::Output { reason: format!("series {series}: {missing}") };
         }
     };
     let mut places = origins.iter().flat_map(|origin| {

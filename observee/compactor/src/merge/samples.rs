@@ -1,21 +1,14 @@
-//! [`Samples`]: the decoded samples of chunks that are merged, of any kind, each known by a number; and their way back into chunks.
+//! [`Samples`]: the decoded samples of chunks that are merged, of any kind, each known by a number.
 //!
-//! Merging moves numbers, never histograms. The memory is reused from one series to the next.
+//! Merging moves numbers, never histograms. Numbers only grow while the chunks of a cluster are decoded, and the earliest samples can be let go, so that
+//! what is held is what still matters. The memory is reused from one series to the next. The way back into chunks is [`super::encoder`]'s.
 
 use std::ops::Range;
 
-use bytes::Bytes;
 use parallax_model::{FloatColumn, FloatHistogram, Histogram};
 use parallax_tsdb::TsdbError;
 use parallax_tsdb::block::BlockChunk;
-use parallax_tsdb::chunk::{
-    Appended, ChunkEncoding, FloatHistogramAppender, FloatHistogramReader, HistogramAppender,
-    HistogramReader, decode_xor, encode_xor,
-};
-use parallax_tsdb::segment::Chunk;
-
-/// The most samples of a chunk that is written anew: Prometheus' number.
-pub const MAX_CHUNK_SAMPLES: usize = 120;
+use parallax_tsdb::chunk::{ChunkEncoding, FloatHistogramReader, HistogramReader, decode_xor};
 
 /// A sample's number.
 pub(crate) type SampleId = u32;
@@ -28,14 +21,59 @@ enum Kind {
     FloatHistogram,
 }
 
+/// A sample's value.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Value<'a> {
+    Float(f64),
+    Histogram(&'a Histogram),
+    FloatHistogram(&'a FloatHistogram),
+}
+
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Samples {
     /// Times of all samples, and the values of floats. Of a histogram the bits of the value are its place among those of its kind.
     column: FloatColumn,
     kinds: Vec<Kind>,
-    histograms: Vec<Histogram>,
-    float_histograms: Vec<FloatHistogram>,
+    histograms: Kept<Histogram>,
+    float_histograms: Kept<FloatHistogram>,
+    /// The number of the first sample that is held.
+    first: SampleId,
+}
+
+/// Histograms of one kind, by place; those of the lowest places may be gone.
+#[derive(Debug)]
+struct Kept<H> {
+    held: Vec<H>,
+    gone: usize,
+}
+
+impl<H> Default for Kept<H> {
+    fn default() -> Self {
+        Self { held: Vec::new(), gone: 0 }
+    }
+}
+
+impl<H> Kept<H> {
+    /// Adds one; gives its place, as it stands where the value of a float would.
+    fn push(&mut self, histogram: H) -> f64 {
+        self.held.push(histogram);
+        f64::from_bits((self.gone + self.held.len() - 1) as u64)
+    }
+
+    fn get(&self, place: f64) -> Option<&H> {
+        self.held.get(usize::try_from(place.to_bits()).ok()?.checked_sub(self.gone)?)
+    }
+
+    fn let_go(&mut self, count: usize) {
+        self.held.drain(..count.min(self.held.len()));
+        self.gone += count;
+    }
+
+    fn clear(&mut self) {
+        self.held.clear();
+        self.gone = 0;
+    }
 }
 
 impl Samples {
@@ -50,16 +88,17 @@ impl Samples {
         self.kinds.clear();
         self.histograms.clear();
         self.float_histograms.clear();
+        self.first = 0;
+    }
+
+    /// How many samples are held.
+    pub fn len(&self) -> usize {
+        self.column.len()
     }
 
     #[inline]
     pub fn time_ms(&self, id: SampleId) -> i64 {
-        self.column.timestamps_ms.get(id as usize).copied().unwrap_or(i64::MAX)
-    }
-
-    /// By number.
-    pub fn times_ms(&self) -> &[i64] {
-        &self.column.timestamps_ms
+        self.column.timestamps_ms.get(self.index(id)).copied().unwrap_or(i64::MAX)
     }
 
     /// Adds the samples of a chunk; gives their numbers, which are in order of time.
@@ -77,16 +116,14 @@ impl Samples {
             ChunkEncoding::Histogram => {
                 for sample in HistogramReader::new(data)? {
                     let (time_ms, histogram) = sample?;
-                    self.column.push(time_ms, place(self.histograms.len()));
-                    self.histograms.push(histogram);
+                    self.column.push(time_ms, self.histograms.push(histogram));
                 }
                 Kind::Histogram
             }
             ChunkEncoding::FloatHistogram => {
                 for sample in FloatHistogramReader::new(data)? {
                     let (time_ms, histogram) = sample?;
-                    self.column.push(time_ms, place(self.float_histograms.len()));
-                    self.float_histograms.push(histogram);
+                    self.column.push(time_ms, self.float_histograms.push(histogram));
                 }
                 Kind::FloatHistogram
             }
@@ -108,135 +145,41 @@ impl Samples {
             return Err(TsdbError::corrupt("chunk", 0, reason));
         }
         let id = |index: usize| {
-            SampleId::try_from(index).map_err(|_| TsdbError::invalid("chunk", "too many samples overlap"))
+            let id = SampleId::try_from(index).ok().and_then(|index| self.first.checked_add(index));
+            id.ok_or_else(|| TsdbError::invalid("chunk", "too many samples overlap"))
         };
         Ok(id(start)?..id(self.column.len())?)
     }
 
-    /// Appends chunks of the samples with these numbers, which are in order of time.
-    pub fn encode(&self, ids: &[SampleId], out: &mut Vec<BlockChunk>) -> Result<(), TsdbError> {
-        for run in ids.chunk_by(|a, b| self.kind(*a) == self.kind(*b)) {
-            match run.first().map(|id| self.kind(*id)) {
-                None => {}
-                Some(Kind::Float) => self.encode_floats(run, out)?,
-                Some(Kind::Histogram) => {
-                    let make = |id| self.histograms.get(self.place(id));
-                    encode_histograms(
-                        self,
-                        run,
-                        make,
-                        ChunkEncoding::Histogram,
-                        HistogramAppender::new,
-                        out,
-                    )?;
-                }
-                Some(Kind::FloatHistogram) => {
-                    let make = |id| self.float_histograms.get(self.place(id));
-                    let encoding = ChunkEncoding::FloatHistogram;
-                    encode_histograms(self, run, make, encoding, FloatHistogramAppender::new, out)?;
-                }
-            }
-        }
-        Ok(())
+    /// Forgets the samples whose numbers are lower.
+    pub fn let_go(&mut self, before: SampleId) {
+        let count = (before.saturating_sub(self.first) as usize).min(self.column.len());
+        let of_kind = |kind| self.kinds.iter().take(count).filter(|found| **found == kind).count();
+        let (histograms, float_histograms) = (of_kind(Kind::Histogram), of_kind(Kind::FloatHistogram));
+        self.histograms.let_go(histograms);
+        self.float_histograms.let_go(float_histograms);
+        self.column.timestamps_ms.drain(..count);
+        self.column.values.drain(..count);
+        self.kinds.drain(..count);
+        self.first = self.first.max(before);
     }
 
-    fn encode_floats(&self, ids: &[SampleId], out: &mut Vec<BlockChunk>) -> Result<(), TsdbError> {
-        for ids in ids.chunks(MAX_CHUNK_SAMPLES) {
-            let mut samples = [(0, 0.0); MAX_CHUNK_SAMPLES];
-            for (sample, id) in samples.iter_mut().zip(ids) {
-                *sample = (self.time_ms(*id), self.value(*id));
-            }
-            let data = encode_xor(samples.get(..ids.len()).unwrap_or_default())?;
-            self.push_chunk(ids, ChunkEncoding::Xor, data, out);
-        }
-        Ok(())
-    }
-
-    fn push_chunk(
-        &self,
-        ids: &[SampleId],
-        encoding: ChunkEncoding,
-        data: Vec<u8>,
-        out: &mut Vec<BlockChunk>,
-    ) {
-        if let (Some(first), Some(last)) = (ids.first(), ids.last()) {
-            out.push(BlockChunk {
-                min_time_ms: self.time_ms(*first),
-                max_time_ms: self.time_ms(*last),
-                chunk: Chunk { encoding, data: Bytes::from(data) },
-            });
-        }
-    }
-
+    /// The time and value of a sample that is held.
     #[inline]
-    fn kind(&self, id: SampleId) -> Kind {
-        self.kinds.get(id as usize).copied().unwrap_or(Kind::Float)
+    pub(super) fn get(&self, id: SampleId) -> Option<(i64, Value<'_>)> {
+        let index = self.index(id);
+        let (time_ms, value) = (*self.column.timestamps_ms.get(index)?, *self.column.values.get(index)?);
+        let value = match self.kinds.get(index)? {
+            Kind::Float => Value::Float(value),
+            Kind::Histogram => Value::Histogram(self.histograms.get(value)?),
+            Kind::FloatHistogram => Value::FloatHistogram(self.float_histograms.get(value)?),
+        };
+        Some((time_ms, value))
     }
 
+    /// Beyond everything for a sample that was let go.
     #[inline]
-    fn value(&self, id: SampleId) -> f64 {
-        self.column.values.get(id as usize).copied().unwrap_or_default()
+    fn index(&self, id: SampleId) -> usize {
+        id.wrapping_sub(self.first) as usize
     }
-
-    fn place(&self, id: SampleId) -> usize {
-        usize::try_from(self.value(id).to_bits()).unwrap_or(usize::MAX)
-    }
-}
-
-/// A place among histograms, where the value of a float would stand.
-fn place(index: usize) -> f64 {
-    f64::from_bits(index as u64)
-}
-
-/// What both kinds of appenders of histogram chunks do.
-trait HistogramChunks<H> {
-    fn append(&mut self, time_ms: i64, histogram: &H) -> Result<Appended, TsdbError>;
-    fn into_bytes(self) -> Vec<u8>;
-}
-
-impl HistogramChunks<Histogram> for HistogramAppender {
-    fn append(&mut self, time_ms: i64, histogram: &Histogram) -> Result<Appended, TsdbError> {
-        HistogramAppender::append(self, time_ms, histogram)
-    }
-
-    fn into_bytes(self) -> Vec<u8> {
-        HistogramAppender::into_bytes(self)
-    }
-}
-
-impl HistogramChunks<FloatHistogram> for FloatHistogramAppender {
-    fn append(&mut self, time_ms: i64, histogram: &FloatHistogram) -> Result<Appended, TsdbError> {
-        FloatHistogramAppender::append(self, time_ms, histogram)
-    }
-
-    fn into_bytes(self) -> Vec<u8> {
-        FloatHistogramAppender::into_bytes(self)
-    }
-}
-
-/// A chunk ends when it is full, or when a histogram cannot follow the one before.
-fn encode_histograms<'a, H: 'a, A: HistogramChunks<H>>(
-    samples: &Samples,
-    ids: &[SampleId],
-    histogram: impl Fn(SampleId) -> Option<&'a H>,
-    encoding: ChunkEncoding,
-    fresh: impl Fn() -> A,
-    out: &mut Vec<BlockChunk>,
-) -> Result<(), TsdbError> {
-    let mut appender = fresh();
-    let mut begun = 0;
-    for (at, id) in ids.iter().enumerate() {
-        if at - begun >= MAX_CHUNK_SAMPLES {
-            let full = std::mem::replace(&mut appender, fresh());
-            samples.push_chunk(ids.get(begun..at).unwrap_or_default(), encoding, full.into_bytes(), out);
-            begun = at;
-        }
-        let Some(histogram) = histogram(*id) else { continue };
-        if let Appended::NewChunk { finished } = appender.append(samples.time_ms(*id), histogram)? {
-            samples.push_chunk(ids.get(begun..at).unwrap_or_default(), encoding, finished, out);
-            begun = at;
-        }
-    }
-    samples.push_chunk(ids.get(begun..).unwrap_or_default(), encoding, appender.into_bytes(), out);
-    Ok(())
 }

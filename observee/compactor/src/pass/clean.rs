@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use futures::StreamExt;
-use parallax_block::BlockId;
 use parallax_block::delete::{delete_block, last_written_ms};
+use parallax_block::mark::Mark;
+use parallax_block::{BlockId, DeletionMark};
 
-use super::Pass;
+use super::{Action, Pass};
 use crate::CompactError;
-use crate::garbage::covered;
+use crate::compactor::making::check_stays;
+use crate::garbage::{OUTDATED, covered, is_marked_as_covered, not_covered};
 use crate::view::millis;
 
 /// How old the newest object of a partial upload must be before it is taken for given up: Thanos' time.
@@ -18,9 +20,31 @@ pub const PARTIAL_UPLOAD_AGE: Duration = Duration::from_secs(48 * 3600);
 const DELETE_CONCURRENCY: usize = 8;
 
 impl Pass<'_> {
-    /// Deletes blocks whose deletion mark is older than the delay.
+    /// Deletes blocks whose deletion mark is older than the delay. Of those that were marked as covered only what is covered: where two workers have each marked a block for the
+    /// sake of the other's, one of them loses its mark instead.
     pub(super) async fn delete_expired(&mut self) {
-        let expired = std::mem::take(&mut self.view.expired);
+        let mut expired = std::mem::take(&mut self.view.expired);
+        let marks = &self.view.marks;
+        let is_marked_as_covered = |block: BlockId| {
+            marks.get(&block).and_then(|marks| marks.deletion.as_ref()).is_some_and(is_marked_as_covered)
+        };
+        if !self.view.complete {
+            // What covers a block may be among what the bucket did not tell.
+            expired.retain(|block| !is_marked_as_covered(*block));
+        }
+        for block in not_covered(&expired, &self.view.whole, is_marked_as_covered) {
+            expired.retain(|expired| *expired != block);
+            if self.compactor.config.dry_run {
+                continue;
+            }
+            let object = block.object(DeletionMark::FILE_NAME);
+            match self.compactor.config.bucket.delete(&object).await {
+                Ok(()) => tracing::error!(
+                    %block, "block was marked for deletion as covered, and nothing covers it: it loses its mark"
+                ),
+                Err(error) => tracing::warn!(%block, %error, "a deletion mark was not taken away"),
+            }
+        }
         self.delete(expired, "marked").await;
         self.metrics().cleanup_loops.inc();
     }
@@ -44,7 +68,23 @@ impl Pass<'_> {
         self.metrics().cleanup_loops.inc();
     }
 
+    /// Leaves covered blocks out of the view, as a pass does when it collects garbage.
+    pub(super) fn leave_out_covered(&mut self) {
+        let groups = self.view.groups(&self.compactor.config.replica_labels);
+        let is_marked = |block| self.view.is_marked_for_deletion(block);
+        let found: Vec<_> = groups.values().flat_map(|group| covered(group, is_marked)).collect();
+        for covered in found.into_iter().filter(|covered| covered.contradiction().is_none()) {
+            self.view.blocks.remove(&covered.block.ulid);
+        }
+    }
+
     async fn delete(&mut self, blocks: Vec<BlockId>, kind: &str) {
+        if self.compactor.config.dry_run {
+            for block in blocks {
+                self.plan(Action::Delete, block, kind.to_owned());
+            }
+            return;
+        }
         let bucket = &self.compactor.config.bucket;
         let mut outcomes = futures::stream::iter(blocks)
             .map(|block| async move { (block, delete_block(bucket, block).await) })
@@ -82,13 +122,16 @@ impl Pass<'_> {
                 tracing::warn!(error = %contradiction, "both blocks are left alone");
                 continue;
             }
-            let marked = match covered.check_whole(&self.compactor.config.bucket).await {
-                Ok(()) => self.mark_for_deletion(block, "outdated block".to_owned()).await,
+            let marked = match check_stays(&self.compactor.config.bucket, &covered.by).await {
+                Ok(()) => self.mark_for_deletion(block, OUTDATED.to_owned()).await,
                 Err(error) => Err(error),
             };
             if let Err(error) = marked {
                 self.metrics().garbage_collection_failures.inc();
                 self.leave_for_next_pass("a covered block was not marked for deletion", error)?;
+                continue;
+            }
+            if self.compactor.config.dry_run {
                 continue;
             }
             tracing::info!(%block, by = %covered.by.ulid, "block is covered by another and marked for deletion");

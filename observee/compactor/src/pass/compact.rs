@@ -7,9 +7,12 @@ use futures::StreamExt;
 use parallax_block::{BlockId, BlockMeta};
 
 use super::Pass;
-use crate::compaction::NewBlock;
-use crate::garbage::check_whole;
+use super::leasing::Turn;
+use crate::compaction::{Job, NewBlock, Outcome};
+use crate::compactor::making::{Making, check_stays};
+use crate::garbage::SOURCE_OF_COMPACTED;
 use crate::group::Group;
+use crate::merge::ReadTotals;
 use crate::metrics::GroupEvent;
 use crate::plan::{NoCompactReason, Plan, plan};
 use crate::{CompactError, Remedy};
@@ -22,6 +25,7 @@ struct Step {
     group: Group,
     blocks: Vec<Arc<BlockMeta>>,
     vertical: bool,
+    turn: Turn,
 }
 
 impl Pass<'_> {
@@ -29,15 +33,24 @@ impl Pass<'_> {
     pub(super) async fn compact_groups(&mut self) -> Result<(), CompactError> {
         let mut failed: BTreeSet<String> = BTreeSet::new();
         let keys = self.view.groups(&self.compactor.config.replica_labels).into_keys().collect();
-        self.compactor.quarantine.keep_only(&keys);
+        self.compactor.quarantine.keep_only(&keys, |block| self.view.blocks.contains_key(&block));
         for _ in 0..MAX_STEPS {
             self.refresh_if_old().await?;
-            let steps = self.next_steps(&mut failed).await?;
+            let mut steps = self.next_steps(&mut failed).await?;
             if steps.is_empty() {
                 break;
             }
+            if steps.iter().any(|step| step.turn == Turn::New) {
+                // Whoever was at a group before may have left other blocks behind than the view knows.
+                self.refresh().await?;
+                steps = self.next_steps(&mut failed).await?;
+            }
             self.take(steps, &mut failed).await?;
+            for key in &failed {
+                self.give_back(key).await;
+            }
         }
+        self.give_all_back().await;
         let aside = self.compactor.quarantine.list().len();
         self.metrics().quarantined.set(i64::try_from(aside).unwrap_or(i64::MAX));
         Ok(())
@@ -67,10 +80,17 @@ impl Pass<'_> {
                     self.metrics().count(GroupEvent::Completed, group.resolution_ms);
                     failed.insert(key);
                 }
-                Ok(plan) => {
-                    let vertical = overlaps(&plan.blocks);
-                    steps.push(Step { group, blocks: plan.blocks, vertical });
-                }
+                Ok(plan) => match self.turn(&key, self.compactor.config.group_concurrency).await? {
+                    Turn::Later => {}
+                    Turn::Busy => {
+                        failed.insert(key);
+                        self.unsettled.push(group.blocks);
+                    }
+                    turn => {
+                        let vertical = overlaps(&plan.blocks);
+                        steps.push(Step { group, blocks: plan.blocks, vertical, turn });
+                    }
+                },
                 Err(error) => {
                     failed.insert(key);
                     self.set_back(&group, error).await?;
@@ -99,19 +119,31 @@ impl Pass<'_> {
 
     /// Compacts several groups at once, and takes note of what came out.
     async fn take(&mut self, steps: Vec<Step>, failed: &mut BTreeSet<String>) -> Result<(), CompactError> {
-        let compactor = self.compactor;
+        let (compactor, mode) = (self.compactor, self.compactor.config.mode);
         let now_ms = self.clock_ms();
+        let steps: Vec<_> = steps
+            .into_iter()
+            .map(|step| {
+                let marked = self.marked(&step.blocks);
+                let lease = self.lease(&step.group.key);
+                (step, marked, lease)
+            })
+            .collect();
         let mut running = futures::stream::iter(steps)
-            .map(|step| async move {
-                let outcome =
-                    compactor.job.compact(&step.group, &step.blocks, compactor.config.mode, now_ms).await;
+            .map(|(step, marked, lease)| async move {
+                let making = Making { sources: &step.blocks, marked, lease, now_ms };
+                let (group, blocks) = (&step.group, &step.blocks);
+                let prepare =
+                    |job: Job| async move { job.prepare_compaction(group, blocks, mode, now_ms).await };
+                let outcome = compactor.make(&making, prepare).await;
                 (step, outcome)
             })
             .buffer_unordered(compactor.config.group_concurrency.max(1));
         while let Some((step, outcome)) = running.next().await {
             let resolution_ms = step.group.resolution_ms;
             let settled = match outcome {
-                Ok(new) => self.replace(&step, new).await,
+                Ok(Outcome::Made(new)) => self.replace(&step, *new).await,
+                Ok(Outcome::Nothing(read)) => self.drop_empty(&step, read).await,
                 Err(error) => Err(error),
             };
             match settled {
@@ -123,7 +155,7 @@ impl Pass<'_> {
                 }
                 Err(error) => {
                     self.metrics().count(GroupEvent::Failed, resolution_ms);
-                    if !self.skip_out_of_order(&error).await? {
+                    if !self.take_out(&step, &error).await? {
                         failed.insert(step.group.key.clone());
                         self.set_back(&step.group, error).await?;
                     }
@@ -134,12 +166,10 @@ impl Pass<'_> {
     }
 
     /// The new block takes the place of its sources, which are marked for deletion.
-    async fn replace(&mut self, step: &Step, new: Option<NewBlock>) -> Result<(), CompactError> {
+    async fn replace(&mut self, step: &Step, new: NewBlock) -> Result<(), CompactError> {
         let sources: Vec<BlockId> = step.blocks.iter().map(|meta| meta.ulid).collect();
-        let Some(NewBlock { meta }) = new else {
-            return self.drop_empty(step).await;
-        };
-        check_whole(&self.compactor.config.bucket, &meta).await?;
+        let NewBlock { meta } = new;
+        check_stays(&self.compactor.config.bucket, &meta).await?;
         tracing::info!(
             block = %meta.ulid, sources = ?sources, group = step.group.key, level = meta.compaction.level,
             series = meta.stats.num_series, samples = meta.stats.num_samples, vertical = step.vertical, "compacted blocks"
@@ -148,7 +178,7 @@ impl Pass<'_> {
         for block in sources {
             // From here on the source is covered: if it cannot be marked now, the next pass collects it as garbage.
             self.view.blocks.remove(&block);
-            if let Err(error) = self.mark_for_deletion(block, "source of compacted block".to_owned()).await {
+            if let Err(error) = self.mark_for_deletion(block, SOURCE_OF_COMPACTED.to_owned()).await {
                 self.leave_for_next_pass("a source was not marked for deletion", error)?;
             } else {
                 self.metrics().garbage_collected.inc();
@@ -157,34 +187,49 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// Blocks without samples leave nothing behind; those that claim to have some are not to be trusted.
-    async fn drop_empty(&mut self, step: &Step) -> Result<(), CompactError> {
-        if let Some(meta) = step.blocks.iter().find(|meta| meta.stats.num_samples > 0) {
+    /// Blocks without samples leave nothing behind. Those that claim to have some are not to be trusted, unless tombstones delete all of them.
+    async fn drop_empty(&mut self, step: &Step, read: ReadTotals) -> Result<(), CompactError> {
+        let chunks: u64 = step.blocks.iter().map(|meta| meta.stats.num_chunks).sum();
+        let is_deleted =
+            read.chunks_kept == 0 && read.series_deleted > 0 && (chunks == 0 || read.chunks == chunks);
+        let claiming = step.blocks.iter().find(|meta| meta.stats.num_samples > 0);
+        if let Some(meta) = claiming.filter(|_| !is_deleted) {
             let reason = format!("meta.json counts {} samples, none was found", meta.stats.num_samples);
             return Err(CompactError::Contradicts { block: meta.ulid, reason });
         }
+        let details = if is_deleted { "tombstones delete all samples" } else { "empty block" };
         for meta in &step.blocks {
             self.view.blocks.remove(&meta.ulid);
-            self.mark_for_deletion(meta.ulid, "empty block".to_owned()).await?;
+            self.mark_for_deletion(meta.ulid, details.to_owned()).await?;
         }
         Ok(())
     }
 
-    /// Takes a block whose chunks are out of order out of compaction, if that is wanted.
-    async fn skip_out_of_order(&mut self, error: &CompactError) -> Result<bool, CompactError> {
-        let CompactError::OutOfOrderChunks { block, .. } = error else { return Ok(false) };
-        if !self.compactor.config.skip_out_of_order {
-            return Ok(false);
-        }
-        let marked =
-            self.mark_no_compact(*block, NoCompactReason::OutOfOrderChunks, &error.to_string()).await;
-        match marked {
+    /// Takes a block out of compaction, so that its group goes on without it: one whose chunks are out of order, if that is wanted; and the one with the largest
+    /// index of those that together do not fit one.
+    async fn take_out(&mut self, step: &Step, error: &CompactError) -> Result<bool, CompactError> {
+        let (block, reason) = match error {
+            CompactError::OutOfOrderChunks { block, .. } if self.compactor.config.skip_out_of_order => {
+                (*block, NoCompactReason::OutOfOrderChunks)
+            }
+            CompactError::IndexTooLarge { largest, .. } if step.blocks.len() > 1 => {
+                (*largest, NoCompactReason::IndexSizeExceeding)
+            }
+            _ => return Ok(false),
+        };
+        match self.mark_no_compact(block, reason, &error.to_string()).await {
             Ok(()) => Ok(true),
             Err(error) => {
                 self.leave_for_next_pass("a block was not marked", error)?;
                 Ok(false)
             }
         }
+    }
+
+    /// Those of some blocks that are marked for deletion.
+    pub(super) fn marked(&self, blocks: &[Arc<BlockMeta>]) -> BTreeSet<BlockId> {
+        let ids = blocks.iter().map(|meta| meta.ulid);
+        ids.filter(|block| self.view.is_marked_for_deletion(*block)).collect()
     }
 
     /// Sets a group aside, or leaves it for the next pass.

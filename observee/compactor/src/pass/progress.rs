@@ -33,7 +33,7 @@ impl Pass<'_> {
                 self.due(Resolution::Raw).len() + self.due(Resolution::FiveMinutes).len();
         }
         let is_due = |meta: &&std::sync::Arc<parallax_block::BlockMeta>| {
-            self.compactor.is_retired(meta, self.view.now_ms) && !self.view.is_marked_for_deletion(meta.ulid)
+            self.retires(meta) && !self.view.is_marked_for_deletion(meta.ulid)
         };
         progress.deletion_blocks = self.view.blocks.values().filter(is_due).count();
         let metrics = self.metrics();

@@ -4,10 +4,15 @@ use std::sync::Arc;
 
 use parallax_block::BlockMeta;
 
-use super::Pass;
+use super::{Action, Pass};
 use crate::CompactError;
 
 impl Pass<'_> {
+    /// Whether a block goes since it is past its retention.
+    pub(super) fn retires(&self, meta: &BlockMeta) -> bool {
+        !self.compactor.config.retention_dry_run && self.compactor.is_retired(meta, self.view.now_ms)
+    }
+
     pub(super) async fn retire_blocks(&mut self) -> Result<(), CompactError> {
         let retired: Vec<Arc<BlockMeta>> = self
             .view
@@ -27,9 +32,13 @@ impl Pass<'_> {
                 self.leave_for_next_pass("a block past its retention was not marked", error)?;
                 continue;
             }
-            let kept =
-                meta.resolution().and_then(|resolution| self.compactor.config.retention.of(resolution));
+            let kept = meta.resolution().and_then(|resolution| self.compactor.config.kept(&meta, resolution));
             let details = format!("block exceeding retention of {:?}", kept.unwrap_or_default());
+            if self.compactor.config.retention_dry_run || self.compactor.config.dry_run {
+                tracing::info!(%block, details, resolution_ms = meta.resolution_ms(), "block would be marked for deletion");
+                self.plan(Action::MarkForDeletion, block, details);
+                continue;
+            }
             match self.mark_for_deletion(block, details).await {
                 Ok(()) => {
                     tracing::info!(%block, resolution_ms = meta.resolution_ms(), "block is past its retention and marked for deletion");

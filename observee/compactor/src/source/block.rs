@@ -1,7 +1,8 @@
 //! [`SourceBlock`]: one block's series, in order, with what the index must not get wrong checked on the way.
 //!
 //! Series are read as they lie, not by the list of all series: what a damaged list leaves out is still there. Their number must be the one of
-//! `meta.json`, their labels must increase, and the chunks of each must be in order of time within the block's.
+//! `meta.json`, their labels must increase, and the chunks of each must be in order of time within the block's. In downsampled blocks, chunks without samples are
+//! passed over, whatever times they are said to have: old versions of Thanos wrote some.
 
 use std::sync::Arc;
 
@@ -22,6 +23,7 @@ use super::symbols::{MergedSymbols, SymbolStream, merge};
 use super::window::{Reading, Window};
 use super::{Origin, SymbolLabels, deleted};
 use crate::CompactError;
+use crate::merge::ReadTotals;
 
 /// A guess at the size of a series entry.
 const SERIES_GUESS_BYTES: usize = 256;
@@ -46,6 +48,7 @@ pub struct SourceBlock {
     entry: SeriesEntry,
     labels: SymbolLabels,
     spare: SymbolLabels,
+    totals: ReadTotals,
 }
 
 impl SourceBlock {
@@ -62,7 +65,7 @@ impl SourceBlock {
         check_preamble(index.object(), &head).map_err(damaged)?;
         Ok(Self {
             tombstones: read_tombstones(reading, block)?,
-            segments: SegmentsReader::new(reading.clone(), block),
+            segments: SegmentsReader::new(reading.clone(), block, meta.resolution_ms() != 0),
             index,
             toc,
             map: Box::default(),
@@ -72,6 +75,7 @@ impl SourceBlock {
             entry: SeriesEntry::default(),
             labels: Vec::new(),
             spare: Vec::new(),
+            totals: ReadTotals::default(),
             meta,
         })
     }
@@ -139,20 +143,27 @@ impl SourceBlock {
         }
         self.series_count += 1;
         self.map_labels()?;
-        self.check_chunks()?;
+        if self.meta.resolution_ms() == 0 {
+            self.check_chunks()?;
+        }
         Ok(true)
     }
 
     /// The chunks of the present series without what is deleted; may be empty.
     pub fn chunks(&mut self) -> Result<Vec<BlockChunk>, CompactError> {
         let deleted = self.tombstones.ranges(self.series_at / SERIES_ALIGNMENT_BYTES);
+        self.totals.chunks += self.entry.chunks.len() as u64;
         let mut chunks: Vec<BlockChunk> = Vec::with_capacity(self.entry.chunks.len());
         for meta in &self.entry.chunks {
             if deleted.iter().any(|range| covers(range, &meta.time_range())) {
                 continue;
             }
             let (min_time_ms, max_time_ms) = (meta.min_time_ms, meta.max_time_ms);
-            let chunk = BlockChunk { min_time_ms, max_time_ms, chunk: self.segments.chunk(meta)? };
+            let Some(chunk) = self.segments.chunk(meta)? else { continue };
+            if !covers(&self.meta.time_range(), &meta.time_range()) || meta.time_range().is_empty() {
+                return Err(self.corrupt("a chunk lies outside its block's time"));
+            }
+            let chunk = BlockChunk { min_time_ms, max_time_ms, chunk };
             if let Some(last) = chunks.last()
                 && chunk.min_time_ms <= last.max_time_ms
             {
@@ -170,8 +181,15 @@ impl SourceBlock {
         if !deleted.is_empty() {
             deleted::remove(&mut chunks, deleted)
                 .map_err(|source| CompactError::Damaged { block: self.meta.ulid, source })?;
+            self.totals.series_deleted += u64::from(chunks.is_empty());
         }
+        self.totals.chunks_kept += chunks.len() as u64;
         Ok(chunks)
+    }
+
+    /// What was read so far.
+    pub fn totals(&self) -> ReadTotals {
+        self.totals
     }
 
     /// The ref of the present series.

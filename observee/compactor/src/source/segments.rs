@@ -4,7 +4,7 @@ use parallax_block::BlockId;
 use parallax_block::meta::CHUNKS_DIRECTORY;
 use parallax_tsdb::TsdbError;
 use parallax_tsdb::chunk::aggregate::{Aggregate, Parts};
-use parallax_tsdb::chunk::{ChunkEncoding, FloatHistogramReader, HistogramReader, XorReader};
+use parallax_tsdb::chunk::{ChunkEncoding, FloatHistogramReader, HistogramReader, XorReader, sample_count};
 use parallax_tsdb::index::ChunkMeta;
 use parallax_tsdb::segment::{
     Chunk, ParsedEntry, SEGMENT_HEADER_SIZE_BYTES, Segment, parse_entry, segment_name,
@@ -20,17 +20,19 @@ const ENTRY_GUESS_BYTES: usize = 64;
 pub(super) struct SegmentsReader {
     reading: Reading,
     block: BlockId,
+    /// Whether chunks without samples are passed over: downsampled blocks of old versions of Thanos have some.
+    passes_over_empty: bool,
     current: Option<(u32, Window)>,
 }
 
 impl SegmentsReader {
-    pub(super) fn new(reading: Reading, block: BlockId) -> Self {
-        Self { reading, block, current: None }
+    pub(super) fn new(reading: Reading, block: BlockId, passes_over_empty: bool) -> Self {
+        Self { reading, block, passes_over_empty, current: None }
     }
 
-    /// The chunk that the index promises. Its checksum is compared, and the time of its first sample.
-    pub(super) fn chunk(&mut self, meta: &ChunkMeta) -> Result<Chunk, CompactError> {
-        let block = self.block;
+    /// The chunk that the index promises. Its checksum is compared, and the time of its first sample. `None` for one that is passed over.
+    pub(super) fn chunk(&mut self, meta: &ChunkMeta) -> Result<Option<Chunk>, CompactError> {
+        let (block, passes_over_empty) = (self.block, self.passes_over_empty);
         let damaged = |source| CompactError::Damaged { block, source };
         let window = self.segment(meta.chunk_ref.segment)?;
         let offset = u64::from(meta.chunk_ref.offset);
@@ -53,7 +55,8 @@ impl SegmentsReader {
             }
         };
         match first_time_ms(&chunk) {
-            Ok(Some(first)) if first == meta.min_time_ms => Ok(chunk),
+            Ok(Some(first)) if first == meta.min_time_ms => Ok(Some(chunk)),
+            Ok(None) if passes_over_empty => Ok(None),
             Ok(first) => {
                 let found =
                     first.map_or("it has no samples".to_owned(), |first| format!("it begins at {first} ms"));
@@ -89,16 +92,34 @@ impl SegmentsReader {
 
 /// The time of a chunk's first sample, or of an aggregate chunk's first window; `None` if it has none.
 fn first_time_ms(chunk: &Chunk) -> Result<Option<i64>, TsdbError> {
-    match chunk.encoding {
-        ChunkEncoding::Xor => Ok(XorReader::new(&chunk.data)?.next().transpose()?.map(|(time, _)| time)),
-        ChunkEncoding::Histogram => HistogramReader::new(&chunk.data)?.advance(),
-        ChunkEncoding::FloatHistogram => FloatHistogramReader::new(&chunk.data)?.advance(),
-        ChunkEncoding::Aggregate => match Parts::decode(&chunk.data)?.get(Aggregate::Count) {
-            Some((ChunkEncoding::Xor, count)) => {
-                Ok(XorReader::new(count)?.next().transpose()?.map(|(time, _)| time))
-            }
-            _ => Ok(None),
-        },
-        ChunkEncoding::None => Ok(None),
+    if chunk.encoding != ChunkEncoding::Aggregate {
+        return first_sample_ms(chunk.encoding, &chunk.data);
+    }
+    let parts = Parts::decode(&chunk.data)?;
+    // Which of them have samples is not the same in all versions of Thanos. A counter begins with a raw sample, before its first window ends.
+    for aggregate in [Aggregate::Count, Aggregate::Sum, Aggregate::Min, Aggregate::Max] {
+        if let Some((encoding, data)) = parts.get(aggregate)
+            && let Some(first) = first_sample_ms(encoding, data)?
+        {
+            return Ok(Some(first));
+        }
+    }
+    match parts.get(Aggregate::Counter) {
+        Some((_, data)) if sample_count(data)? > 0 => {
+            Err(TsdbError::invalid("aggregate chunk", "it has a counter and nothing else"))
+        }
+        _ => Ok(None),
+    }
+}
+
+fn first_sample_ms(encoding: ChunkEncoding, data: &[u8]) -> Result<Option<i64>, TsdbError> {
+    if sample_count(data)? == 0 {
+        return Ok(None);
+    }
+    match encoding {
+        ChunkEncoding::Xor => Ok(XorReader::new(data)?.next().transpose()?.map(|(time, _)| time)),
+        ChunkEncoding::Histogram => HistogramReader::new(data)?.advance(),
+        ChunkEncoding::FloatHistogram => FloatHistogramReader::new(data)?.advance(),
+        ChunkEncoding::Aggregate | ChunkEncoding::None => Ok(None),
     }
 }

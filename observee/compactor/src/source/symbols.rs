@@ -37,8 +37,7 @@ pub(super) fn merge(mut streams: Vec<SymbolStream<'_>>) -> Result<MergedSymbols,
     // The empty text is a symbol, as Prometheus has it, whether or not an index lists it.
     let mut least = String::new();
     loop {
-        let symbol =
-            section.push(&least).map_err(|error| CompactError::Output { reason: error.to_string() })?;
+        let symbol = section.push(&least).map_err(CompactError::Staging)?;
         for (stream, map) in streams.iter_mut().zip(&mut maps) {
             if stream.current.as_deref() == Some(least.as_str()) {
                 map.push(symbol);
@@ -53,7 +52,7 @@ pub(super) fn merge(mut streams: Vec<SymbolStream<'_>>) -> Result<MergedSymbols,
             None => break,
         }
     }
-    let section = section.finish().map_err(|error| CompactError::Output { reason: error.to_string() })?;
+    let section = section.finish().map_err(CompactError::Staging)?;
     Ok(MergedSymbols { section, maps: maps.into_iter().map(Vec::into_boxed_slice).collect() })
 }
 

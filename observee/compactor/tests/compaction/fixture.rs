@@ -186,6 +186,8 @@ impl TestBucket {
             staging_dir: self.dir.path().join("staging"),
             workers: 2,
             hash: parallax_block::HashFunction::None,
+            max_index_size_bytes: u64::MAX,
+            clock: parallax_compactor::Clock::system(),
             cancelled: CancellationToken::new(),
         })
     }

@@ -15,10 +15,10 @@ use parallax_tsdb::chunk::aggregate::{Aggregate, Parts};
 use super::fixture::{Content, read_content};
 
 /// Well after the last block.
-const NOW_MS: i64 = 1_795_300_000_000;
+pub(super) const NOW_MS: i64 = 1_795_300_000_000;
 
-/// The shared golden data; there is no small copy of these two buckets.
-fn golden(what: &str) -> Option<PathBuf> {
+/// The shared golden data; `small_golden` has a small copy of these two buckets.
+pub(super) fn golden(what: &str) -> Option<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let shared = std::env::var_os("PARALLAX_SHARED").map_or_else(|| root.join("../shared"), PathBuf::from);
     Some(shared.join("golden").join(what)).filter(|path| path.is_dir())

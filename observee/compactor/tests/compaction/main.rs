@@ -2,7 +2,16 @@
 
 mod bad_input;
 mod bucket_faults;
+mod clock;
+mod covering;
+mod downsampled;
 mod fixture;
 mod golden;
+mod hooked;
+mod limits;
 mod marked;
 mod one_to_one;
+mod retention;
+mod sharing;
+mod small_golden;
+mod tombstones;

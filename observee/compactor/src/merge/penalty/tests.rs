@@ -1,5 +1,8 @@
 //! The fold against a literal model of the nested iterators that it replaces: each asks the ones beneath it, sample by sample.
 
+use parallax_tsdb::block::BlockChunk;
+use parallax_tsdb::chunk::{ChunkEncoding, encode_xor};
+use parallax_tsdb::segment::Chunk;
 use proptest::prelude::*;
 
 use super::*;
@@ -104,23 +107,35 @@ fn model(chunks: &[Vec<i64>]) -> Vec<Sample> {
     out
 }
 
-fn folded(chunks: &[Vec<i64>]) -> Vec<Sample> {
-    let mut times = Vec::new();
+fn chunk_of(times: &[i64]) -> BlockChunk {
+    let samples: Vec<(i64, f64)> = times.iter().map(|time| (*time, 0.0)).collect();
+    let (min_time_ms, max_time_ms) = (times[0], *times.last().unwrap());
+    let data = encode_xor(&samples).unwrap().into();
+    BlockChunk { min_time_ms, max_time_ms, chunk: Chunk { encoding: ChunkEncoding::Xor, data } }
+}
+
+/// What folding gives; with `let_go` what is settled is given out and forgotten after each chunk.
+fn folded_by(chunks: &[Vec<i64>], let_go: bool) -> Vec<Sample> {
+    let mut samples = Samples::default();
+    let mut picked = Picked::default();
     let mut places = Vec::new();
-    let mut ranges: Vec<Range<SampleId>> = Vec::new();
-    for (place, chunk) in chunks.iter().enumerate() {
-        let start = times.len() as u32;
-        times.extend(chunk);
-        places.extend(chunk.iter().map(|_| place));
-        ranges.push(start..times.len() as u32);
+    let mut out = Vec::new();
+    for (place, times) in chunks.iter().enumerate() {
+        let range = samples.decode(&chunk_of(times)).unwrap();
+        places.extend(times.iter().map(|_| place));
+        add(&samples, &range, &mut picked);
+        if let_go {
+            out.extend(picked.written().iter().map(|id| (samples.time_ms(*id), places[*id as usize])));
+            picked.forget();
+            samples.let_go(picked.ids.iter().copied().min().unwrap_or(0));
+        }
     }
-    let mut picked: Vec<SampleId> = ranges[0].clone().collect();
-    let mut penalty = Penalty::default();
-    let mut settled = 0;
-    for range in &ranges[1..] {
-        penalty.fold(&times, &mut picked, &mut settled, range);
-    }
-    picked.iter().map(|id| (times[*id as usize], places[*id as usize])).collect()
+    out.extend(picked.ids.iter().map(|id| (samples.time_ms(*id), places[*id as usize])));
+    out
+}
+
+fn folded(chunks: &[Vec<i64>]) -> Vec<Sample> {
+    folded_by(chunks, false)
 }
 
 /// A chunk: where it begins, and the distances of its samples, some of which are gaps.
@@ -141,7 +156,9 @@ proptest! {
     fn the_fold_gives_what_nested_iterators_give(mut chunks in prop::collection::vec(chunk(), 1..9)) {
         // The heap hands chunks over by their first times, then by their last.
         chunks.sort_by_key(|times| (times[0], *times.last().unwrap()));
-        prop_assert_eq!(folded(&chunks), model(&chunks));
+        let expected = model(&chunks);
+        prop_assert_eq!(&folded(&chunks), &expected);
+        prop_assert_eq!(folded_by(&chunks, true), expected);
     }
 }
 

@@ -1,0 +1,111 @@
+//! Merging piece by piece against merging at once.
+
+use parallax_model::{Histogram, Span};
+use parallax_tsdb::chunk::{Appended, ChunkEncoding, HistogramAppender, encode_xor};
+use parallax_tsdb::segment::Chunk;
+use proptest::prelude::*;
+
+use super::*;
+
+fn chunk(times: &[i64], encoding: ChunkEncoding, data: Vec<u8>) -> BlockChunk {
+    let (min_time_ms, max_time_ms) = (times[0], *times.last().unwrap());
+    BlockChunk { min_time_ms, max_time_ms, chunk: Chunk { encoding, data: data.into() } }
+}
+
+fn floats(times: &[i64]) -> BlockChunk {
+    let samples: Vec<(i64, f64)> = times.iter().map(|time| (*time, *time as f64 / 3.0)).collect();
+    chunk(times, ChunkEncoding::Xor, encode_xor(&samples).unwrap())
+}
+
+/// Histograms whose count falls now and then, which ends a chunk.
+fn histograms(times: &[i64]) -> Vec<BlockChunk> {
+    let mut appender = HistogramAppender::new();
+    let (mut chunks, mut begun) = (Vec::new(), 0);
+    for (at, time) in times.iter().enumerate() {
+        let count = (time % 97).unsigned_abs();
+        let histogram = Histogram {
+            count: 2 * count + 3,
+            sum: *time as f64,
+            schema: 1,
+            positive_spans: vec![Span { offset: 0, length: 2 }],
+            positive_deltas: vec![count as i64 + 1, 1],
+            ..Histogram::default()
+        };
+        if let Appended::NewChunk { finished } = appender.append(*time, &histogram).unwrap() {
+            chunks.push(chunk(&times[begun..at], ChunkEncoding::Histogram, finished));
+            begun = at;
+        }
+    }
+    chunks.push(chunk(&times[begun..], ChunkEncoding::Histogram, appender.into_bytes()));
+    chunks
+}
+
+/// The chunks of one block, none of which overlaps the next.
+fn source() -> impl Strategy<Value = Vec<BlockChunk>> {
+    let piece = (any::<bool>(), prop::collection::vec(prop_oneof![9 => 5i64..20, 1 => 200i64..900], 1..40));
+    (0i64..50, prop::collection::vec(piece, 1..30)).prop_map(|(from, pieces)| {
+        let mut time = from;
+        let mut chunks = Vec::new();
+        for (is_histogram, distances) in pieces {
+            let times: Vec<i64> = distances
+                .iter()
+                .map(|distance| {
+                    time += distance;
+                    time
+                })
+                .collect();
+            if is_histogram {
+                chunks.extend(histograms(&times));
+            } else {
+                chunks.push(floats(&times));
+            }
+        }
+        chunks
+    })
+}
+
+/// All chunks as one cluster, of which at most so many samples are held before what is settled is written.
+fn merged(sources: &[Vec<BlockChunk>], mode: MergeMode, most_held: usize) -> (Vec<BlockChunk>, usize) {
+    let mut cluster: Vec<BlockChunk> = sources.iter().flatten().cloned().collect();
+    cluster.sort_by_key(|chunk| (chunk.min_time_ms, chunk.max_time_ms));
+    let mut scratch = Scratch { cluster, ..Scratch::default() };
+    let mut out = Vec::new();
+    scratch.merge_cluster(mode, most_held, &mut out).unwrap();
+    (out, scratch.samples.len())
+}
+
+proptest! {
+    #[test]
+    fn a_cluster_gives_the_same_chunks_however_little_of_it_is_held(sources in prop::collection::vec(source(), 1..5)) {
+        for mode in [MergeMode::OneToOne, MergeMode::Penalty] {
+            let (at_once, _) = merged(&sources, mode, usize::MAX);
+            let (piece_by_piece, _) = merged(&sources, mode, 0);
+            prop_assert!(at_once == piece_by_piece, "{:?}", mode);
+        }
+    }
+}
+
+#[test]
+fn of_interleaved_replicas_little_is_held_however_long_they_are() {
+    let replica = |offset: i64| -> Vec<BlockChunk> {
+        let times: Vec<i64> = (0..200_000).map(|n| offset + n * 15_000).collect();
+        times.chunks(120).map(floats).collect()
+    };
+    for mode in [MergeMode::OneToOne, MergeMode::Penalty] {
+        let (out, held) = merged(&[replica(0), replica(7_000)], mode, 1000);
+        let (at_once, all) = merged(&[replica(0), replica(7_000)], mode, usize::MAX);
+        assert!(out == at_once && all == 400_000);
+        assert!(held < 2000, "{held} samples are still held");
+    }
+}
+
+#[test]
+fn a_chunk_that_is_there_twice_is_accounted_for() {
+    let times: Vec<i64> = (1..50).map(|n| n * 10).collect();
+    let sources = vec![vec![floats(&times)], vec![floats(&times)]];
+    let mut out = Vec::new();
+    let mut scratch = Scratch::default();
+    let job = SeriesJob { sources, ..SeriesJob::default() };
+    merge_series(job, MergeMode::OneToOne, &mut scratch, &mut out).unwrap();
+    assert_eq!((out.len(), scratch.left_out), (1, 49));
+}

@@ -1,0 +1,87 @@
+//! A long pass: it reads the bucket again, and what it writes carries the time of then.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use parallax_block::DeletionMark;
+use parallax_bucket::Bucket;
+use parallax_compactor::{Clock, Compactor, CompactorConfig};
+use parallax_model::Labels;
+use parallax_net::Context;
+
+use super::fixture::{HOUR_MS, NOW_MS, SeriesSpec, TestBucket, id};
+use super::hooked::Hooked;
+
+/// Nine blocks of two hours, which make two of eight and leave the newest.
+fn fill(bucket: &TestBucket) {
+    for n in 0..9 {
+        let spec = SeriesSpec {
+            labels: Labels::from_pairs([("__name__", "up")]),
+            seed: 3,
+            histograms: false,
+            times_ms: (0..24).map(|k| 2 * n * HOUR_MS + k * 300_000).collect(),
+            chunk_samples: 10,
+        };
+        bucket.add(id(10 + n as u64), (2 * n * HOUR_MS, (2 * n + 2) * HOUR_MS), "a", &[spec]);
+    }
+}
+
+/// A compactor during whose first upload so much time passes, and `meanwhile` happens.
+fn interrupted(
+    bucket: &TestBucket,
+    passes: Duration,
+    meanwhile: impl Fn() + Send + Sync + 'static,
+) -> Arc<Compactor> {
+    let elapsed_ms = Arc::new(AtomicU64::new(0));
+    let clock = Arc::clone(&elapsed_ms);
+    let store = Hooked::new(&bucket.path(), move |object| {
+        if object.ends_with("meta.json") && elapsed_ms.load(Ordering::Relaxed) == 0 {
+            elapsed_ms.store(passes.as_millis() as u64, Ordering::Relaxed);
+            meanwhile();
+        }
+    });
+    let config = CompactorConfig {
+        consistency_delay: Duration::ZERO,
+        clock: Clock::of(move || Duration::from_millis(clock.load(Ordering::Relaxed))),
+        ..CompactorConfig::new(
+            Bucket::new(Arc::new(store), "", "hooked").unwrap(),
+            bucket.dir.path().join("data"),
+        )
+    };
+    Compactor::new(config, &Context::for_test()).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mark_that_comes_in_the_middle_of_a_long_pass_is_seen() {
+    // The control shows that the view is what is tested: in a short pass the mark goes unseen.
+    for (passes, seen) in [(Duration::from_secs(660), true), (Duration::from_secs(60), false)] {
+        let bucket = TestBucket::new();
+        fill(&bucket);
+        // Of the second range.
+        let block = bucket.path().join(id(14).to_string());
+        let mark = block.join("no-compact-mark.json");
+        let compactor = interrupted(&bucket, passes, move || {
+            let json = format!(r#"{{"id":"{}","version":1,"no_compact_time":1,"reason":"manual"}}"#, id(14));
+            std::fs::write(&mark, json).unwrap();
+        });
+        let report = compactor.pass(NOW_MS).await.unwrap();
+        assert_eq!((report.compactions, report.set_aside), (2, 0));
+        assert_eq!(block.join("deletion-mark.json").exists(), !seen, "after {passes:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn marks_and_uploads_carry_the_time_when_they_happen() {
+    let bucket = TestBucket::new();
+    fill(&bucket);
+    let compactor = interrupted(&bucket, Duration::from_secs(3 * 3600), || ());
+    compactor.pass(NOW_MS).await.unwrap();
+    let json = std::fs::read(bucket.path().join(id(10).to_string()).join("deletion-mark.json")).unwrap();
+    let mark: DeletionMark = serde_json::from_slice(&json).unwrap();
+    assert_eq!(mark.deletion_time_s, (NOW_MS + 3 * HOUR_MS) / 1000);
+    let uploaded = bucket.living().into_iter().filter(|meta| meta.compaction.level == 2);
+    let mut uploaded: Vec<i64> = uploaded.filter_map(|meta| meta.upload_time_ms()).collect();
+    uploaded.sort_unstable();
+    assert_eq!(uploaded, [NOW_MS, NOW_MS + 3 * HOUR_MS]);
+}

@@ -1,0 +1,97 @@
+//! Retention by external labels, and dry runs.
+
+use std::time::Duration;
+
+use parallax_block::BlockId;
+use parallax_compactor::{Action, Chore, CompactorConfig, Retention, RetentionRule};
+use parallax_model::{Labels, Matcher};
+
+use super::fixture::{HOUR_MS, SeriesSpec, TestBucket, id};
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// A block of two hours for each of three replicas.
+fn fill(bucket: &TestBucket) {
+    for (number, replica) in [(1, "a"), (2, "b"), (3, "c")] {
+        let spec = SeriesSpec {
+            labels: Labels::from_pairs([("__name__", "up")]),
+            seed: 1,
+            histograms: false,
+            times_ms: (0..24).map(|k| k * 300_000).collect(),
+            chunk_samples: 120,
+        };
+        bucket.add(id(number), (0, 2 * HOUR_MS), replica, &[spec]);
+    }
+}
+
+fn rules() -> Vec<RetentionRule> {
+    let of = |replica: &str, raw: Option<Duration>, one_hour: Option<Duration>| RetentionRule {
+        matchers: vec![Matcher::equal("replica", replica)],
+        raw,
+        five_minutes: None,
+        one_hour,
+    };
+    // The first says nothing of raw blocks; "a" for two days, "b" for ever; of "c" the flags speak.
+    vec![of("a", None, Some(DAY)), of("a", Some(2 * DAY), None), of("b", Some(Duration::ZERO), None)]
+}
+
+fn config(config: CompactorConfig) -> CompactorConfig {
+    CompactorConfig {
+        retention: Retention { raw: 5 * DAY, ..Retention::default() },
+        retention_rules: rules(),
+        downsampling: false,
+        ..config
+    }
+}
+
+fn marked(bucket: &TestBucket) -> Vec<BlockId> {
+    let marked =
+        |number: &u64| bucket.path().join(id(*number).to_string()).join("deletion-mark.json").exists();
+    (1..4).filter(marked).map(id).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_rule_that_matches_and_speaks_of_the_resolution_decides() {
+    let bucket = TestBucket::new();
+    fill(&bucket);
+    let compactor =
+        bucket.compactor(|defaults| CompactorConfig { delete_delay: 1000 * DAY, ..config(defaults) });
+    for (hours, expected) in [(49, vec![]), (51, vec![id(1)]), (121, vec![id(1)]), (123, vec![id(1), id(3)])]
+    {
+        compactor.pass(hours * HOUR_MS).await.unwrap();
+        assert_eq!(marked(&bucket), expected, "after {hours} h");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dry_run_says_what_would_go_and_marks_nothing() {
+    let bucket = TestBucket::new();
+    fill(&bucket);
+    let compactor =
+        bucket.compactor(|defaults| CompactorConfig { retention_dry_run: true, ..config(defaults) });
+    let report = compactor.pass(123 * HOUR_MS).await.unwrap();
+    let planned: Vec<BlockId> = report.planned.iter().map(|planned| planned.block).collect();
+    assert_eq!((planned, report.retired), (vec![id(1), id(3)], 0));
+    assert!(marked(&bucket).is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn chores_do_one_thing_and_dry_ones_nothing() {
+    let bucket = TestBucket::new();
+    fill(&bucket);
+    let dry = bucket.compactor(|defaults| CompactorConfig { dry_run: true, ..config(defaults) });
+    let planned = dry.chore(Chore::Retention, 123 * HOUR_MS).await.unwrap().planned;
+    assert!(planned.len() == 2 && planned.iter().all(|planned| planned.action == Action::MarkForDeletion));
+    assert!(marked(&bucket).is_empty());
+    let compactor = bucket.compactor(config);
+    assert_eq!(compactor.chore(Chore::Cleanup, 123 * HOUR_MS).await.unwrap().deleted, 0);
+    assert_eq!(compactor.chore(Chore::Retention, 123 * HOUR_MS).await.unwrap().retired, 2);
+    assert_eq!(marked(&bucket), [id(1), id(3)]);
+    let later_ms = 200 * HOUR_MS;
+    let planned = dry.chore(Chore::Cleanup, later_ms).await.unwrap().planned;
+    assert_eq!(planned.iter().filter(|planned| planned.action == Action::Delete).count(), 2);
+    assert!(bucket.path().join(id(1).to_string()).exists());
+    assert_eq!(compactor.chore(Chore::Cleanup, later_ms).await.unwrap().deleted, 2);
+    assert!(!bucket.path().join(id(1).to_string()).join("index").exists());
+    assert_eq!(bucket.living().len(), 1);
+}
