@@ -1,4 +1,4 @@
-//! What a reader of a bucket may remember: Thanos' caching bucket (chunks, metas, the list of blocks), and ranges of indexes.
+//! What a reader of a bucket may remember: Thanos' caching bucket (chunks, metas, the list of blocks).
 //!
 //! Blocks never change, so their bytes are remembered for long; what comes and goes (marks, the list of blocks) for as long as configured,
 //! and that is how stale it may be. Only readers should cache: what is written through a bucket does not leave its cache. Whatever a cache does,
@@ -32,13 +32,6 @@ pub struct CachingConfig {
     pub metafile_exists_ttl: Duration,
     pub metafile_absent_ttl: Duration,
     pub metafile_content_ttl: Duration,
-}
-
-/// `--index-cache.config`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct IndexCacheConfig {
-    pub backend: Backend,
-    pub ttl: Duration,
 }
 
 #[derive(Deserialize)]
@@ -106,55 +99,11 @@ impl CachingConfig {
     }
 }
 
-impl IndexCacheConfig {
-    /// # Errors
-    /// [`CacheError::Config`] with the line where there is one; also for `enabled_items` that leave postings or series out, since what is
-    /// remembered is ranges of the index, whichever they hold.
-    pub fn from_yaml(text: &str) -> Result<Self, CacheError> {
-        #[derive(Deserialize)]
-        struct Section {
-            enabled_items: Option<Vec<String>>,
-            ttl: Option<GoDuration>,
-        }
-        let backend = Backend::from_yaml(text, &["enabled_items", "ttl"])?;
-        let section: Section = parse(text)?;
-        let items = section.enabled_items.unwrap_or_default();
-        if let Some(item) = items.iter().find(|item| !ITEMS.contains(&item.as_str())) {
-            let reason = format!("enabled_items: {item:?} is not one of {}", ITEMS.join(", "));
-            return Err(CacheError::config(reason));
-        }
-        let has = |name: &str| items.iter().any(|item| item == name);
-        let has_both = has("Postings") && has("Series");
-        if !items.is_empty() && !has_both {
-            return Err(CacheError::config(
-                "enabled_items without Postings or Series is not supported: ranges of the index are remembered whichever \
-                 they hold; leave the key out",
-            ));
-        }
-        let ttl = section.ttl.map(|ttl| ttl.0).filter(|ttl| !ttl.is_zero()).unwrap_or(DAY);
-        Ok(Self { backend, ttl })
-    }
-
-    /// In memory, with this bound.
-    pub fn in_memory(max_size_bytes: u64) -> Self {
-        let max_item_size_bytes = max_size_bytes / 2;
-        let backend = Backend::Memory(parallax_cache::MemoryConfig { max_size_bytes, max_item_size_bytes });
-        Self { backend, ttl: DAY }
-    }
-}
-
-const ITEMS: [&str; 3] = ["Postings", "Series", "ExpandedPostings"];
-/// Indexes are remembered in pieces of this size.
-const INDEX_SUBRANGE_BYTES: u64 = 32 << 10;
-/// Requests for the missing pieces of one read of an index at most.
-const INDEX_REQUESTS: usize = 3;
-
 /// The caches of one bucket; none by default.
 #[derive(Clone, Debug, Default)]
 pub struct BucketCaches {
     pub(crate) metas: Option<Arc<MetaCache>>,
     pub(crate) chunks: Option<Arc<RangeCache>>,
-    pub(crate) index: Option<Arc<RangeCache>>,
 }
 
 /// Metas, marks and the list of blocks.
@@ -208,27 +157,9 @@ impl BucketCaches {
         self
     }
 
-    /// Remembers ranges of indexes.
-    #[must_use]
-    pub fn with_index_cache(mut self, config: &IndexCacheConfig, metrics: &Metrics) -> Self {
-        self.index = Some(Arc::new(RangeCache {
-            cache: parallax_cache::open(&config.backend, "index-cache", metrics),
-            subrange_bytes: INDEX_SUBRANGE_BYTES,
-            max_requests: INDEX_REQUESTS,
-            attrs_ttl: config.ttl,
-            ttl: config.ttl,
-            metrics: CachingMetrics::register(metrics),
-            label: "index",
-        }));
-        self
-    }
-
     /// The cache for ranges of an object, by its name.
     pub(crate) fn of_ranges(&self, object: &str) -> Option<&Arc<RangeCache>> {
         let (directory, file) = object.rsplit_once('/')?;
-        if file == "index" {
-            return self.index.as_ref();
-        }
         let is_chunks = directory.ends_with("/chunks") && file.bytes().all(|byte| byte.is_ascii_digit());
         self.chunks.as_ref().filter(|_| is_chunks)
     }
@@ -257,7 +188,7 @@ struct OriginLabels {
     origin: &'static str,
 }
 
-/// Thanos' names, with `config` `chunks`, `meta.jsons`, `blocks-iter` and, which Thanos has not, `index`.
+/// Thanos' names, with `config` `chunks`, `meta.jsons` and `blocks-iter`.
 #[derive(Clone, Debug)]
 pub(crate) struct CachingMetrics {
     requests: Family<OperationLabels, Counter>,
@@ -351,31 +282,20 @@ mod tests {
     }
 
     #[test]
-    fn an_index_cache_is_read_with_its_items() {
-        let config =
-            IndexCacheConfig::from_yaml("type: IN-MEMORY\nenabled_items: [Postings, Series]\nttl: 1h\n")
-                .unwrap();
-        assert_eq!(config.ttl.as_secs(), 3600);
-        for (text, word) in [
-            ("type: IN-MEMORY\nenabled_items: [Postings]", "without Postings or Series"),
-            ("type: IN-MEMORY\nenabled_items: [Chunks]", "Chunks"),
-            ("type: IN-MEMORY\nitems: []", "items"),
-        ] {
-            let error = IndexCacheConfig::from_yaml(text).unwrap_err().to_string();
-            assert!(error.contains(word), "{error}");
-        }
-    }
-
-    #[test]
     fn caches_know_their_objects_by_name() {
         let metrics = Metrics::new();
         let caches = BucketCaches::default()
-            .with_bucket_cache(&CachingConfig::from_yaml("type: IN-MEMORY").unwrap(), &metrics)
-            .with_index_cache(&IndexCacheConfig::in_memory(1 << 20), &metrics);
+            .with_bucket_cache(&CachingConfig::from_yaml("type: IN-MEMORY").unwrap(), &metrics);
         let label = |object: &str| caches.of_ranges(object).map(|cache| cache.label);
         assert_eq!(label("01M7ZT2XAE94D33BEGH3SZ0N19/chunks/000001"), Some("chunks"));
-        assert_eq!(label("01M7ZT2XAE94D33BEGH3SZ0N19/index"), Some("index"));
-        for other in ["index", "b/meta.json", "b/chunks/tmp", "chunks/000001", "b/index-header"] {
+        for other in [
+            "01M7ZT2XAE94D33BEGH3SZ0N19/index",
+            "index",
+            "b/meta.json",
+            "b/chunks/tmp",
+            "chunks/000001",
+            "b/index-header",
+        ] {
             assert_eq!(label(other), None, "{other}");
         }
         assert!(caches.of_meta("b/meta.json").is_some() && caches.of_meta("b/deletion-mark.json").is_some());

@@ -1,7 +1,8 @@
 //! The HTTP client beneath every cloud: `object_store` builds and signs the requests, this sends them, over hyper and rustls.
 //!
-//! Invariants: every wait for a server has a limit (connection, headers, each piece of a body; not that for a place among `max_conns_per_host`); plain HTTP only where it was allowed; nothing is
-//! followed or repeated here, but whether a failed request may be repeated is decided here, by a budget.
+//! Invariants: every wait has a limit (a place among `max_conns_per_host`, connection, headers, each piece of a body); plain HTTP only where it was
+//! allowed; `tls_config` holds for the bucket's endpoint only. Nothing is followed or repeated here, but whether a failed request may be repeated is
+//! decided here: by a budget, and never a conditional write that may have been done (`conditional`).
 
 use std::error::Error as _;
 use std::fmt;
@@ -24,15 +25,18 @@ use object_store::client::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::BucketError;
-use crate::config::HttpConfig;
+use crate::config::{HttpConfig, TlsConfig};
 
 mod budget;
+mod conditional;
 mod connection;
 mod proxy;
 mod tls;
 
 pub(crate) use budget::RetryBudget;
-use connection::{Connector, ConnectorConfig};
+pub(crate) use conditional::may_have_acted;
+pub(crate) use connection::Endpoint;
+use connection::{Connector, ConnectorConfig, Trust};
 pub(crate) use proxy::Proxy;
 
 /// For the next piece of a body.
@@ -47,23 +51,39 @@ const USER_AGENT: &str = concat!("parallax/", env!("CARGO_PKG_VERSION"));
 #[derive(Clone, Debug)]
 pub(crate) struct CloudConnector {
     config: HttpConfig,
-    tls: Arc<rustls::ClientConfig>,
+    /// Of the bucket.
+    endpoint: Option<Endpoint>,
+    configured: Trust,
+    others: Trust,
     budget: Arc<RetryBudget>,
     permits: Option<Arc<Semaphore>>,
     proxy: Option<Proxy>,
 }
 
 impl CloudConnector {
+    /// A connector for the bucket at `url`.
+    ///
     /// # Errors
     /// [`BucketError::Config`], naming a file of `tls_config` that cannot be used.
     pub(crate) fn new(
         config: &HttpConfig,
+        url: &str,
         budget: Arc<RetryBudget>,
         proxy: Option<Proxy>,
     ) -> Result<Self, BucketError> {
+        let defaults = TlsConfig::default();
         let tls = Arc::new(tls::client_config(&config.tls)?);
-        let permits = config.max_connections.map(|count| Arc::new(Semaphore::new(count)));
-        Ok(Self { config: config.clone(), tls, budget, permits, proxy })
+        let plain =
+            if config.tls == defaults { Arc::clone(&tls) } else { Arc::new(tls::client_config(&defaults)?) };
+        Ok(Self {
+            config: config.clone(),
+            endpoint: Endpoint::of(url),
+            configured: Trust { tls, server_name: config.tls.server_name.clone() },
+            others: Trust { tls: plain, server_name: None },
+            budget,
+            permits: config.max_connections.map(|count| Arc::new(Semaphore::new(count))),
+            proxy,
+        })
     }
 }
 
@@ -72,8 +92,9 @@ impl HttpConnector for CloudConnector {
         let option = |key| options.get_config_value(&key);
         let near = option(ClientConfigKey::ConnectTimeout).as_deref() == Some("1s");
         let connector = Connector::new(ConnectorConfig {
-            tls: Arc::clone(&self.tls),
-            server_name: self.config.tls.server_name.clone(),
+            endpoint: self.endpoint.clone(),
+            configured: self.configured.clone(),
+            others: self.others.clone(),
             proxy: self.proxy.clone(),
             allow_http: option(ClientConfigKey::AllowHttp).as_deref() == Some("true"),
             timeout: if near { METADATA_CONNECT } else { self.config.handshake_timeout },
@@ -103,15 +124,8 @@ struct CloudClient {
 #[async_trait::async_trait]
 impl HttpService for CloudClient {
     async fn call(&self, mut request: HttpRequest) -> Result<HttpResponse, HttpError> {
-        let permit = match &self.permits {
-            None => None,
-            Some(permits) => Some(
-                Arc::clone(permits)
-                    .acquire_owned()
-                    .await
-                    .map_err(|error| HttpError::new(HttpErrorKind::Unknown, error))?,
-            ),
-        };
+        let permit = self.permit().await?;
+        let is_conditional = conditional::is_conditional_write(&request);
         request
             .headers_mut()
             .entry(http::header::USER_AGENT)
@@ -122,22 +136,38 @@ impl HttpService for CloudClient {
         let host = request.uri().host().unwrap_or_default().to_owned();
         let result = match tokio::time::timeout(limit, self.client.request(request)).await {
             Ok(Ok(response)) => Ok(response),
-            Ok(Err(error)) => Err(HttpError::new(kind_of(&error), Failure::new(&host, &error))),
+            Ok(Err(error)) => Err(HttpError::new(kind_of(&error), Failure::of(&host, &error))),
             Err(_) => {
                 let reason =
                     format!("{host}: no answer within {limit:?} (http_config.response_header_timeout)");
-                Err(HttpError::new(HttpErrorKind::Timeout, Failure(reason)))
+                Err(HttpError::new(HttpErrorKind::Timeout, Failure::sent(reason)))
             }
         };
         if let Ok(response) = &result {
             tracing::debug!(%method, host, status = response.status().as_u16(), "object store answered");
         }
+        let result = if is_conditional { conditional::once(&host, result) } else { result };
         let response = self.within_budget(&host, result)?;
         Ok(response.map(|body| HttpResponseBody::new(BoundedBody::new(body, permit))))
     }
 }
 
 impl CloudClient {
+    /// A place among `max_conns_per_host`. It is not waited for longer than for an answer.
+    async fn permit(&self) -> Result<Option<OwnedSemaphorePermit>, HttpError> {
+        let Some(permits) = &self.permits else { return Ok(None) };
+        let limit = self.response_timeout;
+        match tokio::time::timeout(limit, Arc::clone(permits).acquire_owned()).await {
+            Ok(Ok(permit)) => Ok(Some(permit)),
+            Ok(Err(error)) => Err(HttpError::new(HttpErrorKind::Unknown, error)),
+            Err(_) => {
+                let reason =
+                    format!("no connection was free within {limit:?} (http_config.max_conns_per_host)");
+                Err(HttpError::new(HttpErrorKind::Unknown, Failure::unsent(reason)))
+            }
+        }
+    }
+
     /// A failure that the budget does not let be repeated becomes one that nobody repeats.
     fn within_budget(
         &self,
@@ -162,28 +192,54 @@ impl CloudClient {
         if self.budget.may_repeat() {
             return result;
         }
-        let what = match result {
-            Ok(response) => format!("{host} answered {}", response.status()),
-            Err(error) => error.to_string(),
+        let (what, is_sent) = match result {
+            Ok(response) => (format!("{host} answered {}", response.status()), true),
+            Err(error) => {
+                (error.to_string(), Failure::in_chain(&error).is_none_or(|failure| failure.is_sent))
+            }
         };
-        let reason = format!("{what}; not tried again: too many of the last requests failed");
-        Err(HttpError::new(HttpErrorKind::Unknown, Failure(reason)))
+        let text = format!("{what}; not tried again: too many of the last requests failed");
+        Err(HttpError::new(HttpErrorKind::Unknown, Failure { text, is_sent }))
     }
 }
 
 /// Why a request failed, in one line.
 #[derive(Debug)]
-struct Failure(String);
+struct Failure {
+    text: String,
+    /// Whether the server may have seen the request.
+    is_sent: bool,
+}
 
 impl Failure {
-    fn new(host: &str, error: &dyn std::error::Error) -> Self {
-        Self(format!("{host}: {}", tls::explain(&chain(error))))
+    fn sent(text: String) -> Self {
+        Self { text, is_sent: true }
+    }
+
+    fn unsent(text: String) -> Self {
+        Self { text, is_sent: false }
+    }
+
+    fn of(host: &str, error: &hyper_util::client::legacy::Error) -> Self {
+        Self { text: format!("{host}: {}", tls::explain(&chain(error))), is_sent: !error.is_connect() }
+    }
+
+    /// The one that an error was made from.
+    fn in_chain<'e>(error: &'e (dyn std::error::Error + 'static)) -> Option<&'e Self> {
+        let mut next = Some(error);
+        while let Some(error) = next {
+            if let Some(failure) = error.downcast_ref::<Self>() {
+                return Some(failure);
+            }
+            next = error.source();
+        }
+        None
     }
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.text)
     }
 }
 
@@ -266,7 +322,7 @@ impl Body for BoundedBody {
             Poll::Ready(Some(Err(error))) => {
                 this.permit = None;
                 let reason = format!("the answer broke off: {}", chain(&error));
-                Poll::Ready(Some(Err(HttpError::new(HttpErrorKind::Interrupted, Failure(reason)))))
+                Poll::Ready(Some(Err(HttpError::new(HttpErrorKind::Interrupted, Failure::sent(reason)))))
             }
             Poll::Ready(None) => {
                 this.permit = None;
@@ -276,7 +332,10 @@ impl Body for BoundedBody {
                 if this.idle.as_mut().poll(context).is_ready() {
                     this.permit = None;
                     let reason = format!("no further part of the answer within {BODY_IDLE:?}");
-                    return Poll::Ready(Some(Err(HttpError::new(HttpErrorKind::Timeout, Failure(reason)))));
+                    return Poll::Ready(Some(Err(HttpError::new(
+                        HttpErrorKind::Timeout,
+                        Failure::sent(reason),
+                    ))));
                 }
                 Poll::Pending
             }

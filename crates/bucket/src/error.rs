@@ -59,6 +59,10 @@ pub enum BucketError {
     #[error("object {object} was not written: {reason}")]
     Condition { object: String, reason: &'static str },
 
+    /// A conditional write whose outcome is not known: whoever sent it has to read what is there now, and must not take it for another's.
+    #[error("object {object} may have been written, or not: {reason}; read it to find out")]
+    Uncertain { object: String, reason: String },
+
     /// A conditional write to a store that has none of that kind.
     #[error(
         "bucket {bucket} cannot {what}: this needs a store with conditional writes, such as S3, GCS or AZURE"
@@ -81,6 +85,11 @@ impl BucketError {
     /// Whether somebody else wrote the object first.
     pub fn is_condition(&self) -> bool {
         matches!(self, Self::Condition { .. })
+    }
+
+    /// Whether a conditional write may have been done all the same.
+    pub fn is_uncertain(&self) -> bool {
+        matches!(self, Self::Uncertain { .. })
     }
 
     /// Whether the same call may succeed a moment later.

@@ -42,6 +42,11 @@ fn explain(bucket: &str, operation: &'static str, object: &str, source: Error) -
     }
     match source {
         Error::NotFound { .. } => BucketError::NotFound { object: object.to_owned() },
+        // Amazon's answer to writes that race: this one was not done, and the other may fail yet.
+        Error::AlreadyExists { .. } if code == "ConditionalRequestConflict" => BucketError::Condition {
+            object: object.to_owned(),
+            reason: "another conditional write of it is under way",
+        },
         Error::AlreadyExists { .. } => {
             BucketError::Condition { object: object.to_owned(), reason: "it exists already" }
         }

@@ -4,7 +4,7 @@
 //! beneath `object_store`), [`error`] says what the caller can do and `explain` finds out from a store's answer, `retry` and
 //! `hedge` bound second attempts, [`ranges`] joins near reads, [`metrics`] counts under Thanos' names, `path` lets no object name
 //! leave the prefix, and [`Bucket`] composes them. [`caching`] says what readers remember.
-//! [`faults`] is for tests. What the objects mean (blocks, marks) is the block crate's.
+//! What the objects mean (blocks, marks) is the block crate's.
 
 #![forbid(unsafe_code)]
 
@@ -14,7 +14,6 @@ mod client;
 pub mod config;
 pub mod error;
 mod explain;
-pub mod faults;
 mod hedge;
 pub mod metrics;
 mod path;
@@ -23,7 +22,7 @@ pub mod ranges;
 pub mod retry;
 
 pub use bucket::{Access, Bucket, Listing, ObjectInfo, Revision};
-pub use caching::{BucketCaches, CachingConfig, IndexCacheConfig};
+pub use caching::{BucketCaches, CachingConfig};
 pub use config::{BucketConfig, Provider};
 pub use error::BucketError;
 pub use metrics::{BucketMetrics, Operation};

@@ -44,14 +44,15 @@ fn retry(max_attempts: u32, first: Option<Duration>, longest: Option<Duration>) 
     }
 }
 
-fn connector(http: &HttpConfig, environment: &Environment) -> Result<CloudConnector, BucketError> {
+/// The client of the bucket at `url`.
+fn connector(http: &HttpConfig, url: &str, environment: &Environment) -> Result<CloudConnector, BucketError> {
     let variable =
         |upper: &str| environment.get(upper).or_else(|| environment.get(&upper.to_ascii_lowercase()));
     let proxy = variable("HTTPS_PROXY")
         .map(|url| Proxy::parse(&url, &variable("NO_PROXY").unwrap_or_default()))
         .transpose()
         .map_err(|reason| BucketError::Config { line: None, reason: format!("HTTPS_PROXY: {reason}") })?;
-    CloudConnector::new(http, Arc::new(RetryBudget::default()), proxy)
+    CloudConnector::new(http, url, Arc::new(RetryBudget::default()), proxy)
 }
 
 fn refused(error: object_store::Error) -> BucketError {

@@ -6,9 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use object_store::memory::InMemory;
-use parallax_bucket::{
-    Bucket, BucketCaches, BucketMetrics, CachingConfig, IndexCacheConfig, Operation, RetryPolicy,
-};
+use parallax_bucket::{Bucket, BucketCaches, BucketMetrics, CachingConfig, Operation, RetryPolicy};
 use parallax_cache::Cache;
 use parallax_telemetry::Metrics;
 use rand::rngs::StdRng;
@@ -47,9 +45,7 @@ impl Fixture {
     async fn in_memory() -> Self {
         Self::new(|metrics| {
             let config = CachingConfig::from_yaml("type: IN-MEMORY\nconfig: {max_size: 10MB}\n").unwrap();
-            BucketCaches::default()
-                .with_bucket_cache(&config, metrics)
-                .with_index_cache(&IndexCacheConfig::in_memory(10 << 20), metrics)
+            BucketCaches::default().with_bucket_cache(&config, metrics)
         })
         .await
     }
@@ -93,12 +89,12 @@ async fn reads_through_a_cache_are_the_buckets_bytes() {
     for seed in 0..5 {
         let fixture = Fixture::in_memory().await;
         reads_are_right(&fixture, seed).await;
-        assert_eq!(fixture.requests(Operation::Attributes), 2, "seed {seed}");
+        assert_eq!(fixture.requests(Operation::Attributes), 1, "seed {seed}");
         fixture.shows(
             "thanos_store_bucket_cache_operation_hits_total{config=\"chunks\",operation=\"getrange\"}",
         );
         fixture.shows(
-            "thanos_store_bucket_cache_getrange_fetched_bytes_total{config=\"index\",origin=\"cache\"}",
+            "thanos_store_bucket_cache_getrange_fetched_bytes_total{config=\"chunks\",origin=\"cache\"}",
         );
     }
 }
@@ -181,9 +177,7 @@ async fn a_cache_that_is_down_never_fails_a_read() {
         format!("type: REDIS\nconfig: {{addr: \"{taken}\"}}\n"),
     ] {
         let fixture = Fixture::new(|metrics| {
-            BucketCaches::default()
-                .with_bucket_cache(&CachingConfig::from_yaml(&yaml).unwrap(), metrics)
-                .with_index_cache(&IndexCacheConfig::from_yaml(&yaml).unwrap(), metrics)
+            BucketCaches::default().with_bucket_cache(&CachingConfig::from_yaml(&yaml).unwrap(), metrics)
         })
         .await;
         reads_are_right(&fixture, 1).await;

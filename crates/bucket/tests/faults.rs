@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use object_store::memory::InMemory;
-use parallax_bucket::faults::{Fault, Faults, FaultyStore};
 use parallax_bucket::{Bucket, BucketError, RetryPolicy};
+use parallax_testkit::faulty_bucket::{Fault, Faults, FaultyStore};
 
 const RETRY: RetryPolicy =
     RetryPolicy { max_attempts: 3, first_pause: Duration::ZERO, max_pause: Duration::ZERO };

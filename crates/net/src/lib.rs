@@ -10,7 +10,6 @@
 mod connection_metrics;
 pub mod context;
 mod credential_metrics;
-mod dial;
 pub mod error;
 pub mod grpc_client;
 pub mod grpc_server;

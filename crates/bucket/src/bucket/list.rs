@@ -4,9 +4,9 @@ use futures::StreamExt as _;
 use object_store::path::Path;
 
 use super::{Bucket, ObjectInfo, check_directory};
-use crate::BucketError;
 use crate::metrics::Operation;
 use crate::path::is_block_id;
+use crate::{BucketError, RetryPolicy};
 
 /// What lies directly in a directory; both lists are sorted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -79,6 +79,39 @@ impl Bucket {
             }
             objects.sort_unstable_by(|a, b| a.name.cmp(&b.name));
             Ok(objects)
+        })
+        .await
+    }
+
+    /// Shows every object of the bucket whose name sorts behind `after` (every one, if empty), in no particular order; returns how many. Costs a request
+    /// for a thousand objects.
+    ///
+    /// # Errors
+    /// If a page of the list cannot be had: then what was shown is not all. Nothing is repeated here, but pages are, beneath.
+    pub async fn scan(&self, after: &str, visit: impl FnMut(ObjectInfo)) -> Result<u64, BucketError> {
+        let offset = if after.is_empty() { None } else { Some(self.path(after)?) };
+        let (mut visit, offset) = (Some(visit), offset.as_ref());
+        self.run_with(RetryPolicy::NEVER, Operation::Iter, after, move || {
+            let visit = visit.take();
+            async move {
+                self.check()?;
+                let prefix = (!self.prefix.as_ref().is_empty()).then_some(&self.prefix);
+                let mut stream = match offset {
+                    None => self.store.list(prefix),
+                    Some(offset) => self.store.list_with_offset(prefix, offset),
+                };
+                let Some(mut visit) = visit else { return Ok(0) };
+                let mut seen = 0;
+                while let Some(meta) = stream.next().await {
+                    let info = self.info(&meta.map_err(self.failed(Operation::Iter, after))?);
+                    // Not every store that is asked to begin somewhere does.
+                    if info.name.as_str() > after {
+                        visit(info);
+                        seen += 1;
+                    }
+                }
+                Ok(seen)
+            }
         })
         .await
     }

@@ -5,7 +5,9 @@ use std::ops::Range;
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt as _, TryStreamExt as _};
 use object_store::path::Path;
-use object_store::{GetOptions, GetRange, GetResult, GetResultPayload, ObjectStoreExt as _, UpdateVersion};
+use object_store::{
+    GetOptions, GetRange, GetResult, GetResultPayload, ObjectMeta, ObjectStoreExt as _, UpdateVersion,
+};
 
 use super::{Bucket, ObjectInfo, Revision};
 use crate::BucketError;
@@ -66,16 +68,45 @@ impl Bucket {
                             limit_bytes,
                         });
                     }
-                    let revision = Revision(UpdateVersion {
-                        e_tag: result.meta.e_tag.clone(),
-                        version: result.meta.version.clone(),
-                    });
+                    let revision = revision_of(&result.meta);
                     Ok((self.collect(result, Operation::Get, object, size_bytes).await?, revision))
                 })
             })
             .await?;
         self.metrics.fetched(&self.name, Operation::Get, found.0.len());
         Ok(found)
+    }
+
+    /// As [`Self::get_with_revision`], unless the object still is as it was when `known` was taken: then `None`.
+    ///
+    /// # Errors
+    /// As [`Self::get`].
+    pub async fn get_if_changed(
+        &self,
+        object: &str,
+        limit_bytes: u64,
+        known: Option<&Revision>,
+    ) -> Result<Option<(Bytes, Revision)>, BucketError> {
+        let Some(tag) = known.and_then(|revision| revision.0.e_tag.clone()) else {
+            return self.get_with_revision(object, limit_bytes).await.map(Some);
+        };
+        let path = self.path(object)?;
+        let (path, tag) = (&path, &tag);
+        self.run(Operation::Get, object, || async move {
+            let options = GetOptions { if_none_match: Some(tag.clone()), ..GetOptions::default() };
+            let result = match self.store.get_opts(path, options).await {
+                Err(object_store::Error::NotModified { .. }) => return Ok(None),
+                result => result.map_err(self.failed(Operation::Get, object))?,
+            };
+            let (size_bytes, revision) = (result.meta.size, revision_of(&result.meta));
+            if size_bytes > limit_bytes {
+                return Err(BucketError::TooLarge { object: object.to_owned(), size_bytes, limit_bytes });
+            }
+            let bytes = self.collect(result, Operation::Get, object, size_bytes).await?;
+            self.metrics.fetched(&self.name, Operation::Get, bytes.len());
+            Ok(Some((bytes, revision)))
+        })
+        .await
     }
 
     /// The bytes `range` of an object; fewer if the object ends before the range does.
@@ -270,6 +301,10 @@ impl Bucket {
             Err(error) => Err(error),
         }
     }
+}
+
+fn revision_of(meta: &ObjectMeta) -> Revision {
+    Revision(UpdateVersion { e_tag: meta.e_tag.clone(), version: meta.version.clone() })
 }
 
 /// `ranges` cut to an object's size; `None` if none passes its end, so that cutting changes nothing.

@@ -28,11 +28,12 @@ impl Bucket {
         Ok(())
     }
 
-    /// Writes a small object unless there is one of this name. Of several writers exactly one succeeds; it is not repeated here, but
-    /// beneath, after a 5xx, it may be: a refusal can be of a write of our own. After any error the caller has to read who won.
+    /// Writes a small object unless there is one of this name. Of several writers exactly one succeeds. It is never repeated once the store
+    /// may have seen it, so that a refusal is never of a write of our own.
     ///
     /// # Errors
-    /// [`BucketError::Condition`] if it exists; [`BucketError::Unconditional`] if the store cannot do this.
+    /// [`BucketError::Condition`] if it exists; [`BucketError::Uncertain`] if nobody knows whether it was written;
+    /// [`BucketError::Unconditional`] if the store cannot do this.
     pub async fn put_if_absent(&self, object: &str, bytes: Bytes) -> Result<Revision, BucketError> {
         let path = self.path(object)?;
         self.run_with(RetryPolicy::NEVER, Operation::Upload, object, || {
@@ -44,7 +45,8 @@ impl Bucket {
     /// Replaces an object that is still as it was when `revision` was taken. As [`Self::put_if_absent`], one of several writers succeeds.
     ///
     /// # Errors
-    /// [`BucketError::Condition`] if it has changed; [`BucketError::Unconditional`] if the store cannot do this (FILESYSTEM cannot).
+    /// [`BucketError::Condition`] if it has changed; [`BucketError::Uncertain`] if nobody knows whether it was written;
+    /// [`BucketError::Unconditional`] if the store cannot do this (FILESYSTEM cannot).
     pub async fn put_if_unchanged(
         &self,
         object: &str,
@@ -65,6 +67,7 @@ impl Bucket {
         bytes: Bytes,
         mode: PutMode,
     ) -> Result<Revision, BucketError> {
+        let is_conditional = !matches!(mode, PutMode::Overwrite);
         let what = match &mode {
             PutMode::Overwrite => "write an object",
             PutMode::Create => "write an object only if there is none",
@@ -76,7 +79,19 @@ impl Bucket {
             Err(object_store::Error::NotImplemented { .. } | object_store::Error::NotSupported { .. }) => {
                 Err(BucketError::Unconditional { bucket: self.name.to_string(), what })
             }
-            Err(error) => Err(self.failed(Operation::Upload, object)(error)),
+            Err(error) => {
+                let may_have_acted = is_conditional && crate::client::may_have_acted(&error);
+                match self.failed(Operation::Upload, object)(error) {
+                    BucketError::Store { source, .. } if may_have_acted => {
+                        let reason = crate::explain::brief(&source);
+                        Err(BucketError::Uncertain { object: object.to_owned(), reason })
+                    }
+                    BucketError::Store { source, .. } if is_conditional && says_not_implemented(&source) => {
+                        Err(BucketError::Unconditional { bucket: self.name.to_string(), what })
+                    }
+                    error => Err(error),
+                }
+            }
         }
     }
 
@@ -149,6 +164,11 @@ impl Bucket {
             result => result,
         }
     }
+}
+
+/// A cloud that answers a conditional write with 501.
+fn says_not_implemented(error: &object_store::Error) -> bool {
+    crate::client::chain(error).contains("status code: 501")
 }
 
 /// What is left of a file.

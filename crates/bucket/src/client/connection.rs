@@ -1,4 +1,7 @@
 //! Connections to a cloud: TCP, and TLS for `https`. Each is made within the handshake timeout or not at all.
+//!
+//! Invariant: what `tls_config` says (authorities, client certificate, server name, no verification) holds for the bucket's own endpoint. Services
+//! that hand out credentials are other servers: they are judged by the system's authorities and the name they were dialled by.
 
 use std::fmt;
 use std::future::Future;
@@ -8,21 +11,51 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::TokioIo;
+use parallax_dial::{ClientStream, DialError, dial};
 use rustls_pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 use tower::Service;
 
 use super::proxy::Proxy;
 
-pub(super) struct ConnectorConfig {
+/// A server, as URLs name it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Endpoint {
+    /// In lower case, an IPv6 address without brackets.
+    host: String,
+    port: u16,
+}
+
+impl Endpoint {
+    /// The server of a URL; `None` if it names none.
+    pub(crate) fn of(url: &str) -> Option<Self> {
+        Self::of_uri(&url.parse().ok()?)
+    }
+
+    fn of_uri(uri: &http::Uri) -> Option<Self> {
+        let host = uri.host()?.trim_start_matches('[').trim_end_matches(']').to_ascii_lowercase();
+        let is_plain = uri.scheme() == Some(&http::uri::Scheme::HTTP);
+        Some(Self { host, port: uri.port_u16().unwrap_or(if is_plain { 80 } else { 443 }) })
+    }
+}
+
+/// How a server is met over TLS.
+#[derive(Clone, Debug)]
+pub(super) struct Trust {
     pub tls: Arc<rustls::ClientConfig>,
-    /// Looked for in certificates instead of the host.
+    /// Looked for in the certificate instead of the host.
     pub server_name: Option<String>,
+}
+
+pub(super) struct ConnectorConfig {
+    /// The bucket's own; `None` if its URL names no server.
+    pub endpoint: Option<Endpoint>,
+    /// For `endpoint`.
+    pub configured: Trust,
+    /// For all others.
+    pub others: Trust,
     pub proxy: Option<Proxy>,
     pub allow_http: bool,
     pub timeout: Duration,
@@ -42,28 +75,33 @@ impl Connector {
         Self(Arc::new(config))
     }
 
-    async fn open(self, uri: http::Uri) -> io::Result<CloudStream> {
+    fn trust_for(&self, target: &Endpoint) -> &Trust {
+        if self.0.endpoint.as_ref() == Some(target) { &self.0.configured } else { &self.0.others }
+    }
+
+    async fn open(self, uri: http::Uri) -> io::Result<ClientStream> {
         let https = uri.scheme() == Some(&http::uri::Scheme::HTTPS);
         if !https && !self.0.allow_http {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "plain HTTP is not allowed here"));
         }
-        let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']').to_owned();
-        let port = uri.port_u16().unwrap_or(if https { 443 } else { 80 });
+        let invalid = |text: String| io::Error::new(io::ErrorKind::InvalidInput, text);
+        let target = Endpoint::of_uri(&uri).ok_or_else(|| invalid("the URL names no server".to_owned()))?;
+        let (host, port) = (target.host.as_str(), target.port);
         let opening = async {
             let stream = match &self.0.proxy {
-                Some(proxy) if https && proxy.is_for(&host, port) => proxy.connect(&host, port).await?,
-                _ => TcpStream::connect((host.as_str(), port)).await?,
+                Some(proxy) if https && proxy.is_for(host, port) => proxy.connect(host, port).await?,
+                _ => open_tcp(host, port).await?,
             };
             // An error here means that the peer has gone; the request will notice.
             let _ = stream.set_nodelay(true);
             if !https {
-                return Ok(CloudStream::Plain(stream));
+                return Ok(ClientStream::Plain(stream));
             }
-            let name = self.0.server_name.clone().unwrap_or_else(|| host.clone());
-            let name = ServerName::try_from(name)
-                .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
-            let stream = TlsConnector::from(Arc::clone(&self.0.tls)).connect(name, stream).await?;
-            Ok(CloudStream::Tls(Box::new(stream)))
+            let trust = self.trust_for(&target);
+            let name = trust.server_name.clone().unwrap_or_else(|| host.to_owned());
+            let name = ServerName::try_from(name).map_err(|error| invalid(error.to_string()))?;
+            let stream = TlsConnector::from(Arc::clone(&trust.tls)).connect(name, stream).await?;
+            Ok(ClientStream::Tls(Box::new(stream)))
         };
         match tokio::time::timeout(self.0.timeout, opening).await {
             Ok(result) => result,
@@ -76,7 +114,7 @@ impl Connector {
 }
 
 impl Service<http::Uri> for Connector {
-    type Response = TokioIo<CloudStream>;
+    type Response = TokioIo<ClientStream>;
     type Error = io::Error;
     type Future = Pin<Box<dyn Future<Output = io::Result<Self::Response>> + Send>>;
 
@@ -90,49 +128,28 @@ impl Service<http::Uri> for Connector {
     }
 }
 
-pub(super) enum CloudStream {
-    Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
+/// A connection to the first address of a name that takes one.
+pub(super) async fn open_tcp(host: &str, port: u16) -> io::Result<TcpStream> {
+    dial(host, port).await.map_err(|error| match error {
+        DialError::Resolve(error) => {
+            io::Error::new(error.kind(), format!("the name {host} cannot be resolved: {error}"))
+        }
+        DialError::Connect(error) => error,
+    })
 }
 
-impl Connection for CloudStream {
-    fn connected(&self) -> Connected {
-        Connected::new()
-    }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl AsyncRead for CloudStream {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
-            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_read(context, buffer),
+    #[test]
+    fn servers_are_told_apart_by_host_and_port() {
+        let of = |url: &str| Endpoint::of(url).unwrap();
+        assert_eq!(of("https://S3.example"), of("https://s3.example:443/bucket/key?x"));
+        assert_eq!(of("https://[::1]:9000"), of("https://[::1]:9000/a"));
+        for other in ["http://s3.example", "https://sts.example", "https://s3.example:8443"] {
+            assert_ne!(of("https://s3.example"), of(other), "{other}");
         }
-    }
-}
-
-impl AsyncWrite for CloudStream {
-    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
-            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_write(context, bytes),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_flush(context),
-            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_flush(context),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_shutdown(context),
-            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_shutdown(context),
-        }
+        assert_eq!(Endpoint::of("no url"), None);
     }
 }

@@ -6,6 +6,7 @@ use base64::Engine as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
+use super::connection::open_tcp;
 use crate::config::Secret;
 
 /// A proxy's answer to `CONNECT` is no longer than this.
@@ -14,8 +15,8 @@ const MAX_ANSWER_BYTES: usize = 8 << 10;
 /// Where requests go first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Proxy {
-    /// `host:port`.
-    address: String,
+    host: String,
+    port: u16,
     authorization: Option<Secret>,
     /// Hosts that are asked directly.
     direct: Vec<String>,
@@ -39,17 +40,25 @@ impl Proxy {
             Some((login, address)) => (Some(login), address),
             None => (None, rest),
         };
-        let has_port = address.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
-        if address.is_empty() || address.contains('/') {
+        let (host, port) = match address.rsplit_once(':') {
+            // The colons of an IPv6 address stand within brackets.
+            Some((host, port)) if !port.ends_with(']') => (host, port.parse::<u16>().ok()),
+            _ => (address, Some(80)),
+        };
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let Some(port) = port.filter(|_| !host.is_empty() && !address.contains('/')) else {
             return Err("it is not http://host:port".to_owned());
-        }
+        };
         let authorization = login.map(|login| {
+            // In a URL what would end the name or the password is escaped.
+            let login: Vec<u8> = percent_encoding::percent_decode_str(login).collect();
             let text = base64::engine::general_purpose::STANDARD.encode(login);
             Secret::new(format!("Basic {text}"))
         });
         let direct = no_proxy.split(',').map(|host| host.trim().to_ascii_lowercase());
         Ok(Self {
-            address: if has_port { address.to_owned() } else { format!("{address}:80") },
+            host: host.to_owned(),
+            port,
             authorization,
             direct: direct.filter(|host| !host.is_empty()).collect(),
         })
@@ -74,9 +83,9 @@ impl Proxy {
 
     /// A connection to a host, through the proxy.
     pub(super) async fn connect(&self, host: &str, port: u16) -> std::io::Result<TcpStream> {
-        let refused = |what: String| std::io::Error::other(format!("proxy {}: {what}", self.address));
-        let mut stream =
-            TcpStream::connect(&self.address).await.map_err(|error| refused(error.to_string()))?;
+        let refused =
+            |what: String| std::io::Error::other(format!("proxy {}:{}: {what}", self.host, self.port));
+        let mut stream = open_tcp(&self.host, self.port).await.map_err(|error| refused(error.to_string()))?;
         let target = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
         let mut request = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n");
         if let Some(authorization) = &self.authorization {
@@ -150,10 +159,23 @@ mod tests {
     #[test]
     fn a_proxys_password_is_not_shown() {
         let proxy = Proxy::parse("http://user:hunter2@proxy/", "").unwrap();
-        assert_eq!(proxy.address, "proxy:80");
+        assert_eq!((proxy.host.as_str(), proxy.port), ("proxy", 80));
         assert!(!format!("{proxy:?}").contains("hunter2") && proxy.authorization.is_some());
         let error = Proxy::parse("socks5://user:hunter2@proxy", "").unwrap_err();
         assert!(error.contains("socks5") && !error.contains("hunter2"), "{error}");
-        assert!(Proxy::parse("", "").is_err());
+        for bad in ["", "http://proxy:port", "http://:3128", "http://proxy/path"] {
+            assert!(Proxy::parse(bad, "").is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_is_escaped_in_a_proxys_login_is_sent_as_it_was_meant() {
+        let sent = |url: &str| Proxy::parse(url, "").unwrap().authorization.unwrap().expose().to_owned();
+        // "user:p@ss/word" and "user:50%"
+        assert_eq!(sent("http://user:p%40ss%2Fword@proxy:3128"), "Basic dXNlcjpwQHNzL3dvcmQ=");
+        assert_eq!(sent("http://user:50%25@[::1]:3128"), "Basic dXNlcjo1MCU=");
+        assert_eq!(sent("http://user:plain@proxy"), "Basic dXNlcjpwbGFpbg==");
+        let proxy = Proxy::parse("http://[::1]:3128", "").unwrap();
+        assert_eq!((proxy.host.as_str(), proxy.port), ("::1", 3128));
     }
 }

@@ -15,7 +15,7 @@ const PART_SIZE_BYTES: usize = 8 << 20;
 pub(crate) fn open(config: &AzureConfig, environment: &Environment) -> Result<Opened, BucketError> {
     let allow_http = config.url.starts_with("http://");
     let builder = MicrosoftAzureBuilder::new()
-        .with_http_connector(connector(&config.http, environment)?)
+        .with_http_connector(connector(&config.http, &config.url, environment)?)
         .with_client_options(ClientOptions::new().with_allow_http(allow_http))
         .with_retry(retry(config.max_attempts, config.retry_delay, config.max_retry_delay))
         .with_account(&config.account)

@@ -3,12 +3,14 @@
 
 use std::sync::Arc;
 
-use object_store::gcp::GoogleCloudStorageBuilder;
-use object_store::{Attributes, ClientOptions};
+use object_store::gcp::{GcpCredential, GoogleCloudStorageBuilder};
+use object_store::{Attributes, ClientOptions, StaticCredentialProvider};
 
 use super::{Environment, Opened, connector, refused, retry};
 use crate::BucketError;
 use crate::config::GcsConfig;
+
+const ENDPOINT: &str = "https://storage.googleapis.com";
 
 pub(crate) fn open(config: &GcsConfig, environment: &Environment) -> Result<Opened, BucketError> {
     let emulator = environment.get("STORAGE_EMULATOR_HOST").map(|host| match host.contains("://") {
@@ -17,12 +19,14 @@ pub(crate) fn open(config: &GcsConfig, environment: &Environment) -> Result<Open
     });
     let allow_http = emulator.as_ref().is_some_and(|url| url.starts_with("http://"));
     let mut builder = GoogleCloudStorageBuilder::new()
-        .with_http_connector(connector(&config.http, environment)?)
+        .with_http_connector(connector(&config.http, emulator.as_deref().unwrap_or(ENDPOINT), environment)?)
         .with_client_options(ClientOptions::new().with_allow_http(allow_http))
         .with_retry(retry(config.max_attempts, None, None))
         .with_bucket_name(&config.bucket);
     if let Some(url) = emulator {
-        builder = builder.with_base_url(&url).with_skip_signature(true);
+        // Writes are signed all the same, so that without these the metadata server would be asked.
+        let nobody = StaticCredentialProvider::new(GcpCredential { bearer: String::new() });
+        builder = builder.with_base_url(&url).with_skip_signature(true).with_credentials(Arc::new(nobody));
     }
     let account = config.service_account.expose();
     if !account.is_empty() {

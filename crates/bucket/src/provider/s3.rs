@@ -26,7 +26,7 @@ pub(crate) fn open(config: &S3Config, environment: &Environment) -> Result<Opene
         format!("{scheme}://{endpoint}")
     };
     let builder = AmazonS3Builder::new()
-        .with_http_connector(connector(&config.http, environment)?)
+        .with_http_connector(connector(&config.http, &url, environment)?)
         .with_client_options(ClientOptions::new().with_allow_http(config.insecure))
         .with_retry(retry(config.max_attempts, None, None))
         .with_bucket_name(&config.bucket)

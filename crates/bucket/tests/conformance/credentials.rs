@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use parallax_bucket::{Access, Bucket, BucketConfig, Environment};
 
-use crate::s3::{Tls, open_in};
-use crate::s3_server::{
-    ACCESS_KEY, S3Server, SECRET_KEY, STS_SECRET_KEY, STS_SESSION_TOKEN, WEB_IDENTITY_TOKEN,
+use crate::cloud_server::{
+    ACCESS_KEY, CloudServer, SECRET_KEY, STS_SECRET_KEY, STS_SESSION_TOKEN, WEB_IDENTITY_TOKEN,
 };
+use crate::s3::{Tls, open_in};
 
 async fn works(bucket: &Bucket) {
     bucket.put("x", "y".into()).await.unwrap();
@@ -16,7 +16,7 @@ async fn works(bucket: &Bucket) {
 
 #[tokio::test]
 async fn keys_come_from_the_environment() {
-    let server = S3Server::start(None).await;
+    let server = CloudServer::s3(None).await;
     let yaml = server.yaml_without_keys("", "insecure: true");
     let environment =
         Environment::fixed([("AWS_ACCESS_KEY_ID", ACCESS_KEY), ("AWS_SECRET_ACCESS_KEY", SECRET_KEY)]);
@@ -25,7 +25,7 @@ async fn keys_come_from_the_environment() {
 
 #[tokio::test]
 async fn keys_come_from_a_shared_file() {
-    let server = S3Server::start(None).await;
+    let server = CloudServer::s3(None).await;
     let yaml = server.yaml_without_keys("", "insecure: true");
     let home = tempfile::tempdir().unwrap();
     std::fs::create_dir(home.path().join(".aws")).unwrap();
@@ -48,7 +48,7 @@ async fn keys_come_from_a_shared_file() {
 #[tokio::test]
 async fn a_web_identity_token_is_exchanged_for_keys() {
     let tls = Tls::new(false);
-    let server = S3Server::start(Some(Arc::clone(&tls.server))).await;
+    let server = CloudServer::s3(Some(Arc::clone(&tls.server))).await;
     let token = tls.directory.path().join("token");
     std::fs::write(&token, WEB_IDENTITY_TOKEN).unwrap();
     let more = format!(
@@ -75,6 +75,38 @@ async fn a_web_identity_token_is_exchanged_for_keys() {
     std::fs::write(&token, "somebody-else").unwrap();
     let error = open_in(&yaml, &environment).unwrap().get("x", 10).await.unwrap_err().to_string();
     assert!(!error.contains("somebody-else"), "{error}");
+}
+
+#[tokio::test]
+async fn what_is_trusted_for_the_bucket_is_not_trusted_for_who_gives_credentials() {
+    let tls = Tls::new(false);
+    let bucket_server = CloudServer::s3(Some(Arc::clone(&tls.server))).await;
+    let token_server = CloudServer::s3(Some(Arc::clone(&tls.server))).await;
+    let token = tls.directory.path().join("token");
+    std::fs::write(&token, WEB_IDENTITY_TOKEN).unwrap();
+    let token_file = token.display().to_string();
+    let environment = Environment::fixed([
+        ("AWS_WEB_IDENTITY_TOKEN_FILE", &token_file),
+        ("AWS_ROLE_ARN", "arn:aws:iam::1:role/r"),
+    ]);
+    for trust in [
+        format!("tls_config: {{ca_file: \"{}\"}}", tls.file("ca.pem")),
+        format!("tls_config: {{ca_file: \"{}\", server_name: s3.test}}", tls.file("ca.pem")),
+        "insecure_skip_verify: true".to_owned(),
+    ] {
+        let more = format!(
+            "max_retries: 1, sts_endpoint: \"https://{}\", http_config: {{{trust}}}",
+            token_server.address
+        );
+        let bucket = open_in(&bucket_server.yaml_without_keys("", &more), &environment).unwrap();
+        let error = bucket.get("x", 10).await.unwrap_err().to_string();
+        assert!(error.contains("certificate"), "{trust}: {error}");
+        assert!(token_server.seen().is_empty(), "{trust}: no token was shown");
+        // The same trust is enough for the bucket itself.
+        let more = format!("max_retries: 1, http_config: {{{trust}}}");
+        let bucket = open_in(&bucket_server.yaml("", &more), &Environment::fixed([])).unwrap();
+        assert!(bucket.get("x", 10).await.unwrap_err().is_not_found(), "{trust}");
+    }
 }
 
 #[test]

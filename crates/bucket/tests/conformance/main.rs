@@ -1,8 +1,9 @@
-//! One suite for every kind of bucket, on a directory, in memory and on an S3 server that checks signatures; and what a cloud can do wrong.
+//! One suite for every kind of bucket, on a directory, in memory and on servers that speak as S3, GCS and Azure do; and what a cloud can do wrong.
 
+mod cloud_server;
+mod clouds;
 mod credentials;
 mod s3;
-mod s3_server;
 mod suite;
 
 use std::sync::Arc;

@@ -7,7 +7,7 @@ use http::StatusCode;
 use parallax_bucket::{Access, Bucket, BucketConfig, BucketError, BucketMetrics, Environment};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::s3_server::{Fault, S3Server};
+use crate::cloud_server::{CloudServer, Fault};
 use crate::suite::{self, Traits};
 
 pub fn open(yaml: &str) -> Bucket {
@@ -77,7 +77,7 @@ impl Tls {
 
 #[tokio::test]
 async fn s3_conforms() {
-    let server = S3Server::start(None).await;
+    let server = CloudServer::s3(None).await;
     let open = |prefix: &str| open(&server.yaml(prefix, "insecure: true, part_size: 5242880"));
     suite::conforms(&open("a/b"), Traits { replaces_unchanged: true }).await;
     suite::prefixes_are_isolated(&open("one"), &open("on"), &open("")).await;
@@ -86,7 +86,7 @@ async fn s3_conforms() {
 #[tokio::test]
 async fn s3_conforms_over_tls_with_a_private_authority() {
     let tls = Tls::new(false);
-    let server = S3Server::start(Some(Arc::clone(&tls.server))).await;
+    let server = CloudServer::s3(Some(Arc::clone(&tls.server))).await;
     let trust =
         format!("http_config: {{tls_config: {{ca_file: \"{}\"}}}}, part_size: 5242880", tls.file("ca.pem"));
     suite::conforms(&open(&server.yaml("", &trust)), Traits { replaces_unchanged: true }).await;
@@ -95,7 +95,7 @@ async fn s3_conforms_over_tls_with_a_private_authority() {
 #[tokio::test]
 async fn a_server_that_is_not_trusted_gets_no_request() {
     let tls = Tls::new(false);
-    let server = S3Server::start(Some(Arc::clone(&tls.server))).await;
+    let server = CloudServer::s3(Some(Arc::clone(&tls.server))).await;
     let other = Tls::new(false);
     let once = "max_retries: 1";
     let strange = format!("{once}, http_config: {{tls_config: {{ca_file: \"{}\"}}}}", other.file("ca.pem"));
@@ -123,7 +123,7 @@ async fn a_server_that_is_not_trusted_gets_no_request() {
 #[tokio::test]
 async fn a_client_certificate_opens_a_server_that_asks_for_one() {
     let tls = Tls::new(true);
-    let server = S3Server::start(Some(Arc::clone(&tls.server))).await;
+    let server = CloudServer::s3(Some(Arc::clone(&tls.server))).await;
     let ca = tls.file("ca.pem");
     let without = format!("max_retries: 1, http_config: {{tls_config: {{ca_file: \"{ca}\"}}}}");
     assert!(!open(&server.yaml("", &without)).get("x", 10).await.unwrap_err().is_not_found());
@@ -170,7 +170,7 @@ async fn proxy(
 #[tokio::test]
 async fn tls_goes_through_the_proxy_of_the_environment() {
     let tls = Tls::new(false);
-    let server = S3Server::start(Some(Arc::clone(&tls.server))).await;
+    let server = CloudServer::s3(Some(Arc::clone(&tls.server))).await;
     let trust =
         format!("max_retries: 1, http_config: {{tls_config: {{ca_file: \"{}\"}}}}", tls.file("ca.pem"));
     // A name that only the proxy can reach.
@@ -214,7 +214,7 @@ fn files_of_tls_config_are_named_when_they_cannot_be_used() {
 
 #[tokio::test]
 async fn the_buckets_name_may_stand_in_the_host() {
-    let server = S3Server::start(None).await;
+    let server = CloudServer::s3(None).await;
     let port = server.address.port();
     // `localhost` and what is beneath it is this machine.
     let yaml = server
@@ -231,7 +231,7 @@ async fn the_buckets_name_may_stand_in_the_host() {
 
 #[tokio::test]
 async fn wrong_credentials_are_one_clear_error() {
-    let server = S3Server::start(None).await;
+    let server = CloudServer::s3(None).await;
     let yaml = server.yaml("", "insecure: true");
     for (yaml, words) in [
         (yaml.replace("secret+key", "other"), ["SignatureDoesNotMatch", "secret_key"]),
@@ -256,7 +256,7 @@ async fn wrong_credentials_are_one_clear_error() {
 
 #[tokio::test]
 async fn a_bucket_that_does_not_exist_is_not_an_empty_one() {
-    let server = S3Server::start(None).await;
+    let server = CloudServer::s3(None).await;
     let bucket = open(&server.yaml("", "insecure: true").replace("bucket: blocks", "bucket: blokcs"));
     for error in [bucket.list_blocks().await.unwrap_err(), bucket.get("x", 10).await.unwrap_err()] {
         assert!(matches!(error, BucketError::MissingBucket { .. }), "{error}");
@@ -267,7 +267,7 @@ async fn a_bucket_that_does_not_exist_is_not_an_empty_one() {
 #[tokio::test]
 async fn stray_names_do_not_hide_blocks() {
     const BLOCK: &str = "01M7ZT2XAE94D33BEGH3SZ0N19";
-    let server = S3Server::start(None).await;
+    let server = CloudServer::s3(None).await;
     let bucket = open(&server.yaml("", "insecure: true"));
     bucket.put(&format!("{BLOCK}/meta.json"), "{}".into()).await.unwrap();
     for stray in ["a//b", "/rooted", "folder/", "dots/../up"] {
@@ -282,7 +282,7 @@ async fn stray_names_do_not_hide_blocks() {
 
 #[tokio::test]
 async fn what_fails_for_a_moment_is_tried_again() {
-    let server = S3Server::start(None).await;
+    let server = CloudServer::s3(None).await;
     let bucket = open(&server.yaml("", "insecure: true"));
     bucket.put("x", vec![7; 300_000].into()).await.unwrap();
     let unwell = Fault::Status(StatusCode::SERVICE_UNAVAILABLE);
@@ -302,7 +302,7 @@ async fn what_fails_for_a_moment_is_tried_again() {
 
 #[tokio::test]
 async fn what_keeps_failing_is_an_error_with_the_stores_words() {
-    let server = S3Server::start(None).await;
+    let server = CloudServer::s3(None).await;
     let bucket = open(&server.yaml("", "insecure: true, max_retries: 2"));
     server.fail([Fault::Status(StatusCode::SERVICE_UNAVAILABLE); 2]);
     let error = bucket.get("x", 10).await.unwrap_err();
@@ -319,7 +319,7 @@ async fn what_keeps_failing_is_an_error_with_the_stores_words() {
 
 #[tokio::test]
 async fn a_store_that_fails_everything_is_not_asked_many_times_more() {
-    let server = S3Server::start(None).await;
+    let server = CloudServer::s3(None).await;
     let bucket = open(&server.yaml("", "insecure: true, max_retries: 6"));
     server.fail(vec![Fault::Status(StatusCode::INTERNAL_SERVER_ERROR); 10_000]);
     let reads = futures::future::join_all((0..100).map(|_| bucket.get("x", 10))).await;
@@ -335,7 +335,7 @@ async fn a_store_that_fails_everything_is_not_asked_many_times_more() {
 
 #[tokio::test]
 async fn an_answer_that_does_not_come_is_an_error_in_time() {
-    let server = S3Server::start(None).await;
+    let server = CloudServer::s3(None).await;
     let limits = "insecure: true, max_retries: 1, http_config: {response_header_timeout: 50ms}";
     let bucket = open(&server.yaml("", limits));
     server.fail([Fault::Slow(60_000)]);
@@ -345,7 +345,7 @@ async fn an_answer_that_does_not_come_is_an_error_in_time() {
 
 #[tokio::test]
 async fn a_read_that_hangs_is_asked_for_again_when_hedging() {
-    let server = S3Server::start(None).await;
+    let server = CloudServer::s3(None).await;
     let registry = parallax_telemetry::Metrics::new();
     let yaml = format!("{}hedging_config: {{enabled: true, up_to: 2}}\n", server.yaml("", "insecure: true"));
     let bucket = open(&yaml).with_metrics(BucketMetrics::register(&registry));
@@ -369,7 +369,7 @@ async fn uploads_carry_encryption_and_metadata() {
     let key = dir.path().join("key");
     std::fs::write(&key, [7_u8; 32]).unwrap();
     let tls = Tls::new(false);
-    let server = S3Server::start(Some(Arc::clone(&tls.server))).await;
+    let server = CloudServer::s3(Some(Arc::clone(&tls.server))).await;
     let trust = format!("http_config: {{tls_config: {{ca_file: \"{}\"}}}}", tls.file("ca.pem"));
     let customer = format!("sse_config: {{type: SSE-C, encryption_key: \"{}\"}}", key.display());
     for (config, header, value) in [
@@ -395,7 +395,7 @@ async fn uploads_carry_encryption_and_metadata() {
 
 #[tokio::test]
 async fn no_more_connections_than_configured() {
-    let server = S3Server::start(None).await;
+    let server = CloudServer::s3(None).await;
     let bucket = open(&server.yaml("", "insecure: true, http_config: {max_conns_per_host: 1}"));
     bucket.put("x", "y".into()).await.unwrap();
     let reads = futures::future::join_all((0..20).map(|_| bucket.get("x", 10))).await;

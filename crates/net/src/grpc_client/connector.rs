@@ -11,6 +11,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
+use parallax_dial::{DialError, dial};
 use parallax_pki::{Explanation, FailureReason, Side, explain};
 use rustls_pki_types::ServerName;
 use tokio_rustls::TlsConnector;
@@ -20,7 +21,6 @@ use super::health::Health;
 use super::stream::ClientStream;
 use super::{ClientTls, GrpcTarget, is_client};
 use crate::Error;
-use crate::dial::{DialError, dial};
 
 /// Why a connection could not be made.
 #[derive(Clone, Debug)]

@@ -2,26 +2,21 @@
 
 use std::fmt;
 use std::future::Future;
-use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::TokioIo;
+use parallax_dial::{ClientStream, DialError, dial};
 use parallax_pki::{CredentialSource, Side, explain};
 use rustls_pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 use tower::Service;
 
 use super::HttpClientConfig;
 use super::url::BaseUrl;
 use crate::Error;
-use crate::dial::{DialError, dial};
 
 /// Why a connection could not be made, in words.
 #[derive(Debug)]
@@ -62,7 +57,7 @@ impl HttpConnector {
         Ok(Self { tls: Some(Arc::new(Tls { source, server_name })), timeout: config.connect_timeout })
     }
 
-    async fn open(self, uri: http::Uri) -> Result<HttpStream, ConnectFailure> {
+    async fn open(self, uri: http::Uri) -> Result<ClientStream, ConnectFailure> {
         let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']').to_owned();
         let port = uri.port_u16().unwrap_or(if self.tls.is_some() { 443 } else { 80 });
         let opening = async {
@@ -72,7 +67,7 @@ impl HttpConnector {
             })?;
             // An error here means that the peer has gone; the request will notice.
             let _ = stream.set_nodelay(true);
-            let Some(tls) = &self.tls else { return Ok(HttpStream::Plain(stream)) };
+            let Some(tls) = &self.tls else { return Ok(ClientStream::Plain(stream)) };
             let config = tls.source.current().client_config(None).map_err(|error| error.to_string())?;
             let mut config = (*config).clone();
             config.alpn_protocols = vec![b"http/1.1".to_vec()];
@@ -80,7 +75,7 @@ impl HttpConnector {
                 .connect(tls.server_name.clone(), stream)
                 .await
                 .map_err(|error| explain(&error, Side::Client).text)?;
-            Ok(HttpStream::Tls(Box::new(stream)))
+            Ok(ClientStream::Tls(Box::new(stream)))
         };
         match tokio::time::timeout(self.timeout, opening).await {
             Ok(result) => result.map_err(ConnectFailure),
@@ -90,7 +85,7 @@ impl HttpConnector {
 }
 
 impl Service<http::Uri> for HttpConnector {
-    type Response = TokioIo<HttpStream>;
+    type Response = TokioIo<ClientStream>;
     type Error = ConnectFailure;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, ConnectFailure>> + Send>>;
 
@@ -101,52 +96,5 @@ impl Service<http::Uri> for HttpConnector {
     fn call(&mut self, uri: http::Uri) -> Self::Future {
         let this = self.clone();
         Box::pin(async move { this.open(uri).await.map(TokioIo::new) })
-    }
-}
-
-pub(crate) enum HttpStream {
-    Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
-}
-
-impl Connection for HttpStream {
-    fn connected(&self) -> Connected {
-        Connected::new()
-    }
-}
-
-impl AsyncRead for HttpStream {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
-            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_read(context, buffer),
-        }
-    }
-}
-
-impl AsyncWrite for HttpStream {
-    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
-            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_write(context, bytes),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_flush(context),
-            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_flush(context),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_shutdown(context),
-            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_shutdown(context),
-        }
     }
 }

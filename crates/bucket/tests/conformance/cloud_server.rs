@@ -1,7 +1,9 @@
-//! An S3 server in memory, for tests: path and host style, ListObjectsV2 in small pages, multipart uploads, conditional writes, and version 4
-//! signatures, which it computes from the specification by itself. It also plays STS. Faults are scripted.
+//! Object stores in memory, for tests, each as its cloud speaks. Faults are scripted.
 //!
-//! Source: Amazon's "Signature Version 4 signing process" and the S3 API reference.
+//! S3: path and host style, ListObjectsV2 in small pages, multipart uploads, conditional writes, and version 4 signatures, which it computes from the
+//! specification by itself; it also plays STS. GCS: its XML API is S3's with bearer tokens and generations. Azure has a file of its own.
+//!
+//! Sources: Amazon's "Signature Version 4 signing process" and S3 API reference; Google's "XML API reference".
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::SocketAddr;
@@ -16,7 +18,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
+mod azure;
 mod signature;
+
+pub use azure::{ACCOUNT, ACCOUNT_KEY, CONTAINER};
 
 pub const REGION: &str = "eu-test-1";
 pub const BUCKET: &str = "blocks";
@@ -33,10 +38,25 @@ const MODIFIED: &str = "2015-10-21T07:28:00.000Z";
 
 type Answer = Response<Full<Bytes>>;
 
+/// Whose protocol a server speaks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Dialect {
+    #[default]
+    S3,
+    Gcs,
+    Azure,
+}
+
 /// What goes wrong with one request.
 #[derive(Clone, Copy, Debug)]
 pub enum Fault {
     Status(StatusCode),
+    /// What was asked for is done, and then denied.
+    StatusAfter(StatusCode),
+    /// The connection ends after the request was carried out, with no answer.
+    BreakAfter,
+    /// Half of the body, and then nothing more.
+    Stalled,
     /// The connection ends in the middle of the body.
     HalfBody,
     /// No answer for this many milliseconds.
@@ -51,8 +71,13 @@ pub struct Seen {
 
 #[derive(Default)]
 pub struct State {
+    dialect: Dialect,
+    /// How many objects were ever written.
+    generations: std::sync::atomic::AtomicU64,
     objects: Mutex<BTreeMap<String, Object>>,
     uploads: Mutex<HashMap<String, BTreeMap<u32, Bytes>>>,
+    /// Azure's parts, by object and name.
+    blocks: Mutex<HashMap<(String, String), Bytes>>,
     /// For the next requests for objects, first to last.
     pub faults: Mutex<VecDeque<Fault>>,
     pub seen: Mutex<Vec<Seen>>,
@@ -62,25 +87,38 @@ pub struct State {
 struct Object {
     bytes: Bytes,
     tag: String,
+    generation: u64,
 }
 
-pub struct S3Server {
+pub struct CloudServer {
     pub address: SocketAddr,
     pub state: Arc<State>,
     task: tokio::task::JoinHandle<()>,
 }
 
-impl Drop for S3Server {
+impl Drop for CloudServer {
     fn drop(&mut self) {
         self.task.abort();
     }
 }
 
-impl S3Server {
-    pub async fn start(tls: Option<Arc<rustls::ServerConfig>>) -> Self {
+impl CloudServer {
+    pub async fn s3(tls: Option<Arc<rustls::ServerConfig>>) -> Self {
+        Self::start(Dialect::S3, tls).await
+    }
+
+    pub async fn gcs() -> Self {
+        Self::start(Dialect::Gcs, None).await
+    }
+
+    pub async fn azure() -> Self {
+        Self::start(Dialect::Azure, None).await
+    }
+
+    async fn start(dialect: Dialect, tls: Option<Arc<rustls::ServerConfig>>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let state = Arc::new(State::default());
+        let state = Arc::new(State { dialect, ..State::default() });
         let shared = Arc::clone(&state);
         let acceptor = tls.map(TlsAcceptor::from);
         let task = tokio::spawn(async move {
@@ -120,7 +158,7 @@ impl S3Server {
 
     /// Puts an object there past any client, whatever its name.
     pub fn plant(&self, key: &str) {
-        let object = Object { bytes: Bytes::new(), tag: tag_of(b"") };
+        let object = self.state.object(Bytes::new());
         self.state.objects.lock().unwrap().insert(key.to_owned(), object);
     }
 
@@ -164,7 +202,12 @@ impl State {
         if query.iter().any(|(name, _)| name == "Action") {
             return Ok(whole(sts(&query)));
         }
-        if let Err((status, code)) = signature::check(&head, &body) {
+        let checked = match self.dialect {
+            Dialect::S3 => signature::check(&head, &body),
+            Dialect::Gcs => Ok(()),
+            Dialect::Azure => azure::check(&head, &query),
+        };
+        if let Err((status, code)) = checked {
             return Ok(whole(error(status, code)));
         }
         let fault = self.faults.lock().unwrap().pop_front();
@@ -173,11 +216,22 @@ impl State {
             Some(Fault::Slow(ms)) => tokio::time::sleep(std::time::Duration::from_millis(ms)).await,
             _ => {}
         }
-        let answer = self.dispatch(&head, &query, body);
-        if matches!(fault, Some(Fault::HalfBody)) {
-            return Ok(halved(answer).await);
+        let answer = match self.dialect {
+            Dialect::Azure => self.dispatch_azure(&head, &query, body),
+            _ => self.dispatch(&head, &query, body),
+        };
+        match fault {
+            Some(Fault::HalfBody) => Ok(halved(answer, vec![Err(Broken)]).await),
+            Some(Fault::Stalled) => Ok(stalled(answer).await),
+            Some(Fault::StatusAfter(status)) => Ok(whole(error(status, "InternalError"))),
+            Some(Fault::BreakAfter) => Err(Broken),
+            _ => Ok(whole(answer)),
         }
-        Ok(whole(answer))
+    }
+
+    fn object(&self, bytes: Bytes) -> Object {
+        let generation = 1 + self.generations.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        Object { tag: tag_of(&bytes), bytes, generation }
     }
 
     fn dispatch(&self, head: &http::request::Parts, query: &[(String, String)], body: Bytes) -> Answer {
@@ -212,7 +266,9 @@ impl State {
                 let number = get("partNumber").and_then(|number| number.parse().ok()).unwrap_or(0);
                 let tag = tag_of(&body);
                 self.uploads.lock().unwrap().entry(id.to_owned()).or_default().insert(number, body);
-                tagged(answer(StatusCode::OK, ""), &tag)
+                let mut answer = answer(StatusCode::OK, "");
+                answer.headers_mut().insert("etag", tag.parse().unwrap());
+                answer
             }
             ("PUT", false, None) => self.put(key, head, body),
             ("DELETE", false, Some(id)) => {
@@ -232,19 +288,20 @@ impl State {
             return error(StatusCode::NOT_FOUND, "NoSuchKey");
         };
         let size = object.bytes.len() as u64;
-        let range = head.headers.get("range").and_then(|range| range.to_str().ok()).and_then(|range| {
+        let range = head.headers.get("x-ms-range").or_else(|| head.headers.get("range"));
+        let range = range.and_then(|range| range.to_str().ok()).and_then(|range| {
             let (start, end) = range.strip_prefix("bytes=")?.split_once('-')?;
             Some((start.parse::<u64>().ok()?, end.parse::<u64>().ok()?))
         });
         let Some((start, end)) = range else {
-            return tagged(answer(StatusCode::OK, object.bytes), &object.tag);
+            return described(answer(StatusCode::OK, object.bytes.clone()), &object);
         };
         if start >= size {
             return error(StatusCode::RANGE_NOT_SATISFIABLE, "InvalidRange");
         }
         let end = end.min(size - 1);
         let part = object.bytes.slice(start as usize..=end as usize);
-        let mut found = tagged(answer(StatusCode::PARTIAL_CONTENT, part), &object.tag);
+        let mut found = described(answer(StatusCode::PARTIAL_CONTENT, part), &object);
         let range = format!("bytes {start}-{end}/{size}").parse().unwrap();
         found.headers_mut().insert("content-range", range);
         found
@@ -254,17 +311,24 @@ impl State {
         let mut objects = self.objects.lock().unwrap();
         let wanted = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok());
         let current = objects.get(&key).map(|object| object.tag.clone());
-        if wanted("if-none-match") == Some("*") && current.is_some() {
+        let generation = objects.get(&key).map_or(0, |object| object.generation).to_string();
+        if wanted("x-goog-if-generation-match").is_some_and(|wanted| wanted != generation) {
             return error(StatusCode::PRECONDITION_FAILED, "PreconditionFailed");
+        }
+        if wanted("if-none-match") == Some("*") && current.is_some() {
+            return match self.dialect {
+                Dialect::Azure => error(StatusCode::CONFLICT, "BlobAlreadyExists"),
+                _ => error(StatusCode::PRECONDITION_FAILED, "PreconditionFailed"),
+            };
         }
         if let Some(tag) = wanted("if-match")
             && current.as_deref() != Some(tag)
         {
             return error(StatusCode::PRECONDITION_FAILED, "PreconditionFailed");
         }
-        let tag = tag_of(&bytes);
-        objects.insert(key, Object { bytes, tag: tag.clone() });
-        tagged(answer(StatusCode::OK, ""), &tag)
+        let object = self.object(bytes);
+        objects.insert(key, object.clone());
+        described(answer(StatusCode::CREATED, ""), &object)
     }
 
     fn complete(&self, key: &str, id: &str, body: &Bytes) -> Answer {
@@ -277,47 +341,59 @@ impl State {
             return error(StatusCode::BAD_REQUEST, "InvalidPart");
         }
         let bytes = Bytes::from(parts.into_values().collect::<Vec<_>>().concat());
-        let tag = tag_of(&bytes);
-        self.objects.lock().unwrap().insert(key.to_owned(), Object { bytes, tag: tag.clone() });
+        let object = self.object(bytes);
+        self.objects.lock().unwrap().insert(key.to_owned(), object.clone());
         let xml = format!(
             "<CompleteMultipartUploadResult><ETag>{}</ETag></CompleteMultipartUploadResult>",
-            escape(&tag)
+            escape(&object.tag)
         );
-        answer(StatusCode::OK, xml)
+        described(answer(StatusCode::OK, xml), &object)
     }
 
     fn list(&self, prefix: &str, delimiter: Option<&str>, after: Option<&str>) -> Answer {
+        let (page, next) = self.page(prefix, delimiter, |name| after.is_none_or(|after| name > after));
+        let items = page.into_iter().map(|(name, object)| match object {
+            None => format!("<CommonPrefixes><Prefix>{}</Prefix></CommonPrefixes>", escape(&name)),
+            Some(object) => format!(
+                "<Contents><Key>{}</Key><Size>{}</Size><LastModified>{MODIFIED}</LastModified><ETag>{}</ETag></Contents>",
+                escape(&name),
+                object.bytes.len(),
+                escape(&object.tag)
+            ),
+        });
+        let token = next.map_or_else(String::new, |next| {
+            format!("<NextContinuationToken>{}</NextContinuationToken>", escape(&next))
+        });
+        answer(
+            StatusCode::OK,
+            format!("<ListBucketResult>{}{token}</ListBucketResult>", items.collect::<String>()),
+        )
+    }
+
+    /// A page of objects, and of directories where there is a delimiter; and the last name of it if there are more.
+    fn page(
+        &self,
+        prefix: &str,
+        delimiter: Option<&str>,
+        is_wanted: impl Fn(&str) -> bool,
+    ) -> (Vec<(String, Option<Object>)>, Option<String>) {
         let objects = self.objects.lock().unwrap();
-        let (mut items, mut last, mut more) = (Vec::<String>::new(), String::new(), false);
+        let mut page: Vec<(String, Option<Object>)> = Vec::new();
         for (key, object) in objects.iter().filter(|(key, _)| key.starts_with(prefix)) {
             let cut = delimiter
                 .and_then(|delimiter| key[prefix.len()..].find(delimiter))
                 .map(|at| key[..prefix.len() + at + 1].to_owned());
             let name = cut.clone().unwrap_or_else(|| key.clone());
-            if after.is_some_and(|after| name.as_str() <= after) || name == last {
+            if !is_wanted(&name) || page.last().is_some_and(|(last, _)| *last == name) {
                 continue;
             }
-            if items.len() == PAGE {
-                more = true;
-                break;
+            if page.len() == PAGE {
+                let last = page.last().map(|(last, _)| last.clone());
+                return (page, last);
             }
-            items.push(match &cut {
-                Some(cut) => format!("<CommonPrefixes><Prefix>{}</Prefix></CommonPrefixes>", escape(cut)),
-                None => format!(
-                    "<Contents><Key>{}</Key><Size>{}</Size><LastModified>{MODIFIED}</LastModified><ETag>{}</ETag></Contents>",
-                    escape(key),
-                    object.bytes.len(),
-                    escape(&object.tag)
-                ),
-            });
-            last = name;
+            page.push((name, cut.is_none().then(|| object.clone())));
         }
-        let token = if more {
-            format!("<NextContinuationToken>{}</NextContinuationToken>", escape(&last))
-        } else {
-            String::new()
-        };
-        answer(StatusCode::OK, format!("<ListBucketResult>{}{token}</ListBucketResult>", items.concat()))
+        (page, None)
     }
 }
 
@@ -334,13 +410,25 @@ fn sts(query: &[(String, String)]) -> Answer {
     answer(StatusCode::OK, xml)
 }
 
-/// Announces all of a body and sends half of it.
-async fn halved(answer: Answer) -> Response<Body> {
+/// Announces all of a body, sends half of it, and then what follows.
+async fn halved(answer: Answer, then: Vec<Result<http_body::Frame<Bytes>, Broken>>) -> Response<Body> {
+    let (head, first) = half(answer).await;
+    let frames = futures::stream::iter(std::iter::once(Ok(first)).chain(then));
+    Response::from_parts(head, http_body_util::StreamBody::new(frames).boxed())
+}
+
+async fn stalled(answer: Answer) -> Response<Body> {
+    let (head, first) = half(answer).await;
+    let frames = futures::stream::once(async { Ok(first) });
+    let frames = futures::StreamExt::chain(frames, futures::stream::pending());
+    Response::from_parts(head, http_body_util::BodyExt::boxed(http_body_util::StreamBody::new(frames)))
+}
+
+async fn half(answer: Answer) -> (http::response::Parts, http_body::Frame<Bytes>) {
     let (mut head, body) = answer.into_parts();
     let Ok(body) = body.collect().await.map(http_body_util::Collected::to_bytes);
     head.headers.insert("content-length", body.len().into());
-    let frames = vec![Ok(http_body::Frame::data(body.slice(..body.len() / 2))), Err(Broken)];
-    Response::from_parts(head, http_body_util::StreamBody::new(futures::stream::iter(frames)).boxed())
+    (head, http_body::Frame::data(body.slice(..body.len() / 2)))
 }
 
 fn answer(status: StatusCode, body: impl Into<Bytes>) -> Answer {
@@ -354,8 +442,9 @@ fn answer(status: StatusCode, body: impl Into<Bytes>) -> Answer {
         .unwrap()
 }
 
-fn tagged(mut answer: Answer, tag: &str) -> Answer {
-    answer.headers_mut().insert("etag", tag.parse().unwrap());
+fn described(mut answer: Answer, object: &Object) -> Answer {
+    answer.headers_mut().insert("etag", object.tag.parse().unwrap());
+    answer.headers_mut().insert("x-goog-generation", object.generation.into());
     answer
 }
 

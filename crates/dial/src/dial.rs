@@ -12,19 +12,25 @@ use futures::stream::FuturesUnordered;
 use tokio::net::TcpStream;
 
 /// How long an attempt has before the next address is tried beside it. RFC 8305, section 5.
-const STAGGER: Duration = Duration::from_millis(250);
+pub const STAGGER: Duration = Duration::from_millis(250);
 /// Most addresses of one name that are tried.
 const MAX_ADDRESSES: usize = 32;
 
 /// Resolves `host` and connects. The caller bounds the whole.
-pub(crate) async fn dial(host: &str, port: u16) -> Result<TcpStream, DialError> {
+///
+/// # Errors
+/// [`DialError`], by the step that failed.
+pub async fn dial(host: &str, port: u16) -> Result<TcpStream, DialError> {
     let addresses = tokio::net::lookup_host((host, port)).await.map_err(DialError::Resolve)?;
     first_open(addresses, TcpStream::connect).await.map_err(DialError::Connect)
 }
 
+/// At which step there was no connection.
 #[derive(Debug)]
-pub(crate) enum DialError {
+pub enum DialError {
+    /// The name has no address, or its server did not answer.
     Resolve(io::Error),
+    /// No address took the connection; the last refusal.
     Connect(io::Error),
 }
 
