@@ -40,6 +40,14 @@ pub enum BlockError {
     #[error("block {block}: {source}")]
     Damaged { block: String, source: TsdbError },
 
+    /// A catalog, in the bucket or kept beside the data, that is not what the format says.
+    #[error("catalog of blocks: {reason}")]
+    Catalog { reason: String },
+
+    /// Relabel rules that cannot choose blocks.
+    #[error("selector relabel configuration: {reason}")]
+    Selector { reason: String },
+
     /// A background task ended early: the process is shutting down.
     #[error("block {block}: interrupted")]
     Interrupted { block: String },

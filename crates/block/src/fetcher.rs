@@ -1,28 +1,52 @@
-//! [`Fetcher`]: the list of a bucket's blocks as a reader sees it.
+//! [`Fetcher`]: the list of a bucket's blocks as a reader sees it, for as few requests as may be.
 //!
-//! A sync lists the root, checks that each block still has its `meta.json`, reads those it has not seen (they never
-//! change, so memory and an optional local directory keep them), and applies the filters in order. Partial and corrupted
-//! blocks are reported by name and never fail a sync. If the bucket failed to answer for some block, the sync is
-//! incomplete: what it found may be added by the caller, but nothing that is missing from it may be dropped.
+//! What exists is what a list of the bucket says; a meta never changes, so it is read once and kept (in memory, in a local copy over a restart,
+//! and, by the compactor, in the bucket's [`Catalog`]). Partial and corrupted blocks are reported by name and never fail a sync. If the bucket
+//! failed to answer for some block, the sync is incomplete: what it found may be added by the caller, but nothing that is missing may be dropped.
+//!
+//! - [`Fetcher::sync`] lists the whole bucket: a request for a thousand objects, one for each meta and mark that is not known.
+//! - [`Fetcher::refresh`] reads the catalog if it has changed, and the end of the list: from three hours before the newest block on, but two pages
+//!   at most. It turns into a full list when the last one, its own or the catalog's, is older than [`FULL_LIST_INTERVAL`].
+//!
+//! So a refresh sees new blocks at once, unless they were named more than three hours before the newest one or the bucket takes in more than 2000 objects in
+//! that time; what it passes over, deleted blocks and deletion marks of old ones among it, is seen within [`FULL_LIST_INTERVAL`] and the time
+//! between two refreshes. Marks take effect hours later (`--ignore-deletion-marks-delay`, the compactor's delay), so that this is soon enough.
+//! Thanos' components may write beside us: a catalog is never taken to be newer than its list.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::path::PathBuf;
+use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use futures::StreamExt;
-use parallax_bucket::Bucket;
+use parallax_bucket::{Bucket, BucketError};
 
+use crate::catalog::{CATALOG_OBJECT, MAX_CATALOG_BYTES};
 use crate::filter::{BlockState, Filter, View};
-use crate::meta::{MAX_META_BYTES, META_FILE_NAME};
-use crate::{BlockError, BlockId, BlockMeta, FetcherMetrics};
+use crate::mark::read_mark;
+use crate::meta::MAX_META_BYTES;
+use crate::{BlockError, BlockId, BlockMeta, Catalog, DeletionMark, FetcherMetrics};
+
+mod listing;
+mod local_copy;
+mod memory;
+
+use listing::{Listed, Listing};
+use memory::{Known, KnownMark, Memory, Trouble};
+
+/// The whole bucket is listed at least this often, by ourselves or by the writer of the catalog.
+pub const FULL_LIST_INTERVAL: Duration = Duration::from_secs(30 * 60);
+
+/// With a local copy or a catalog of this age at most, the first refresh may leave the full list to the second: a start is ready at once. Blocks that were
+/// deleted meanwhile were marked long before.
+const MAX_COPY_AGE: Duration = Duration::from_secs(12 * 3600);
 
 /// How a fetcher works.
 #[derive(Clone, Debug)]
 pub struct FetcherConfig {
     /// Requests to the bucket at a time.
     pub concurrency: usize,
-    /// Where metas are kept over a restart: `<dir>/<ulid>/meta.json`.
+    /// Where what is known is kept over a restart.
     pub cache_dir: Option<PathBuf>,
     /// In order.
     pub filters: Vec<Filter>,
@@ -51,6 +75,8 @@ pub struct SyncedBlocks {
     pub problems: Vec<Problem>,
     /// False if the bucket failed to answer for some block: add from this list, drop nothing for it.
     pub complete: bool,
+    /// Whether this rests on a list older than [`FULL_LIST_INTERVAL`], as the first after a restart may: refresh again soon.
+    pub is_stale: bool,
 }
 
 /// Syncs the block list of one bucket.
@@ -59,149 +85,321 @@ pub struct Fetcher {
     bucket: Bucket,
     config: FetcherConfig,
     metrics: FetcherMetrics,
-    seen: Mutex<BTreeMap<BlockId, Arc<BlockMeta>>>,
+    memory: std::sync::Mutex<Memory>,
+    /// One sync at a time: each builds on what the one before remembers.
+    syncing: tokio::sync::Mutex<()>,
+}
+
+/// How much of the bucket is listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Extent {
+    Whole,
+    From(BlockId),
+}
+
+/// What a look at one block brought.
+enum Look {
+    Whole(Known),
+    Troubled(Trouble),
+    /// The bucket did not say.
+    Failed(BlockError),
 }
 
 impl Fetcher {
     pub fn new(bucket: Bucket, config: FetcherConfig, metrics: FetcherMetrics) -> Self {
-        Self { bucket, config, metrics, seen: Mutex::default() }
+        Self {
+            bucket,
+            config,
+            metrics,
+            memory: std::sync::Mutex::default(),
+            syncing: tokio::sync::Mutex::new(()),
+        }
     }
 
-    /// The list as of now; `now_ms` is milliseconds since the epoch.
+    /// The list as of now, from a list of the whole bucket; `now_ms` is milliseconds since the epoch.
     ///
     /// # Errors
-    /// Only if the bucket's root cannot be listed.
+    /// Only if the bucket cannot be listed.
     pub async fn sync(&self, now_ms: i64) -> Result<SyncedBlocks, BlockError> {
+        let _one_at_a_time = self.syncing.lock().await;
         let started = Instant::now();
-        let result = self.sync_once(now_ms).await;
-        self.metrics.finished(started.elapsed(), result.as_ref().is_ok_and(|synced| synced.complete));
-        if let Ok(synced) = &result {
-            for state in BlockState::ALL {
-                let dropped = synced.dropped.values().filter(|dropped| **dropped == state).count();
-                let count = if state == BlockState::Loaded { synced.blocks.len() } else { dropped };
-                self.metrics.set(state, count);
-            }
-        }
+        self.restore(now_ms).await;
+        let result = self.sync_extent(Extent::Whole, now_ms).await;
+        self.count(&result, started);
         result
     }
 
-    async fn sync_once(&self, now_ms: i64) -> Result<SyncedBlocks, BlockError> {
-        let names = self.bucket.list_blocks().await.map_err(BlockError::List)?;
-        let concurrency = self.config.concurrency.max(1);
-        // Names that are ULIDs only to the bucket cannot be: both check the same letters.
-        let ids: Vec<BlockId> = names.iter().filter_map(|name| name.parse().ok()).collect();
-        let fetched: Vec<(BlockId, Result<Arc<BlockMeta>, BlockError>)> = futures::stream::iter(ids)
-            .map(|id| async move { (id, self.fetch(id).await) })
-            .buffer_unordered(concurrency)
+    /// The list as of now, for few requests; `now_ms` is milliseconds since the epoch. The module says what it may miss, and for how long.
+    ///
+    /// # Errors
+    /// Only if the bucket cannot be listed.
+    pub async fn refresh(&self, now_ms: i64) -> Result<SyncedBlocks, BlockError> {
+        let _one_at_a_time = self.syncing.lock().await;
+        let started = Instant::now();
+        let is_first = self.restore(now_ms).await;
+        self.read_catalog(now_ms).await;
+        let extent = self.extent(now_ms, if is_first { MAX_COPY_AGE } else { FULL_LIST_INTERVAL });
+        let result = self.sync_extent(extent, now_ms).await;
+        self.count(&result, started);
+        result
+    }
+
+    /// Makes the next refresh list the whole bucket: something that was listed turned out to be gone.
+    pub fn distrust(&self) {
+        self.memory().listed_ms = None;
+    }
+
+    /// Writes what is known of the whole bucket as its catalog. For the compactor, which alone may, after a complete [`Self::sync`].
+    ///
+    /// # Errors
+    /// Whatever the bucket says; readers then go by the catalog that was there, or by lists of their own.
+    pub async fn publish_catalog(&self) -> Result<(), BlockError> {
+        let Some(catalog) = self.memory().to_catalog() else { return Ok(()) };
+        let bytes = tokio::task::spawn_blocking(move || catalog.encode());
+        let bytes = bytes.await.map_err(|_| BlockError::Catalog { reason: "interrupted".to_owned() })??;
+        self.bucket.put(CATALOG_OBJECT, bytes.into()).await.map_err(BlockError::List)
+    }
+
+    fn count(&self, result: &Result<SyncedBlocks, BlockError>, started: Instant) {
+        self.metrics.finished(started.elapsed(), result.as_ref().is_ok_and(|synced| synced.complete));
+        let Ok(synced) = result else { return };
+        for state in BlockState::ALL {
+            let dropped = synced.dropped.values().filter(|dropped| **dropped == state).count();
+            let count = if state == BlockState::Loaded { synced.blocks.len() } else { dropped };
+            self.metrics.set(state, count);
+        }
+    }
+
+    /// Begins with the local copy; says whether this was the first time.
+    async fn restore(&self, now_ms: i64) -> bool {
+        if std::mem::replace(&mut self.memory().is_restored, true) {
+            return false;
+        }
+        let Some(directory) = &self.config.cache_dir else { return true };
+        if let Some(catalog) = local_copy::read(directory).await {
+            let mut memory = self.memory();
+            memory.adopt(catalog, now_ms);
+            memory.is_changed = false;
+        }
+        true
+    }
+
+    /// Takes over a catalog that is new to us. That there is none, or that it cannot be had, costs a list only.
+    async fn read_catalog(&self, now_ms: i64) {
+        let known = self.memory().catalog.clone();
+        let (bytes, revision) = match self
+            .bucket
+            .get_if_changed(CATALOG_OBJECT, MAX_CATALOG_BYTES, known.as_ref())
+            .await
+        {
+            Ok(Some(found)) => found,
+            Ok(None) => return,
+            Err(error) if error.is_not_found() => return,
+            Err(error) => {
+                tracing::warn!(%error, "the catalog of blocks was not read; the bucket is listed instead");
+                return;
+            }
+        };
+        let decoded = tokio::task::spawn_blocking(move || Catalog::decode(&bytes)).await;
+        let mut memory = self.memory();
+        // One that cannot be used is not read again until it changes.
+        memory.catalog = Some(revision);
+        match decoded {
+            Ok(Ok(catalog)) => memory.adopt(catalog, now_ms),
+            Ok(Err(error)) => tracing::warn!(%error, "the bucket is listed instead"),
+            Err(_) => {}
+        }
+    }
+
+    fn extent(&self, now_ms: i64, max_age: Duration) -> Extent {
+        let memory = self.memory();
+        let is_recent = memory.listed_ms.is_some_and(|listed_ms| is_within(listed_ms, now_ms, max_age));
+        match memory.tail_start(now_ms) {
+            Some(start) if is_recent => Extent::From(start),
+            _ => Extent::Whole,
+        }
+    }
+
+    async fn sync_extent(&self, extent: Extent, now_ms: i64) -> Result<SyncedBlocks, BlockError> {
+        let (after, from) = match extent {
+            Extent::Whole => (String::new(), None),
+            // Its own objects sort behind a block's name.
+            Extent::From(block) => (block.to_string(), Some(block)),
+        };
+        let listing = Listing::read(&self.bucket, &after).await.map_err(BlockError::List)?;
+        self.memory().forget_unlisted(from, &listing.blocks);
+        let looked: Vec<(BlockId, Look)> = futures::stream::iter(listing.blocks)
+            .map(|(id, listed)| async move { (id, self.look(id, listed, now_ms).await) })
+            .buffer_unordered(self.config.concurrency.max(1))
             .collect()
             .await;
-        let mut view = View {
-            bucket: &self.bucket,
-            concurrency,
-            now_ms,
-            blocks: BTreeMap::new(),
-            dropped: BTreeMap::new(),
-            problems: Vec::new(),
-        };
-        let mut complete = true;
-        for (block, result) in fetched {
-            let error = match result {
-                Ok(meta) => {
-                    view.blocks.insert(block, meta);
-                    continue;
-                }
-                Err(error) => error,
-            };
-            let state = state_of(&error);
-            complete &= state != BlockState::Failed;
-            view.dropped.insert(block, state);
-            view.problems.push(Problem { block, state, error });
+        let mut view = View { now_ms, ..View::default() };
+        let complete = self.remember(looked, &mut view);
+        if complete && extent == Extent::Whole {
+            let mut memory = self.memory();
+            memory.listed_ms = Some(now_ms);
+            memory.is_changed = true;
         }
-        self.remember(&view.blocks, complete);
+        self.keep_copy().await;
+        self.fill(&mut view);
         for filter in &self.config.filters {
-            filter.apply(&mut view).await;
+            filter.apply(&mut view);
         }
         view.problems.sort_by_key(|problem| problem.block);
         let View { blocks, dropped, problems, .. } = view;
-        Ok(SyncedBlocks { blocks, dropped, problems, complete })
+        let listed_ms = self.memory().listed_ms;
+        let is_stale = !listed_ms.is_some_and(|listed_ms| is_within(listed_ms, now_ms, FULL_LIST_INTERVAL));
+        Ok(SyncedBlocks { blocks, dropped, problems, complete, is_stale })
     }
 
-    async fn fetch(&self, id: BlockId) -> Result<Arc<BlockMeta>, BlockError> {
-        let in_bucket = |source| BlockError::Bucket { block: id, source };
-        let seen = self.lock().get(&id).cloned();
-        let known = match seen {
-            Some(meta) => Some(meta),
-            None => self.read_cached(id).await,
+    /// What a listed block is: from memory where that has it.
+    async fn look(&self, id: BlockId, listed: Listed, now_ms: i64) -> Look {
+        let (known, trouble) = {
+            let memory = self.memory();
+            (memory.known.get(&id).cloned(), memory.troubled.get(&id).cloned())
         };
-        let object = id.meta_object();
-        if let Some(meta) = known {
-            if self.bucket.exists(&object).await.map_err(in_bucket)? {
-                return Ok(meta);
-            }
-            let source = parallax_bucket::BucketError::NotFound { object };
-            return Err(BlockError::Bucket { block: id, source });
+        let Some(written) = listed.meta else {
+            let (state, reason) = (BlockState::NoMeta, String::new());
+            return Look::Troubled(Trouble { state, reason, meta: None, seen_ms: now_ms });
+        };
+        if let Some(trouble) = trouble.filter(|trouble| trouble.meta == Some(written)) {
+            return Look::Troubled(Trouble { seen_ms: now_ms, ..trouble });
         }
-        let json = self.bucket.get(&object, MAX_META_BYTES).await.map_err(in_bucket)?;
-        let meta = Arc::new(BlockMeta::parse_of(id, &json)?);
-        self.write_cached(id, &json).await;
-        Ok(meta)
+        let (meta, mark) = match known {
+            Some(known) => (known.meta, known.mark),
+            None => match self.read_meta(id).await {
+                Ok(meta) => (meta, KnownMark::None),
+                Err(error) => {
+                    let Some(reason) = why_corrupted(&error) else { return Look::Failed(error) };
+                    let (state, meta) = (BlockState::CorruptedMeta, Some(written));
+                    return Look::Troubled(Trouble { state, reason, meta, seen_ms: now_ms });
+                }
+            },
+        };
+        match self.look_at_mark(id, listed.deletion_mark, mark).await {
+            Ok(mark) => Look::Whole(Known { meta, seen_ms: now_ms, objects: listed.objects, mark }),
+            Err(error) => Look::Failed(error),
+        }
     }
 
-    /// Keeps what is in the bucket and forgets what is gone, unless some blocks could not be asked for.
-    fn remember(&self, blocks: &BTreeMap<BlockId, Arc<BlockMeta>>, complete: bool) {
-        let mut seen = self.lock();
+    async fn read_meta(&self, id: BlockId) -> Result<Arc<BlockMeta>, BlockError> {
+        let json = self.bucket.get(&id.meta_object(), MAX_META_BYTES).await;
+        let json = json.map_err(|source| BlockError::Bucket { block: id, source })?;
+        BlockMeta::parse_of(id, &json).map(Arc::new)
+    }
+
+    /// A mark is read once: whoever places one never overwrites it.
+    async fn look_at_mark(
+        &self,
+        id: BlockId,
+        listed: Option<i64>,
+        known: KnownMark,
+    ) -> Result<KnownMark, BlockError> {
+        let Some(written) = listed else { return Ok(KnownMark::None) };
+        match known {
+            KnownMark::Read { written: at, mark } if at.is_none_or(|at| at == written) => {
+                return Ok(KnownMark::Read { written: Some(written), mark });
+            }
+            KnownMark::Unreadable { written: at, reason } if at == written => {
+                return Ok(KnownMark::Unreadable { written, reason });
+            }
+            _ => {}
+        }
+        match read_mark::<DeletionMark>(&self.bucket, id).await {
+            Ok(Some(mark)) => Ok(KnownMark::Read { written: Some(written), mark: Arc::new(mark) }),
+            Ok(None) => Ok(KnownMark::None),
+            Err(BlockError::Mark { reason, .. }) => Ok(KnownMark::Unreadable { written, reason }),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Keeps what was found; false if the bucket did not answer for some block.
+    fn remember(&self, looked: Vec<(BlockId, Look)>, view: &mut View) -> bool {
+        let mut memory = self.memory();
+        let mut complete = true;
+        for (id, look) in looked {
+            match look {
+                Look::Whole(known) => {
+                    memory.troubled.remove(&id);
+                    let old = memory.known.insert(id, known);
+                    memory.is_changed |= old.is_none();
+                }
+                Look::Troubled(trouble) => {
+                    memory.known.remove(&id);
+                    let old = memory.troubled.insert(id, trouble);
+                    memory.is_changed |= old.is_none();
+                }
+                Look::Failed(error) => {
+                    complete = false;
+                    // What is known of it stays, and is served.
+                    let is_known = memory.known.contains_key(&id);
+                    let state = if is_known { BlockState::Loaded } else { BlockState::Failed };
+                    if !is_known {
+                        memory.troubled.remove(&id);
+                        view.dropped.insert(id, state);
+                    }
+                    view.problems.push(Problem { block: id, state, error });
+                }
+            }
+        }
         if !complete {
-            seen.extend(blocks.iter().map(|(id, meta)| (*id, Arc::clone(meta))));
-            return;
+            // The next one looks at everything again.
+            memory.listed_ms = None;
         }
-        let gone: Vec<BlockId> = seen.keys().filter(|id| !blocks.contains_key(id)).copied().collect();
-        seen.clone_from(blocks);
-        drop(seen);
-        if let Some(dir) = &self.config.cache_dir {
-            for id in gone {
-                // A leftover is harmless: it is checked against the bucket before it is used.
-                let _ = std::fs::remove_file(cached_path(dir, id));
-                let _ = std::fs::remove_dir(dir.join(id.to_string()));
+        complete
+    }
+
+    /// All that is known, for the filters.
+    fn fill(&self, view: &mut View) {
+        let memory = self.memory();
+        for (id, trouble) in &memory.troubled {
+            view.dropped.insert(*id, trouble.state);
+            view.problems.push(Problem { block: *id, state: trouble.state, error: trouble.error(*id) });
+        }
+        for (id, known) in &memory.known {
+            view.blocks.insert(*id, Arc::clone(&known.meta));
+            match &known.mark {
+                KnownMark::None => {}
+                KnownMark::Read { mark, .. } => {
+                    view.deletions.insert(*id, Arc::clone(mark));
+                }
+                // A mark that cannot be read is no mark, but the operator hears of it.
+                KnownMark::Unreadable { reason, .. } => {
+                    let file = <DeletionMark as crate::mark::Mark>::FILE_NAME;
+                    let error = BlockError::Mark { block: *id, file, reason: reason.clone() };
+                    view.problems.push(Problem { block: *id, state: BlockState::Loaded, error });
+                }
             }
         }
     }
 
-    async fn read_cached(&self, id: BlockId) -> Option<Arc<BlockMeta>> {
-        let path = cached_path(self.config.cache_dir.as_ref()?, id);
-        let json = tokio::fs::read(path).await.ok()?;
-        BlockMeta::parse_of(id, &json).ok().map(Arc::new)
-    }
-
-    async fn write_cached(&self, id: BlockId, json: &[u8]) {
-        let Some(dir) = &self.config.cache_dir else { return };
-        let path = cached_path(dir, id);
-        let staged = path.with_extension("json.tmp");
-        let written = async {
-            tokio::fs::create_dir_all(dir.join(id.to_string())).await?;
-            tokio::fs::write(&staged, json).await?;
-            tokio::fs::rename(&staged, &path).await
+    async fn keep_copy(&self) {
+        let Some(directory) = &self.config.cache_dir else { return };
+        let catalog = {
+            let mut memory = self.memory();
+            let Some(catalog) = memory.is_changed.then(|| memory.to_catalog()).flatten() else { return };
+            memory.is_changed = false;
+            catalog
         };
-        if let Err(error) = written.await {
-            tracing::warn!(path = %path.display(), %error, "meta.json is not cached on disk");
+        if !local_copy::write(directory.clone(), catalog).await {
+            self.memory().is_changed = true;
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<BlockId, Arc<BlockMeta>>> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn cached_path(dir: &Path, id: BlockId) -> PathBuf {
-    dir.join(id.to_string()).join(META_FILE_NAME)
+fn is_within(then_ms: i64, now_ms: i64, limit: Duration) -> bool {
+    now_ms.saturating_sub(then_ms) < i64::try_from(limit.as_millis()).unwrap_or(i64::MAX)
 }
 
-fn state_of(error: &BlockError) -> BlockState {
+/// `None` for what the bucket failed to say. That it lists an object and then has none of that name is a failure, too.
+fn why_corrupted(error: &BlockError) -> Option<String> {
     match error {
-        BlockError::Meta { .. } => BlockState::CorruptedMeta,
-        BlockError::Bucket { source: parallax_bucket::BucketError::TooLarge { .. }, .. } => {
-            BlockState::CorruptedMeta
-        }
-        BlockError::Bucket { source, .. } if source.is_not_found() => BlockState::NoMeta,
-        _ => BlockState::Failed,
+        BlockError::Meta { reason, .. } => Some(reason.clone()),
+        BlockError::Bucket { source: source @ BucketError::TooLarge { .. }, .. } => Some(source.to_string()),
+        _ => None,
     }
 }

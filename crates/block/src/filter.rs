@@ -1,21 +1,21 @@
 //! Filters: which blocks of the list a reader leaves out, each with a named reason.
 //!
-//! They run in the order given; the store's is time, consistency delay, deletion marks, duplicates. A filter sees only what those
+//! They run in the order given; the store's is time, relabel rules, consistency delay, deletion marks, duplicates. A filter sees only what those
 //! before it left. Source of the rules: Thanos `pkg/block/fetcher.go`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
-use parallax_bucket::Bucket;
 use parallax_model::TimeRange;
 
 use crate::fetcher::Problem;
-use crate::mark::{DeletionMark, read_mark};
-use crate::{BlockError, BlockId, BlockMeta};
+use crate::{BlockId, BlockMeta, DeletionMark};
 
 mod duplicate;
+mod selector;
+
+pub use selector::Selector;
 
 /// What a sync made of a block; the label value `state` of `thanos_blocks_meta_synced`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -27,18 +27,20 @@ pub enum BlockState {
     /// The bucket failed to say.
     Failed,
     TimeExcluded,
+    LabelExcluded,
     TooFresh,
     MarkedForDeletion,
     Duplicate,
 }
 
 impl BlockState {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Loaded,
         Self::NoMeta,
         Self::CorruptedMeta,
         Self::Failed,
         Self::TimeExcluded,
+        Self::LabelExcluded,
         Self::TooFresh,
         Self::MarkedForDeletion,
         Self::Duplicate,
@@ -52,6 +54,7 @@ impl BlockState {
             Self::CorruptedMeta => "corrupted-meta-json",
             Self::Failed => "failed",
             Self::TimeExcluded => "time-excluded",
+            Self::LabelExcluded => "label-excluded",
             Self::TooFresh => "too-fresh",
             Self::MarkedForDeletion => "marked-for-deletion",
             Self::Duplicate => "duplicate",
@@ -65,6 +68,8 @@ impl BlockState {
 pub enum Filter {
     /// Drops blocks with no sample in the range.
     Time(TimeRange),
+    /// Drops blocks that relabel rules do not choose.
+    Selector(Selector),
     /// Drops blocks uploaded less than this ago: a reader elsewhere may not see all their objects yet.
     Consistency { delay: Duration },
     /// Drops blocks whose deletion mark is older than this. Readers keep using a marked block for a while, so that
@@ -75,11 +80,11 @@ pub enum Filter {
 }
 
 /// The list that filters work on.
-pub(crate) struct View<'a> {
-    pub bucket: &'a Bucket,
-    pub concurrency: usize,
+#[derive(Debug, Default)]
+pub(crate) struct View {
     pub now_ms: i64,
     pub blocks: BTreeMap<BlockId, Arc<BlockMeta>>,
+    pub deletions: BTreeMap<BlockId, Arc<DeletionMark>>,
     pub dropped: BTreeMap<BlockId, BlockState>,
     pub problems: Vec<Problem>,
 }
@@ -88,7 +93,7 @@ pub(crate) struct View<'a> {
 const SOURCES_WITHOUT_DELAY: [&str; 3] = ["compactor", "compactor.repair", "bucket.repair"];
 
 impl Filter {
-    pub(crate) async fn apply(&self, view: &mut View<'_>) {
+    pub(crate) fn apply(&self, view: &mut View) {
         match self {
             Self::Time(range) => {
                 // As Thanos: the block's exclusive end counts as touched.
@@ -96,6 +101,7 @@ impl Filter {
                     |meta: &BlockMeta| meta.max_time_ms >= range.min_ms && meta.min_time_ms <= range.max_ms;
                 view.keep(BlockState::TimeExcluded, overlaps);
             }
+            Self::Selector(selector) => view.keep(BlockState::LabelExcluded, |meta| selector.chooses(meta)),
             Self::Consistency { delay } => {
                 let oldest_ms = view.now_ms.saturating_sub(millis(*delay));
                 view.keep(BlockState::TooFresh, |meta| {
@@ -103,7 +109,7 @@ impl Filter {
                     delay.is_zero() || made_ms <= oldest_ms || SOURCES_WITHOUT_DELAY.contains(&meta.source())
                 });
             }
-            Self::DeletionMark { delay } => drop_marked(view, *delay).await,
+            Self::DeletionMark { delay } => drop_marked(view, *delay),
             Self::Duplicate => {
                 let covered = duplicate::covered(view.blocks.values().map(Arc::as_ref));
                 view.keep(BlockState::Duplicate, |meta| !covered.contains(&meta.ulid));
@@ -112,7 +118,7 @@ impl Filter {
     }
 }
 
-impl View<'_> {
+impl View {
     fn keep(&mut self, otherwise: BlockState, keep: impl Fn(&BlockMeta) -> bool) {
         let dropped = &mut self.dropped;
         self.blocks.retain(|id, meta| {
@@ -125,26 +131,11 @@ impl View<'_> {
     }
 }
 
-async fn drop_marked(view: &mut View<'_>, delay: Duration) {
-    let bucket = view.bucket;
-    let marks: Vec<(BlockId, Result<Option<DeletionMark>, BlockError>)> =
-        futures::stream::iter(view.blocks.keys().copied())
-            .map(|id| async move { (id, read_mark(bucket, id).await) })
-            .buffer_unordered(view.concurrency)
-            .collect()
-            .await;
-    for (id, mark) in marks {
-        match mark {
-            Ok(None) => {}
-            Ok(Some(mark)) => {
-                let age_ms = view.now_ms.saturating_sub(mark.deletion_time_s.saturating_mul(1000));
-                if age_ms > millis(delay) {
-                    view.blocks.remove(&id);
-                    view.dropped.insert(id, BlockState::MarkedForDeletion);
-                }
-            }
-            // A mark that cannot be read is no mark, but the operator hears of it.
-            Err(error) => view.problems.push(Problem { block: id, state: BlockState::Loaded, error }),
+fn drop_marked(view: &mut View, delay: Duration) {
+    for (id, mark) in &view.deletions {
+        let age_ms = view.now_ms.saturating_sub(mark.deletion_time_s.saturating_mul(1000));
+        if age_ms > millis(delay) && view.blocks.remove(id).is_some() {
+            view.dropped.insert(*id, BlockState::MarkedForDeletion);
         }
     }
 }

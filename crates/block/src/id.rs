@@ -23,6 +23,16 @@ impl BlockId {
         Self(Ulid::from_parts(time, random.random::<u128>() & RANDOM_MASK))
     }
 
+    /// The first of all names made at `time_ms` (milliseconds since the epoch; negative counts as 0).
+    pub fn first_of(time_ms: i64) -> Self {
+        Self(Ulid::from_parts(u64::try_from(time_ms).unwrap_or(0), 0))
+    }
+
+    /// The name that sorts next behind this one; the last of all has none and stays.
+    pub fn next(self) -> Self {
+        Self(Ulid(self.0.0.saturating_add(1)))
+    }
+
     /// When the name was made, in milliseconds since the epoch.
     pub fn time_ms(self) -> i64 {
         // 48 bits always fit.

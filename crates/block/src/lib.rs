@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod catalog;
 pub mod delete;
 pub mod error;
 pub mod fetcher;
@@ -17,10 +18,11 @@ pub mod metrics;
 pub mod upload;
 pub mod verify;
 
+pub use catalog::{Catalog, CatalogEntry};
 pub use delete::delete_block;
 pub use error::BlockError;
-pub use fetcher::{Fetcher, FetcherConfig, Problem, SyncedBlocks};
-pub use filter::{BlockState, Filter};
+pub use fetcher::{FULL_LIST_INTERVAL, Fetcher, FetcherConfig, Problem, SyncedBlocks};
+pub use filter::{BlockState, Filter, Selector};
 pub use id::BlockId;
 pub use mark::{DeletionMark, NoCompactMark, NoDownsampleMark};
 pub use marks::{BlockMarks, read_marks};

@@ -95,11 +95,16 @@ pub async fn read_mark<M: Mark>(bucket: &Bucket, block: BlockId) -> Result<Optio
         Err(source @ parallax_bucket::BucketError::TooLarge { .. }) => return Err(error(source.to_string())),
         Err(source) => return Err(BlockError::Bucket { block, source }),
     };
-    let mark: M = serde_json::from_slice(&json).map_err(|e| error(e.to_string()))?;
-    if mark.version() != MARK_VERSION {
-        return Err(error(format!("version {} is not supported", mark.version())));
+    parse_mark(&json).map(Some).map_err(error)
+}
+
+/// A mark of a version that we know, or why it is none.
+pub(crate) fn parse_mark<M: Mark>(json: &[u8]) -> Result<M, String> {
+    let mark: M = serde_json::from_slice(json).map_err(|error| error.to_string())?;
+    match mark.version() {
+        MARK_VERSION => Ok(mark),
+        version => Err(format!("version {version} is not supported")),
     }
-    Ok(Some(mark))
 }
 
 /// Places a mark unless the block has one of its kind; says whether it did.

@@ -202,7 +202,18 @@ impl Compactor {
                     .is_none_or(|shard| shard.takes(&labels.unwrap_or_default(), &config.replica_labels))
             },
         };
-        Ok(View::read(&self.fetcher, &reading, now_ms).await?)
+        let view = View::read(&self.fetcher, &reading, now_ms).await?;
+        if view.complete {
+            self.publish_catalog().await;
+        }
+        Ok(view)
+    }
+
+    /// Readers of the bucket need not ask for each block. Without it they do, so a failure is no more than a warning.
+    async fn publish_catalog(&self) {
+        if let Err(error) = self.fetcher.publish_catalog().await {
+            tracing::warn!(%error, "the catalog of blocks was not written");
+        }
     }
 
     /// Whether a block is older than its resolution is kept.

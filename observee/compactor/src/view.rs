@@ -48,7 +48,7 @@ impl View {
     /// If the bucket cannot be listed, or a mark could not be asked for.
     pub async fn read(fetcher: &Fetcher, reading: &ViewReading<'_>, now_ms: i64) -> Result<Self, BlockError> {
         let ViewReading { bucket, delete_delay, concurrency, takes } = *reading;
-        let SyncedBlocks { blocks, dropped, problems, complete } = fetcher.sync(now_ms).await?;
+        let SyncedBlocks { blocks, dropped, problems, complete, .. } = fetcher.sync(now_ms).await?;
         for problem in problems {
             if problem.state != BlockState::NoMeta {
                 let (block, state) = (problem.block, problem.state.name());

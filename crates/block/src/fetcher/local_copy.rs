@@ -1,0 +1,44 @@
+//! The fetcher's own copy of the catalog, in a directory: what a new process begins with.
+
+use std::path::{Path, PathBuf};
+
+use crate::Catalog;
+use crate::catalog::MAX_CATALOG_BYTES;
+
+const FILE_NAME: &str = "catalog-1";
+
+/// The copy in `directory`, if there is one that can be read.
+pub(super) async fn read(directory: &Path) -> Option<Catalog> {
+    let path = directory.join(FILE_NAME);
+    let read = move || {
+        let size_bytes = std::fs::metadata(&path).ok()?.len();
+        let bytes = if size_bytes > MAX_CATALOG_BYTES { return None } else { std::fs::read(&path).ok()? };
+        match Catalog::decode(&bytes) {
+            Ok(catalog) => Some(catalog),
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "the copy is not used; the bucket is read instead");
+                None
+            }
+        }
+    };
+    tokio::task::spawn_blocking(read).await.ok().flatten()
+}
+
+/// Replaces the copy: a crash leaves the old one. That it cannot be written costs the next start, so it is logged and no more.
+pub(super) async fn write(directory: PathBuf, catalog: Catalog) -> bool {
+    let path = directory.join(FILE_NAME);
+    let staged = path.with_extension("tmp");
+    let shown = path.display().to_string();
+    let write = move || {
+        let bytes = catalog.encode().map_err(std::io::Error::other)?;
+        std::fs::create_dir_all(&directory)?;
+        std::fs::write(&staged, bytes)?;
+        std::fs::rename(&staged, &path)
+    };
+    let result =
+        tokio::task::spawn_blocking(write).await.map_err(std::io::Error::other).and_then(|done| done);
+    if let Err(error) = &result {
+        tracing::warn!(path = shown, %error, "the list of blocks is not kept on disk");
+    }
+    result.is_ok()
+}
