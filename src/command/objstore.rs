@@ -1,10 +1,11 @@
 //! The bucket of `--objstore.config` or `--objstore.config-file`.
 
+use std::sync::Arc;
+
 use anyhow::Context as _;
-use parallax_bucket::{
-    Access, Bucket, BucketCaches, BucketConfig, BucketMetrics, CachingConfig, IndexCacheConfig, Provider,
-};
+use parallax_bucket::{Access, Bucket, BucketCaches, BucketConfig, BucketMetrics, CachingConfig, Provider};
 use parallax_net::Context;
+use parallax_store_gateway::{Caches, IndexCache, IndexCacheConfig};
 
 use crate::flags::Values;
 
@@ -37,30 +38,41 @@ pub struct CacheFlags {
 
 impl CacheFlags {
     pub fn read(values: &Values, provider: &Provider) -> anyhow::Result<Self> {
-        let bucket = match values.text_or_file("store.caching-bucket.config")? {
-            None => None,
-            Some(yaml) => Some(CachingConfig::from_yaml(&yaml).context("--store.caching-bucket.config")?),
-        };
-        let size_bytes = values.bytes("index-cache-size");
-        let is_local = matches!(provider, Provider::Filesystem { .. });
-        let index = match values.text_or_file("index-cache.config")? {
-            Some(yaml) => Some(IndexCacheConfig::from_yaml(&yaml).context("--index-cache.config")?),
+        Self::parse(
+            values.text_or_file("store.caching-bucket.config")?.as_deref(),
+            values.text_or_file("index-cache.config")?.as_deref(),
             // The operating system remembers local files already.
-            None if is_local || size_bytes == 0 => None,
-            None => Some(IndexCacheConfig::in_memory(size_bytes)),
+            if matches!(provider, Provider::Filesystem { .. }) {
+                0
+            } else {
+                values.bytes("index-cache-size")
+            },
+        )
+    }
+
+    /// From the two documents. `default_index_bytes` is for the index where there is no document; 0 is none.
+    pub fn parse(
+        bucket: Option<&str>,
+        index: Option<&str>,
+        default_index_bytes: u64,
+    ) -> anyhow::Result<Self> {
+        let bucket =
+            bucket.map(CachingConfig::from_yaml).transpose().context("--store.caching-bucket.config")?;
+        let index = match index {
+            Some(yaml) => Some(IndexCacheConfig::from_yaml(yaml).context("--index-cache.config")?),
+            None if default_index_bytes == 0 => None,
+            None => Some(IndexCacheConfig::in_memory(default_index_bytes)),
         };
         Ok(Self { bucket, index })
     }
 
     /// Needs a runtime.
-    pub fn open(&self, context: &Context) -> BucketCaches {
-        let mut caches = BucketCaches::default();
+    pub fn open(&self, context: &Context) -> Caches {
+        let mut caches = Caches::default();
         if let Some(config) = &self.bucket {
-            caches = caches.with_bucket_cache(config, &context.metrics);
+            caches.bucket = BucketCaches::default().with_bucket_cache(config, &context.metrics);
         }
-        if let Some(config) = &self.index {
-            caches = caches.with_index_cache(config, &context.metrics);
-        }
+        caches.index = self.index.as_ref().map(|config| Arc::new(IndexCache::open(config, &context.metrics)));
         caches
     }
 }

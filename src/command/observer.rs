@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use parallax_bucket::BucketConfig;
+use parallax_bucket::{BucketConfig, Provider};
 use parallax_net::{ClientTls, Context, GrpcServerConfig, GrpcTarget, watch_credentials};
 use parallax_pki::{CredentialSource, PeerIdentity, Purpose};
 use parallax_querier::api::ApiOptions;
@@ -16,11 +16,12 @@ use parallax_querier::query::QueryLimits;
 use parallax_querier::{
     Connection, EndpointConfig, EndpointOptions, EndpointSet, Proxy, ProxyConfig, Querier, QuerierConfig,
 };
-use parallax_store_gateway::StoreGatewayConfig;
+use parallax_store_gateway::{Caches, StoreGatewayConfig};
 use parallax_storeapi::{MessageLimits, SideService};
 use serde::Deserialize;
 
 use super::late_gateway::LateGateway;
+use super::objstore::CacheFlags;
 use super::side_file::{self, DurationText, SizeText};
 use super::tls::TlsFiles;
 use crate::process::{self, Failure};
@@ -28,6 +29,8 @@ use crate::serve::{Addresses, Listeners};
 
 /// Most clusters of one observer.
 const MAX_CLUSTERS: usize = 1000;
+/// For parts of indexes, if the file does not say: the default of `--index-cache-size`.
+const INDEX_CACHE_BYTES: u64 = 250 << 20;
 /// How long a cluster may be silent if the file does not say.
 const DEFAULT_RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -61,6 +64,11 @@ struct ObserverFile {
     max_frame_size: Option<SizeText>,
     /// Most bytes of series that one query may hold before they are evaluated.
     max_held_bytes: Option<SizeText>,
+    /// What store gateways remember of indexes, as the document of `--index-cache.config`; they share it. Without it, 250 MB in memory, and nothing
+    /// of buckets that are directories.
+    index_cache: Option<serde_json::Value>,
+    /// What they remember of chunks and metas, as the document of `--store.caching-bucket.config`; without it, nothing.
+    caching_bucket: Option<serde_json::Value>,
     clusters: Vec<ClusterSection>,
 }
 
@@ -105,6 +113,7 @@ pub fn run(path: &str, check_only: bool) -> Result<(), Failure> {
     }
     process::run(|context| async move {
         let listeners = Listeners::bind(file.addresses().map_err(Failure::usage)?, &context).await?;
+        let caches = file.caches().map_err(Failure::usage)?.open(&context);
         let hub = file.tls.as_ref().map(|files| files.load(Purpose::Client { skip_verify: false }));
         let hub = hub.transpose().context("tls").map_err(Failure::usage)?;
         if let Some(source) = &hub {
@@ -117,7 +126,7 @@ pub fn run(path: &str, check_only: bool) -> Result<(), Failure> {
             let name = format!("querier {}", cluster.name);
             endpoints
                 .push(EndpointConfig::new(name, Connection::Local(leaf)).with_cluster(cluster.name.as_str()));
-            if let Some(gateway) = file.store_gateway(cluster, &context).await? {
+            if let Some(gateway) = file.store_gateway(cluster, &caches, &context).await? {
                 let name = format!("store gateway {}", cluster.name);
                 endpoints.push(
                     EndpointConfig::new(name, Connection::Local(gateway))
@@ -137,6 +146,7 @@ impl ObserverFile {
     fn check(&self) -> anyhow::Result<()> {
         ensure!(!self.clusters.is_empty(), "clusters: list at least one");
         ensure!(self.clusters.len() <= MAX_CLUSTERS, "clusters: at most {MAX_CLUSTERS}");
+        self.caches()?;
         for (index, cluster) in self.clusters.iter().enumerate() {
             let name = &cluster.name;
             ensure!(!name.is_empty(), "clusters: the name of number {} is empty", index + 1);
@@ -155,6 +165,16 @@ impl ObserverFile {
             ensure!(buckets < 2, "cluster {name}: give bucket or bucket_file, not both");
         }
         Ok(())
+    }
+
+    /// What all store gateways share.
+    fn caches(&self) -> anyhow::Result<CacheFlags> {
+        let text = |section: &Option<serde_json::Value>| section.as_ref().map(ToString::to_string);
+        let has_bucket = self.clusters.iter().any(ClusterSection::has_bucket);
+        let default_index_bytes = if has_bucket { INDEX_CACHE_BYTES } else { 0 };
+        let (bucket, index) = (text(&self.caching_bucket), text(&self.index_cache));
+        CacheFlags::parse(bucket.as_deref(), index.as_deref(), default_index_bytes)
+            .context("caching_bucket, index_cache")
     }
 
     fn addresses(&self) -> anyhow::Result<Addresses> {
@@ -208,13 +228,19 @@ impl ObserverFile {
     async fn store_gateway(
         &self,
         cluster: &ClusterSection,
+        caches: &Caches,
         context: &Context,
     ) -> anyhow::Result<Option<Arc<LateGateway>>> {
         let subject = || format!("bucket of cluster {}", cluster.name);
         let Some(yaml) = cluster.bucket_yaml().with_context(subject)? else { return Ok(None) };
         let bucket = BucketConfig::from_yaml(&yaml).with_context(subject)?;
         let defaults = StoreGatewayConfig::new(bucket, self.data_dir.join("store").join(&cluster.name));
+        let mut caches = caches.clone();
+        if matches!(defaults.bucket.provider, Provider::Filesystem { .. }) && self.index_cache.is_none() {
+            caches.index = None;
+        }
         let config = StoreGatewayConfig {
+            caches,
             sync_interval: self.sync_interval.map_or(defaults.sync_interval, |interval| interval.0),
             ..defaults
         };
@@ -252,6 +278,10 @@ impl ObserverFile {
 }
 
 impl ClusterSection {
+    fn has_bucket(&self) -> bool {
+        self.bucket.is_some() || self.bucket_file.is_some()
+    }
+
     /// The objstore document, wherever it stands.
     fn bucket_yaml(&self) -> anyhow::Result<Option<String>> {
         match (&self.bucket, &self.bucket_file) {

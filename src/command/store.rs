@@ -2,7 +2,8 @@
 
 use anyhow::Context as _;
 use axum::Router;
-use parallax_bucket::{Access, Bucket, BucketConfig, BucketMetrics};
+use parallax_block::Selector;
+use parallax_bucket::BucketConfig;
 use parallax_model::TimeRange;
 use parallax_store_gateway::{Limits, StoreGateway, StoreGatewayConfig};
 
@@ -14,20 +15,16 @@ use crate::serve::{Addresses, Listeners};
 
 pub fn run(values: Values) -> Result<(), Failure> {
     process::run(|context| async move {
-        let config = config(&values).map_err(Failure::usage)?;
+        let mut config = config(&values).map_err(Failure::usage)?;
         let caches = CacheFlags::read(&values, &config.bucket.provider).map_err(Failure::usage)?;
         let addresses = Addresses {
             http: values.text("http-address").unwrap_or_default(),
             grpc: Some(tls::grpc_server(&values).map_err(Failure::usage)?),
         };
         let listeners = Listeners::bind(addresses, &context).await?;
-        let bucket = Bucket::open(&config.bucket, Access::Read)
-            .map_err(|error| anyhow::anyhow!(error))?
-            .with_metrics(BucketMetrics::register(&context.metrics))
-            .with_caches(caches.open(&context));
-        let gateway = StoreGateway::start_on(bucket, config, context.clone())
-            .await
-            .map_err(|error| anyhow::anyhow!(error))?;
+        config.caches = caches.open(&context);
+        let gateway =
+            StoreGateway::start(config, context.clone()).await.map_err(|error| anyhow::anyhow!(error))?;
         listeners.serve(&context, Router::new(), gateway).await?;
         Ok(())
     })
@@ -42,10 +39,13 @@ fn config(values: &Values) -> anyhow::Result<StoreGatewayConfig> {
     let count = |name: &str| usize::try_from(values.number(name)).unwrap_or(usize::MAX);
     let min_ms = values.time_ms("min-time").unwrap_or(i64::MIN);
     let max_ms = values.time_ms("max-time").unwrap_or(i64::MAX);
+    let rules = values.text_or_file("selector.relabel-config")?.unwrap_or_default();
+    let selector = Selector::from_yaml(&rules).context("--selector.relabel-config")?;
     anyhow::ensure!(min_ms <= max_ms, "--min-time lies after --max-time");
     Ok(StoreGatewayConfig {
         sync_interval: values.duration("sync-block-duration"),
         time_range: TimeRange::new(min_ms, max_ms),
+        selector,
         consistency_delay: values.duration("consistency-delay"),
         ignore_deletion_marks_delay: values.duration("ignore-deletion-marks-delay"),
         limits: Limits {
@@ -54,6 +54,8 @@ fn config(values: &Values) -> anyhow::Result<StoreGatewayConfig> {
             downloaded_bytes: values.bytes("store.grpc.downloaded-bytes-limit"),
         },
         series_max_concurrency: count("store.grpc.series-max-concurrency").max(1),
+        series_max_waiting: count("store.grpc.series-max-waiting"),
+        max_held_bytes: values.bytes("store.max-held-bytes").max(1),
         block_sync_concurrency: count("block-meta-fetch-concurrency").max(1),
         ..StoreGatewayConfig::new(bucket, data_dir)
     })

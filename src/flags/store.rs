@@ -17,9 +17,21 @@ pub(super) fn flags() -> Vec<Flag> {
             .no_effect("blocks are opened when a query first needs them"),
         Flag::new("block-meta-fetch-concurrency", Number, "32", "meta.json files fetched at once"),
         Flag::new("block-discovery-strategy", Text, "concurrent", "concurrent or recursive listing")
-            .no_effect("one listing per sync finds blocks and marks"),
+            .no_effect("the catalog and the end of the list are read, and the whole list every 30 minutes"),
         Flag::new("min-time", Time, "0000-01-01T00:00:00Z", "Start of the data this gateway serves"),
         Flag::new("max-time", Time, "9999-12-31T23:59:59Z", "End of the data this gateway serves"),
+        Flag::new(
+            "selector.relabel-config",
+            Text,
+            "",
+            "YAML of relabel rules (keep, drop, hashmod) on external labels and __block_id: which blocks are this gateway's",
+        ),
+        Flag::new(
+            "selector.relabel-config-file",
+            Text,
+            "",
+            "File with the YAML of --selector.relabel-config",
+        ),
         Flag::new("consistency-delay", Duration, "0s", "Age before a new block is read"),
         Flag::new(
             "ignore-deletion-marks-delay",
@@ -36,6 +48,18 @@ pub(super) fn flags() -> Vec<Flag> {
             "Most bytes one Series call may fetch; 0 is no limit",
         ),
         Flag::new("store.grpc.series-max-concurrency", Number, "20", "Series calls served at once"),
+        Flag::new(
+            "store.grpc.series-max-waiting",
+            Number,
+            "1000",
+            "Series calls that may wait for their turn; further ones are refused",
+        ),
+        Flag::new(
+            "store.max-held-bytes",
+            Bytes,
+            "2GB",
+            "Most bytes of chunks that all Series calls together hold before they are sent",
+        ),
         Flag::new(
             "index-cache-size",
             Bytes,
@@ -86,13 +110,5 @@ pub(super) fn flags() -> Vec<Flag> {
         Flag::new("objstore-parquet.config", Text, "", "").refused("parquet buckets are not read"),
         Flag::new("objstore-parquet.config-file", Text, "", "").refused("parquet buckets are not read"),
     ];
-    [
-        own,
-        common::series_limits(),
-        common::selector(),
-        common::objstore(),
-        common::server(),
-        common::process(),
-    ]
-    .concat()
+    [own, common::series_limits(), common::objstore(), common::server(), common::process()].concat()
 }

@@ -29,7 +29,7 @@ pub struct Block {
 }
 
 impl Block {
-    pub fn new(meta: Arc<BlockMeta>, data_dir: &Path) -> Self {
+    pub fn new(meta: Arc<BlockMeta>, data_dir: &Arc<Path>) -> Self {
         let id = meta.ulid;
         Self {
             external: meta.external_labels(),

@@ -168,7 +168,7 @@ mod tests {
             "thanos":{{"labels":{{"cluster":"a"}},"downsample":{{"resolution":{resolution_ms}}}}}}}"#
         );
         let meta = parallax_block::BlockMeta::parse("test", json.as_bytes()).unwrap();
-        Arc::new(Block::new(Arc::new(meta), std::path::Path::new("/nowhere")))
+        Arc::new(Block::new(Arc::new(meta), &std::path::Path::new("/nowhere").into()))
     }
 
     fn chosen(blocks: &Blocks, min: i64, max: i64, max_resolution_ms: i64) -> Vec<(i64, i64)> {

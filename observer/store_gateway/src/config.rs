@@ -1,10 +1,14 @@
 //! What a store gateway can be told. Defaults are Thanos', but that index-headers are always loaded lazily.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use parallax_bucket::{BucketConfig, Provider};
+use parallax_block::Selector;
+use parallax_bucket::{BucketCaches, BucketConfig, Provider};
 use parallax_model::TimeRange;
+
+use crate::IndexCache;
 
 /// Configuration of one gateway.
 #[derive(Clone, Debug)]
@@ -15,6 +19,8 @@ pub struct StoreGatewayConfig {
     pub sync_interval: Duration,
     /// Only blocks with samples in this range are served, and only samples in it are asked for.
     pub time_range: TimeRange,
+    /// Which of the blocks are this gateway's.
+    pub selector: Selector,
     /// Blocks uploaded less than this ago are left out.
     pub consistency_delay: Duration,
     /// A block is served for this long after it was marked for deletion.
@@ -22,6 +28,8 @@ pub struct StoreGatewayConfig {
     pub limits: Limits,
     /// Series calls at a time; further ones wait.
     pub series_max_concurrency: usize,
+    /// Series calls that may wait; further ones are refused.
+    pub series_max_waiting: usize,
     /// Blocks whose metas and marks are read at a time during a sync.
     pub block_sync_concurrency: usize,
     /// Requests for ranges to the bucket at a time, over all calls.
@@ -34,8 +42,19 @@ pub struct StoreGatewayConfig {
     pub max_batch_bytes: u64,
     /// Bytes of chunks that one Series call may hold before they are sent, over all its blocks (each block holds at least one batch).
     pub request_buffer_bytes: u64,
+    /// The same over all Series calls: where that is less, each gets its part of this.
+    pub max_held_bytes: u64,
+    pub caches: Caches,
     /// An index-header unused for this long leaves memory.
     pub index_header_idle_timeout: Duration,
+}
+
+/// What readers of a bucket remember; nothing by default. Several gateways may share them.
+#[derive(Clone, Debug, Default)]
+pub struct Caches {
+    /// Of chunks, metas and marks.
+    pub bucket: BucketCaches,
+    pub index: Option<Arc<IndexCache>>,
 }
 
 /// What one call may use; 0 is no limit. More is refused with `ResourceExhausted`.
@@ -58,16 +77,28 @@ impl StoreGatewayConfig {
             data_dir: data_dir.into(),
             sync_interval: Duration::from_secs(15 * 60),
             time_range: TimeRange::ALL,
+            selector: Selector::default(),
             consistency_delay: Duration::ZERO,
             ignore_deletion_marks_delay: Duration::from_secs(24 * 3600),
             limits: Limits::default(),
             series_max_concurrency: 20,
+            series_max_waiting: 1000,
             block_sync_concurrency: 20,
             fetch_concurrency: 64,
             cpu_concurrency: cpus,
             request_buffer_bytes: 256 << 20,
+            max_held_bytes: 2 << 30,
+            caches: Caches::default(),
             index_header_idle_timeout: Duration::from_secs(5 * 60),
         }
+    }
+}
+
+impl StoreGatewayConfig {
+    /// What one of as many calls as may run at a time may hold.
+    pub(crate) fn call_buffer_bytes(&self) -> u64 {
+        let calls = u64::try_from(self.series_max_concurrency).unwrap_or(u64::MAX).max(1);
+        self.request_buffer_bytes.min(self.max_held_bytes / calls)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Why a gateway does not start, and why a block could not answer.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use parallax_block::{BlockError, BlockId};
 use parallax_bucket::BucketError;
@@ -28,6 +29,9 @@ pub enum BlockFailure {
     Damaged { block: BlockId, source: TsdbError },
     #[error("block {block}: index-header {path:?}: {source}")]
     Header { block: BlockId, path: PathBuf, source: std::io::Error },
+    /// What the load of the index-header came to, which several calls waited for.
+    #[error("{0}")]
+    Load(Arc<BlockFailure>),
     /// An earlier attempt at the index-header failed, and it is too soon for another.
     #[error("{reason}")]
     Repeated { reason: String },

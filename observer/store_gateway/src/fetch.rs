@@ -5,14 +5,18 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use parallax_block::BlockId;
-use parallax_bucket::Bucket;
-use tokio::sync::Semaphore;
+use parallax_bucket::{Bucket, BucketError};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 
+use crate::IndexCache;
 use crate::error::BlockFailure;
 use crate::limits::{Data, Usage};
 
 /// No request asks for more than this at once: longer stretches of wanted bytes are cut.
 pub const MAX_RANGE_BYTES: u64 = 16 << 20;
+
+/// Index-headers that are built at a time; each holds one piece of at most [`MAX_RANGE_BYTES`].
+const HEADER_BUILDS: usize = 8;
 
 /// Decoding so much takes some ten microseconds.
 const INLINE_BYTES: usize = 16 << 10;
@@ -22,8 +26,12 @@ const INLINE_BYTES: usize = 16 << 10;
 pub struct Fetch {
     pub bucket: Bucket,
     pub max_gap_bytes: u64,
+    pub index_cache: Option<Arc<IndexCache>>,
+    /// Rung when an object that was listed is gone.
+    pub gone: Arc<Notify>,
     requests: Arc<Semaphore>,
     computations: Arc<Semaphore>,
+    header_builds: Arc<Semaphore>,
 }
 
 impl Fetch {
@@ -31,9 +39,18 @@ impl Fetch {
         Self {
             bucket,
             max_gap_bytes,
+            index_cache: None,
+            gone: Arc::default(),
             requests: Arc::new(Semaphore::new(requests.max(1))),
             computations: Arc::new(Semaphore::new(computations.max(1))),
+            header_builds: Arc::new(Semaphore::new(HEADER_BUILDS)),
         }
+    }
+
+    #[must_use]
+    pub fn with_index_cache(mut self, cache: Option<Arc<IndexCache>>) -> Self {
+        self.index_cache = cache;
+        self
     }
 
     /// One range of one object of a block; fewer bytes if the object ends earlier.
@@ -50,7 +67,20 @@ impl Fetch {
         let permit = self.requests.acquire().await.map_err(|_| BlockFailure::Interrupted { block })?;
         let bytes = self.bucket.get_range(object, range).await;
         drop(permit);
-        bytes.map_err(|source| BlockFailure::Bucket { block, source })
+        bytes.map_err(|source| self.failed(block, source))
+    }
+
+    /// Waits until another index-header may be built.
+    pub async fn header_turn(&self, block: BlockId) -> Result<SemaphorePermit<'_>, BlockFailure> {
+        self.header_builds.acquire().await.map_err(|_| BlockFailure::Interrupted { block })
+    }
+
+    /// That an object of a listed block is not there says that the list is old.
+    pub fn failed(&self, block: BlockId, source: BucketError) -> BlockFailure {
+        if source.is_not_found() {
+            self.gone.notify_one();
+        }
+        BlockFailure::Bucket { block, source }
     }
 
     /// Runs `compute`, whose work is to read `size_bytes`: off the I/O threads, unless handing it over would take longer than doing it.

@@ -1,9 +1,10 @@
 //! [`StoreGateway`]: keeps the list of blocks in step with the bucket, and answers calls on the present list.
 //!
-//! Info is refused until the first sync has succeeded. A later sync that fails leaves the list as it was, and is logged and visible as
+//! Every call is refused until the first sync has succeeded. A later sync that fails leaves the list as it was, and is logged and visible as
 //! the age of the last success. A sync that could not see all of the bucket adds blocks but drops none.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -18,7 +19,6 @@ use parallax_storeapi::proto::thanos::{
     LabelNamesRequest, LabelNamesResponse, LabelValuesRequest, LabelValuesResponse, SeriesRequest,
 };
 use parallax_storeapi::{SeriesStream, Store, deadline_of};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{Request, Status};
 
 use crate::block::Block;
@@ -26,6 +26,7 @@ use crate::blocks::{Blocks, Unserved};
 use crate::config::{Limits, StoreGatewayConfig};
 use crate::error::Error;
 use crate::fetch::Fetch;
+use crate::gate::Gate;
 use crate::metrics::GatewayMetrics;
 use crate::{info, label_calls, series_call};
 
@@ -35,7 +36,10 @@ const FIRST_SYNC_RETRY: Duration = Duration::from_secs(5);
 /// How long after another failed sync the next attempt is made, at most.
 const SYNC_RETRY: Duration = Duration::from_secs(60);
 
-/// Where the fetcher keeps metas, within the data directory, as Thanos has it.
+/// A list is read early, because something was gone, no sooner than so long after the one before.
+const GONE_PAUSE: Duration = Duration::from_secs(30);
+
+/// Where the fetcher keeps what it knows, within the data directory, as Thanos has it.
 const META_CACHE_DIRECTORY: &str = "meta-syncer";
 
 /// A bucket of blocks behind one StoreAPI.
@@ -44,6 +48,7 @@ pub struct StoreGateway {
     config: StoreGatewayConfig,
     serving: Arc<Serving>,
     fetcher: Fetcher,
+    data_dir: Arc<Path>,
     blocks: RwLock<Arc<Blocks>>,
     condition: Condition,
     is_ready: AtomicBool,
@@ -58,17 +63,10 @@ pub struct Serving {
     pub metrics: GatewayMetrics,
     pub limits: Limits,
     pub time_range: TimeRange,
+    /// Of one call.
     pub request_buffer_bytes: u64,
     pub max_batch_bytes: u64,
-    gate: Arc<Semaphore>,
-}
-
-impl Serving {
-    /// Waits until a Series call may run.
-    pub async fn turn(&self) -> Result<OwnedSemaphorePermit, Status> {
-        let turn = Arc::clone(&self.gate).acquire_owned().await;
-        turn.map_err(|_| Status::unavailable("the store is shutting down"))
-    }
+    pub gate: Gate,
 }
 
 impl StoreGateway {
@@ -78,11 +76,12 @@ impl StoreGateway {
     /// If the bucket's directory or the data directory cannot be used; the message names it.
     pub async fn start(config: StoreGatewayConfig, context: Context) -> Result<Arc<Self>, Error> {
         let bucket = Bucket::open(&config.bucket, Access::Read)?
-            .with_metrics(BucketMetrics::register(&context.metrics));
+            .with_metrics(BucketMetrics::register(&context.metrics))
+            .with_caches(config.caches.bucket.clone());
         Self::start_on(bucket, config, context).await
     }
 
-    /// As [`Self::start`], on a bucket that is already open (`config.bucket` is not looked at).
+    /// As [`Self::start`], on a bucket that is already open (`config.bucket` and `config.caches.bucket` are not looked at).
     ///
     /// # Errors
     /// If the data directory cannot be made.
@@ -98,6 +97,7 @@ impl StoreGateway {
             cache_dir: Some(config.data_dir.join(META_CACHE_DIRECTORY)),
             filters: vec![
                 Filter::Time(config.time_range),
+                Filter::Selector(config.selector.clone()),
                 Filter::Consistency { delay: config.consistency_delay },
                 Filter::DeletionMark { delay: config.ignore_deletion_marks_delay },
                 Filter::Duplicate,
@@ -106,17 +106,19 @@ impl StoreGateway {
         let fetcher =
             Fetcher::new(bucket.clone(), fetcher_config, FetcherMetrics::register(&context.metrics));
         let serving = Serving {
-            fetch: Fetch::new(bucket, config.max_gap_bytes, config.fetch_concurrency, config.cpu_concurrency),
+            fetch: Fetch::new(bucket, config.max_gap_bytes, config.fetch_concurrency, config.cpu_concurrency)
+                .with_index_cache(config.caches.index.clone()),
             metrics: GatewayMetrics::register(&context.metrics),
             limits: config.limits,
             time_range: config.time_range,
-            request_buffer_bytes: config.request_buffer_bytes,
+            request_buffer_bytes: config.call_buffer_bytes(),
             max_batch_bytes: config.max_batch_bytes,
-            gate: Arc::new(Semaphore::new(config.series_max_concurrency.max(1))),
+            gate: Gate::new(config.series_max_concurrency, config.series_max_waiting),
         };
         let gateway = Arc::new(Self {
             serving: Arc::new(serving),
             fetcher,
+            data_dir: config.data_dir.as_path().into(),
             blocks: RwLock::default(),
             condition: context.readiness.condition("store"),
             is_ready: AtomicBool::new(false),
@@ -128,14 +130,25 @@ impl StoreGateway {
         Ok(gateway)
     }
 
-    /// Reads the block list now. Once this has succeeded the gateway is ready.
+    /// Reads the block list now, for few requests. Once this has succeeded the gateway is ready.
     ///
     /// # Errors
     /// If the bucket cannot be listed; the blocks served stay as they were.
     pub async fn sync(&self) -> Result<(), Error> {
+        self.sync_once().await.map(|_| ())
+    }
+
+    /// Says when the list should be read again at the latest.
+    async fn sync_once(&self) -> Result<Duration, Error> {
         let _one_at_a_time = self.syncing.lock().await;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let synced = self.fetcher.sync(i64::try_from(now.as_millis()).unwrap_or(i64::MAX)).await?;
+        let synced = self.fetcher.refresh(i64::try_from(now.as_millis()).unwrap_or(i64::MAX)).await?;
+        let within = match (synced.complete, synced.is_stale) {
+            (false, _) => SYNC_RETRY,
+            // As after a restart: what was remembered is served, and is to be checked now.
+            (true, true) => Duration::ZERO,
+            (true, false) => Duration::MAX,
+        };
         for problem in &synced.problems {
             if problem.state != BlockState::NoMeta {
                 tracing::warn!(block = %problem.block, state = problem.state.name(), error = %problem.error, "block has a problem");
@@ -147,7 +160,7 @@ impl StoreGateway {
         if !self.is_ready.swap(true, Ordering::AcqRel) {
             self.condition.ready();
         }
-        Ok(())
+        Ok(within)
     }
 
     fn replace(&self, synced: SyncedBlocks) {
@@ -164,7 +177,7 @@ impl StoreGateway {
             let known = old.get(*id).filter(|block| block.meta == *meta);
             let block = known.cloned().unwrap_or_else(|| {
                 self.serving.metrics.block_loads.inc();
-                Arc::new(Block::new(Arc::clone(meta), &self.config.data_dir))
+                Arc::new(Block::new(Arc::clone(meta), &self.data_dir))
             });
             blocks.insert(*id, block);
         }
@@ -189,26 +202,46 @@ impl StoreGateway {
         Arc::clone(&self.blocks.read().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// The blocks; an error as long as nobody knows which there are.
+    fn listed(&self) -> Result<Arc<Blocks>, Status> {
+        if self.is_ready.load(Ordering::Acquire) {
+            Ok(self.blocks())
+        } else {
+            Err(Status::unavailable("the store has not read its block list yet"))
+        }
+    }
+
     async fn keep_synced(self: Arc<Self>, shutdown: tokio_util::sync::CancellationToken) {
         loop {
             let result = tokio::select! {
                 () = shutdown.cancelled() => return,
-                result = self.sync() => result,
+                result = self.sync_once() => result,
             };
             let mut pause = self.config.sync_interval;
-            if let Err(error) = result {
-                tracing::error!(%error, "block list was not synced");
-                pause = pause.min(SYNC_RETRY);
-                if !self.is_ready.load(Ordering::Acquire) {
-                    self.condition.not_ready(error.to_string());
-                    pause = pause.min(FIRST_SYNC_RETRY);
+            match result {
+                Ok(within) => pause = pause.min(within),
+                Err(error) => {
+                    tracing::error!(%error, "block list was not synced");
+                    pause = pause.min(SYNC_RETRY);
+                    if !self.is_ready.load(Ordering::Acquire) {
+                        self.condition.not_ready(error.to_string());
+                        pause = pause.min(FIRST_SYNC_RETRY);
+                    }
                 }
             }
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 () = tokio::time::sleep(pause.max(Duration::from_millis(1))) => {}
+                () = self.something_gone() => {}
             }
         }
+    }
+
+    /// A block that was listed turned out to be gone: time for a new list, but not all the time.
+    async fn something_gone(&self) {
+        tokio::time::sleep(GONE_PAUSE).await;
+        self.serving.fetch.gone.notified().await;
+        self.fetcher.distrust();
     }
 
     async fn unload_idle_headers(self: Arc<Self>, shutdown: tokio_util::sync::CancellationToken) {
@@ -219,7 +252,7 @@ impl StoreGateway {
                 () = tokio::time::sleep((idle / 2).max(Duration::from_millis(10))) => {}
             }
             for block in self.blocks().all() {
-                if block.header.unload_if_idle(idle).await {
+                if block.header.unload_if_idle(idle) {
                     self.serving.metrics.header_unloads.inc();
                 }
             }
@@ -230,19 +263,16 @@ impl StoreGateway {
 #[async_trait]
 impl Store for StoreGateway {
     async fn info(&self) -> Result<InfoResponse, Status> {
-        if !self.is_ready.load(Ordering::Acquire) {
-            return Err(Status::unavailable("the store has not read its block list yet"));
-        }
-        Ok(info::info(&self.blocks(), &self.serving.time_range))
+        Ok(info::info(&*self.listed()?, &self.serving.time_range))
     }
 
     async fn series(&self, request: Request<SeriesRequest>) -> Result<SeriesStream, Status> {
-        series_call::series(&self.serving, self.blocks(), request).await
+        series_call::series(&self.serving, self.listed()?, request).await
     }
 
     async fn label_names(&self, request: Request<LabelNamesRequest>) -> Result<LabelNamesResponse, Status> {
         let deadline = deadline_of(&request);
-        let call = label_calls::label_names(&self.serving, self.blocks(), request.into_inner());
+        let call = label_calls::label_names(&self.serving, self.listed()?, request.into_inner());
         parallax_storeapi::deadline::by(deadline, call).await
     }
 
@@ -251,7 +281,7 @@ impl Store for StoreGateway {
         request: Request<LabelValuesRequest>,
     ) -> Result<LabelValuesResponse, Status> {
         let deadline = deadline_of(&request);
-        let call = label_calls::label_values(&self.serving, self.blocks(), request.into_inner());
+        let call = label_calls::label_values(&self.serving, self.listed()?, request.into_inner());
         parallax_storeapi::deadline::by(deadline, call).await
     }
 }

@@ -186,6 +186,7 @@ pub fn reason(failure: &BlockFailure) -> &'static str {
         BlockFailure::Bucket { .. } => "bucket",
         BlockFailure::Damaged { .. } => "damaged",
         BlockFailure::Header { .. } => "index-header",
+        BlockFailure::Load(failure) => reason(failure),
         BlockFailure::Repeated { .. } => "repeated",
         BlockFailure::Limit(_) => "limit",
         BlockFailure::Interrupted { .. } => "interrupted",

@@ -1,4 +1,4 @@
-//! Which series of a block match: postings lists by ranges of the index, combined off the I/O threads.
+//! Which series of a block match: postings lists by ranges of the index, combined off the I/O threads. Lists and outcomes may come from the index cache.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -29,6 +29,12 @@ pub async fn select(
     matchers: &Arc<[Matcher]>,
 ) -> Result<Vec<SeriesRef>, BlockFailure> {
     let id = block.id();
+    let cache = fetch.index_cache.as_deref();
+    if let Some(cache) = cache
+        && let Some(refs) = cache.expanded(id, matchers).await
+    {
+        return Ok(refs);
+    }
     let damaged = |source: TsdbError| BlockFailure::Damaged { block: id, source };
     let (index, wanted) = (Arc::clone(header), Arc::clone(matchers));
     // To look up a value is quick; an expression is held against all of them.
@@ -51,7 +57,11 @@ pub async fn select(
         };
         Ok(plan.combine(load)?.collect())
     });
-    combined.await?.map_err(damaged)
+    let refs: Vec<SeriesRef> = combined.await?.map_err(damaged)?;
+    if let Some(cache) = cache {
+        cache.set_expanded(id, matchers, &refs);
+    }
+    Ok(refs)
 }
 
 fn plan(header: &IndexHeader, matchers: &[Matcher]) -> Result<PostingsPlan<PostingsRange>, TsdbError> {
@@ -69,21 +79,38 @@ async fn fetch_lists(
     block: &Block,
     places: &[PostingsRange],
 ) -> Result<HashMap<u64, Bytes>, BlockFailure> {
-    let ranges: Vec<Range<u64>> = places.iter().map(|place| place.start..place.end).collect();
     let wanted_bytes: u64 = places.iter().map(PostingsRange::size_bytes).sum();
     usage.touched(Data::Postings, places.len(), usize::try_from(wanted_bytes).unwrap_or(usize::MAX));
+    let cache = fetch.index_cache.as_deref();
+    let mut lists = match cache {
+        Some(cache) => cache.postings(block.id(), places).await,
+        None => HashMap::new(),
+    };
+    let missing: Vec<PostingsRange> =
+        places.iter().filter(|place| !lists.contains_key(&place.start)).copied().collect();
+    let ranges: Vec<Range<u64>> = missing.iter().map(|place| place.start..place.end).collect();
     let parts = join(&ranges, fetch.max_gap_bytes);
+    let missing = missing.as_slice();
     let fetched: Vec<Vec<(u64, Bytes)>> = futures::stream::iter(parts)
         .map(|part| async move {
             let at = part.range.start;
             let bytes = fetch
                 .range(block.id(), &block.index_object, part.range, Some((usage, Data::Postings)))
                 .await?;
-            let of_part = places.get(part.items).unwrap_or_default();
+            let of_part = missing.get(part.items).unwrap_or_default();
             Ok(of_part.iter().map(|place| (place.start, tail_from(&bytes, at, place.start))).collect())
         })
         .buffer_unordered(PARTS_AT_A_TIME)
         .try_collect()
         .await?;
-    Ok(fetched.into_iter().flatten().collect())
+    if let Some(cache) = cache {
+        let sizes: HashMap<u64, u64> =
+            missing.iter().map(|place| (place.start, place.size_bytes())).collect();
+        for (start, bytes) in fetched.iter().flatten() {
+            let size = sizes.get(start).and_then(|size| usize::try_from(*size).ok()).unwrap_or(bytes.len());
+            cache.set_postings(block.id(), *start, &bytes.slice(..size.min(bytes.len())));
+        }
+    }
+    lists.extend(fetched.into_iter().flatten());
+    Ok(lists)
 }

@@ -7,12 +7,13 @@ use parallax_model::TimeRange;
 use parallax_storeapi::deadline::{by, until};
 use parallax_storeapi::proto::thanos::{Aggr, PartialResponseStrategy, SeriesRequest};
 use parallax_storeapi::{SeriesStream, ShardMatcher, deadline_of, frames, matchers};
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::{Request, Status};
 
 use crate::blocks::{Blocks, Chosen, Unserved};
 use crate::error::BlockFailure;
+use crate::gate::Turn;
 use crate::gateway::Serving;
 use crate::hints::{self, Hints};
 use crate::limits::Usage;
@@ -31,7 +32,7 @@ struct Call {
     hints: Hints,
     on_missing: OnMissing,
     usage: Arc<Usage>,
-    _turn: OwnedSemaphorePermit,
+    _turn: Turn,
 }
 
 pub async fn series(
@@ -45,7 +46,7 @@ pub async fn series(
     let hints = Hints::of_series(request.hints.as_ref())?;
     let shard = ShardMatcher::new(request.shard_info.as_ref())?;
     let range = TimeRange::new(request.min_time, request.max_time).intersect(&serving.time_range);
-    let turn = by(deadline, serving.turn()).await?;
+    let turn = by(deadline, serving.gate.turn()).await?;
     let chosen = blocks.choose(&matchers, range, request.max_resolution_window, |block| hints.want(block));
     let call = Call {
         serving: Arc::clone(serving),

@@ -65,6 +65,8 @@ struct Decoder {
     external: Vec<Label>,
     symbols: SymbolCache,
     entry: SeriesEntry,
+    /// How long the entry was that was decoded last, if it was whole and sound.
+    whole_bytes: Option<usize>,
 }
 
 /// An entry that could not be decoded from the bytes at hand, or what came of it.
@@ -89,6 +91,7 @@ impl SeriesReader {
             external: labels::to_wire(&block.external),
             request,
             entry: SeriesEntry::default(),
+            whole_bytes: None,
             header: Arc::clone(&header),
         };
         let series_end = header.index_toc().series_end();
@@ -146,7 +149,15 @@ impl SeriesReader {
     /// Fetches and decodes the entries at `wanted`, in order.
     async fn decode(&self, wanted: &[(usize, Range<u64>)]) -> Result<Vec<Decoded>, BlockFailure> {
         let id = self.block.id();
-        let ranges: Vec<Range<u64>> = wanted.iter().map(|(_, range)| range.clone()).collect();
+        let offsets: Vec<u64> = wanted.iter().map(|(_, range)| range.start).collect();
+        let known = match &self.fetch.index_cache {
+            Some(cache) => cache.series(id, &offsets).await,
+            None => vec![None; offsets.len()],
+        };
+        let is_missing = |((_, range), known): (&(usize, Range<u64>), &Option<Bytes>)| {
+            known.is_none().then(|| range.clone())
+        };
+        let ranges: Vec<Range<u64>> = wanted.iter().zip(&known).filter_map(is_missing).collect();
         let parts = join(&ranges, self.fetch.max_gap_bytes);
         let ranges = &ranges;
         let fetched: Vec<Vec<(u64, Bytes)>> = futures::stream::iter(parts)
@@ -160,12 +171,29 @@ impl SeriesReader {
             .buffered(PARTS_AT_A_TIME)
             .try_collect()
             .await?;
-        let pieces: Vec<(u64, Bytes)> = fetched.into_iter().flatten().collect();
+        let mut fetched = fetched.into_iter().flatten();
+        // Of what is not known the entry itself goes to the cache.
+        let pieces: Vec<(u64, Bytes, bool)> = offsets
+            .into_iter()
+            .zip(known)
+            .filter_map(|(offset, known)| match known {
+                Some(bytes) => Some((offset, bytes, false)),
+                None => fetched.next().map(|(offset, bytes)| (offset, bytes, true)),
+            })
+            .collect();
+        let cache = self.fetch.index_cache.clone();
         let (decoder, usage) = (Arc::clone(&self.decoder), Arc::clone(&self.usage));
         let guessed_bytes = pieces.len().saturating_mul(TYPICAL_ENTRY_BYTES);
         let decode = move || {
             let mut decoder = decoder.lock().unwrap_or_else(PoisonError::into_inner);
-            pieces.iter().map(|(offset, bytes)| decoder.decode(*offset, bytes, &usage)).collect()
+            let decode = |(offset, bytes, is_new): &(u64, Bytes, bool)| {
+                let decoded = decoder.decode(*offset, bytes, &usage);
+                if let (Some(cache), true, Some(size)) = (&cache, *is_new, decoder.whole_bytes) {
+                    cache.set_series(id, *offset, &bytes.slice(..size.min(bytes.len())));
+                }
+                decoded
+            };
+            pieces.iter().map(decode).collect()
         };
         self.fetch.compute_over(id, guessed_bytes, decode).await
     }
@@ -173,8 +201,12 @@ impl SeriesReader {
 
 impl Decoder {
     fn decode(&mut self, offset: u64, bytes: &[u8], usage: &Usage) -> Decoded {
+        self.whole_bytes = None;
         match self.entry.decode(&self.what, offset, bytes) {
-            Ok(Piece::Whole(size_bytes)) => usage.touched(Data::Series, 1, size_bytes),
+            Ok(Piece::Whole(size_bytes)) => {
+                self.whole_bytes = Some(size_bytes);
+                usage.touched(Data::Series, 1, size_bytes);
+            }
             Ok(Piece::Cut { needed_bytes }) => return Decoded::Cut { needed_bytes },
             Err(error) => return Decoded::Damaged(error),
         }

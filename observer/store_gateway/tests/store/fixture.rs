@@ -2,8 +2,11 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
-use parallax_bucket::BucketConfig;
+use object_store::ObjectStore;
+use object_store::memory::InMemory;
+use parallax_bucket::{Bucket, BucketConfig, RetryPolicy};
 use parallax_net::Context;
 use parallax_store_gateway::{StoreGateway, StoreGatewayConfig};
 use parallax_storeapi::proto::thanos::SeriesRequest;
@@ -87,6 +90,41 @@ impl Fixture {
 
 pub async fn series(store: &dyn Store, request: SeriesRequest) -> Result<frames::Collected, Status> {
     frames::collect(store.series(Request::new(request)).await?).await
+}
+
+/// The objects of a directory, in memory: what it costs to read them can be counted, and reading can be made to fail.
+pub async fn in_memory(directory: &Path) -> Arc<InMemory> {
+    let store = Arc::new(InMemory::new());
+    let bucket = Bucket::new(store.clone(), "", "to be filled").unwrap();
+    let mut directories = vec![directory.to_path_buf()];
+    while let Some(next) = directories.pop() {
+        for entry in std::fs::read_dir(next).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                directories.push(path);
+                continue;
+            }
+            let name = path.strip_prefix(directory).unwrap().to_str().unwrap().to_owned();
+            bucket.put(&name, std::fs::read(&path).unwrap().into()).await.unwrap();
+        }
+    }
+    store
+}
+
+/// A gateway over a store that is not a directory. It has not synced yet.
+pub async fn start_on(
+    store: Arc<dyn ObjectStore>,
+    data_dir: &Path,
+    context: &Context,
+    change: impl FnOnce(&mut StoreGatewayConfig),
+) -> Arc<StoreGateway> {
+    let retry = RetryPolicy { max_attempts: 3, first_pause: Duration::ZERO, max_pause: Duration::ZERO };
+    let bucket = Bucket::new(store, "", "in memory").unwrap().with_retry(retry);
+    let mut config = StoreGatewayConfig::new(BucketConfig::filesystem("nowhere"), data_dir);
+    // Only when a test says so.
+    config.sync_interval = Duration::from_secs(3600);
+    change(&mut config);
+    StoreGateway::start_on(bucket, config, context.clone()).await.unwrap()
 }
 
 /// Everything with a metric name, over all time.
