@@ -94,7 +94,7 @@ impl Catalog {
     /// [`BlockError::Catalog`] if it is none, is of another version, or ends too early.
     pub fn decode(bytes: &[u8]) -> Result<Self, BlockError> {
         let mut lines = Lines::new(bytes);
-        let first = lines.next()?.ok_or_else(|| error("it is empty"))?;
+        let first = lines.advance()?.ok_or_else(|| error("it is empty"))?;
         let first = std::str::from_utf8(first).map_err(|_| error("it does not begin as one"))?;
         let words: Vec<&str> = first.split(' ').collect();
         let [MAGIC, version, listed_ms, count] = words[..] else {
@@ -108,7 +108,7 @@ impl Catalog {
         let mut catalog = Self { listed_ms: number("time", listed_ms)?, complete: true, ..Self::default() };
         let count = number("number of lines", count)?;
         for read in 0..count {
-            let Some(line) = lines.next()? else {
+            let Some(line) = lines.advance()? else {
                 return Err(error(format!("it ends after {read} of {count} lines")));
             };
             if catalog.take_line(line).is_none() {
@@ -170,7 +170,7 @@ impl<'b> Lines<'b> {
     }
 
     /// `None` at the end.
-    fn next(&mut self) -> Result<Option<&[u8]>, BlockError> {
+    fn advance(&mut self) -> Result<Option<&[u8]>, BlockError> {
         self.line.clear();
         let mut limited = (&mut self.reader).take(MAX_LINE_BYTES);
         limited.read_until(b'\n', &mut self.line).map_err(|problem| error(problem.to_string()))?;

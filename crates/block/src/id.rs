@@ -29,7 +29,7 @@ impl BlockId {
     }
 
     /// The name that sorts next behind this one; the last of all has none and stays.
-    pub fn next(self) -> Self {
+    pub fn successor(self) -> Self {
         Self(Ulid(self.0.0.saturating_add(1)))
     }
 

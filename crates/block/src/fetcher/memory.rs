@@ -152,7 +152,7 @@ impl Memory {
         for (id, known) in self.known.iter().rev().take_while(|(id, _)| **id >= by_time) {
             objects += u64::from(known.objects);
             if objects > TAIL_OBJECTS {
-                return start.or(Some(id.next()));
+                return start.or(Some(id.successor()));
             }
             start = Some(*id);
         }
