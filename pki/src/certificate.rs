@@ -66,6 +66,16 @@ pub struct Facts {
     pub usage: Option<Usage>,
     /// The subject key identifier.
     pub key_identifier: Option<Vec<u8>>,
+    /// The issuer, as text.
+    pub issuer: String,
+    /// DER of the subject: how servers name the CAs they accept.
+    pub subject_raw: Vec<u8>,
+    /// DER of the issuer.
+    pub issuer_raw: Vec<u8>,
+    /// May sign certificates: it is a CA and, if it states what its key is for, that is among it.
+    pub is_authority: bool,
+    /// DER of the public key (SubjectPublicKeyInfo).
+    pub public_key: Vec<u8>,
 }
 
 /// The extended key usages we know.
@@ -104,6 +114,11 @@ impl Facts {
             addresses: Vec::new(),
             usage,
             key_identifier: key_identifier(&parsed),
+            issuer: parsed.issuer().to_string(),
+            subject_raw: parsed.subject().as_raw().to_vec(),
+            issuer_raw: parsed.issuer().as_raw().to_vec(),
+            is_authority: is_authority(&parsed)?,
+            public_key: parsed.public_key().raw.to_vec(),
         };
         let names = parsed
             .subject_alternative_name()
@@ -138,6 +153,13 @@ impl Facts {
     }
 }
 
+fn is_authority(parsed: &X509Certificate<'_>) -> Result<bool, String> {
+    let constraints = parsed.basic_constraints().map_err(|error| format!("basic constraints: {error}"))?;
+    let usage = parsed.key_usage().map_err(|error| format!("key usage: {error}"))?;
+    Ok(constraints.is_some_and(|constraints| constraints.value.ca)
+        && usage.is_none_or(|usage| usage.value.key_cert_sign()))
+}
+
 fn key_identifier(parsed: &X509Certificate<'_>) -> Option<Vec<u8>> {
     parsed.extensions().iter().find_map(|extension| match extension.parsed_extension() {
         x509_parser::extensions::ParsedExtension::SubjectKeyIdentifier(id) => Some(id.0.to_vec()),
@@ -145,14 +167,14 @@ fn key_identifier(parsed: &X509Certificate<'_>) -> Option<Vec<u8>> {
     })
 }
 
-fn address(bytes: &[u8]) -> Option<IpAddr> {
+pub(crate) fn address(bytes: &[u8]) -> Option<IpAddr> {
     if let Ok(octets) = <[u8; 4]>::try_from(bytes) {
         return Some(IpAddr::from(octets));
     }
     <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from)
 }
 
-fn system_time(unix_seconds: i64) -> SystemTime {
+pub(crate) fn system_time(unix_seconds: i64) -> SystemTime {
     match u64::try_from(unix_seconds) {
         Ok(seconds) => UNIX_EPOCH + Duration::from_secs(seconds),
         Err(_) => UNIX_EPOCH,

@@ -215,6 +215,7 @@ impl Inner {
         {
             return Err(Error::NotValidNow { subject: self.subjects.cert.clone(), detail });
         }
+        check_no_step_back(&self.subjects.ca, &current, &material)?;
         self.sender.send_replace(Arc::new(material));
         Ok(true)
     }
@@ -249,6 +250,29 @@ impl Inner {
             }
         }
     }
+}
+
+/// Revocation lists never go back: whoever could put an old one in place would bring a revoked certificate to life again.
+fn check_no_step_back(subject: &str, current: &Material, offered: &Material) -> Result<(), Error> {
+    let refuse = |reason: String| Err(Error::Malformed { subject: subject.to_owned(), reason });
+    for known in current.revocation_lists() {
+        let number = known.number_text();
+        match offered.revocation_lists().iter().find(|list| list.signer() == known.signer()) {
+            Some(list) if list.is_older_than(known) => {
+                return refuse(format!(
+                    "its revocation list has the number {}, the one in use {number}: it is an older one",
+                    list.number_text()
+                ));
+            }
+            Some(_) => {}
+            // A CA that is no longer trusted takes its list along.
+            None if offered.trusts(known.signer()) => {
+                return refuse(format!("the revocation list {number} of a CA that it still trusts is missing"));
+            }
+            None => {}
+        }
+    }
+    Ok(())
 }
 
 async fn poll(weak: Weak<Inner>, interval: Duration) {

@@ -52,10 +52,55 @@ pub enum Error {
     /// Another process is changing the state.
     #[error("{} is in use by another `pki` command", .0.display())]
     StateLocked(PathBuf),
+    /// A key is encrypted and nothing was given to open it with.
+    #[error("{subject} is encrypted: give its passphrase with --passphrase-file or PARALLAX_PKI_PASSPHRASE")]
+    PassphraseNeeded { subject: String },
+    /// The passphrase does not open the key.
+    #[error("{subject}: the passphrase does not open it (wrong passphrase, or a damaged file)")]
+    WrongPassphrase { subject: String },
+    /// The state has no such thing.
+    #[error("{} has no {what}; `pki status` lists what there is", state.display())]
+    Unknown { state: PathBuf, what: String },
+    /// A step of a rotation that is not safe yet, or not possible.
+    #[error("rotation of {hierarchy}: {}", .unmet.join("; "))]
+    GateNotMet { hierarchy: &'static str, unmet: Vec<String> },
+    /// The clock stands before something that has happened already.
+    #[error("the clock says {now}, but {what} is dated {then}; set the clock, then run this again")]
+    ClockBehind { now: String, what: String, then: String },
     /// A request for a leaf that the policy does not allow.
     #[error("certificate for {identity} refused: {reason}")]
     Refused { identity: String, reason: String },
     /// Making a key or signing failed.
     #[error("signing {subject}: {reason}")]
     Signing { subject: String, reason: String },
+}
+
+impl Error {
+    /// A stable word for the kind of the error, for programs.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Name { .. } => "name",
+            Self::Io { .. } => "io",
+            Self::TooLarge { .. } => "too_large",
+            Self::Malformed { .. } => "malformed",
+            Self::KeyMismatch { .. } => "key_mismatch",
+            Self::Incomplete { .. } => "incomplete",
+            Self::NoTrust => "no_trust",
+            Self::AnchorsExpired { .. } => "anchors_expired",
+            Self::WrongPurpose { .. } => "wrong_purpose",
+            Self::NotValidNow { .. } => "not_valid_now",
+            Self::Tls { .. } => "tls",
+            Self::StateExists(_) => "state_exists",
+            Self::StateMissing(_) => "state_missing",
+            Self::StateDamaged { .. } => "state_damaged",
+            Self::StateLocked(_) => "state_locked",
+            Self::PassphraseNeeded { .. } => "passphrase_needed",
+            Self::WrongPassphrase { .. } => "wrong_passphrase",
+            Self::Unknown { .. } => "unknown",
+            Self::GateNotMet { .. } => "gate_not_met",
+            Self::ClockBehind { .. } => "clock_behind",
+            Self::Refused { .. } => "refused",
+            Self::Signing { .. } => "signing",
+        }
+    }
 }

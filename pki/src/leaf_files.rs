@@ -1,16 +1,16 @@
-//! A leaf as its holder gets it: `tls.crt`, `tls.key`, `ca.crt` in one directory (the names of a Kubernetes TLS secret), and private files in general.
+//! A leaf as its holder gets it: `tls.crt`, `tls.key`, `ca.crt` in one directory (the names of a Kubernetes TLS secret).
 //!
-//! Invariants: the directory is 0700 and each file 0600 whatever the umask; a file is written beside its place, synced, then renamed, so that a
-//! reader sees the old one or the new one. The three renames are not one: a reader in between sees a mixed set, which
-//! [`crate::credentials`] refuses and reads again.
+//! Invariants: the directory is 0700 and each file 0600 whatever the umask. The three change together: a whole new directory takes the place of the old
+//! one in one step, so that a reader that starts at any moment, also after a crash, finds a pair that fits. Where that is not possible (the
+//! directory holds other things, is a mount point or a symbolic link, or the file system cannot exchange names) the files are replaced one by one, the
+//! certificate last; a reader in between sees a mixed set, which [`crate::credentials`] refuses and reads again.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::Write as _;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::io;
 use std::path::Path;
 use std::time::SystemTime;
 
 use crate::Error;
+use crate::disk::{Disk, RealDisk, replace};
 use crate::identity::PeerIdentity;
 use crate::material::CredentialPem;
 
@@ -45,13 +45,26 @@ impl std::fmt::Debug for LeafFiles {
 }
 
 impl LeafFiles {
-    /// Writes the three files into `directory`, which is made if need be. The bundle goes first and the certificate last: a new certificate is
-    /// never there without its key.
+    /// Writes the three files into `directory`, which is made if need be.
     pub fn write(&self, directory: &Path) -> Result<(), Error> {
-        create_private_directory(directory)?;
-        write_private(&directory.join(CA_FILE), self.ca_pem.as_bytes())?;
-        write_private(&directory.join(KEY_FILE), self.key_pem.as_bytes())?;
-        write_private(&directory.join(CERTIFICATE_FILE), self.cert_pem.as_bytes())
+        self.write_with(&RealDisk, directory)
+    }
+
+    pub(crate) fn write_with(&self, disk: &dyn Disk, directory: &Path) -> Result<(), Error> {
+        deliver(disk, directory, &self.files()).map_err(|source| Error::Io {
+            action: "writing",
+            path: directory.to_owned(),
+            source,
+        })
+    }
+
+    /// Names and contents, in the order in which they are written one by one: a new certificate is never there without its key.
+    pub(crate) fn files(&self) -> [(&'static str, &[u8]); 3] {
+        [
+            (CA_FILE, self.ca_pem.as_bytes()),
+            (KEY_FILE, self.key_pem.as_bytes()),
+            (CERTIFICATE_FILE, self.cert_pem.as_bytes()),
+        ]
     }
 
     /// The same as in-memory credentials.
@@ -64,38 +77,71 @@ impl LeafFiles {
     }
 }
 
-/// Makes `directory` and its parents; `directory` itself is 0700, also if it was there before.
-pub(crate) fn create_private_directory(directory: &Path) -> Result<(), Error> {
-    let failed = |source| Error::Io { action: "creating", path: directory.to_owned(), source };
-    DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed)?;
-    fs::set_permissions(directory, fs::Permissions::from_mode(0o700)).map_err(failed)
+/// Puts `files`, and nothing else, into `directory`.
+pub(crate) fn deliver(disk: &dyn Disk, directory: &Path, files: &[(&str, &[u8])]) -> io::Result<()> {
+    let Some(name) = directory.file_name() else { return one_by_one(disk, directory, files) };
+    let mut sibling_name = std::ffi::OsString::from(".");
+    sibling_name.push(name);
+    sibling_name.push(".new");
+    let sibling = directory.with_file_name(sibling_name);
+    // What a killed process left behind; after an exchange that is the former leaf.
+    disk.remove_directory(&sibling)?;
+    let found = Found::look(directory, files)?;
+    if found == Found::Other {
+        return one_by_one(disk, directory, files);
+    }
+    let built = disk.create_directory(&sibling).and_then(|()| {
+        files.iter().try_for_each(|(name, bytes)| disk.write_new(&sibling.join(name), bytes))
+    });
+    let placed = built.and_then(|()| match found {
+        Found::Nothing => disk.rename(&sibling, directory),
+        _ => disk.exchange(&sibling, directory),
+    });
+    let removed = disk.remove_directory(&sibling);
+    match placed {
+        Ok(()) => removed,
+        Err(error) if found == Found::Former && cannot_exchange(&error) => one_by_one(disk, directory, files),
+        Err(error) => Err(error),
+    }
 }
 
-/// Writes `bytes` to `path` with mode 0600, through a sibling and a rename.
-pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> Result<(), Error> {
-    let failed = |source| Error::Io { action: "writing", path: path.to_owned(), source };
-    let mut sibling_name = path.file_name().unwrap_or_default().to_owned();
-    sibling_name.push(format!(".{}.tmp", std::process::id()));
-    let sibling = path.with_file_name(sibling_name);
-    let written = (|| {
-        // A leftover of a killed process may have any mode: start from nothing.
-        match fs::remove_file(&sibling) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-            _ => {}
+/// What is at the place of a leaf.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Found {
+    Nothing,
+    /// Files of the same names and no others.
+    Former,
+    Other,
+}
+
+impl Found {
+    fn look(directory: &Path, files: &[(&str, &[u8])]) -> io::Result<Self> {
+        match std::fs::symlink_metadata(directory) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::Nothing),
+            Err(error) => return Err(error),
+            Ok(metadata) if !metadata.is_dir() => return Ok(Self::Other),
+            Ok(_) => {}
         }
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&sibling)?;
-        file.set_permissions(fs::Permissions::from_mode(0o600))?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&sibling, path)
-    })();
-    if written.is_err() {
-        // The first error is the one to report.
-        let _ = fs::remove_file(&sibling);
+        for entry in std::fs::read_dir(directory)? {
+            let entry = entry?;
+            let known = files.iter().any(|(name, _)| entry.file_name() == *name);
+            if !known || !entry.file_type()?.is_file() {
+                return Ok(Self::Other);
+            }
+        }
+        Ok(Self::Former)
     }
-    written.map_err(failed)?;
-    if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        File::open(parent).and_then(|directory| directory.sync_all()).map_err(failed)?;
-    }
-    Ok(())
+}
+
+fn cannot_exchange(error: &io::Error) -> bool {
+    use io::ErrorKind as K;
+    matches!(
+        error.kind(),
+        K::Unsupported | K::InvalidInput | K::ResourceBusy | K::CrossesDevices | K::PermissionDenied
+    )
+}
+
+fn one_by_one(disk: &dyn Disk, directory: &Path, files: &[(&str, &[u8])]) -> io::Result<()> {
+    disk.create_directory(directory)?;
+    files.iter().try_for_each(|(name, bytes)| replace(disk, &directory.join(name), bytes))
 }

@@ -10,26 +10,45 @@
 
 #![forbid(unsafe_code)]
 
+pub mod access;
 pub mod authority;
+pub mod bundle;
 pub mod certificate;
 pub mod credentials;
+pub mod crl;
+pub mod csr;
+pub mod disk;
 pub mod error;
 pub mod explain;
+pub mod export;
+pub mod forwarded;
 pub mod identity;
+pub mod inventory;
+mod issuing;
+pub mod journal;
+pub mod key_file;
 pub mod leaf_files;
+pub mod ledger;
 pub mod material;
+pub mod observations;
 pub mod profile;
+pub mod rotation;
 mod state;
 pub mod verify;
 
-pub use authority::{Authority, AuthorityOptions};
+pub use authority::{Authority, AuthorityOptions, ImportedAuthority, OpenOptions};
+pub use bundle::TrustBundle;
 pub use credentials::{CredentialFiles, CredentialSource, CredentialStatus};
 pub use error::Error;
 pub use explain::{Explanation, FailureReason, Side, explain};
 pub use identity::{PeerIdentity, Role, TrustDomain};
+pub use issuing::Unlock;
+pub use key_file::Passphrase;
 pub use leaf_files::LeafFiles;
+pub use ledger::{Ledger, RevocationReason};
 pub use material::{CredentialPem, Material, Purpose, TlsProfile, TlsVersion};
-pub use profile::{Hierarchy, LeafRequest};
+pub use profile::{Hierarchy, KeyKind, LeafRequest};
+pub use state::read_bounded;
 pub use verify::PeerRejection;
 
 use std::sync::Arc;

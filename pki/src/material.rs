@@ -5,18 +5,23 @@
 //! resumed session skips the verification of the peer.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustls::client::Resumption;
+use rustls::client::danger::ServerCertVerifier as _;
 use rustls::server::NoServerSessionStorage;
+use rustls::server::danger::ClientCertVerifier;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, ServerConfig, SupportedProtocolVersion};
 use rustls_pki_types::pem::PemObject as _;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use sha2::{Digest as _, Sha256};
 
 use crate::Error;
+use crate::bundle::{TrustBundle, digest_text};
 use crate::certificate::{Facts, parse_bundle};
+use crate::crl::RevocationList;
+use crate::explain::{Explanation, Side, explain};
 use crate::identity::{PeerIdentity, TrustDomain};
 use crate::verify::{
     Anchors, ClientVerifier, Expectation, PeerSide, ServerVerifier, check_leaf, identity_of,
@@ -108,7 +113,9 @@ pub struct Material {
     anchors: Option<Anchors>,
     server: Option<Arc<ServerConfig>>,
     client_by_name: Option<Arc<ClientConfig>>,
+    clients: Option<Arc<ClientVerifier>>,
     digest: String,
+    trust_digest: Option<String>,
 }
 
 struct Own {
@@ -146,13 +153,25 @@ impl Material {
             (None, None) => None,
         };
         let anchors = match &pem.ca {
-            Some(ca) => Some(Anchors::new(&subjects.ca, parse_bundle(&subjects.ca, ca)?, now)?),
+            Some(ca) => Some(Anchors::new(&subjects.ca, TrustBundle::parse(&subjects.ca, ca)?, now)?),
             None => None,
         };
         let digest = fingerprint(pem).iter().map(|byte| format!("{byte:02x}")).collect();
-        let mut material = Self { profile, own, anchors, server: None, client_by_name: None, digest };
+        let mut material = Self {
+            profile,
+            own,
+            anchors,
+            server: None,
+            client_by_name: None,
+            clients: None,
+            digest,
+            trust_digest: pem.ca.as_deref().map(digest_text),
+        };
         match profile.purpose {
-            Purpose::Server => material.server = Some(Arc::new(material.build_server(subjects)?)),
+            Purpose::Server => {
+                material.clients = material.build_client_verifier(subjects)?.map(Arc::new);
+                material.server = Some(Arc::new(material.build_server(subjects)?));
+            }
             Purpose::Client { skip_verify } => {
                 if material.anchors.is_none() && !skip_verify {
                     return Err(Error::NoTrust);
@@ -199,6 +218,67 @@ impl Material {
         &self.digest
     }
 
+    /// SHA-256 of the bundle that verifies peers, lower-case hexadecimal.
+    pub fn trust_digest(&self) -> Option<&str> {
+        self.trust_digest.as_deref()
+    }
+
+    /// The CAs that verify peers.
+    pub fn trusted(&self) -> impl Iterator<Item = Facts> {
+        self.anchors.iter().flat_map(Anchors::certificates).filter_map(|der| Facts::read(der).ok())
+    }
+
+    /// True if the DER certificate `anchor` verifies peers.
+    pub(crate) fn trusts(&self, anchor: &CertificateDer<'_>) -> bool {
+        self.anchors.iter().flat_map(Anchors::certificates).any(|known| known == anchor)
+    }
+
+    /// The revocation lists that peers are held against.
+    pub fn revocation_lists(&self) -> &[RevocationList] {
+        self.anchors.as_ref().map(Anchors::lists).unwrap_or_default()
+    }
+
+    /// Judges the chain of a client that was accepted earlier, as a new handshake at `now` would. For servers: connections outlive the trust they were
+    /// accepted under. Without a CA, every chain passes.
+    pub fn recheck_client(
+        &self,
+        chain: &[CertificateDer<'_>],
+        now: SystemTime,
+    ) -> Result<(), Explanation> {
+        let Some(verifier) = &self.clients else { return Ok(()) };
+        let verified = match chain.split_first() {
+            Some((leaf, intermediates)) => verifier.verify_client_cert(leaf, intermediates, unix_time(now)),
+            None => Err(rustls::Error::NoCertificatesPresented),
+        };
+        verified.map(|_| ()).map_err(|error| explain(&error, Side::Server))
+    }
+
+    /// Judges the chain of a server that was accepted earlier, as a new handshake at `now` would.
+    pub fn recheck_server(
+        &self,
+        chain: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        expected: Option<&PeerIdentity>,
+        now: SystemTime,
+    ) -> Result<(), Explanation> {
+        let expectation =
+            expected.map_or(Expectation::Name, |identity| Expectation::Identity(identity.clone()));
+        let verifier = self.server_verifier(expectation);
+        let verified = match chain.split_first() {
+            Some((leaf, intermediates)) => {
+                verifier.verify_server_cert(leaf, intermediates, name, &[], unix_time(now))
+            }
+            None => Err(rustls::Error::NoCertificatesPresented),
+        };
+        verified.map(|_| ()).map_err(|error| explain(&error, Side::Client))
+    }
+
+    fn server_verifier(&self, expectation: Expectation) -> ServerVerifier {
+        let skip = self.profile.purpose == (Purpose::Client { skip_verify: true });
+        let anchors = if skip { None } else { self.anchors.clone() };
+        ServerVerifier::new(anchors, crate::provider(), self.trust_domain(), expectation)
+    }
+
     fn trust_domain(&self) -> Option<TrustDomain> {
         self.identity().map(|identity| identity.trust_domain().clone())
     }
@@ -211,21 +291,26 @@ impl Material {
         }
     }
 
+    fn build_client_verifier(&self, subjects: &Subjects) -> Result<Option<ClientVerifier>, Error> {
+        let Some(anchors) = &self.anchors else { return Ok(None) };
+        ClientVerifier::new(anchors.clone(), crate::provider(), self.trust_domain())
+            .map(Some)
+            .map_err(|source| Error::Tls { subject: subjects.ca.clone(), source })
+    }
+
     fn build_server(&self, subjects: &Subjects) -> Result<ServerConfig, Error> {
         let own = self.own.as_ref().ok_or(Error::Incomplete {
             given: "TLS for a server",
             missing: "a certificate and its private key",
         })?;
         let failed = |source| Error::Tls { subject: subjects.cert.clone(), source };
-        let provider = crate::provider();
-        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+        let builder = ServerConfig::builder_with_provider(crate::provider())
             .with_protocol_versions(self.profile.min_version.supported())
             .map_err(failed)?;
-        let builder = match &self.anchors {
-            Some(anchors) => {
-                let verifier = ClientVerifier::new(anchors.clone(), provider, self.trust_domain())
-                    .map_err(|source| Error::Tls { subject: subjects.ca.clone(), source })?;
-                builder.with_client_cert_verifier(Arc::new(verifier))
+        let builder = match &self.clients {
+            Some(verifier) => {
+                let verifier: Arc<dyn ClientCertVerifier> = Arc::<ClientVerifier>::clone(verifier);
+                builder.with_client_cert_verifier(verifier)
             }
             None => builder.with_no_client_auth(),
         };
@@ -237,11 +322,8 @@ impl Material {
     }
 
     fn build_client(&self, expectation: Expectation) -> Result<ClientConfig, Error> {
-        let provider = crate::provider();
-        let skip = self.profile.purpose == (Purpose::Client { skip_verify: true });
-        let anchors = if skip { None } else { self.anchors.clone() };
-        let verifier = ServerVerifier::new(anchors, Arc::clone(&provider), self.trust_domain(), expectation);
-        let builder = ClientConfig::builder_with_provider(provider)
+        let verifier = self.server_verifier(expectation);
+        let builder = ClientConfig::builder_with_provider(crate::provider())
             .with_protocol_versions(self.profile.min_version.supported())
             .map_err(|source| Error::Tls { subject: "a client".to_owned(), source })?
             .dangerous()
@@ -256,6 +338,10 @@ impl Material {
         config.alpn_protocols = vec![ALPN_HTTP2.to_vec()];
         Ok(config)
     }
+}
+
+fn unix_time(time: SystemTime) -> UnixTime {
+    UnixTime::since_unix_epoch(time.duration_since(UNIX_EPOCH).unwrap_or_default())
 }
 
 impl Own {

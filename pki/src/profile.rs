@@ -10,8 +10,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rand::RngCore as _;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    KeyIdMethod, KeyUsagePurpose, SanType, SerialNumber,
+    KeyUsagePurpose, SanType, SerialNumber, SignatureAlgorithm,
 };
+
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
 
 use crate::Error;
 use crate::identity::{PeerIdentity, Role, check_dns_name};
@@ -28,7 +31,8 @@ pub const MAX_ALTERNATIVE_NAMES: usize = 64;
 const MAX_COMMON_NAME_BYTES: usize = 64;
 
 /// The two authorities of a trust domain, by direction.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Hierarchy {
     /// Signs what observers (and ingresses) present as clients.
     Observers,
@@ -60,6 +64,39 @@ impl Hierarchy {
         match self {
             Self::Observers => Self::Observees,
             Self::Observees => Self::Observers,
+        }
+    }
+}
+
+/// The kind of key that an authority gets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KeyKind {
+    #[default]
+    P256,
+    P384,
+}
+
+impl KeyKind {
+    pub(crate) fn algorithm(self) -> &'static SignatureAlgorithm {
+        match self {
+            Self::P256 => &rcgen::PKCS_ECDSA_P256_SHA256,
+            Self::P384 => &rcgen::PKCS_ECDSA_P384_SHA384,
+        }
+    }
+}
+
+impl std::str::FromStr for KeyKind {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        match text {
+            "p256" => Ok(Self::P256),
+            "p384" => Ok(Self::P384),
+            _ => Err(Error::Name {
+                what: "key algorithm",
+                text: text.to_owned(),
+                reason: "it is neither p256 nor p384",
+            }),
         }
     }
 }
@@ -126,18 +163,6 @@ fn authority_name(trust_domain: &str, hierarchy: Hierarchy, generation: u32, spk
     if full.len() <= MAX_COMMON_NAME_BYTES { full } else { format!("parallax {kind} g{generation} {mark}") }
 }
 
-/// The template of an issuer as signing needs it: its name and key identifier, from its certificate.
-pub(crate) fn issuer_params(
-    common_name: String,
-    key_identifier: Vec<u8>,
-) -> Result<CertificateParams, Error> {
-    let mut params = named_params(common_name)?;
-    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    params.key_identifier_method = KeyIdMethod::PreSpecified(key_identifier);
-    Ok(params)
-}
-
 /// The template of a leaf that is valid from `now` to `not_after`.
 pub(crate) fn leaf_params(
     request: &LeafRequest,
@@ -202,14 +227,16 @@ fn set_validity(
     not_after: SystemTime,
     subject: &str,
 ) -> Result<(), Error> {
-    let since_epoch = |time: SystemTime| {
-        let duration = time.duration_since(UNIX_EPOCH).map_err(|_| Error::Signing {
-            subject: subject.to_owned(),
-            reason: "the clock is before 1970".to_owned(),
-        })?;
-        Ok::<_, Error>(rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(duration.as_secs()))
-    };
-    params.not_before = since_epoch(now - BACKDATE)?;
-    params.not_after = since_epoch(not_after)?;
+    params.not_before = offset_time(now - BACKDATE, subject)?;
+    params.not_after = offset_time(not_after, subject)?;
     Ok(())
+}
+
+/// A time as rcgen takes it, to the second.
+pub(crate) fn offset_time(time: SystemTime, subject: &str) -> Result<OffsetDateTime, Error> {
+    let duration = time.duration_since(UNIX_EPOCH).map_err(|_| Error::Signing {
+        subject: subject.to_owned(),
+        reason: "the clock is before 1970".to_owned(),
+    })?;
+    Ok(rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(duration.as_secs()))
 }

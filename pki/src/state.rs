@@ -1,125 +1,185 @@
-//! The authority's state on disk: where things lie, their modes, and the lock.
+//! The authority's state on disk: where things lie, the lock, how a change is committed, and how an interrupted one is finished or undone.
 //!
 //! ```text
-//! DIR/                      0700
-//!   pki.json                {"version":1,"trust_domain":"mesh.example"}
-//!   LOCK                    held while a command changes the state
-//!   ca/<hierarchy>/g<N>/    ca.crt, ca.key (PKCS#8 PEM, not yet encrypted)
-//!   bundles/<hierarchy>.pem every authority that peers of the hierarchy's leaves shall trust
+//! DIR/                           0700; every file 0600
+//!   pki.json                     {"version":2}
+//!   LOCK                         held while a command changes the state
+//!   journal.jsonl                the truth: see `journal` and `ledger`
+//!   ca/<hierarchy>/g<N>/         ca.crt, ca.key (PKCS#8, encrypted unless asked otherwise)
+//!   crl/<hierarchy>-g<N>.<number>.crl
 //!   issued/<hierarchy>/<serial>.crt
+//!   pending/<serial>/            a leaf on its way to its holder's directory, and `home` that names it
+//!   leaves/<role>/<name>/        leaves that were issued without a directory of their own
+//!   bundles/<hierarchy>.pem      what verifies the leaves of a hierarchy: derived, written again when it differs
+//!   observations.json            what was last seen of peers: derived
 //! ```
 //!
-//! Invariants: `init` builds a whole state beside `DIR` and renames it there, so a state exists completely or not at all. A private key that others may
-//! read is damage, not a warning.
+//! **A change** stages its files under names that nothing refers to yet, then commits by appending one line to the journal, then brings the derived files
+//! up to date. A process that dies before the commit leaves orphans, which the next change removes; one that dies after it leaves derived files
+//! and deliveries, which the next change finishes. `init` builds a whole state beside `DIR` and renames it there.
+//!
+//! Invariants: a private key that others may read is damage, not a warning; readers change nothing.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
-use std::io::Read as _;
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::io::{self, Read as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
 use crate::certificate::MAX_PEM_BYTES;
-use crate::leaf_files::{create_private_directory, write_private};
+use crate::disk::{Disk, replace};
+use crate::journal::{Entry, Journal, MAX_JOURNAL_BYTES};
+use crate::ledger::{Event, Ledger};
 use crate::profile::Hierarchy;
 
 const MANIFEST_FILE: &str = "pki.json";
 const LOCK_FILE: &str = "LOCK";
-const VERSION: u32 = 1;
-
-/// One authority as it is stored.
-pub(crate) struct StoredAuthority {
-    pub hierarchy: Hierarchy,
-    pub generation: u32,
-    pub cert_pem: String,
-    pub key_pem: String,
-}
+const JOURNAL_FILE: &str = "journal.jsonl";
+const VERSION: u32 = 2;
 
 /// A state directory.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct State {
     directory: PathBuf,
+    disk: Arc<dyn Disk>,
+}
+
+/// A file that a change adds: its place within the state, and what is in it.
+pub(crate) struct Staged {
+    pub place: PathBuf,
+    pub bytes: zeroize::Zeroizing<Vec<u8>>,
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Manifest {
     version: u32,
-    trust_domain: String,
+}
+
+#[derive(Deserialize)]
+struct AnyManifest {
+    version: u32,
 }
 
 /// Holds the lock until dropped.
+#[derive(Debug)]
 pub(crate) struct Lock {
     _file: File,
 }
 
 impl State {
-    /// Writes a new state. Refuses a directory with anything in it.
+    /// Writes a new state with `files`, committed by `events`. Refuses a directory with anything in it.
     pub(crate) fn create(
         directory: &Path,
-        trust_domain: &str,
-        authorities: &[StoredAuthority],
-    ) -> Result<Self, Error> {
+        disk: Arc<dyn Disk>,
+        files: &[Staged],
+        (time, who, events): (Timestamp, &str, Vec<Event>),
+    ) -> Result<(Self, Journal), Error> {
         if directory_has_entries(directory)? {
             return Err(Error::StateExists(directory.to_owned()));
         }
         let mut building_name = directory.file_name().unwrap_or_default().to_owned();
-        building_name.push(format!(".{}.tmp", std::process::id()));
+        building_name.push(".new");
         let building = directory.with_file_name(building_name);
         if let Some(parent) = directory.parent().filter(|parent| !parent.as_os_str().is_empty()) {
             fs::create_dir_all(parent).map_err(|source| io("creating", parent, source))?;
         }
-        let result = Self::fill(&building, trust_domain, authorities).and_then(|()| {
-            fs::rename(&building, directory).map_err(|source| match source.kind() {
-                std::io::ErrorKind::DirectoryNotEmpty => Error::StateExists(directory.to_owned()),
+        disk.remove_directory(&building).map_err(|source| io("removing", &building, source))?;
+        let fresh = Self { directory: building.clone(), disk: Arc::clone(&disk) };
+        let built = fresh.fill(files, (time, who, events)).and_then(|journal| {
+            disk.rename(&building, directory).map_err(|source| match source.kind() {
+                io::ErrorKind::DirectoryNotEmpty => Error::StateExists(directory.to_owned()),
                 _ => io("creating", directory, source),
-            })
+            })?;
+            Ok(journal)
         });
-        if result.is_err() {
+        if built.is_err() {
             // The first error is the one to report.
-            let _ = fs::remove_dir_all(&building);
+            let _ = disk.remove_directory(&building);
         }
-        result.map(|()| Self { directory: directory.to_owned() })
+        Ok((Self { directory: directory.to_owned(), disk }, built?))
     }
 
-    fn fill(directory: &Path, trust_domain: &str, authorities: &[StoredAuthority]) -> Result<(), Error> {
-        match fs::remove_dir_all(directory) {
-            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-                return Err(io("removing", directory, source));
-            }
-            _ => create_private_directory(directory)?,
+    fn fill(
+        &self,
+        files: &[Staged],
+        (time, who, events): (Timestamp, &str, Vec<Event>),
+    ) -> Result<Journal, Error> {
+        let create = |path: &Path| self.disk.create_directory(path).map_err(|source| io("creating", path, source));
+        create(&self.directory)?;
+        for name in ["ca", "crl", "issued", "pending", "leaves", "bundles"] {
+            create(&self.directory.join(name))?;
         }
-        let bundles = directory.join("bundles");
-        create_private_directory(&bundles)?;
-        for authority in authorities {
-            let home = authority_directory(directory, authority.hierarchy, authority.generation);
-            create_private_directory(&home)?;
-            write_private(&home.join("ca.key"), authority.key_pem.as_bytes())?;
-            write_private(&home.join("ca.crt"), authority.cert_pem.as_bytes())?;
-            let bundle = bundles.join(format!("{}.pem", authority.hierarchy.as_str()));
-            write_private(&bundle, authority.cert_pem.as_bytes())?;
-            create_private_directory(&directory.join("issued").join(authority.hierarchy.as_str()))?;
-        }
-        let manifest = Manifest { version: VERSION, trust_domain: trust_domain.to_owned() };
-        let text = serde_json::to_string(&manifest).map_err(|error| damaged(directory, error.to_string()))?;
-        write_private(&directory.join(LOCK_FILE), b"")?;
-        write_private(&directory.join(MANIFEST_FILE), text.as_bytes())
+        let write = |name: &str, bytes: &[u8]| {
+            let path = self.directory.join(name);
+            self.disk.write_new(&path, bytes).map_err(|source| io("writing", &path, source))
+        };
+        write(LOCK_FILE, b"")?;
+        self.stage(files)?;
+        let mut journal = Journal::default();
+        let (entry, line) = self.next_line(&journal, time, who, events)?;
+        write(JOURNAL_FILE, line.as_bytes())?;
+        journal.push(entry, &line);
+        write(MANIFEST_FILE, format!("{{\"version\":{VERSION}}}").as_bytes())?;
+        Ok(journal)
     }
 
-    /// Opens a state and gives back its trust domain.
-    pub(crate) fn open(directory: &Path) -> Result<(Self, String), Error> {
+    /// Opens a state: its journal and what it adds up to. Changes nothing.
+    pub(crate) fn open(directory: &Path, disk: Arc<dyn Disk>) -> Result<(Self, Journal, Ledger), Error> {
         let path = directory.join(MANIFEST_FILE);
         if !path.try_exists().map_err(|source| io("reading", &path, source))? {
             return Err(Error::StateMissing(directory.to_owned()));
         }
+        check_directory(directory)?;
         let text = read_bounded(&path)?;
-        let manifest: Manifest =
+        let any: AnyManifest =
             serde_json::from_str(&text).map_err(|error| damaged(&path, error.to_string()))?;
-        if manifest.version != VERSION {
-            return Err(damaged(&path, format!("version {} is not known here", manifest.version)));
+        match any.version {
+            VERSION => {}
+            1 => {
+                let reason = "it was made by an earlier version, without a journal; take its CAs over into a new state: \
+                     `pki init --import-ca-cert ca/<hierarchy>/g1/ca.crt --import-ca-key ca/<hierarchy>/g1/ca.key`";
+                return Err(damaged(&path, reason.to_owned()));
+            }
+            version => return Err(damaged(&path, format!("version {version} is not known here"))),
         }
-        Ok((Self { directory: directory.to_owned() }, manifest.trust_domain))
+        let _: Manifest = serde_json::from_str(&text).map_err(|error| damaged(&path, error.to_string()))?;
+        let state = Self { directory: directory.to_owned(), disk };
+        let (journal, ledger) = state.read()?;
+        Ok((state, journal, ledger))
+    }
+
+    /// Reads the journal and adds it up.
+    pub(crate) fn read(&self) -> Result<(Journal, Ledger), Error> {
+        let path = self.directory.join(JOURNAL_FILE);
+        let mut text = Vec::new();
+        let file = File::open(&path).map_err(|source| io("reading", &path, source))?;
+        file.take(MAX_JOURNAL_BYTES + 1).read_to_end(&mut text).map_err(|source| io("reading", &path, source))?;
+        if text.len() as u64 > MAX_JOURNAL_BYTES {
+            return Err(Error::TooLarge { subject: path.display().to_string(), limit_bytes: MAX_JOURNAL_BYTES });
+        }
+        let repair = |reason: String| {
+            damaged(&path, format!("{reason}; restore the state from a backup, keys included"))
+        };
+        let journal = Journal::parse(&text).map_err(repair)?;
+        let ledger = Ledger::replay(&journal.entries).map_err(repair)?;
+        if ledger.trust_domain().is_none() {
+            return Err(repair("it says nothing".to_owned()));
+        }
+        Ok((journal, ledger))
+    }
+
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    pub(crate) fn disk(&self) -> &dyn Disk {
+        &*self.disk
     }
 
     /// Takes the lock, or says that somebody holds it.
@@ -139,63 +199,179 @@ impl State {
         }
     }
 
-    /// The authority of the newest generation of `hierarchy`.
-    pub(crate) fn newest_authority(&self, hierarchy: Hierarchy) -> Result<StoredAuthority, Error> {
-        let parent = self.directory.join("ca").join(hierarchy.as_str());
-        let mut newest = None;
-        for entry in fs::read_dir(&parent).map_err(|source| io("reading", &parent, source))? {
-            let entry = entry.map_err(|source| io("reading", &parent, source))?;
-            let generation =
-                entry.file_name().to_str().and_then(|name| name.strip_prefix('g')?.parse::<u32>().ok());
-            newest = newest.max(generation);
+    /// Writes files that nothing refers to yet. What an interrupted command left at the same place goes.
+    pub(crate) fn stage(&self, files: &[Staged]) -> Result<(), Error> {
+        for file in files {
+            let path = self.directory.join(&file.place);
+            let failed = |source| io("writing", &path, source);
+            if let Some(parent) = path.parent() {
+                self.disk.create_directory(parent).map_err(failed)?;
+            }
+            self.disk.remove_file(&path).map_err(failed)?;
+            self.disk.write_new(&path, &file.bytes).map_err(failed)?;
         }
-        let generation = newest.ok_or_else(|| damaged(&parent, "it holds no generation".to_owned()))?;
-        let home = authority_directory(&self.directory, hierarchy, generation);
-        let key_path = home.join("ca.key");
-        check_private(&key_path)?;
-        Ok(StoredAuthority {
-            hierarchy,
-            generation,
-            cert_pem: read_bounded(&home.join("ca.crt"))?,
-            key_pem: read_bounded(&key_path)?,
+        Ok(())
+    }
+
+    /// The commit: one line at the end of the journal.
+    pub(crate) fn commit(
+        &self,
+        _lock: &Lock,
+        journal: &mut Journal,
+        (time, who, events): (Timestamp, &str, Vec<Event>),
+    ) -> Result<(), Error> {
+        let path = self.directory.join(JOURNAL_FILE);
+        let (entry, line) = self.next_line(journal, time, who, events)?;
+        if let Err(source) = self.disk.append(&path, line.as_bytes()) {
+            // Part of the line, or all of it, may be there. If it cannot be taken back now, the next command ignores a part, and takes a
+            // whole line for the commit that it is.
+            let _ = self.disk.truncate(&path, journal.len_bytes);
+            return Err(io("writing", &path, source));
+        }
+        journal.push(entry, &line);
+        Ok(())
+    }
+
+    fn next_line(
+        &self,
+        journal: &Journal,
+        time: Timestamp,
+        who: &str,
+        events: Vec<Event>,
+    ) -> Result<(Entry, String), Error> {
+        journal.next_line(time, who, events).map_err(|reason| damaged(&self.directory.join(JOURNAL_FILE), reason))
+    }
+
+    /// Removes what a command that died before its commit left behind.
+    pub(crate) fn remove_orphans(&self, _lock: &Lock, journal: &mut Journal, ledger: &Ledger) -> Result<(), Error> {
+        if journal.torn_bytes > 0 {
+            let path = self.directory.join(JOURNAL_FILE);
+            self.disk.truncate(&path, journal.len_bytes).map_err(|source| io("writing", &path, source))?;
+            journal.torn_bytes = 0;
+        }
+        for hierarchy in Hierarchy::ALL {
+            let known: BTreeSet<String> = ledger
+                .generations
+                .keys()
+                .filter(|(of, _)| *of == hierarchy)
+                .map(|(_, number)| format!("g{number}"))
+                .collect();
+            self.keep_only(&Path::new("ca").join(hierarchy.as_str()), |name| known.contains(name))?;
+            self.keep_only(&Path::new("issued").join(hierarchy.as_str()), |name| {
+                name.strip_suffix(".crt")
+                    .is_some_and(|serial| ledger.leaves.contains_key(&(hierarchy, serial.to_owned())))
+            })?;
+        }
+        let lists: BTreeSet<String> = ledger
+            .generations
+            .iter()
+            .filter_map(|((hierarchy, number), record)| Some(list_name(*hierarchy, *number, record.list?.0)))
+            .collect();
+        self.keep_only(Path::new("crl"), |name| lists.contains(name))?;
+        self.keep_only(Path::new("pending"), |serial| {
+            Hierarchy::ALL.iter().any(|hierarchy| ledger.leaves.contains_key(&(*hierarchy, serial.to_owned())))
         })
     }
 
-    /// What verifies the leaves of `hierarchy`, with the name of the file.
-    pub(crate) fn bundle(&self, hierarchy: Hierarchy) -> Result<(String, String), Error> {
-        let path = self.directory.join("bundles").join(format!("{}.pem", hierarchy.as_str()));
-        Ok((path.display().to_string(), read_bounded(&path)?))
+    fn keep_only(&self, place: &Path, known: impl Fn(&str) -> bool) -> Result<(), Error> {
+        let directory = self.directory.join(place);
+        for name in self.names(place)? {
+            if known(&name) {
+                continue;
+            }
+            let path = directory.join(&name);
+            let is_directory = fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_dir());
+            let removed = if is_directory {
+                self.disk.remove_directory(&path)
+            } else {
+                self.disk.remove_file(&path)
+            };
+            removed.map_err(|source| io("removing", &path, source))?;
+        }
+        Ok(())
     }
 
-    /// Remembers a leaf. Fails if the serial number is taken.
-    pub(crate) fn record_leaf(
-        &self,
-        hierarchy: Hierarchy,
-        serial: &str,
-        cert_pem: &str,
-    ) -> Result<(), Error> {
-        let directory = self.directory.join("issued").join(hierarchy.as_str());
-        let path = directory.join(format!("{serial}.crt"));
-        if path.try_exists().map_err(|source| io("reading", &path, source))? {
-            return Err(damaged(&path, "this serial number was issued before".to_owned()));
+    /// The names in a directory of the state, sorted; none if it is not there.
+    pub(crate) fn names(&self, place: &Path) -> Result<Vec<String>, Error> {
+        let directory = self.directory.join(place);
+        let entries = match fs::read_dir(&directory) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            other => other.map_err(|source| io("reading", &directory, source))?,
+        };
+        let mut names = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(|source| io("reading", &directory, source))?;
+            names.extend(entry.file_name().to_str().map(str::to_owned));
         }
-        write_private(&path, cert_pem.as_bytes())
+        names.sort();
+        Ok(names)
+    }
+
+    /// Writes a derived file, if it differs.
+    pub(crate) fn derive(&self, place: &Path, text: &str) -> Result<(), Error> {
+        let path = self.directory.join(place);
+        if fs::read(&path).is_ok_and(|there| there == text.as_bytes()) {
+            return Ok(());
+        }
+        replace(&*self.disk, &path, text.as_bytes()).map_err(|source| io("writing", &path, source))
+    }
+
+    /// Reads a text file of the state.
+    pub(crate) fn text(&self, place: &Path) -> Result<String, Error> {
+        read_bounded(&self.directory.join(place))
     }
 }
 
-fn authority_directory(directory: &Path, hierarchy: Hierarchy, generation: u32) -> PathBuf {
-    directory.join("ca").join(hierarchy.as_str()).join(format!("g{generation}"))
+/// The directory of a generation within the state.
+pub(crate) fn generation_place(hierarchy: Hierarchy, number: u32) -> PathBuf {
+    Path::new("ca").join(hierarchy.as_str()).join(format!("g{number}"))
+}
+
+/// The revocation list of a generation within the state.
+pub(crate) fn list_place(hierarchy: Hierarchy, generation: u32, number: u64) -> PathBuf {
+    Path::new("crl").join(list_name(hierarchy, generation, number))
+}
+
+fn list_name(hierarchy: Hierarchy, generation: u32, number: u64) -> String {
+    format!("{}-g{generation}.{number}.crl", hierarchy.as_str())
+}
+
+/// A leaf's certificate within the state.
+pub(crate) fn issued_place(hierarchy: Hierarchy, serial: &str) -> PathBuf {
+    Path::new("issued").join(hierarchy.as_str()).join(format!("{serial}.crt"))
+}
+
+/// What verifies the leaves of `hierarchy`, within the state.
+pub(crate) fn bundle_place(hierarchy: Hierarchy) -> PathBuf {
+    Path::new("bundles").join(format!("{}.pem", hierarchy.as_str()))
 }
 
 fn directory_has_entries(directory: &Path) -> Result<bool, Error> {
     match fs::read_dir(directory) {
         Ok(mut entries) => Ok(entries.next().is_some()),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(source) => Err(io("reading", directory, source)),
     }
 }
 
-fn check_private(path: &Path) -> Result<(), Error> {
+/// Whoever can write here can sign: nobody else may, and it must be ours.
+fn check_directory(directory: &Path) -> Result<(), Error> {
+    let metadata = fs::metadata(directory).map_err(|source| io("reading", directory, source))?;
+    let mode = metadata.permissions().mode() & 0o777;
+    if mode & 0o022 != 0 {
+        let reason = format!("mode {mode:04o} lets others change it; run: chmod 700 {}", directory.display());
+        return Err(damaged(directory, reason));
+    }
+    let own = rustix::process::geteuid().as_raw();
+    if own != 0 && metadata.uid() != own {
+        let reason = format!("it belongs to uid {}, this is uid {own}; run this as its owner", metadata.uid());
+        return Err(damaged(directory, reason));
+    }
+    Ok(())
+}
+
+/// Refuses a key that others may read.
+pub(crate) fn check_private(path: &Path) -> Result<(), Error> {
     let metadata = fs::metadata(path).map_err(|source| io("reading", path, source))?;
     let mode = metadata.permissions().mode() & 0o777;
     if mode & 0o077 != 0 {
@@ -206,7 +382,7 @@ fn check_private(path: &Path) -> Result<(), Error> {
 }
 
 /// Reads a text file of at most [`MAX_PEM_BYTES`].
-pub(crate) fn read_bounded(path: &Path) -> Result<String, Error> {
+pub fn read_bounded(path: &Path) -> Result<String, Error> {
     let mut text = String::new();
     let file = File::open(path).map_err(|source| io("reading", path, source))?;
     let read = file
@@ -219,10 +395,10 @@ pub(crate) fn read_bounded(path: &Path) -> Result<String, Error> {
     Ok(text)
 }
 
-fn io(action: &'static str, path: &Path, source: std::io::Error) -> Error {
+pub(crate) fn io(action: &'static str, path: &Path, source: io::Error) -> Error {
     Error::Io { action, path: path.to_owned(), source }
 }
 
-fn damaged(path: &Path, reason: String) -> Error {
+pub(crate) fn damaged(path: &Path, reason: String) -> Error {
     Error::StateDamaged { path: path.to_owned(), reason }
 }

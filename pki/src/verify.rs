@@ -23,7 +23,9 @@ use rustls::{
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 use crate::Error;
+use crate::bundle::TrustBundle;
 use crate::certificate::{Facts, format_time};
+use crate::crl::RevocationList;
 use crate::identity::{PeerIdentity, Role, TrustDomain};
 
 /// Why a certificate with a good path was refused.
@@ -122,6 +124,7 @@ pub struct Anchors {
     certificates: Arc<[(SystemTime, CertificateDer<'static>)]>,
     all: Arc<RootCertStore>,
     first_expiry: SystemTime,
+    lists: Arc<[RevocationList]>,
 }
 
 impl fmt::Debug for Anchors {
@@ -131,15 +134,12 @@ impl fmt::Debug for Anchors {
 }
 
 impl Anchors {
-    /// Those of `certificates` that are valid at `now`; the others are logged and left out. Errors: none is left; one is unfit as an anchor.
-    pub(crate) fn new(
-        subject: &str,
-        certificates: Vec<CertificateDer<'static>>,
-        now: SystemTime,
-    ) -> Result<Self, Error> {
-        let mut kept = Vec::with_capacity(certificates.len());
+    /// Those of the bundle's certificates that are valid at `now`; the others are logged and left out. Errors: none is left; one is unfit as an anchor.
+    pub(crate) fn new(subject: &str, bundle: TrustBundle, now: SystemTime) -> Result<Self, Error> {
+        let mut kept = Vec::with_capacity(bundle.anchors.len());
         let mut detail = String::new();
-        for certificate in certificates {
+        warn_of_old_lists(subject, &bundle.lists, now);
+        for certificate in bundle.anchors {
             let facts = Facts::read(&certificate)
                 .map_err(|reason| Error::Malformed { subject: subject.to_owned(), reason })?;
             match facts.outside_validity(now) {
@@ -162,7 +162,34 @@ impl Anchors {
             .ok_or_else(|| Error::AnchorsExpired { subject: subject.to_owned(), detail })?;
         let all = store(kept.iter().map(|(_, certificate)| certificate))
             .map_err(|source| Error::Tls { subject: subject.to_owned(), source })?;
-        Ok(Self { certificates: kept.into(), all: Arc::new(all), first_expiry })
+        let lists = bundle.lists.into();
+        Ok(Self { certificates: kept.into(), all: Arc::new(all), first_expiry, lists })
+    }
+
+    /// Refuses a chain with a revoked certificate in it.
+    fn check_revocation(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+    ) -> Result<(), rustls::Error> {
+        if self.lists.is_empty() {
+            return Ok(());
+        }
+        let mut chain = std::iter::once(end_entity).chain(intermediates);
+        if chain.any(|certificate| self.lists.iter().any(|list| list.revokes(certificate))) {
+            return Err(rustls::Error::InvalidCertificate(CertificateError::Revoked));
+        }
+        Ok(())
+    }
+
+    /// The anchors' certificates, in the order of the file.
+    pub fn certificates(&self) -> impl Iterator<Item = &CertificateDer<'static>> {
+        self.certificates.iter().map(|(_, certificate)| certificate)
+    }
+
+    /// The revocation lists of the bundle.
+    pub fn lists(&self) -> &[RevocationList] {
+        &self.lists
     }
 
     /// The anchors that have not expired at `now`.
@@ -188,6 +215,19 @@ impl Anchors {
     /// Never true: no anchors is an error when they are made.
     pub fn is_empty(&self) -> bool {
         self.certificates.is_empty()
+    }
+}
+
+fn warn_of_old_lists(subject: &str, lists: &[RevocationList], now: SystemTime) {
+    for list in lists {
+        if let Some(due) = list.next_update().filter(|due| *due < now) {
+            tracing::warn!(
+                file = subject,
+                list = list.number_text(),
+                due = %format_time(due),
+                "a newer revocation list is overdue; this one stays in force"
+            );
+        }
     }
 }
 
@@ -256,6 +296,7 @@ impl ClientCertVerifier for ClientVerifier {
         } else {
             Self::webpki(roots, &self.provider)?.verify_client_cert(end_entity, intermediates, now)?
         };
+        self.anchors.check_revocation(end_entity, intermediates)?;
         check_leaf(end_entity, PeerSide::Client, self.trust_domain.as_ref()).map_err(rejection)?;
         Ok(verified)
     }
@@ -333,6 +374,7 @@ impl ServerCertVerifier for ServerVerifier {
         let roots = anchors.valid_at(now)?;
         let algorithms = self.provider.signature_verification_algorithms.all;
         verify_server_cert_signed_by_trust_anchor(&parsed, &roots, intermediates, now, algorithms)?;
+        anchors.check_revocation(end_entity, intermediates)?;
         let identity =
             check_leaf(end_entity, PeerSide::Server, self.trust_domain.as_ref()).map_err(rejection)?;
         match &self.expectation {

@@ -50,16 +50,16 @@ fn a_leaf_comes_with_the_bundle_of_the_other_direction() {
 
 #[test]
 fn authorities_have_names_of_their_own() {
-    let subject = |authority: &Authority, hierarchy| facts(authority.bundle_pem(hierarchy)).subject;
+    let subject = |authority: &Authority, hierarchy| facts(&authority.bundle_pem(hierarchy)).subject;
     let first = Authority::in_memory(&options(), SystemTime::now()).unwrap();
     let second = Authority::in_memory(&options(), SystemTime::now()).unwrap();
     assert_ne!(subject(&first, Hierarchy::Observers), subject(&first, Hierarchy::Observees));
     assert_ne!(subject(&first, Hierarchy::Observers), subject(&second, Hierarchy::Observers));
-    let name = facts(first.bundle_pem(Hierarchy::Observers)).common_name.unwrap();
+    let name = facts(&first.bundle_pem(Hierarchy::Observers)).common_name.unwrap();
     assert!(name.starts_with("parallax mesh.example observers g1 "), "{name}");
     let long = TrustDomain::new(&format!("{}.example", "a".repeat(60))).unwrap();
     let long = Authority::in_memory(&AuthorityOptions::new(long), SystemTime::now()).unwrap();
-    assert!(facts(long.bundle_pem(Hierarchy::Observees)).common_name.unwrap().len() <= 64);
+    assert!(facts(&long.bundle_pem(Hierarchy::Observees)).common_name.unwrap().len() <= 64);
 }
 
 #[test]
@@ -113,7 +113,7 @@ fn a_stored_authority_is_private_and_signs_again_after_opening() {
     assert!(state.join("issued/observees").join(format!("{}.crt", leaf.serial)).exists());
     let left: Vec<_> = fs::read_dir(state.parent().unwrap()).unwrap().collect();
     assert_eq!(left.len(), 1, "something was left beside the state");
-    chain_verifies(&leaf.cert_pem, opened.bundle_pem(Hierarchy::Observees));
+    chain_verifies(&leaf.cert_pem, &opened.bundle_pem(Hierarchy::Observees));
 }
 
 /// Verifies with webpki, as the handshake does.
@@ -163,7 +163,8 @@ fn damage_is_named() {
     assert!(error.contains("chmod 600"), "{error}");
     fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
     fs::copy(state.join("ca/observees/g1/ca.key"), &key).unwrap();
-    assert!(matches!(Authority::open(&state), Err(Error::KeyMismatch { .. })));
+    let mixed = Authority::open(&state).unwrap().issue_observer("hub");
+    assert!(matches!(mixed, Err(Error::KeyMismatch { .. })), "{mixed:?}");
     fs::write(state.join("pki.json"), "{").unwrap();
     assert!(matches!(Authority::open(&state), Err(Error::StateDamaged { .. })));
 }

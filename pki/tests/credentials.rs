@@ -112,7 +112,7 @@ fn expired_authorities_are_not_trusted() {
     let expired = authority_at(long_ago);
     let now = authority();
     let leaf = server_leaf(&now);
-    let expired_ca = expired.bundle_pem(parallax_pki::Hierarchy::Observers).to_owned();
+    let expired_ca = expired.bundle_pem(parallax_pki::Hierarchy::Observers);
     let only = CredentialPem { ca: Some(expired_ca.clone()), ..leaf.credentials() };
     assert!(matches!(error_of(only, Purpose::Server), Error::AnchorsExpired { .. }));
     let both = CredentialPem { ca: Some(format!("{expired_ca}{}", leaf.ca_pem)), ..leaf.credentials() };

@@ -4,7 +4,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use parallax_pki::CredentialSource;
+use parallax_pki::{CredentialSource, Material};
 use parallax_telemetry::Metrics;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
@@ -38,6 +38,7 @@ impl Collector for CredentialCollector {
             let labels = [("name", name), ("role", role)];
             ConstGauge::new(unix_seconds(leaf.not_after)).encode(metric.encode_family(&labels)?)?;
         }
+        encode_trust(&mut encoder, name, &material)?;
         let status = self.source.status();
         let mut metric = encoder.encode_descriptor(
             "parallax_tls_certificate_reload",
@@ -57,6 +58,63 @@ impl Collector for CredentialCollector {
         )?;
         ConstGauge::new(unix_seconds(status.last_success)).encode(metric.encode_family(&[("name", name)])?)
     }
+}
+
+/// What peers are verified with, for comparing the sides of a mesh and for the gates of a CA rotation: an observer of it sees which CAs a process
+/// trusts, and which leaf it shows.
+fn encode_trust(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    material: &Material,
+) -> Result<(), std::fmt::Error> {
+    if let Some(leaf) = material.leaf() {
+        let identity = material.identity().map(ToString::to_string).unwrap_or_default();
+        let mut metric = encoder.encode_descriptor(
+            "parallax_tls_certificate_info",
+            "The certificate in use: its identity, serial number and issuer",
+            None,
+            MetricType::Gauge,
+        )?;
+        let labels = [
+            ("name", name),
+            ("identity", identity.as_str()),
+            ("serial", leaf.serial.as_str()),
+            ("issuer", leaf.issuer.as_str()),
+        ];
+        ConstGauge::new(1.0).encode(metric.encode_family(&labels)?)?;
+    }
+    if let Some(digest) = material.trust_digest() {
+        let mut metric = encoder.encode_descriptor(
+            "parallax_tls_trust_bundle_info",
+            "The bundle that verifies peers, by its SHA-256",
+            None,
+            MetricType::Gauge,
+        )?;
+        ConstGauge::new(1.0).encode(metric.encode_family(&[("name", name), ("sha256", digest)])?)?;
+    }
+    let mut metric = encoder.encode_descriptor(
+        "parallax_tls_trust_anchor_not_after_timestamp_seconds",
+        "When the CAs that verify peers end",
+        None,
+        MetricType::Gauge,
+    )?;
+    for anchor in material.trusted() {
+        let labels = [("name", name), ("subject", anchor.subject.as_str()), ("serial", anchor.serial.as_str())];
+        ConstGauge::new(unix_seconds(anchor.not_after)).encode(metric.encode_family(&labels)?)?;
+    }
+    let mut metric = encoder.encode_descriptor(
+        "parallax_tls_crl_next_update_timestamp_seconds",
+        "When a newer revocation list is due",
+        None,
+        MetricType::Gauge,
+    )?;
+    for list in material.revocation_lists() {
+        let Some(due) = list.next_update() else { continue };
+        let number = list.number_text();
+        let labels = [("name", name), ("number", number.as_str())];
+        ConstGauge::new(unix_seconds(due)).encode(metric.encode_family(&labels)?)?;
+    }
+    Ok(())
 }
 
 fn unix_seconds(time: SystemTime) -> f64 {

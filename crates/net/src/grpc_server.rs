@@ -4,6 +4,7 @@
 //! - A handshake never runs in the accept loop, has a deadline, and the number of unfinished ones is bounded: when it is reached the oldest is dropped,
 //!   so peers that never finish cannot keep out those that do.
 //! - Each handshake uses the credentials that are current when it begins; nothing resumes an older one.
+//! - When the CAs or revocation lists change, connections whose client would be refused now are cut.
 //! - On shutdown the listener closes first, open calls get [`GrpcServerConfig::grace_period`] to end, then their connections are cut.
 //!
 //! What is served is the caller's [`Routes`]; who may call what is decided there, by [`PeerInfo`](crate::PeerInfo).
@@ -26,6 +27,7 @@ use crate::connection_metrics::ConnectionMetrics;
 use crate::listen::listen;
 
 mod acceptor;
+mod live;
 mod stream;
 
 use acceptor::Acceptor;

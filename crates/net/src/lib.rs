@@ -18,6 +18,7 @@ pub mod http_server;
 mod listen;
 pub mod peer;
 mod probes;
+pub mod tls_probe;
 
 pub use context::{Condition, Context, Readiness};
 pub use credential_metrics::watch_credentials;
@@ -28,3 +29,4 @@ pub use http_client::{BodyStream, HttpAuth, HttpClient, HttpClientConfig, HttpRe
 pub use http_server::HttpServer;
 pub use peer::PeerInfo;
 pub use probes::base_router;
+pub use tls_probe::{ServerProbe, probe_server};

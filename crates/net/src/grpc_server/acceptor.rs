@@ -19,6 +19,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use super::GrpcServerConfig;
+use super::live::Live;
 use super::stream::{Place, ServerStream, Transport};
 use crate::connection_metrics::ConnectionMetrics;
 use crate::peer::PeerInfo;
@@ -41,6 +42,7 @@ pub(super) struct Acceptor {
     places: Arc<Semaphore>,
     pending: Mutex<Pending>,
     refusal_log: Mutex<RateLimit>,
+    live: Arc<Live>,
 }
 
 /// Unfinished handshakes by age.
@@ -65,9 +67,11 @@ impl Acceptor {
     ) -> Self {
         let places = Arc::new(Semaphore::new(config.max_connections.clamp(1, Semaphore::MAX_PERMITS)));
         let refusal_log = RateLimit { window_start: Instant::now(), logged: 0, suppressed: 0 };
+        let live = Live::new(metrics.clone());
         Self {
             config,
             metrics,
+            live,
             cut,
             sender,
             places,
@@ -78,6 +82,9 @@ impl Acceptor {
 
     /// Accepts until `shutdown`; then the listener is closed.
     pub(super) async fn run(self: Arc<Self>, listener: TcpListener, shutdown: CancellationToken) {
+        if let Some(source) = &self.config.tls {
+            tokio::spawn(Arc::clone(&self.live).watch(source.clone(), self.cut.clone()));
+        }
         loop {
             let accepted = tokio::select! {
                 biased;
@@ -110,8 +117,9 @@ impl Acceptor {
                 let peer = PeerInfo { address, identity: None, certificate: None };
                 let this = Arc::clone(self);
                 tokio::spawn(async move {
+                    let cut = this.cut.clone();
                     tokio::select! {
-                        () = this.hand_over(Transport::Plain(stream), peer, place) => {}
+                        () = this.hand_over(ServerStream::new(Transport::Plain(stream), peer, place, cut)) => {}
                         () = this.cut.cancelled() => {}
                     }
                 });
@@ -160,7 +168,8 @@ impl Acceptor {
         place: Place,
         source: CredentialSource,
     ) {
-        let config = match source.current().server_config() {
+        let material = source.current();
+        let config = match material.server_config() {
             Ok(config) => config,
             Err(error) => {
                 tracing::error!(%error, "no TLS configuration to serve with");
@@ -171,7 +180,13 @@ impl Acceptor {
         match tokio::time::timeout(self.config.handshake_timeout, accepting).await {
             Ok(Ok(stream)) => {
                 let peer = peer_info(address, &stream);
-                self.hand_over(Transport::Tls(Box::new(stream)), peer, place).await;
+                let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+                let chain: Vec<_> = chain.iter().map(|certificate| certificate.clone().into_owned()).collect();
+                let cut = self.cut.child_token();
+                let listed = (!chain.is_empty())
+                    .then(|| self.live.add(address, chain, cut.clone(), &source, material.trust_digest()));
+                let stream = ServerStream::new(Transport::Tls(Box::new(stream)), peer, place, cut);
+                self.hand_over(stream.listed(listed)).await;
             }
             Ok(Err((error, stream))) => {
                 self.refuse(address, &explain(&error, Side::Server));
@@ -184,8 +199,7 @@ impl Acceptor {
         }
     }
 
-    async fn hand_over(&self, transport: Transport, peer: PeerInfo, place: Place) {
-        let stream = ServerStream::new(transport, peer, place, self.cut.clone());
+    async fn hand_over(&self, stream: ServerStream) {
         // The receiver is gone only when the server ends.
         let _ = self.sender.send(Ok(stream)).await;
     }

@@ -12,6 +12,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
 
+use super::live::Listed;
 use crate::peer::PeerInfo;
 
 /// Plain or encrypted bytes.
@@ -26,6 +27,7 @@ pub(super) struct ServerStream {
     peer: PeerInfo,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
     _place: Place,
+    _listed: Option<Listed>,
 }
 
 /// A place among the connections that may be open.
@@ -49,7 +51,12 @@ impl Drop for Place {
 
 impl ServerStream {
     pub(super) fn new(transport: Transport, peer: PeerInfo, place: Place, cut: CancellationToken) -> Self {
-        Self { transport, peer, cut: Box::pin(cut.cancelled_owned()), _place: place }
+        Self { transport, peer, cut: Box::pin(cut.cancelled_owned()), _place: place, _listed: None }
+    }
+
+    /// Keeps the connection on the list of those with a client certificate.
+    pub(super) fn listed(self, listed: Option<Listed>) -> Self {
+        Self { _listed: listed, ..self }
     }
 }
 
@@ -70,7 +77,7 @@ impl AsyncRead for ServerStream {
         if self.cut.as_mut().poll(context).is_ready() {
             return Poll::Ready(Err(io::Error::new(
                 io::ErrorKind::ConnectionAborted,
-                "the server is ending",
+                "the server is ending, or the client is no longer trusted",
             )));
         }
         match &mut self.transport {

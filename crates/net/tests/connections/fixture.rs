@@ -57,7 +57,7 @@ impl Mesh {
     }
 
     pub fn bundle(&self, hierarchy: Hierarchy) -> String {
-        self.authority.bundle_pem(hierarchy).to_owned()
+        self.authority.bundle_pem(hierarchy)
     }
 }
 

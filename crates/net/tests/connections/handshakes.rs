@@ -239,7 +239,7 @@ async fn a_thief_of_the_observees_authority_cannot_make_observers() {
     let own = honest.issue_observee("eu-1", &["localhost"]).unwrap();
     let source = CredentialSource::from_pem(own.credentials(), Purpose::Server).unwrap();
     let server = TestServer::start(Some(source)).await;
-    let alert = raw_client(&server, &forged, honest.bundle_pem(Hierarchy::Observees)).await;
+    let alert = raw_client(&server, &forged, &honest.bundle_pem(Hierarchy::Observees)).await;
     assert!(alert.contains("UnknownCA"), "{alert}");
     server.expect_failure("wrong_ca").await;
 }
@@ -257,7 +257,7 @@ async fn an_authority_presented_as_a_leaf_is_refused() {
     let own = authority.issue_observee("eu-1", &["localhost"]).unwrap();
     let source = CredentialSource::from_pem(own.credentials(), Purpose::Server).unwrap();
     let server = TestServer::start(Some(source)).await;
-    raw_client(&server, &leaf, authority.bundle_pem(Hierarchy::Observees)).await;
+    raw_client(&server, &leaf, &authority.bundle_pem(Hierarchy::Observees)).await;
     server.expect_failure("bad_certificate").await;
 }
 
