@@ -415,11 +415,11 @@ fn an_authority_is_made_once_and_issues_leaves_that_only_their_owner_reads() {
     let directory = tempfile::tempdir().unwrap();
     let state = directory.path().join("authority");
     let state_flag = format!("--state=file:{}", state.display());
-    let init = run(["pki", "init", &state_flag, "--trust-domain=mesh.test"]);
+    let init = run(["pki", "init", &state_flag, "--trust-domain=mesh.test", "--no-encrypt"]);
     assert_eq!(init.code, Some(0), "{init:?}");
     assert!(init.stderr.contains("not encrypted"), "{}", init.stderr);
     let before: Vec<_> = tree(&state);
-    let again = run(["pki", "init", &state_flag, "--trust-domain=mesh.test"]);
+    let again = run(["pki", "init", &state_flag, "--trust-domain=mesh.test", "--no-encrypt"]);
     assert_ne!(again.code, Some(0), "an authority must not be overwritten");
     assert!(again.stderr.contains(&*state.display().to_string()), "{}", again.stderr);
     assert_eq!(tree(&state), before);
@@ -463,9 +463,10 @@ fn wrong_pki_commands_name_what_is_wrong() {
     let missing = run(["pki", "issue", &state, "--observer=hub", &out]);
     assert_eq!(missing.code, Some(2), "{missing:?}");
     assert!(missing.stderr.contains("authority"), "{}", missing.stderr);
-    assert_eq!(run(["pki", "init", &state, "--trust-domain=mesh.test"]).code, Some(0));
+    assert_eq!(run(["pki", "init", &state, "--trust-domain=mesh.test", "--no-encrypt"]).code, Some(0));
     for (arguments, word) in [
         (vec!["pki", "init", "--state=/somewhere", "--trust-domain=mesh.test"], "file:DIR"),
+        (vec!["pki", "init", "--state=file:/nowhere", "--trust-domain=mesh.test"], "--passphrase-file"),
         (vec!["pki", "init", &state, "--trust-domain=NOT A DOMAIN"], "NOT A DOMAIN"),
         (vec!["pki", "issue", &state, &out], "--observee"),
         (vec!["pki", "issue", &state, &out, "--observer=hub", "--observee=eu-1"], "cannot be used with"),

@@ -181,6 +181,12 @@ pub(crate) fn system_time(unix_seconds: i64) -> SystemTime {
     }
 }
 
+/// A DER name as text.
+pub fn name_text(der: &[u8]) -> String {
+    x509_parser::x509::X509Name::from_der(der)
+        .map_or_else(|_| "a name that cannot be read".to_owned(), |(_, name)| name.to_string())
+}
+
 /// UTC to the second, for texts.
 pub fn format_time(time: SystemTime) -> String {
     jiff::Timestamp::try_from(time).map_or_else(

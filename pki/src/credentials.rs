@@ -5,6 +5,7 @@
 //!
 //! Files are compared by content, not by time or event: it works on projected volumes, NFS and plain directories alike.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
@@ -85,6 +86,29 @@ struct Inner {
     files: Option<CredentialFiles>,
     sender: watch::Sender<Arc<Material>>,
     log: Mutex<ChangeLog>,
+    /// Open connections by the name of the peer's issuer.
+    connections: Mutex<BTreeMap<String, usize>>,
+}
+
+/// Names of issuers that are told apart; connections to others are counted together.
+const MAX_ISSUERS: usize = 32;
+
+/// An open connection, counted until this is dropped.
+pub struct CountedConnection {
+    inner: Arc<Inner>,
+    issuer: String,
+}
+
+impl Drop for CountedConnection {
+    fn drop(&mut self) {
+        let mut connections = self.inner.connections();
+        if let Some(count) = connections.get_mut(&self.issuer) {
+            *count -= 1;
+            if *count == 0 {
+                connections.remove(&self.issuer);
+            }
+        }
+    }
 }
 
 struct ChangeLog {
@@ -128,7 +152,8 @@ impl CredentialSource {
         let status = CredentialStatus { last_success: now, successes: 1, failures: 0, last_error: None };
         let log = Mutex::new(ChangeLog { status, seen: fingerprint(pem) });
         let (sender, _) = watch::channel(Arc::new(material));
-        Ok(Self { inner: Arc::new(Inner { profile, subjects, files, sender, log }) })
+        let connections = Mutex::default();
+        Ok(Self { inner: Arc::new(Inner { profile, subjects, files, sender, log, connections }) })
     }
 
     /// Looks at the files every `interval` for as long as a clone of this handle exists. Does nothing for credentials in memory. Must be called within a
@@ -151,6 +176,21 @@ impl CredentialSource {
     /// A receiver that is told of each new set.
     pub fn subscribe(&self) -> watch::Receiver<Arc<Material>> {
         self.inner.sender.subscribe()
+    }
+
+    /// Counts an open connection with a peer that shows `leaf` (DER): a rotation waits until connections made with old leaves are gone.
+    pub fn count_connection(&self, leaf: Option<&[u8]>) -> CountedConnection {
+        let issuer = leaf.and_then(|leaf| Facts::read(leaf).ok()).map(|facts| facts.issuer).unwrap_or_default();
+        let mut connections = self.inner.connections();
+        let told_apart = connections.contains_key(&issuer) || connections.len() < MAX_ISSUERS;
+        let issuer = if told_apart { issuer } else { "others".to_owned() };
+        *connections.entry(issuer.clone()).or_insert(0) += 1;
+        CountedConnection { inner: Arc::clone(&self.inner), issuer }
+    }
+
+    /// Open connections by the name of the peer's issuer.
+    pub fn connections_by_issuer(&self) -> BTreeMap<String, usize> {
+        self.inner.connections().clone()
     }
 
     /// How the last changes went.
@@ -178,6 +218,10 @@ impl CredentialSource {
 }
 
 impl Inner {
+    fn connections(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, usize>> {
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn log(&self) -> std::sync::MutexGuard<'_, ChangeLog> {
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }

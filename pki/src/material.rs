@@ -273,6 +273,46 @@ impl Material {
         verified.map(|_| ()).map_err(|error| explain(&error, Side::Client))
     }
 
+    /// What a server with this bundle would say of a client's chain at `now`. Errors: the bundle is not good.
+    pub fn judge_client(
+        bundle: &str,
+        chain: &[CertificateDer<'_>],
+        now: SystemTime,
+    ) -> Result<Result<(), Explanation>, Error> {
+        let material = Self::trusting(bundle, Purpose::Server, now)?;
+        Ok(material.recheck_client(chain, now))
+    }
+
+    /// What a client with this bundle would say of a server's chain at `now`. Errors: the bundle is not good.
+    pub fn judge_server(
+        bundle: &str,
+        chain: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        expected: Option<&PeerIdentity>,
+        now: SystemTime,
+    ) -> Result<Result<(), Explanation>, Error> {
+        let material = Self::trusting(bundle, Purpose::Client { skip_verify: false }, now)?;
+        Ok(material.recheck_server(chain, name, expected, now))
+    }
+
+    /// Only the part that judges peers.
+    fn trusting(bundle: &str, purpose: Purpose, now: SystemTime) -> Result<Self, Error> {
+        let subjects = Subjects::default();
+        let anchors = Anchors::new(&subjects.ca, TrustBundle::parse(&subjects.ca, bundle)?, now)?;
+        let mut material = Self {
+            profile: purpose.into(),
+            own: None,
+            anchors: Some(anchors),
+            server: None,
+            client_by_name: None,
+            clients: None,
+            digest: String::new(),
+            trust_digest: Some(digest_text(bundle)),
+        };
+        material.clients = material.build_client_verifier(&subjects)?.map(Arc::new);
+        Ok(material)
+    }
+
     fn server_verifier(&self, expectation: Expectation) -> ServerVerifier {
         let skip = self.profile.purpose == (Purpose::Client { skip_verify: true });
         let anchors = if skip { None } else { self.anchors.clone() };

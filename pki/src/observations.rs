@@ -152,6 +152,16 @@ impl Authority {
         self.generations_where(hierarchy, |facts| serials.contains(&facts.serial))
     }
 
+    /// The generations of `hierarchy` by the text of their names.
+    pub fn generation_names(&self, hierarchy: Hierarchy) -> BTreeMap<String, u32> {
+        let certificates = self.generation_certificates(hierarchy);
+        let named = certificates.into_iter().filter_map(|(number, pem)| {
+            let all = parse_bundle("ca.crt", &pem).ok()?;
+            Some((Facts::read(all.first()?).ok()?.subject, number))
+        });
+        named.collect()
+    }
+
     fn generations_where(&self, hierarchy: Hierarchy, holds: impl Fn(&Facts) -> bool) -> BTreeSet<u32> {
         let mut numbers = BTreeSet::new();
         for (number, pem) in self.generation_certificates(hierarchy) {

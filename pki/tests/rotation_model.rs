@@ -298,7 +298,7 @@ fn path(origin: &[(usize, String)], mut index: usize) -> Vec<String> {
 
 #[test]
 fn no_interleaving_of_gated_steps_breaks_trust() {
-    for (holders, verifiers) in [(1, 1), (1, 2), (2, 1)] {
+    for (holders, verifiers) in [(1, 1), (1, 2), (2, 1), (2, 2)] {
         let explored = explore(holders, verifiers, Gates::ALL);
         println!("{holders} holders, {verifiers} verifiers: {} states", explored.states);
         assert!(explored.counter_example.is_none(), "{:?}", explored.counter_example);
@@ -311,7 +311,7 @@ fn no_interleaving_of_gated_steps_breaks_trust() {
         ] {
             assert!(explored.phases.contains(&phase), "{phase} is never reached");
         }
-        assert!(explored.states > 1000, "only {} states: the check is empty", explored.states);
+        assert!(explored.states > 500, "only {} states: the check is empty", explored.states);
     }
 }
 

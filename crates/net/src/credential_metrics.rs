@@ -39,6 +39,16 @@ impl Collector for CredentialCollector {
             ConstGauge::new(unix_seconds(leaf.not_after)).encode(metric.encode_family(&labels)?)?;
         }
         encode_trust(&mut encoder, name, &material)?;
+        let mut metric = encoder.encode_descriptor(
+            "parallax_tls_connections_by_issuer",
+            "Open connections whose peer showed a certificate, by the CA that issued it",
+            None,
+            MetricType::Gauge,
+        )?;
+        for (issuer, count) in self.source.connections_by_issuer() {
+            let labels = [("name", name), ("issuer", issuer.as_str())];
+            ConstGauge::new(u32::try_from(count).map_or(f64::MAX, f64::from)).encode(metric.encode_family(&labels)?)?;
+        }
         let status = self.source.status();
         let mut metric = encoder.encode_descriptor(
             "parallax_tls_certificate_reload",

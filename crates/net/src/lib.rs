@@ -10,6 +10,7 @@
 mod connection_metrics;
 pub mod context;
 mod credential_metrics;
+mod distrust;
 pub mod error;
 pub mod grpc_client;
 pub mod grpc_server;

@@ -20,7 +20,7 @@ use tokio_rustls::rustls::sign::CertifiedKey;
 use tokio_rustls::rustls::{self, ClientConfig, DigitallySignedStruct, SignatureScheme};
 
 use crate::Error;
-use crate::dial::{DialError, dial};
+use parallax_dial::{DialError, dial};
 use crate::listen::split_host_port;
 
 /// Names of CAs that are kept of what a server sends.

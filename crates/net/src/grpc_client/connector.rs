@@ -14,13 +14,17 @@ use hyper_util::rt::TokioIo;
 use parallax_dial::{DialError, dial};
 use parallax_pki::{Explanation, FailureReason, Side, explain};
 use rustls_pki_types::ServerName;
+use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_util::sync::CancellationToken;
 use tower::Service;
 
 use super::health::Health;
-use super::stream::ClientStream;
+use super::stream::{ClientStream, Watched};
 use super::{ClientTls, GrpcTarget, is_client};
 use crate::Error;
+use crate::distrust::AcceptedServer;
 
 /// Why a connection could not be made.
 #[derive(Clone, Debug)]
@@ -120,7 +124,30 @@ impl Connector {
                 ),
             });
         }
-        Ok(ClientStream::tls(stream, Arc::clone(&self.health)))
+        Ok(self.watched(tls, stream, material.trust_digest()))
+    }
+}
+
+impl Connector {
+    /// Counts the connection, and ends it when its server is no longer trusted.
+    fn watched(
+        &self,
+        tls: &Tls,
+        stream: TlsStream<TcpStream>,
+        accepted_by: Option<&str>,
+    ) -> ClientStream {
+        let source = &tls.settings.source;
+        let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+        let counted = source.count_connection(chain.first().map(|leaf| &**leaf));
+        let cut = CancellationToken::new();
+        let server = AcceptedServer {
+            address: format!("{}:{}", self.host, self.port),
+            chain: chain.iter().map(|certificate| certificate.clone().into_owned()).collect(),
+            name: tls.server_name.clone(),
+            expected: tls.settings.expected_identity.clone(),
+        };
+        tokio::spawn(server.watch(source.clone(), accepted_by.map(str::to_owned), cut.clone()));
+        ClientStream::tls(stream, Arc::clone(&self.health), Watched::new(cut, counted))
     }
 }
 

@@ -5,10 +5,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use parallax_pki::credentials::CountedConnection;
 use parallax_pki::{Explanation, FailureReason, Side, explain};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
+
+use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFutureOwned};
 
 use super::connector::ConnectFailure;
 use super::health::Health;
@@ -25,15 +28,30 @@ pub(crate) struct ClientStream {
     transport: Transport,
     health: Arc<Health>,
     heard: bool,
+    watched: Option<Watched>,
+}
+
+/// Ends the connection when its server is no longer trusted.
+pub(super) struct Watched {
+    cut: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// Ends the watching with the connection.
+    _end: DropGuard,
+    _counted: CountedConnection,
+}
+
+impl Watched {
+    pub(super) fn new(cut: CancellationToken, counted: CountedConnection) -> Self {
+        Self { cut: Box::pin(cut.clone().cancelled_owned()), _end: cut.drop_guard(), _counted: counted }
+    }
 }
 
 impl ClientStream {
     pub(super) fn plain(stream: TcpStream, health: Arc<Health>) -> Self {
-        Self { transport: Transport::Plain(stream), health, heard: false }
+        Self { transport: Transport::Plain(stream), health, heard: false, watched: None }
     }
 
-    pub(super) fn tls(stream: TlsStream<TcpStream>, health: Arc<Health>) -> Self {
-        Self { transport: Transport::Tls(Box::new(stream)), health, heard: false }
+    pub(super) fn tls(stream: TlsStream<TcpStream>, health: Arc<Health>, watched: Watched) -> Self {
+        Self { transport: Transport::Tls(Box::new(stream)), health, heard: false, watched: Some(watched) }
     }
 
     fn failed(&self, explanation: Explanation, kind: io::ErrorKind) -> io::Error {
@@ -80,6 +98,11 @@ impl AsyncRead for ClientStream {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.watched.as_mut().is_some_and(|watched| watched.cut.as_mut().poll(context).is_ready()) {
+            let text = "the server's certificate is revoked, or its CA is no longer trusted".to_owned();
+            let explanation = Explanation { reason: FailureReason::Revoked, text };
+            return Poll::Ready(Err(self.failed(explanation, io::ErrorKind::ConnectionAborted)));
+        }
         let before = buffer.filled().len();
         let read = match &mut self.transport {
             Transport::Plain(stream) => Pin::new(stream).poll_read(context, buffer),

@@ -42,7 +42,7 @@ pub(super) struct Acceptor {
     places: Arc<Semaphore>,
     pending: Mutex<Pending>,
     refusal_log: Mutex<RateLimit>,
-    live: Arc<Live>,
+    live: Option<Arc<Live>>,
 }
 
 /// Unfinished handshakes by age.
@@ -67,7 +67,7 @@ impl Acceptor {
     ) -> Self {
         let places = Arc::new(Semaphore::new(config.max_connections.clamp(1, Semaphore::MAX_PERMITS)));
         let refusal_log = RateLimit { window_start: Instant::now(), logged: 0, suppressed: 0 };
-        let live = Live::new(metrics.clone());
+        let live = config.tls.as_ref().map(|source| Live::new(metrics.clone(), source.clone()));
         Self {
             config,
             metrics,
@@ -82,8 +82,8 @@ impl Acceptor {
 
     /// Accepts until `shutdown`; then the listener is closed.
     pub(super) async fn run(self: Arc<Self>, listener: TcpListener, shutdown: CancellationToken) {
-        if let Some(source) = &self.config.tls {
-            tokio::spawn(Arc::clone(&self.live).watch(source.clone(), self.cut.clone()));
+        if let Some(live) = &self.live {
+            tokio::spawn(Arc::clone(live).watch(self.cut.clone()));
         }
         loop {
             let accepted = tokio::select! {
@@ -183,8 +183,9 @@ impl Acceptor {
                 let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
                 let chain: Vec<_> = chain.iter().map(|certificate| certificate.clone().into_owned()).collect();
                 let cut = self.cut.child_token();
-                let listed = (!chain.is_empty())
-                    .then(|| self.live.add(address, chain, cut.clone(), &source, material.trust_digest()));
+                let live = self.live.as_ref().filter(|_| !chain.is_empty());
+                let listed =
+                    live.map(|live| live.add(address, chain, cut.clone(), material.trust_digest()));
                 let stream = ServerStream::new(Transport::Tls(Box::new(stream)), peer, place, cut);
                 self.hand_over(stream.listed(listed)).await;
             }
