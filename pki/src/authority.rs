@@ -148,11 +148,10 @@ impl Authority {
         let now = SystemTime::now();
         let change = first_change(options, now)?;
         let entry = (timestamp(now)?, options.operator.as_str(), change.events.clone());
-        let (state, journal) =
-            State::create(directory, Arc::clone(&options.disk), &change.files, entry)?;
+        let (state, journal) = State::create(directory, Arc::clone(&options.disk), &change.files, entry)?;
         let mut book = Book::empty();
-        book.ledger = Ledger::replay(&journal.entries)
-            .map_err(|reason| crate::state::damaged(directory, reason))?;
+        book.ledger =
+            Ledger::replay(&journal.entries).map_err(|reason| crate::state::damaged(directory, reason))?;
         book.journal = journal;
         book.take(change);
         book.derive(&state)?;
@@ -179,7 +178,13 @@ impl Authority {
             crate::state::damaged(directory, "its journal names no trust domain".to_owned())
         })?;
         let unlock = options.unlock.map(ask_once);
-        Ok(Self { trust_domain, state: Some(state), unlock, operator: options.operator, book: Mutex::new(book) })
+        Ok(Self {
+            trust_domain,
+            state: Some(state),
+            unlock,
+            operator: options.operator,
+            book: Mutex::new(book),
+        })
     }
 
     /// An authority that lives as long as the value, valid from `now` on. For tests and for demonstrations.
@@ -393,7 +398,11 @@ impl Book {
 
 impl Change {
     /// A new generation with its files, sealed with `passphrase`.
-    fn add_generation(&mut self, generation: Generation, passphrase: Option<&Passphrase>) -> Result<(), Error> {
+    fn add_generation(
+        &mut self,
+        generation: Generation,
+        passphrase: Option<&Passphrase>,
+    ) -> Result<(), Error> {
         let place = generation_place(generation.hierarchy, generation.number);
         let key = generation.key(None)?;
         let sealed = seal(&generation.name(), &key, passphrase)?;
@@ -412,15 +421,17 @@ impl Change {
         Ok(())
     }
 
-    fn add_list(&mut self, generation: &Generation, number: u64, due: SystemTime, pem: String) -> Result<(), Error> {
-        self.events.push(Event::ListSigned {
-            hierarchy: generation.hierarchy,
-            generation: generation.number,
-            number,
-            next_update: timestamp(due)?,
-        });
-        self.stage(list_place(generation.hierarchy, generation.number, number), pem.as_bytes());
-        self.lists.push(((generation.hierarchy, generation.number), pem));
+    fn add_list(
+        &mut self,
+        (hierarchy, generation): (Hierarchy, u32),
+        number: u64,
+        due: SystemTime,
+        pem: String,
+    ) -> Result<(), Error> {
+        let next_update = timestamp(due)?;
+        self.events.push(Event::ListSigned { hierarchy, generation, number, next_update });
+        self.stage(list_place(hierarchy, generation, number), pem.as_bytes());
+        self.lists.push(((hierarchy, generation), pem));
         Ok(())
     }
 
@@ -446,14 +457,9 @@ fn first_change(options: &AuthorityOptions, now: SystemTime) -> Result<Change, E
                 let key = read_key(&given.subject, &given.key_pem, given.passphrase.as_ref())?;
                 Generation::import(&given.subject, hierarchy, 1, &given.cert_pem, key, now)?
             }
-            None => Generation::generate(
-                &options.trust_domain,
-                hierarchy,
-                1,
-                options.key,
-                options.lifetime,
-                now,
-            )?,
+            None => {
+                Generation::generate(&options.trust_domain, hierarchy, 1, options.key, options.lifetime, now)?
+            }
         };
         change.add_generation(generation, options.passphrase.as_ref())?;
     }
@@ -495,10 +501,7 @@ fn timestamp(time: SystemTime) -> Result<Timestamp, Error> {
 }
 
 fn issued_file(hierarchy: Hierarchy, serial: &str, cert_pem: &str) -> Staged {
-    Staged {
-        place: issued_place(hierarchy, serial),
-        bytes: Zeroizing::new(cert_pem.as_bytes().to_vec()),
-    }
+    Staged { place: issued_place(hierarchy, serial), bytes: Zeroizing::new(cert_pem.as_bytes().to_vec()) }
 }
 
 /// Within the state; used by [`deliver`].

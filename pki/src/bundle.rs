@@ -34,16 +34,22 @@ impl TrustBundle {
         let mut lists: Vec<RevocationList> = Vec::with_capacity(blocks);
         for parsed in CertificateRevocationListDer::pem_slice_iter(pem.as_bytes()) {
             let name = format!("{subject}: revocation list {} of {blocks}", lists.len() + 1);
-            let der =
-                parsed.map_err(|error| Error::Malformed { subject: name.clone(), reason: error.to_string() })?;
+            let der = parsed
+                .map_err(|error| Error::Malformed { subject: name.clone(), reason: error.to_string() })?;
             let list = RevocationList::read(&name, &der, &anchors)?;
             if lists.iter().any(|known| known.signer() == list.signer()) {
-                return Err(Error::Malformed { subject: name, reason: "its CA has two lists here".to_owned() });
+                return Err(Error::Malformed {
+                    subject: name,
+                    reason: "its CA has two lists here".to_owned(),
+                });
             }
             lists.push(list);
         }
         if lists.len() != blocks {
-            return Err(malformed(format!("only {} of {blocks} revocation lists could be read", lists.len())));
+            return Err(malformed(format!(
+                "only {} of {blocks} revocation lists could be read",
+                lists.len()
+            )));
         }
         Ok(Self { anchors, lists })
     }

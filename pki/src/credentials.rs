@@ -180,7 +180,8 @@ impl CredentialSource {
 
     /// Counts an open connection with a peer that shows `leaf` (DER): a rotation waits until connections made with old leaves are gone.
     pub fn count_connection(&self, leaf: Option<&[u8]>) -> CountedConnection {
-        let issuer = leaf.and_then(|leaf| Facts::read(leaf).ok()).map(|facts| facts.issuer).unwrap_or_default();
+        let issuer =
+            leaf.and_then(|leaf| Facts::read(leaf).ok()).map(|facts| facts.issuer).unwrap_or_default();
         let mut connections = self.inner.connections();
         let told_apart = connections.contains_key(&issuer) || connections.len() < MAX_ISSUERS;
         let issuer = if told_apart { issuer } else { "others".to_owned() };
@@ -311,7 +312,9 @@ fn check_no_step_back(subject: &str, current: &Material, offered: &Material) -> 
             Some(_) => {}
             // A CA that is no longer trusted takes its list along.
             None if offered.trusts(known.signer()) => {
-                return refuse(format!("the revocation list {number} of a CA that it still trusts is missing"));
+                return refuse(format!(
+                    "the revocation list {number} of a CA that it still trusts is missing"
+                ));
             }
             None => {}
         }

@@ -66,7 +66,10 @@ impl CertificateRequest {
         if let Ok(PublicKey::RSA(rsa)) = key.parsed()
             && rsa.key_size() < MIN_RSA_BITS
         {
-            return Err(format!("its RSA key has {} bits; at least {MIN_RSA_BITS} are needed", rsa.key_size()));
+            return Err(format!(
+                "its RSA key has {} bits; at least {MIN_RSA_BITS} are needed",
+                rsa.key_size()
+            ));
         }
         let public_key = SubjectPublicKeyInfo::from_der(key.raw).map_err(|_| {
             "its kind of key is not supported; use ECDSA P-256 or P-384, Ed25519 or RSA".to_owned()
@@ -117,7 +120,10 @@ impl CertificateRequest {
                 return Err(format!("its extension {} cannot be read", extension.oid));
             }
             _ if extension.critical => {
-                return Err(format!("it asks for the critical extension {}, which is not known here", extension.oid));
+                return Err(format!(
+                    "it asks for the critical extension {}, which is not known here",
+                    extension.oid
+                ));
             }
             _ => self.extras.push(format!("the extension {}", extension.oid)),
         }
@@ -140,11 +146,16 @@ impl CertificateRequest {
     pub fn beyond(&self, granted: &LeafRequest) -> Vec<String> {
         let mut beyond = self.extras.clone();
         let uri = granted.identity.to_string();
-        beyond.extend(self.uris.iter().filter(|asked| **asked != uri).map(|asked| format!("the identity {asked}")));
+        beyond.extend(
+            self.uris.iter().filter(|asked| **asked != uri).map(|asked| format!("the identity {asked}")),
+        );
         let default = format!("{}.{}", granted.identity.name(), granted.identity.trust_domain());
         let granted_name = |name: &String| granted.dns_names.contains(name) || *name == default;
         beyond.extend(
-            self.dns_names.iter().filter(|name| !granted_name(name)).map(|name| format!("the DNS name {name}")),
+            self.dns_names
+                .iter()
+                .filter(|name| !granted_name(name))
+                .map(|name| format!("the DNS name {name}")),
         );
         let addresses = self.addresses.iter().filter(|asked| !granted.addresses.contains(asked));
         beyond.extend(addresses.map(|asked| format!("the address {asked}")));

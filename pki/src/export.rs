@@ -237,5 +237,9 @@ fn check_word(what: &'static str, text: &str) -> Result<(), Error> {
     if text.bytes().all(plain) {
         return Ok(());
     }
-    Err(Error::Name { what, text: text.to_owned(), reason: "only letters, digits and - _ . / : are allowed here" })
+    Err(Error::Name {
+        what,
+        text: text.to_owned(),
+        reason: "only letters, digits and - _ . / : are allowed here",
+    })
 }

@@ -150,8 +150,15 @@ impl Inventory {
                 let mut row = leaf_row(authority, leaf, bundle.map_or("", |(_, text)| text), thresholds, now);
                 row.seen = observations.peers.get(&leaf.record.identity).and_then(|seen| {
                     let shows = seen.shows.as_ref()?;
-                    let this = if shows.what.contains(&leaf.record.serial) { "with this leaf" } else { "with another leaf" };
-                    Some(format!("{} {this}", format_time(SystemTime::UNIX_EPOCH + Duration::from_secs(shows.at_s))))
+                    let this = if shows.what.contains(&leaf.record.serial) {
+                        "with this leaf"
+                    } else {
+                        "with another leaf"
+                    };
+                    Some(format!(
+                        "{} {this}",
+                        format_time(SystemTime::UNIX_EPOCH + Duration::from_secs(shows.at_s))
+                    ))
                 });
                 row
             })

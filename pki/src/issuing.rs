@@ -72,7 +72,8 @@ impl Generation {
         now: SystemTime,
     ) -> Result<Self, Error> {
         let generation = Self::with_key(subject, hierarchy, number, cert_pem.to_owned(), key, true)?;
-        let malformed = |reason: &str| Error::Malformed { subject: subject.to_owned(), reason: reason.to_owned() };
+        let malformed =
+            |reason: &str| Error::Malformed { subject: subject.to_owned(), reason: reason.to_owned() };
         if !generation.facts.is_authority {
             return Err(malformed("it is not a CA certificate that may sign certificates"));
         }
@@ -154,7 +155,9 @@ impl Generation {
             params.signed_by(public_key, &self.issuer(&key)?).map_err(|error| failed(error.to_string()))?;
         let facts = Facts::read(certificate.der()).map_err(failed)?;
         if facts.issuer_raw != self.facts.subject_raw {
-            return Err(failed("the CA's name is written in a way that cannot be repeated exactly".to_owned()));
+            return Err(failed(
+                "the CA's name is written in a way that cannot be repeated exactly".to_owned(),
+            ));
         }
         Ok((certificate.pem(), facts))
     }
@@ -173,7 +176,8 @@ impl Generation {
         let issuer = self.issuer(&key)?;
         let mut entries = Vec::with_capacity(revoked.len());
         for (serial, time, reason) in revoked {
-            let bytes = serial_bytes(serial).ok_or_else(|| failed(format!("{serial} is no serial number")))?;
+            let bytes =
+                serial_bytes(serial).ok_or_else(|| failed(format!("{serial} is no serial number")))?;
             entries.push(RevokedCertParams {
                 serial_number: SerialNumber::from_slice(&bytes),
                 revocation_time: offset_time(*time, &subject)?,

@@ -74,7 +74,12 @@ impl Journal {
     }
 
     /// The line that commits `events` after this journal, with its newline.
-    pub fn next_line(&self, time: Timestamp, who: &str, events: Vec<Event>) -> Result<(Entry, String), String> {
+    pub fn next_line(
+        &self,
+        time: Timestamp,
+        who: &str,
+        events: Vec<Event>,
+    ) -> Result<(Entry, String), String> {
         let previous = if self.entries.is_empty() { NO_LINE.to_owned() } else { self.head.clone() };
         let sequence = self.entries.len() as u64 + 1;
         let entry = Entry { sequence, previous, time, who: who.to_owned(), events };

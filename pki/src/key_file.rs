@@ -101,8 +101,10 @@ pub(crate) fn seal(
     key: &KeyPair,
     passphrase: Option<&Passphrase>,
 ) -> Result<Zeroizing<String>, Error> {
-    let failed =
-        |reason: &dyn fmt::Display| Error::Signing { subject: subject.to_owned(), reason: reason.to_string() };
+    let failed = |reason: &dyn fmt::Display| Error::Signing {
+        subject: subject.to_owned(),
+        reason: reason.to_string(),
+    };
     let plain = pkcs8_der(key).map_err(|error| failed(&error))?;
     let Some(passphrase) = passphrase else {
         return plain.to_pem("PRIVATE KEY", LineEnding::LF).map_err(|error| failed(&error));
@@ -110,12 +112,14 @@ pub(crate) fn seal(
     let (mut salt, mut iv) = ([0_u8; 16], [0_u8; 16]);
     rand::rng().fill_bytes(&mut salt);
     rand::rng().fill_bytes(&mut iv);
-    let cost =
-        scrypt::Params::new(SCRYPT_LOG_N, SCRYPT_R, SCRYPT_P).map_err(|error| failed(&error))?;
-    let parameters = pbes2::Parameters::generate_scrypt_aes256cbc(cost, &salt, iv)
-        .map_err(|error| failed(&error))?;
+    let cost = scrypt::Params::new(SCRYPT_LOG_N, SCRYPT_R, SCRYPT_P).map_err(|error| failed(&error))?;
+    let parameters =
+        pbes2::Parameters::generate_scrypt_aes256cbc(cost, &salt, iv).map_err(|error| failed(&error))?;
     pkcs8::PrivateKeyInfoRef::try_from(plain.as_bytes())
-        .and_then(|info| info.encrypt_with_params(parameters, passphrase.bytes()).map_err(|_| pkcs8::der::ErrorKind::Failed.into()))
+        .and_then(|info| {
+            info.encrypt_with_params(parameters, passphrase.bytes())
+                .map_err(|_| pkcs8::der::ErrorKind::Failed.into())
+        })
         .map_err(|error| failed(&error))?
         .to_pem(ENCRYPTED_LABEL, LineEnding::LF)
         .map_err(|error| failed(&error))

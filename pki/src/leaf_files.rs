@@ -90,9 +90,9 @@ pub(crate) fn deliver(disk: &dyn Disk, directory: &Path, files: &[(&str, &[u8])]
     if found == Found::Other {
         return one_by_one(disk, directory, files);
     }
-    let built = disk.create_directory(&sibling).and_then(|()| {
-        files.iter().try_for_each(|(name, bytes)| disk.write_new(&sibling.join(name), bytes))
-    });
+    let built = disk
+        .create_directory(&sibling)
+        .and_then(|()| files.iter().try_for_each(|(name, bytes)| disk.write_new(&sibling.join(name), bytes)));
     let placed = built.and_then(|()| match found {
         Found::Nothing => disk.rename(&sibling, directory),
         _ => disk.exchange(&sibling, directory),

@@ -21,7 +21,9 @@ const MAX_LEAVES: usize = 1 << 20;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Event {
-    Initialised { trust_domain: String },
+    Initialised {
+        trust_domain: String,
+    },
     AuthorityAdded {
         hierarchy: Hierarchy,
         generation: u32,
@@ -33,8 +35,17 @@ pub enum Event {
         encrypted: bool,
     },
     LeafIssued(Box<LeafRecord>),
-    Revoked { hierarchy: Hierarchy, serial: String, reason: RevocationReason },
-    ListSigned { hierarchy: Hierarchy, generation: u32, number: u64, next_update: Timestamp },
+    Revoked {
+        hierarchy: Hierarchy,
+        serial: String,
+        reason: RevocationReason,
+    },
+    ListSigned {
+        hierarchy: Hierarchy,
+        generation: u32,
+        number: u64,
+        next_update: Timestamp,
+    },
     RotationMoved {
         hierarchy: Hierarchy,
         /// The operator's word for the step.
@@ -49,7 +60,10 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         evidence_sha256: Option<String>,
     },
-    KeyDestroyed { hierarchy: Hierarchy, generation: u32 },
+    KeyDestroyed {
+        hierarchy: Hierarchy,
+        generation: u32,
+    },
 }
 
 /// A leaf as it was issued.
@@ -183,17 +197,14 @@ impl Ledger {
 
     /// A number that no generation of `hierarchy` had.
     pub fn fresh_generation(&self, hierarchy: Hierarchy) -> u32 {
-        let last = self.generations.keys().filter(|(of, _)| *of == hierarchy).map(|(_, number)| *number).max();
+        let last =
+            self.generations.keys().filter(|(of, _)| *of == hierarchy).map(|(_, number)| *number).max();
         last.unwrap_or(0).saturating_add(1)
     }
 
     /// Leaves that are in use as far as the inventory knows, in order of identity.
     pub fn current(&self) -> Vec<&Leaf> {
-        self.newest
-            .values()
-            .filter_map(|key| self.leaves.get(key))
-            .filter(|leaf| leaf.is_current())
-            .collect()
+        self.newest.values().filter_map(|key| self.leaves.get(key)).filter(|leaf| leaf.is_current()).collect()
     }
 
     /// Revoked leaves of a generation that have not ended yet: what its list names.
@@ -308,8 +319,7 @@ impl Ledger {
         if let Some(former) = former {
             former.replaced_by = Some(record.serial.clone());
         }
-        let leaf =
-            Leaf { record: record.clone(), identity, issued: time, revoked: None, replaced_by: None };
+        let leaf = Leaf { record: record.clone(), identity, issued: time, revoked: None, replaced_by: None };
         self.leaves.insert(key, leaf);
         Ok(())
     }

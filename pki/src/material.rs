@@ -240,11 +240,7 @@ impl Material {
 
     /// Judges the chain of a client that was accepted earlier, as a new handshake at `now` would. For servers: connections outlive the trust they were
     /// accepted under. Without a CA, every chain passes.
-    pub fn recheck_client(
-        &self,
-        chain: &[CertificateDer<'_>],
-        now: SystemTime,
-    ) -> Result<(), Explanation> {
+    pub fn recheck_client(&self, chain: &[CertificateDer<'_>], now: SystemTime) -> Result<(), Explanation> {
         let Some(verifier) = &self.clients else { return Ok(()) };
         let verified = match chain.split_first() {
             Some((leaf, intermediates)) => verifier.verify_client_cert(leaf, intermediates, unix_time(now)),

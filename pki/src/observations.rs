@@ -74,10 +74,8 @@ impl Observations {
             let evidence = peers.entry(name).or_default();
             evidence.waived = waived.contains(&identity);
             if leaf.record.hierarchy == hierarchy {
-                evidence.holds = Some(LeafSeen {
-                    generation: leaf.record.generation,
-                    serial: leaf.record.serial.clone(),
-                });
+                evidence.holds =
+                    Some(LeafSeen { generation: leaf.record.generation, serial: leaf.record.serial.clone() });
                 evidence.shows = seen.and_then(|seen| shown(ledger, leaf, seen));
             } else {
                 evidence.verifies = true;
@@ -148,7 +146,11 @@ impl Authority {
     }
 
     /// The generations of `hierarchy` whose certificates have one of these serial numbers: what a peer that reports its trust anchors trusts.
-    pub fn generations_with_serials(&self, hierarchy: Hierarchy, serials: &BTreeSet<String>) -> BTreeSet<u32> {
+    pub fn generations_with_serials(
+        &self,
+        hierarchy: Hierarchy,
+        serials: &BTreeSet<String>,
+    ) -> BTreeSet<u32> {
         self.generations_where(hierarchy, |facts| serials.contains(&facts.serial))
     }
 

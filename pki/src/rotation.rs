@@ -249,9 +249,7 @@ pub fn decide(phase: Phase, action: Action, evidence: &Evidence, gates: Gates) -
             judge.trust(to).pass(Phase::Activated { from, to })
         }
         (Phase::Activated { .. }, Action::Activate) => Ok(phase),
-        (Phase::Activated { from, to }, Action::Drain) => {
-            judge.leaves(to).pass(Phase::Draining { from, to })
-        }
+        (Phase::Activated { from, to }, Action::Drain) => judge.leaves(to).pass(Phase::Draining { from, to }),
         (Phase::Draining { .. }, Action::Drain) => Ok(phase),
         (Phase::Draining { from, to }, Action::Retire) => {
             judge.connections(from).pass(Phase::Steady { signing: to })
@@ -454,7 +452,8 @@ mod tests {
             Phase::Activated { from: 1, to: 2 },
             Phase::Draining { from: 1, to: 2 },
         ];
-        let actions = [Action::Prepare { to: 3 }, Action::Activate, Action::Drain, Action::Retire, Action::Abort];
+        let actions =
+            [Action::Prepare { to: 3 }, Action::Activate, Action::Drain, Action::Retire, Action::Abort];
         let empty = Evidence::default();
         let mut taken = Vec::new();
         for phase in phases {
@@ -466,18 +465,21 @@ mod tests {
                 }
             }
         }
-        assert_eq!(taken, [
-            "steady g1 prepare prepared g1 -> g3",
-            "prepared g1 -> g2 prepare prepared g1 -> g2",
-            "prepared g1 -> g2 activate activated g1 -> g2",
-            "prepared g1 -> g2 abort steady g1",
-            "activated g1 -> g2 activate activated g1 -> g2",
-            "activated g1 -> g2 drain draining g1 -> g2",
-            "activated g1 -> g2 abort activated g2 -> g1",
-            "draining g1 -> g2 drain draining g1 -> g2",
-            "draining g1 -> g2 retire steady g2",
-            "draining g1 -> g2 abort activated g2 -> g1",
-        ]);
+        assert_eq!(
+            taken,
+            [
+                "steady g1 prepare prepared g1 -> g3",
+                "prepared g1 -> g2 prepare prepared g1 -> g2",
+                "prepared g1 -> g2 activate activated g1 -> g2",
+                "prepared g1 -> g2 abort steady g1",
+                "activated g1 -> g2 activate activated g1 -> g2",
+                "activated g1 -> g2 drain draining g1 -> g2",
+                "activated g1 -> g2 abort activated g2 -> g1",
+                "draining g1 -> g2 drain draining g1 -> g2",
+                "draining g1 -> g2 retire steady g2",
+                "draining g1 -> g2 abort activated g2 -> g1",
+            ]
+        );
     }
 
     #[test]

@@ -110,7 +110,8 @@ impl State {
         files: &[Staged],
         (time, who, events): (Timestamp, &str, Vec<Event>),
     ) -> Result<Journal, Error> {
-        let create = |path: &Path| self.disk.create_directory(path).map_err(|source| io("creating", path, source));
+        let create =
+            |path: &Path| self.disk.create_directory(path).map_err(|source| io("creating", path, source));
         create(&self.directory)?;
         for name in ["ca", "crl", "issued", "pending", "leaves", "bundles"] {
             create(&self.directory.join(name))?;
@@ -159,9 +160,14 @@ impl State {
         let path = self.directory.join(JOURNAL_FILE);
         let mut text = Vec::new();
         let file = File::open(&path).map_err(|source| io("reading", &path, source))?;
-        file.take(MAX_JOURNAL_BYTES + 1).read_to_end(&mut text).map_err(|source| io("reading", &path, source))?;
+        file.take(MAX_JOURNAL_BYTES + 1)
+            .read_to_end(&mut text)
+            .map_err(|source| io("reading", &path, source))?;
         if text.len() as u64 > MAX_JOURNAL_BYTES {
-            return Err(Error::TooLarge { subject: path.display().to_string(), limit_bytes: MAX_JOURNAL_BYTES });
+            return Err(Error::TooLarge {
+                subject: path.display().to_string(),
+                limit_bytes: MAX_JOURNAL_BYTES,
+            });
         }
         let repair = |reason: String| {
             damaged(&path, format!("{reason}; restore the state from a backup, keys included"))
@@ -239,11 +245,18 @@ impl State {
         who: &str,
         events: Vec<Event>,
     ) -> Result<(Entry, String), Error> {
-        journal.next_line(time, who, events).map_err(|reason| damaged(&self.directory.join(JOURNAL_FILE), reason))
+        journal
+            .next_line(time, who, events)
+            .map_err(|reason| damaged(&self.directory.join(JOURNAL_FILE), reason))
     }
 
     /// Removes what a command that died before its commit left behind.
-    pub(crate) fn remove_orphans(&self, _lock: &Lock, journal: &mut Journal, ledger: &Ledger) -> Result<(), Error> {
+    pub(crate) fn remove_orphans(
+        &self,
+        _lock: &Lock,
+        journal: &mut Journal,
+        ledger: &Ledger,
+    ) -> Result<(), Error> {
         if journal.torn_bytes > 0 {
             let path = self.directory.join(JOURNAL_FILE);
             self.disk.truncate(&path, journal.len_bytes).map_err(|source| io("writing", &path, source))?;
@@ -269,7 +282,9 @@ impl State {
             .collect();
         self.keep_only(Path::new("crl"), |name| lists.contains(name))?;
         self.keep_only(Path::new("pending"), |serial| {
-            Hierarchy::ALL.iter().any(|hierarchy| ledger.leaves.contains_key(&(*hierarchy, serial.to_owned())))
+            Hierarchy::ALL
+                .iter()
+                .any(|hierarchy| ledger.leaves.contains_key(&(*hierarchy, serial.to_owned())))
         })
     }
 
@@ -281,11 +296,8 @@ impl State {
             }
             let path = directory.join(&name);
             let is_directory = fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_dir());
-            let removed = if is_directory {
-                self.disk.remove_directory(&path)
-            } else {
-                self.disk.remove_file(&path)
-            };
+            let removed =
+                if is_directory { self.disk.remove_directory(&path) } else { self.disk.remove_file(&path) };
             removed.map_err(|source| io("removing", &path, source))?;
         }
         Ok(())
@@ -364,7 +376,8 @@ fn check_directory(directory: &Path) -> Result<(), Error> {
     }
     let own = rustix::process::geteuid().as_raw();
     if own != 0 && metadata.uid() != own {
-        let reason = format!("it belongs to uid {}, this is uid {own}; run this as its owner", metadata.uid());
+        let reason =
+            format!("it belongs to uid {}, this is uid {own}; run this as its owner", metadata.uid());
         return Err(damaged(directory, reason));
     }
     Ok(())

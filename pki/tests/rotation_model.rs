@@ -91,7 +91,9 @@ impl World {
                 if let Some(generation) = self.connections[h][v]
                     && trusted & bit(generation) == 0
                 {
-                    return Some(format!("verifier {v} cuts the connection of holder {h}, made with g{generation}"));
+                    return Some(format!(
+                        "verifier {v} cuts the connection of holder {h}, made with g{generation}"
+                    ));
                 }
             }
         }
@@ -102,7 +104,8 @@ impl World {
         let at = |fresh: bool| u64::from(fresh);
         let mut peers = BTreeMap::new();
         for (h, holder) in self.holders.iter().enumerate() {
-            let leaf = |index: usize| LeafSeen { generation: holder.issued[index], serial: index.to_string() };
+            let leaf =
+                |index: usize| LeafSeen { generation: holder.issued[index], serial: index.to_string() };
             let peer = PeerEvidence {
                 holds: Some(leaf(holder.issued.len() - 1)),
                 shows: holder.shows.as_ref().map(|note| Seen { at_s: at(note.fresh), what: leaf(note.what) }),
@@ -156,9 +159,13 @@ impl World {
 
     fn operator(&self, gates: Gates, next: &mut Vec<(String, Self)>) {
         let evidence = self.evidence();
-        for action in
-            [Action::Prepare { to: self.made + 1 }, Action::Activate, Action::Drain, Action::Retire, Action::Abort]
-        {
+        for action in [
+            Action::Prepare { to: self.made + 1 },
+            Action::Activate,
+            Action::Drain,
+            Action::Retire,
+            Action::Abort,
+        ] {
             let prepare = matches!(action, Action::Prepare { .. });
             if prepare && self.made == GENERATIONS {
                 continue;

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use crate::flags::Values;
 
 /// How often certificate files are looked at for changes.
-const RELOAD_INTERVAL: Duration = Duration::from_secs(5);
+const RELOAD_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The certificate files of one side of a connection, in a configuration file.
 #[derive(Clone, Debug, Deserialize)]

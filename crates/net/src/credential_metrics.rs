@@ -47,7 +47,8 @@ impl Collector for CredentialCollector {
         )?;
         for (issuer, count) in self.source.connections_by_issuer() {
             let labels = [("name", name), ("issuer", issuer.as_str())];
-            ConstGauge::new(u32::try_from(count).map_or(f64::MAX, f64::from)).encode(metric.encode_family(&labels)?)?;
+            ConstGauge::new(u32::try_from(count).map_or(f64::MAX, f64::from))
+                .encode(metric.encode_family(&labels)?)?;
         }
         let status = self.source.status();
         let mut metric = encoder.encode_descriptor(
@@ -109,7 +110,8 @@ fn encode_trust(
         MetricType::Gauge,
     )?;
     for anchor in material.trusted() {
-        let labels = [("name", name), ("subject", anchor.subject.as_str()), ("serial", anchor.serial.as_str())];
+        let labels =
+            [("name", name), ("subject", anchor.subject.as_str()), ("serial", anchor.serial.as_str())];
         ConstGauge::new(unix_seconds(anchor.not_after)).encode(metric.encode_family(&labels)?)?;
     }
     let mut metric = encoder.encode_descriptor(

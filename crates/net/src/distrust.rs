@@ -23,7 +23,12 @@ pub(crate) struct AcceptedServer {
 
 impl AcceptedServer {
     /// Cancels `cut` when the server is not trusted any more; ends when `cut` is cancelled by others. `accepted_by`: the digest of the trust that let it in.
-    pub(crate) async fn watch(self, source: CredentialSource, accepted_by: Option<String>, cut: CancellationToken) {
+    pub(crate) async fn watch(
+        self,
+        source: CredentialSource,
+        accepted_by: Option<String>,
+        cut: CancellationToken,
+    ) {
         let mut changes = source.subscribe();
         // The task must not be what keeps the credentials alive.
         drop(source);

@@ -61,10 +61,8 @@ async fn probe(
     server_name: Option<&str>,
     client: Option<&CredentialPem>,
 ) -> Result<ServerProbe, Error> {
-    let unreachable = |explanation: Explanation| Error::Unreachable {
-        url: address.to_owned(),
-        reason: explanation.text,
-    };
+    let unreachable =
+        |explanation: Explanation| Error::Unreachable { url: address.to_owned(), reason: explanation.text };
     let (host, port) = split_host_port(address)?;
     let name = server_name.unwrap_or(&host).to_owned();
     let name = ServerName::try_from(name.clone()).map_err(|_| Error::Address {
@@ -81,15 +79,17 @@ async fn probe(
         })
     })?;
     let asked = Arc::new(Recorder { key: client.map(certified_key).transpose()?, cas: Mutex::default() });
-    let config = config(Arc::clone(&asked))
-        .map_err(|error| unreachable(Explanation { reason: FailureReason::Other, text: error.to_string() }))?;
+    let config = config(Arc::clone(&asked)).map_err(|error| {
+        unreachable(Explanation { reason: FailureReason::Other, text: error.to_string() })
+    })?;
     let connected = TlsConnector::from(Arc::new(config)).connect(name, stream).await;
     let mut probe = ServerProbe { client_cas: asked.cas(), ..ServerProbe::default() };
     match connected {
         Ok(mut stream) => {
             let (_, connection) = stream.get_ref();
             probe.chain = connection.peer_certificates().unwrap_or_default().to_vec();
-            probe.version = connection.protocol_version().map(|version| format!("{version:?}")).unwrap_or_default();
+            probe.version =
+                connection.protocol_version().map(|version| format!("{version:?}")).unwrap_or_default();
             probe.alpn = connection.alpn_protocol().map(|alpn| String::from_utf8_lossy(alpn).into_owned());
             probe.accepted = Some(first_word(&mut stream).await);
             Ok(probe)

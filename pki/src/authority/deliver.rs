@@ -13,7 +13,7 @@ use crate::disk::replace;
 use crate::leaf_files::{CA_FILE, CERTIFICATE_FILE, KEY_FILE, deliver};
 use crate::ledger::Leaf;
 use crate::profile::Hierarchy;
-use crate::state::{State, generation_place, io, read_bounded};
+use crate::state::{State, generation_place, io, issued_place, read_bounded};
 
 impl Book {
     /// Brings the derived files up to date.
@@ -50,10 +50,12 @@ impl Book {
 
     fn deliver_pending(&self, state: &State, serial: &str) -> Result<(), Error> {
         let pending = state.directory().join("pending").join(serial);
-        let leaf =
-            Hierarchy::ALL.iter().find_map(|of| self.ledger.leaves.get(&(*of, serial.to_owned())));
-        if let Some((leaf, home)) = leaf.filter(|leaf| leaf.is_current()).and_then(|leaf| Some((leaf, home_of(state, leaf)?)))
-        {
+        let leaf = Hierarchy::ALL.iter().find_map(|of| self.ledger.leaves.get(&(*of, serial.to_owned())));
+        let undelivered = leaf
+            .filter(|leaf| leaf.is_current())
+            .and_then(|leaf| Some((leaf, home_of(state, leaf)?)))
+            .filter(|(leaf, home)| !is_delivered(state, leaf, home));
+        if let Some((leaf, home)) = undelivered {
             let failed = |source| io("writing", &home, source);
             let cert = read_bounded(&pending.join(CERTIFICATE_FILE))?;
             if leaf.record.requested {
@@ -86,6 +88,13 @@ impl Book {
         }
         replace(state.disk(), &path, bundle.as_bytes()).map_err(|source| io("writing", &path, source))
     }
+}
+
+/// The certificate goes last, so what is there with it is whole; then only the removal of the pending files was interrupted.
+fn is_delivered(state: &State, leaf: &Leaf, home: &Path) -> bool {
+    let there = if leaf.record.requested { home.to_owned() } else { home.join(CERTIFICATE_FILE) };
+    let issued = state.text(&issued_place(leaf.record.hierarchy, &leaf.record.serial));
+    matches!((issued, std::fs::read_to_string(there)), (Ok(issued), Ok(there)) if issued == there)
 }
 
 /// Where a leaf is delivered: absolute, or within the state. `None`: its issuer handed it over.

@@ -104,7 +104,9 @@ impl Authority {
 
     /// As [`Authority::issue_at`]; the leaf is also written to `home`, and renewed there by [`Authority::renew`].
     pub fn issue_to(&self, request: &LeafRequest, home: &Home, now: SystemTime) -> Result<LeafFiles, Error> {
-        self.change(now, |book, change| self.add_leaf(book, change, request, home.record(&request.identity), now))
+        self.change(now, |book, change| {
+            self.add_leaf(book, change, request, home.record(&request.identity), now)
+        })
     }
 
     /// Short for a server leaf of `cluster` that may be dialled by `names` (host names or addresses).
@@ -197,7 +199,9 @@ impl Authority {
             }
             let kept = if policy.keep_key { self.delivered_key(record)? } else { None };
             let files = match kept {
-                Some(key) => self.add_leaf_with_key(book, change, (&request, record.home.clone()), &key, now)?,
+                Some(key) => {
+                    self.add_leaf_with_key(book, change, (&request, record.home.clone()), &key, now)?
+                }
                 None => self.add_leaf(book, change, &request, record.home.clone(), now)?,
             };
             Ok((files.serial, files.not_after))

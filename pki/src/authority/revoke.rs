@@ -21,7 +21,9 @@ impl Authority {
         now: SystemTime,
     ) -> Result<Vec<Leaf>, Error> {
         self.change(now, |book, change| {
-            let picked = |leaf: &&Leaf| leaf.revoked.is_none() && SystemTime::from(leaf.record.not_after) > now && select(leaf);
+            let picked = |leaf: &&Leaf| {
+                leaf.revoked.is_none() && SystemTime::from(leaf.record.not_after) > now && select(leaf)
+            };
             let leaves: Vec<Leaf> = book.ledger.leaves.values().filter(picked).cloned().collect();
             if leaves.is_empty() {
                 let state = self.directory().unwrap_or(std::path::Path::new("the authority")).to_owned();
@@ -49,9 +51,9 @@ impl Authority {
             for hierarchy in Hierarchy::ALL {
                 let old = book.trusted(hierarchy).into_iter().any(|number| {
                     let record = book.ledger.generations.get(&(hierarchy, number));
-                    record.and_then(|record| record.list).is_some_and(|(_, due)| {
-                        SystemTime::from(due) < now + LIST_LIFETIME / 2
-                    })
+                    record
+                        .and_then(|record| record.list)
+                        .is_some_and(|(_, due)| SystemTime::from(due) < now + LIST_LIFETIME / 2)
                 });
                 if old {
                     self.sign_lists(book, change, hierarchy, &[], RevocationReason::Unspecified, now)?;
@@ -81,7 +83,7 @@ impl Authority {
             let known = book.ledger.generations.get(&(hierarchy, number)).and_then(|record| record.list);
             let list_number = known.map_or(1, |(known, _)| known.saturating_add(1));
             let pem = generation.sign_list(list_number, &entries, now, self.unlock.as_ref())?;
-            change.add_list(generation, list_number, now + LIST_LIFETIME, pem)?;
+            change.add_list((hierarchy, number), list_number, now + LIST_LIFETIME, pem)?;
         }
         Ok(())
     }

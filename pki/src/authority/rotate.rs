@@ -73,16 +73,13 @@ impl Authority {
                 }
             };
             let evidence = evidence(&book.ledger);
-            let after = decide(before, action, &evidence, Gates::ALL).map_err(|blocked| not_met(hierarchy, blocked))?;
+            let after = decide(before, action, &evidence, Gates::ALL)
+                .map_err(|blocked| not_met(hierarchy, blocked))?;
             if after == before {
                 return Ok(RotationResult { before, after });
             }
-            let waived: Vec<String> = evidence
-                .peers
-                .iter()
-                .filter(|(_, peer)| peer.waived)
-                .map(|(name, _)| name.clone())
-                .collect();
+            let waived: Vec<String> =
+                evidence.peers.iter().filter(|(_, peer)| peer.waived).map(|(name, _)| name.clone()).collect();
             if !waived.is_empty() && request.reason.is_none() {
                 let unmet = vec!["peers are waived without a --reason".to_owned()];
                 return Err(Error::GateNotMet { hierarchy: hierarchy.as_str(), unmet });
@@ -125,7 +122,9 @@ impl Authority {
         };
         let encrypted = book.ledger.generations.values().any(|record| record.encrypted);
         if encrypted && passphrase.is_none() {
-            return Err(Error::PassphraseNeeded { subject: format!("the key of {} g{number}", hierarchy.as_str()) });
+            return Err(Error::PassphraseNeeded {
+                subject: format!("the key of {} g{number}", hierarchy.as_str()),
+            });
         }
         if encrypted {
             // A wrong passphrase must not seal a key that nobody can open later: it has to open the one in use.
@@ -134,12 +133,13 @@ impl Authority {
         let generation =
             Generation::generate(&self.trust_domain, hierarchy, number, request.key, request.lifetime, now)?;
         let sealed_with = if encrypted { passphrase.as_ref() } else { None };
-        let has_lists = book.trusted(hierarchy).iter().any(|known| book.lists.contains_key(&(hierarchy, *known)));
+        let has_lists =
+            book.trusted(hierarchy).iter().any(|known| book.lists.contains_key(&(hierarchy, *known)));
+        let name = (hierarchy, number);
         let list = if has_lists { Some(generation.sign_list(1, &[], now, None)?) } else { None };
         change.add_generation(generation, sealed_with)?;
-        if let (Some(pem), Some(generation)) = (list, change.generations.pop()) {
-            change.add_list(&generation, 1, now + LIST_LIFETIME, pem)?;
-            change.generations.push(generation);
+        if let Some(pem) = list {
+            change.add_list(name, 1, now + LIST_LIFETIME, pem)?;
         }
         Ok(())
     }

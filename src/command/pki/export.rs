@@ -37,7 +37,11 @@ pub(super) fn export_cli() -> Command {
         .group(identity_group(true))
         .args([
             Arg::new("format").long("format").required(true).value_parser(formats).help("The form"),
-            value("directory", "DIR", "Where the other program finds tls.crt, tls.key and ca.crt (default: where they are)"),
+            value(
+                "directory",
+                "DIR",
+                "Where the other program finds tls.crt, tls.key and ca.crt (default: where they are)",
+            ),
             value("name", "NAME", "Name of Kubernetes objects (default: parallax-<role>-<name>)"),
             value("namespace", "NAME", "Namespace of Kubernetes objects"),
             value("address", "HOST:PORT", "What a proxy passes on to, or the endpoint's address"),
@@ -81,14 +85,18 @@ pub(super) fn export(matches: &ArgMatches) -> anyhow::Result<u8> {
     let identity = needed_identity(matches, authority.trust_domain())?;
     let format: Format = text(matches, "format").unwrap_or_default().parse()?;
     let ledger = authority.ledger();
-    let leaf = ledger.current().into_iter().find(|leaf| leaf.identity == identity && leaf.record.home.is_some());
+    let leaf =
+        ledger.current().into_iter().find(|leaf| leaf.identity == identity && leaf.record.home.is_some());
     let state = authority.directory().context("the state has no directory")?;
     let Some(leaf) = leaf else {
         let what = format!("leaf of {identity} with a directory");
         return Err(Error::Unknown { state: state.to_owned(), what }.into());
     };
     if leaf.record.requested {
-        bail!("{identity} made its own key: its certificate is in {}", leaf.record.home.as_deref().unwrap_or_default());
+        bail!(
+            "{identity} made its own key: its certificate is in {}",
+            leaf.record.home.as_deref().unwrap_or_default()
+        );
     }
     let home = std::path::absolute(state.join(leaf.record.home.as_deref().unwrap_or_default()))?;
     let read = |name: &str| parallax_pki::read_bounded(&home.join(name));

@@ -35,22 +35,27 @@ fn name_args() -> [Arg; 2] {
 pub(super) fn issue_cli() -> Command {
     Command::new("issue")
         .about("Issue a leaf certificate: tls.crt, tls.key and ca.crt in --out")
-        .args([state_arg(), passphrase::file_arg(), days_arg("days", "30", 825, "Days until the leaf expires")])
+        .args([
+            state_arg(),
+            passphrase::file_arg(),
+            days_arg("days", "30", 825, "Days until the leaf expires"),
+        ])
         .args(identity_args())
         .group(identity_group(true))
         .args(name_args())
-        .arg(
-            Arg::new("out")
-                .long("out")
-                .value_name("DIR")
-                .help("Directory for the files, which `renew` follows (else leaves/<role>/<name> within the state)"),
-        )
+        .arg(Arg::new("out").long("out").value_name("DIR").help(
+            "Directory for the files, which `renew` follows (else leaves/<role>/<name> within the state)",
+        ))
 }
 
 pub(super) fn sign_cli() -> Command {
     Command::new("sign")
         .about("Sign a certificate request: its key, and the names granted here")
-        .args([state_arg(), passphrase::file_arg(), days_arg("days", "30", 825, "Days until the leaf expires")])
+        .args([
+            state_arg(),
+            passphrase::file_arg(),
+            days_arg("days", "30", 825, "Days until the leaf expires"),
+        ])
         .args(identity_args())
         .group(identity_group(true))
         .args(name_args())
@@ -70,11 +75,7 @@ pub(super) fn sign_cli() -> Command {
 
 pub(super) fn renew_cli() -> Command {
     let part = |name: &'static str, default: &'static str, help: &'static str| {
-        Arg::new(name)
-            .long(name)
-            .default_value(default)
-            .value_parser(clap::value_parser!(f64))
-            .help(help)
+        Arg::new(name).long(name).default_value(default).value_parser(clap::value_parser!(f64)).help(help)
     };
     Command::new("renew")
         .about("Replace leaves that are due, where they were issued to; revocation lists as well")
@@ -139,10 +140,11 @@ pub(super) fn issue(matches: &ArgMatches) -> anyhow::Result<u8> {
     report_undelivered(&authority)?;
     let place = match &home {
         Home::Place(path) => path.clone(),
-        _ => authority
-            .directory()
-            .unwrap_or(Path::new(""))
-            .join(format!("leaves/{}/{}", leaf.identity.role(), leaf.identity.name())),
+        _ => authority.directory().unwrap_or(Path::new("")).join(format!(
+            "leaves/{}/{}",
+            leaf.identity.role(),
+            leaf.identity.name()
+        )),
     };
     let printed = json!({
         "identity": leaf.identity.to_string(),
@@ -172,8 +174,13 @@ pub(super) fn sign(matches: &ArgMatches) -> anyhow::Result<u8> {
     })?;
     let out = absolute(&text(matches, "out").unwrap_or_default())?;
     let drop_extra = matches.get_flag("drop-extra");
-    let signed =
-        authority.sign_request(&request, &granted, &Home::Place(out.clone()), drop_extra, SystemTime::now())?;
+    let signed = authority.sign_request(
+        &request,
+        &granted,
+        &Home::Place(out.clone()),
+        drop_extra,
+        SystemTime::now(),
+    )?;
     report_undelivered(&authority)?;
     let printed = json!({
         "identity": signed.identity.to_string(),
@@ -198,7 +205,10 @@ fn report_undelivered(authority: &Authority) -> anyhow::Result<()> {
     if problems.is_empty() {
         return Ok(());
     }
-    bail!("recorded, but not everything could be written: {}; run `pki renew` when that is mended", problems.join("; "))
+    bail!(
+        "recorded, but not everything could be written: {}; run `pki renew` when that is mended",
+        problems.join("; ")
+    )
 }
 
 pub(super) fn renew(matches: &ArgMatches) -> anyhow::Result<u8> {
@@ -269,7 +279,8 @@ fn renew_once(
     authority.refresh_lists(now)?;
     let renewed = authority.renew(select, policy, now)?;
     if let Some(program) = exec.filter(|_| !renewed.is_empty()) {
-        let status = std::process::Command::new(program).status().with_context(|| format!("--exec={program}"))?;
+        let status =
+            std::process::Command::new(program).status().with_context(|| format!("--exec={program}"))?;
         if !status.success() {
             bail!("--exec={program} ended with {status}");
         }
@@ -297,7 +308,9 @@ fn keep_renewing(
                     tracing::info!(identity = %leaf.identity, serial = leaf.serial, until = %format_time(leaf.not_after), "renewed");
                 }
             }
-            Err(error) => tracing::error!(error = format!("{error:#}"), "renewing failed; trying again in a minute"),
+            Err(error) => {
+                tracing::error!(error = format!("{error:#}"), "renewing failed; trying again in a minute")
+            }
         }
         std::thread::sleep(DAEMON_INTERVAL);
     }
@@ -325,8 +338,10 @@ pub(super) fn revoke(matches: &ArgMatches) -> anyhow::Result<u8> {
         .map(|leaf| json!({"identity": leaf.record.identity, "serial": leaf.record.serial, "reason": reason.as_str()}))
         .collect();
     print(matches, &printed, || {
-        let rows: Vec<Vec<String>> =
-            revoked.iter().map(|leaf| vec![leaf.record.identity.clone(), leaf.record.serial.clone()]).collect();
+        let rows: Vec<Vec<String>> = revoked
+            .iter()
+            .map(|leaf| vec![leaf.record.identity.clone(), leaf.record.serial.clone()])
+            .collect();
         format!(
             "{}\nrevoked; it takes effect where ca.crt is replaced: directories known to this state have been, carry the others (pki bundle)",
             columns(&["IDENTITY", "SERIAL"], &rows)

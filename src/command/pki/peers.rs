@@ -63,13 +63,20 @@ pub(super) fn observe(matches: &ArgMatches) -> anyhow::Result<u8> {
         .map(|(identity, seen)| {
             let numbers = |set: &BTreeMap<Hierarchy, Seen<BTreeSet<u32>>>| {
                 let of = set.iter().map(|(hierarchy, seen)| {
-                    let generations: Vec<String> = seen.what.iter().map(|number| format!("g{number}")).collect();
+                    let generations: Vec<String> =
+                        seen.what.iter().map(|number| format!("g{number}")).collect();
                     format!("{} {}", hierarchy.as_str(), generations.join("+"))
                 });
                 of.collect::<Vec<_>>().join(", ")
             };
-            let shows = seen.shows.as_ref().map(|shows| shows.what.iter().cloned().collect::<Vec<_>>().join(" "));
-            vec![identity.clone(), numbers(&seen.trusts), shows.unwrap_or_default(), numbers(&seen.connections)]
+            let shows =
+                seen.shows.as_ref().map(|shows| shows.what.iter().cloned().collect::<Vec<_>>().join(" "));
+            vec![
+                identity.clone(),
+                numbers(&seen.trusts),
+                shows.unwrap_or_default(),
+                numbers(&seen.connections),
+            ]
         })
         .collect();
     let printed = json!({"peers": observations.peers, "problems": problems});
@@ -199,7 +206,9 @@ fn from_metrics(authority: &Authority, identity: &PeerIdentity, text: &str, at_s
         let names = authority.generation_names(verified);
         let sets: Vec<_> = own.iter().filter_map(|sample| sample.label("name")).collect();
         let open: BTreeSet<u32> = named("parallax_tls_connections_by_issuer")
-            .filter(|sample| sample.value > 0.0 && sample.label("name").is_some_and(|name| sets.contains(&name)))
+            .filter(|sample| {
+                sample.value > 0.0 && sample.label("name").is_some_and(|name| sets.contains(&name))
+            })
             .filter_map(|sample| names.get(sample.label("issuer")?).copied())
             .collect();
         observation.connections.insert(verified, Seen { at_s, what: open });
@@ -225,7 +234,11 @@ fn together(processes: Vec<PeerObservation>) -> Option<PeerObservation> {
             _ => None,
         };
         for (hierarchy, also) in other.connections {
-            first.connections.entry(hierarchy).and_modify(|seen| seen.what.extend(&also.what)).or_insert(also);
+            first
+                .connections
+                .entry(hierarchy)
+                .and_modify(|seen| seen.what.extend(&also.what))
+                .or_insert(also);
         }
     }
     Some(first)

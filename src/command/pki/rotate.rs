@@ -39,7 +39,10 @@ pub(super) fn cli() -> Command {
             Arg::new("key-alg").long("key-alg").default_value("p256").help("Key of the new CA: p256 or p384"),
             days_arg("ca-days", "730", 7300, "Days until the new CA expires"),
         ]);
-    Command::new("rotate").about("Replace a CA without anybody noticing").subcommand_required(true).subcommand(ca)
+    Command::new("rotate")
+        .about("Replace a CA without anybody noticing")
+        .subcommand_required(true)
+        .subcommand(ca)
 }
 
 pub(super) fn run(matches: &ArgMatches) -> anyhow::Result<u8> {
@@ -67,9 +70,7 @@ pub(super) fn run(matches: &ArgMatches) -> anyhow::Result<u8> {
         Some("drain") => RequestedAction::Drain,
         Some("retire") => RequestedAction::Retire,
         Some("abort") => RequestedAction::Abort,
-        Some("compromised") => {
-            RequestedAction::Compromised(matches.get_one::<u32>("generation").copied())
-        }
+        Some("compromised") => RequestedAction::Compromised(matches.get_one::<u32>("generation").copied()),
         _ => return status(matches, &authority, hierarchy, &waived),
     };
     let request = RotationRequest {
@@ -113,11 +114,15 @@ fn told(hierarchy: Hierarchy, result: RotationResult, authority: &Authority) -> 
         format!("{name}: {} -> {}", result.before, result.after)
     };
     let next = match result.after {
-        Phase::Steady { .. } => "carry the bundle (pki bundle) to peers that are not in directories of this state",
+        Phase::Steady { .. } => {
+            "carry the bundle (pki bundle) to peers that are not in directories of this state"
+        }
         Phase::Prepared { .. } => {
             "the new bundle is in all directories known here; carry it to the others, then: --phase activate --peers FILE"
         }
-        Phase::Activated { .. } => "now: pki renew --all; when the leaves are in use: --phase drain --peers FILE",
+        Phase::Activated { .. } => {
+            "now: pki renew --all; when the leaves are in use: --phase drain --peers FILE"
+        }
         Phase::Draining { .. } => "when the old connections are gone: --phase retire --peers FILE",
     };
     text.push_str(&format!("\nnext: {next}"));
@@ -145,7 +150,8 @@ fn status(
             _ => {}
         }
     }
-    let printed = json!({"hierarchy": hierarchy, "state": phase, "possible": possible(phase), "steps": steps});
+    let printed =
+        json!({"hierarchy": hierarchy, "state": phase, "possible": possible(phase), "steps": steps});
     print(matches, &printed, || {
         let mut text = format!("{}: {phase}; possible: {}", hierarchy.as_str(), possible(phase));
         for step in &steps {

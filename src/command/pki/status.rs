@@ -75,13 +75,16 @@ fn table(inventory: &Inventory) -> String {
             mark(row.urgency).to_owned(),
         ]
     }));
-    let mut text = columns(
-        &["ROLE", "NAME", "GEN", "UNTIL", "LEFT", "RENEW AT", "WHERE", "BUNDLE", "URGENCY"],
-        &rows,
-    );
+    let mut text =
+        columns(&["ROLE", "NAME", "GEN", "UNTIL", "LEFT", "RENEW AT", "WHERE", "BUNDLE", "URGENCY"], &rows);
     text.push('\n');
     for row in &inventory.rotations {
-        text.push_str(&format!("\nrotation of {}: {} since {}", row.hierarchy.as_str(), row.phase, row.since));
+        text.push_str(&format!(
+            "\nrotation of {}: {} since {}",
+            row.hierarchy.as_str(),
+            row.phase,
+            row.since
+        ));
     }
     for problem in &inventory.undelivered {
         text.push_str(&format!("\nnot delivered: {problem}"));

@@ -25,8 +25,14 @@ pub(super) fn verify_cli() -> Command {
             file_arg("cert", "The certificate, with what leads to its CA"),
             file_arg("key", "Its private key, to see that they belong together"),
             file_arg("bundle", "The CAs (and revocation lists) that verify it").required(true),
-            Arg::new("connect").long("connect").value_name("HOST:PORT").help("The certificate of this server, instead"),
-            Arg::new("server-name").long("server-name").value_name("NAME").help("Name that is asked for and must be in it"),
+            Arg::new("connect")
+                .long("connect")
+                .value_name("HOST:PORT")
+                .help("The certificate of this server, instead"),
+            Arg::new("server-name")
+                .long("server-name")
+                .value_name("NAME")
+                .help("Name that is asked for and must be in it"),
             Arg::new("expect-identity")
                 .long("expect-identity")
                 .value_name("SPIFFE-URI")
@@ -35,7 +41,10 @@ pub(super) fn verify_cli() -> Command {
                 .long("as")
                 .value_parser(["client", "server"])
                 .help("What it is used as (default: as its identity's role says)"),
-            Arg::new("at").long("at").value_name("TIME").help("At another time than now, such as 2027-01-01T00:00:00Z"),
+            Arg::new("at")
+                .long("at")
+                .value_name("TIME")
+                .help("At another time than now, such as 2027-01-01T00:00:00Z"),
         ])
 }
 
@@ -103,7 +112,11 @@ fn judge(
 ) -> anyhow::Result<Option<String>> {
     if let (Some(cert), Some(key)) = (text(matches, "cert"), text(matches, "key")) {
         let files = CredentialFiles { cert: Some(cert.into()), key: Some(key.into()), ca: None };
-        let purpose = if facts.usage.is_some_and(|usage| usage.server) { Purpose::Server } else { Purpose::Client { skip_verify: true } };
+        let purpose = if facts.usage.is_some_and(|usage| usage.server) {
+            Purpose::Server
+        } else {
+            Purpose::Client { skip_verify: true }
+        };
         if let Err(error) = CredentialSource::from_files(files, purpose) {
             return Ok(Some(error.to_string()));
         }
@@ -164,7 +177,13 @@ fn row(facts: &Facts) -> Vec<String> {
     let mut names = facts.uris.clone();
     names.extend(facts.dns_names.iter().cloned());
     names.extend(facts.addresses.iter().map(ToString::to_string));
-    vec![facts.subject.clone(), usage.to_owned(), format_time(facts.not_after), facts.serial.clone(), names.join(" ")]
+    vec![
+        facts.subject.clone(),
+        usage.to_owned(),
+        format_time(facts.not_after),
+        facts.serial.clone(),
+        names.join(" "),
+    ]
 }
 
 const HEAD: [&str; 5] = ["SUBJECT", "USAGE", "UNTIL", "SERIAL", "NAMES"];
@@ -174,7 +193,8 @@ fn inspect_file(matches: &ArgMatches, file: &str) -> anyhow::Result<u8> {
     let certificates = parse_bundle(file, &pem)?;
     let facts: Vec<Facts> = certificates.iter().filter_map(|der| Facts::read(der).ok()).collect();
     // A chain has no lists; a bundle has, and they must be its own.
-    let lists = if pem.contains("BEGIN X509 CRL") { TrustBundle::parse(file, &pem)?.lists } else { Vec::new() };
+    let lists =
+        if pem.contains("BEGIN X509 CRL") { TrustBundle::parse(file, &pem)?.lists } else { Vec::new() };
     let printed = json!({
         "certificates": facts.iter().map(described).collect::<Vec<_>>(),
         "revocation_lists": lists.iter().map(|list| json!({
@@ -187,7 +207,11 @@ fn inspect_file(matches: &ArgMatches, file: &str) -> anyhow::Result<u8> {
         let mut text = columns(&HEAD, &facts.iter().map(row).collect::<Vec<_>>());
         for list in &lists {
             let due = list.next_update().map(format_time).unwrap_or_default();
-            text.push_str(&format!("\nrevocation list {}: {} revoked, next by {due}", list.number_text(), list.len()));
+            text.push_str(&format!(
+                "\nrevocation list {}: {} revoked, next by {due}",
+                list.number_text(),
+                list.len()
+            ));
         }
         text
     })?;
@@ -197,8 +221,10 @@ fn inspect_file(matches: &ArgMatches, file: &str) -> anyhow::Result<u8> {
 fn inspect_server(matches: &ArgMatches, address: &str) -> anyhow::Result<u8> {
     let shown = probe(address, text(matches, "server-name").as_deref())?;
     let facts: Vec<Facts> = shown.chain.iter().filter_map(|der| Facts::read(der).ok()).collect();
-    let cas: Option<Vec<String>> =
-        shown.client_cas.as_ref().map(|names| names.iter().map(|name| parallax_pki::certificate::name_text(name)).collect());
+    let cas: Option<Vec<String>> = shown
+        .client_cas
+        .as_ref()
+        .map(|names| names.iter().map(|name| parallax_pki::certificate::name_text(name)).collect());
     let without = match &shown.accepted {
         Some(Ok(())) => "serves",
         Some(Err(_)) => "refuses",
@@ -213,11 +239,17 @@ fn inspect_server(matches: &ArgMatches, address: &str) -> anyhow::Result<u8> {
     });
     print(matches, &printed, || {
         let mut text = columns(&HEAD, &facts.iter().map(row).collect::<Vec<_>>());
-        text.push_str(&format!("\nprotocol: {} {}", shown.version, shown.alpn.as_deref().unwrap_or("without ALPN")));
+        text.push_str(&format!(
+            "\nprotocol: {} {}",
+            shown.version,
+            shown.alpn.as_deref().unwrap_or("without ALPN")
+        ));
         match &cas {
             None => text.push_str("\nasks for no client certificate"),
             Some(names) if names.is_empty() => text.push_str("\nasks for a client certificate of any CA"),
-            Some(names) => names.iter().for_each(|name| text.push_str(&format!("\ntakes clients of: {name}"))),
+            Some(names) => {
+                names.iter().for_each(|name| text.push_str(&format!("\ntakes clients of: {name}")))
+            }
         }
         text.push_str(&format!("\na client without certificate: {without}"));
         text

@@ -130,12 +130,7 @@ impl Connector {
 
 impl Connector {
     /// Counts the connection, and ends it when its server is no longer trusted.
-    fn watched(
-        &self,
-        tls: &Tls,
-        stream: TlsStream<TcpStream>,
-        accepted_by: Option<&str>,
-    ) -> ClientStream {
+    fn watched(&self, tls: &Tls, stream: TlsStream<TcpStream>, accepted_by: Option<&str>) -> ClientStream {
         let source = &tls.settings.source;
         let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
         let counted = source.count_connection(chain.first().map(|leaf| &**leaf));

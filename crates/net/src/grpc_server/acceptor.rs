@@ -181,11 +181,11 @@ impl Acceptor {
             Ok(Ok(stream)) => {
                 let peer = peer_info(address, &stream);
                 let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
-                let chain: Vec<_> = chain.iter().map(|certificate| certificate.clone().into_owned()).collect();
+                let chain: Vec<_> =
+                    chain.iter().map(|certificate| certificate.clone().into_owned()).collect();
                 let cut = self.cut.child_token();
                 let live = self.live.as_ref().filter(|_| !chain.is_empty());
-                let listed =
-                    live.map(|live| live.add(address, chain, cut.clone(), material.trust_digest()));
+                let listed = live.map(|live| live.add(address, chain, cut.clone(), material.trust_digest()));
                 let stream = ServerStream::new(Transport::Tls(Box::new(stream)), peer, place, cut);
                 self.hand_over(stream.listed(listed)).await;
             }

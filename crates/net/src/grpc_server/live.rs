@@ -82,7 +82,9 @@ impl Live {
 
     /// Judges a connection by `material`. True: its client is not trusted any more, but has a while left.
     fn recheck(&self, material: &Material, connection: &Connection, grace_is_over: bool) -> bool {
-        let Err(explanation) = material.recheck_client(&connection.chain, SystemTime::now()) else { return false };
+        let Err(explanation) = material.recheck_client(&connection.chain, SystemTime::now()) else {
+            return false;
+        };
         if explanation.reason != FailureReason::Revoked && !grace_is_over {
             return true;
         }

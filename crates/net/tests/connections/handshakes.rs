@@ -229,13 +229,16 @@ async fn a_thief_of_the_observees_authority_cannot_make_observers() {
     let options = parallax_pki::AuthorityOptions::new(domain);
     let honest = parallax_pki::Authority::init(&state, &options).unwrap();
     // The stolen authority signs as if it were the observers'.
-    for (directory, suffix) in [("ca", ""), ("bundles", ".pem")] {
-        let path = |name: &str| state.join(directory).join(format!("{name}{suffix}"));
-        std::fs::rename(path("observers"), path("kept")).unwrap();
-        std::fs::rename(path("observees"), path("observers")).unwrap();
-        std::fs::rename(path("kept"), path("observees")).unwrap();
-    }
-    let forged = parallax_pki::Authority::open(&state).unwrap().issue_observer("hub").unwrap();
+    let stolen = parallax_pki::ImportedAuthority {
+        hierarchy: Hierarchy::Observers,
+        subject: "what was stolen".to_owned(),
+        cert_pem: std::fs::read_to_string(state.join("ca/observees/g1/ca.crt")).unwrap(),
+        key_pem: std::fs::read_to_string(state.join("ca/observees/g1/ca.key")).unwrap().into(),
+        passphrase: None,
+    };
+    let forger = parallax_pki::AuthorityOptions { imported: vec![stolen], ..options };
+    let forger = parallax_pki::Authority::in_memory(&forger, std::time::SystemTime::now()).unwrap();
+    let forged = forger.issue_observer("hub").unwrap();
     let own = honest.issue_observee("eu-1", &["localhost"]).unwrap();
     let source = CredentialSource::from_pem(own.credentials(), Purpose::Server).unwrap();
     let server = TestServer::start(Some(source)).await;

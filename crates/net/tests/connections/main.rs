@@ -4,4 +4,5 @@ mod fixture;
 mod handshakes;
 mod http;
 mod limits;
+mod trust;
 mod turnover;
