@@ -147,7 +147,7 @@ impl Authority {
     pub fn init(directory: &Path, options: &AuthorityOptions) -> Result<Self, Error> {
         let now = SystemTime::now();
         let change = first_change(options, now)?;
-        let entry = (timestamp(now)?, options.operator.as_str(), change.events.clone());
+        let entry = (entry_time(now)?, options.operator.as_str(), change.events.clone());
         let (state, journal) = State::create(directory, Arc::clone(&options.disk), &change.files, entry)?;
         let mut book = Book::empty();
         book.ledger =
@@ -281,7 +281,7 @@ impl Authority {
             let result = work(&book, &mut change)?;
             let (entry, line) = book
                 .journal
-                .next_line(timestamp(now)?, &self.operator, std::mem::take(&mut change.events))
+                .next_line(entry_time(now)?, &self.operator, std::mem::take(&mut change.events))
                 .and_then(|(entry, line)| book.ledger.apply(&entry).map(|()| (entry, line)))
                 .map_err(|reason| Error::Signing { subject: "the ledger".to_owned(), reason })?;
             book.journal.push(entry, &line);
@@ -304,9 +304,9 @@ impl Authority {
             return Ok(result);
         }
         let events = std::mem::take(&mut change.events);
-        let next = book.next_ledger(&events, timestamp(now)?, state.directory())?;
+        let next = book.next_ledger(&events, entry_time(now)?, state.directory())?;
         state.stage(&change.files)?;
-        state.commit(&lock, &mut book.journal, (timestamp(now)?, &self.operator, events))?;
+        state.commit(&lock, &mut book.journal, (entry_time(now)?, &self.operator, events))?;
         book.ledger = next;
         book.take(change);
         book.derive(state)?;
@@ -493,7 +493,14 @@ fn check_clock(ledger: &Ledger, now: SystemTime) -> Result<(), Error> {
     }
 }
 
-/// To the second.
+/// To the millisecond: what is seen right after a step counts for the next one.
+fn entry_time(time: SystemTime) -> Result<Timestamp, Error> {
+    Timestamp::try_from(time)
+        .and_then(|time| Timestamp::from_millisecond(time.as_millisecond()))
+        .map_err(|error| Error::Signing { subject: "a date".to_owned(), reason: error.to_string() })
+}
+
+/// To the second, as certificates have it.
 fn timestamp(time: SystemTime) -> Result<Timestamp, Error> {
     Timestamp::try_from(time)
         .and_then(|time| Timestamp::from_second(time.as_second()))

@@ -157,7 +157,7 @@ impl Inventory {
                     };
                     Some(format!(
                         "{} {this}",
-                        format_time(SystemTime::UNIX_EPOCH + Duration::from_secs(shows.at_s))
+                        format_time(SystemTime::UNIX_EPOCH + Duration::from_millis(shows.at_ms))
                     ))
                 });
                 row

@@ -85,8 +85,8 @@ impl Observations {
         }
         let since = ledger.rotations.get(&hierarchy).map(|rotation| SystemTime::from(rotation.since));
         Evidence {
-            now_s: unix_seconds(now),
-            phase_since_s: since.map(unix_seconds).unwrap_or_default(),
+            now_ms: unix_millis(now),
+            phase_since_ms: since.map(unix_millis).unwrap_or_default(),
             peers,
         }
     }
@@ -106,7 +106,7 @@ fn shown(ledger: &Ledger, leaf: &Leaf, seen: &PeerObservation) -> Option<Seen<Le
     let own = shows.what.contains(&leaf.record.serial).then_some(&leaf.record.serial);
     let serial = outdated.or(own).or(shows.what.first())?;
     let generation = find(serial).map(|known| known.record.generation).unwrap_or_default();
-    Some(Seen { at_s: shows.at_s, what: LeafSeen { generation, serial: serial.clone() } })
+    Some(Seen { at_ms: shows.at_ms, what: LeafSeen { generation, serial: serial.clone() } })
 }
 
 impl Authority {
@@ -176,7 +176,8 @@ impl Authority {
     }
 }
 
-/// Seconds since 1970.
-pub fn unix_seconds(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs()
+/// Milliseconds since 1970.
+pub fn unix_millis(time: SystemTime) -> u64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -20,8 +20,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-/// Oldest observation that a gate takes, in seconds.
-pub const EVIDENCE_MAX_AGE_S: u64 = 15 * 60;
+/// Oldest observation that a gate takes, in milliseconds.
+pub const EVIDENCE_MAX_AGE_MS: u64 = 15 * 60 * 1000;
 
 /// Where the rotation of one hierarchy stands. Numbers are generations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -173,10 +173,10 @@ impl Gates {
     }
 }
 
-/// Something seen of a peer, and when (seconds since 1970).
+/// Something seen of a peer, and when (milliseconds since 1970).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Seen<T> {
-    pub at_s: u64,
+    pub at_ms: u64,
     pub what: T,
 }
 
@@ -207,9 +207,9 @@ pub struct PeerEvidence {
 /// What a step is judged by.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Evidence {
-    pub now_s: u64,
+    pub now_ms: u64,
     /// When the phase was entered.
-    pub phase_since_s: u64,
+    pub phase_since_ms: u64,
     /// Every peer of the inventory, seen or not, by name.
     pub peers: BTreeMap<String, PeerEvidence>,
 }
@@ -383,10 +383,10 @@ impl Judge<'_> {
     fn recent<'s, T>(&self, seen: Option<&'s Seen<T>>) -> Result<&'s T, &'static str> {
         let seen = seen.ok_or("was not seen")?;
         if self.gates.hold(Gate::EvidenceOfThisPhase) {
-            if seen.at_s < self.evidence.phase_since_s {
+            if seen.at_ms <= self.evidence.phase_since_ms {
                 return Err("was not seen since the last step");
             }
-            if seen.at_s.saturating_add(EVIDENCE_MAX_AGE_S) < self.evidence.now_s {
+            if seen.at_ms.saturating_add(EVIDENCE_MAX_AGE_MS) < self.evidence.now_ms {
                 return Err("was last seen more than 15 minutes ago");
             }
         }
@@ -400,15 +400,15 @@ mod tests {
 
     fn evidence(peers: &[(&str, PeerEvidence)]) -> Evidence {
         Evidence {
-            now_s: 10_000,
-            phase_since_s: 9_000,
+            now_ms: 10_000,
+            phase_since_ms: 9_000,
             peers: peers.iter().map(|(name, peer)| ((*name).to_owned(), peer.clone())).collect(),
         }
     }
 
-    fn verifier(at_s: u64, generations: &[u32]) -> PeerEvidence {
+    fn verifier(at_ms: u64, generations: &[u32]) -> PeerEvidence {
         let what: BTreeSet<u32> = generations.iter().copied().collect();
-        PeerEvidence { verifies: true, trusts: Some(Seen { at_s, what }), ..PeerEvidence::default() }
+        PeerEvidence { verifies: true, trusts: Some(Seen { at_ms, what }), ..PeerEvidence::default() }
     }
 
     fn activate(peers: &[(&str, PeerEvidence)]) -> Result<Phase, Blocked> {
@@ -435,12 +435,12 @@ mod tests {
     #[test]
     fn old_evidence_is_none() {
         let mut stale = evidence(&[("a", verifier(9_050, &[1, 2]))]);
-        stale.now_s = 9_050 + EVIDENCE_MAX_AGE_S;
+        stale.now_ms = 9_050 + EVIDENCE_MAX_AGE_MS;
         let step = |evidence: &Evidence| {
             decide(Phase::Prepared { from: 1, to: 2 }, Action::Activate, evidence, Gates::ALL)
         };
         assert!(step(&stale).is_ok());
-        stale.now_s += 1;
+        stale.now_ms += 1;
         assert!(step(&stale).is_err());
     }
 

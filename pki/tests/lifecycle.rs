@@ -10,7 +10,7 @@ use parallax_pki::bundle::TrustBundle;
 use parallax_pki::certificate::parse_bundle;
 use parallax_pki::inventory::{Inventory, Thresholds, Urgency};
 use parallax_pki::ledger::Ledger;
-use parallax_pki::observations::{PeerObservation, unix_seconds};
+use parallax_pki::observations::{PeerObservation, unix_millis};
 use parallax_pki::rotation::{Phase, Seen};
 use parallax_pki::{
     Authority, AuthorityOptions, Error, Hierarchy, LeafRequest, PeerIdentity, RevocationReason, TrustDomain,
@@ -49,8 +49,8 @@ fn rotate_waiving(
 
 /// The hub is seen with this trust in observees, and with connections of these generations.
 fn see_hub(authority: &Authority, trusts: &[u32], connections: &[u32]) {
-    let at_s = unix_seconds(SystemTime::now());
-    let seen = |what: &[u32]| BTreeMap::from([(EES, Seen { at_s, what: what.iter().copied().collect() })]);
+    let at_ms = unix_millis(SystemTime::now());
+    let seen = |what: &[u32]| BTreeMap::from([(EES, Seen { at_ms, what: what.iter().copied().collect() })]);
     let observation = PeerObservation { trusts: seen(trusts), shows: None, connections: seen(connections) };
     authority
         .observe(BTreeMap::from([("spiffe://mesh.example/observer/hub".to_owned(), observation)]))
@@ -58,7 +58,7 @@ fn see_hub(authority: &Authority, trusts: &[u32], connections: &[u32]) {
 }
 
 fn see_leaf(authority: &Authority, identity: &str, serial: &str) {
-    let shows = Seen { at_s: unix_seconds(SystemTime::now()), what: BTreeSet::from([serial.to_owned()]) };
+    let shows = Seen { at_ms: unix_millis(SystemTime::now()), what: BTreeSet::from([serial.to_owned()]) };
     let observation = PeerObservation { shows: Some(shows), ..PeerObservation::default() };
     authority.observe(BTreeMap::from([(identity.to_owned(), observation)])).unwrap();
 }

@@ -101,21 +101,24 @@ impl World {
     }
 
     fn evidence(&self) -> Evidence {
-        let at = |fresh: bool| u64::from(fresh);
+        let at = |fresh: bool| 1 + u64::from(fresh);
         let mut peers = BTreeMap::new();
         for (h, holder) in self.holders.iter().enumerate() {
             let leaf =
                 |index: usize| LeafSeen { generation: holder.issued[index], serial: index.to_string() };
             let peer = PeerEvidence {
                 holds: Some(leaf(holder.issued.len() - 1)),
-                shows: holder.shows.as_ref().map(|note| Seen { at_s: at(note.fresh), what: leaf(note.what) }),
+                shows: holder
+                    .shows
+                    .as_ref()
+                    .map(|note| Seen { at_ms: at(note.fresh), what: leaf(note.what) }),
                 ..PeerEvidence::default()
             };
             peers.insert(format!("holder {h}"), peer);
         }
         for (v, verifier) in self.verifiers.iter().enumerate() {
             let seen = |note: &Option<Note<Set>>| {
-                note.as_ref().map(|note| Seen { at_s: at(note.fresh), what: unpacked(note.what) })
+                note.as_ref().map(|note| Seen { at_ms: at(note.fresh), what: unpacked(note.what) })
             };
             let peer = PeerEvidence {
                 verifies: true,
@@ -125,7 +128,7 @@ impl World {
             };
             peers.insert(format!("verifier {v}"), peer);
         }
-        Evidence { now_s: 1, phase_since_s: 1, peers }
+        Evidence { now_ms: 2, phase_since_ms: 1, peers }
     }
 
     fn enter(&mut self, phase: Phase, gates: Gates) {

@@ -10,7 +10,7 @@ use anyhow::{Context as _, bail};
 use clap::{Arg, ArgMatches, Command};
 use parallax_net::{HttpClient, HttpClientConfig, probe_server};
 use parallax_pki::certificate::Facts;
-use parallax_pki::observations::{Observations, PeerObservation, unix_seconds};
+use parallax_pki::observations::{Observations, PeerObservation, unix_millis};
 use parallax_pki::rotation::Seen;
 use parallax_pki::{Authority, Hierarchy, PeerIdentity, Role};
 use serde::Deserialize;
@@ -143,19 +143,19 @@ async fn look_at_server(
         bail!("only observees have a server to connect to; give metrics");
     }
     let probe = probe_server(address, server_name, None, PEER_TIMEOUT).await?;
-    let at_s = unix_seconds(SystemTime::now());
+    let at_ms = unix_millis(SystemTime::now());
     let mut observation = PeerObservation::default();
     if let Some(leaf) = probe.chain.first() {
         let facts = Facts::read(leaf).map_err(|reason| anyhow::anyhow!("its certificate: {reason}"))?;
         if facts.uris != [identity.to_string()] {
             bail!("{address} shows a certificate of {:?}, not of {identity}", facts.uris);
         }
-        observation.shows = Some(Seen { at_s, what: BTreeSet::from([facts.serial]) });
+        observation.shows = Some(Seen { at_ms, what: BTreeSet::from([facts.serial]) });
     }
     match probe.client_cas {
         Some(names) => {
             let what = authority.generations_named(Hierarchy::Observers, &names);
-            observation.trusts.insert(Hierarchy::Observers, Seen { at_s, what });
+            observation.trusts.insert(Hierarchy::Observers, Seen { at_ms, what });
         }
         None => bail!("{address} asks for no client certificate: whoever reaches it may ask it"),
     }
@@ -173,12 +173,12 @@ async fn look_at_metrics(
         bail!("{url}: {}", response.status());
     }
     let bytes = response.bytes(MAX_METRICS_BYTES).await?;
-    let at_s = unix_seconds(SystemTime::now());
-    Ok(from_metrics(authority, identity, &String::from_utf8_lossy(&bytes), at_s))
+    let at_ms = unix_millis(SystemTime::now());
+    Ok(from_metrics(authority, identity, &String::from_utf8_lossy(&bytes), at_ms))
 }
 
 /// What a process says of the sets of credentials that carry `identity`.
-fn from_metrics(authority: &Authority, identity: &PeerIdentity, text: &str, at_s: u64) -> PeerObservation {
+fn from_metrics(authority: &Authority, identity: &PeerIdentity, text: &str, at_ms: u64) -> PeerObservation {
     let samples: Vec<Sample<'_>> = text.lines().filter_map(Sample::parse).collect();
     let named = |metric: &'static str| samples.iter().filter(move |sample| sample.name == metric);
     let identity_text = identity.to_string();
@@ -189,7 +189,7 @@ fn from_metrics(authority: &Authority, identity: &PeerIdentity, text: &str, at_s
     let verified = Hierarchy::of(identity.role()).opposite();
     for sample in &own {
         let serial = sample.label("serial").cloned().unwrap_or_default();
-        observation.shows.get_or_insert_with(|| Seen { at_s, what: BTreeSet::new() }).what.insert(serial);
+        observation.shows.get_or_insert_with(|| Seen { at_ms, what: BTreeSet::new() }).what.insert(serial);
         let set = sample.label("name");
         let anchors: BTreeSet<String> = named("parallax_tls_trust_anchor_not_after_timestamp_seconds")
             .filter(|anchor| anchor.label("name") == set)
@@ -200,7 +200,7 @@ fn from_metrics(authority: &Authority, identity: &PeerIdentity, text: &str, at_s
             .trusts
             .entry(verified)
             .and_modify(|seen| seen.what.retain(|number| trusted.contains(number)))
-            .or_insert(Seen { at_s, what: trusted });
+            .or_insert(Seen { at_ms, what: trusted });
     }
     if !own.is_empty() {
         let names = authority.generation_names(verified);
@@ -211,7 +211,7 @@ fn from_metrics(authority: &Authority, identity: &PeerIdentity, text: &str, at_s
             })
             .filter_map(|sample| names.get(sample.label("issuer")?).copied())
             .collect();
-        observation.connections.insert(verified, Seen { at_s, what: open });
+        observation.connections.insert(verified, Seen { at_ms, what: open });
     }
     observation
 }
