@@ -20,8 +20,8 @@ use tokio_rustls::rustls::sign::CertifiedKey;
 use tokio_rustls::rustls::{self, ClientConfig, DigitallySignedStruct, SignatureScheme};
 
 use crate::Error;
-use parallax_dial::{DialError, dial};
 use crate::listen::split_host_port;
+use parallax_dial::{DialError, dial};
 
 /// Names of CAs that are kept of what a server sends.
 const MAX_CA_NAMES: usize = 1024;
