@@ -73,7 +73,7 @@ impl CountingStore {
         let lists = Arc::clone(&self.lists);
         lists.fetch_add(1, Ordering::Relaxed);
         let count = move |(nth, meta)| {
-            if nth > 0 && nth as u64 % PAGE == 0 {
+            if nth > 0 && (nth as u64).is_multiple_of(PAGE) {
                 lists.fetch_add(1, Ordering::Relaxed);
             }
             meta

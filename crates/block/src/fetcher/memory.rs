@@ -143,8 +143,7 @@ impl Memory {
     ///
     /// Names that lie in the future (somebody's clock is wrong) do not move the place: others would be passed over.
     pub fn tail_start(&self, now_ms: i64) -> Option<BlockId> {
-        let newest_ms =
-            self.known.keys().map(|id| id.time_ms()).filter(|time| *time <= now_ms).next_back()?;
+        let newest_ms = self.known.keys().map(|id| id.time_ms()).rfind(|time| *time <= now_ms)?;
         let late_ms = i64::try_from(LATE_UPLOADS.as_millis()).unwrap_or(i64::MAX);
         let by_time = BlockId::first_of(newest_ms.saturating_sub(late_ms));
         let mut objects = 0;

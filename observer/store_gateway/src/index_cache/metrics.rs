@@ -33,13 +33,15 @@ struct ItemLabels {
     item_type: &'static str,
 }
 
+type ItemHistogram = Family<ItemLabels, Histogram>;
+
 #[derive(Clone, Debug)]
 pub(super) struct IndexCacheMetrics {
     requests: Family<ItemLabels, Counter>,
     hits: Family<ItemLabels, Counter>,
     added: Family<ItemLabels, Counter>,
-    sizes: Family<ItemLabels, Histogram, fn() -> Histogram>,
-    latency: Family<ItemLabels, Histogram, fn() -> Histogram>,
+    sizes: ItemHistogram,
+    latency: ItemHistogram,
 }
 
 /// Upper bounds in bytes: Thanos' own.
@@ -77,8 +79,6 @@ impl IndexCacheMetrics {
             gauge("max_item_size_bytes", "Most bytes of one item in the index cache")
                 .set(signed(config.max_item_size_bytes));
         }
-        let histograms: fn(fn() -> Histogram) -> Family<ItemLabels, Histogram, fn() -> Histogram> =
-            Family::new_with_constructor;
         Self {
             requests: metrics.register(
                 &name("requests"),
@@ -94,12 +94,12 @@ impl IndexCacheMetrics {
             sizes: metrics.register(
                 &name("stored_data_size_bytes"),
                 "Bytes of items handed to the index cache",
-                histograms(sizes),
+                ItemHistogram::new_with_constructor(sizes),
             ),
             latency: metrics.register(
                 &name("fetch_duration_seconds"),
                 "Duration of fetching items from the index cache",
-                histograms(seconds),
+                ItemHistogram::new_with_constructor(seconds),
             ),
         }
     }
