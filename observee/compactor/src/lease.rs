@@ -93,13 +93,13 @@ impl Leases {
             let revision = match self.bucket.put_if_absent(&object, bytes.clone()).await {
                 Ok(revision) => revision,
                 // Ours, with an answer that was lost: nobody else knows the name.
-                Err(error) if error.is_condition() => {
+                Err(error) if error.is_condition() || error.is_uncertain() => {
                     self.bucket.get_with_revision(&object, MAX_RECORD_BYTES).await?.1
                 }
                 Err(error) => return Err(error),
             };
             match self.bucket.put_if_unchanged(&object, bytes, &revision).await {
-                Err(error) if !error.is_condition() => Err(error),
+                Err(error) if !error.is_condition() && !error.is_uncertain() => Err(error),
                 _ => Ok(()),
             }
         };
