@@ -12,6 +12,7 @@ use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
 use tonic::Status;
 use tonic::codec::{BufferSettings, Codec as TonicCodec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 
+use crate::decoded;
 use crate::proto::thanos::series_response::Result as Frame;
 use crate::proto::thanos::{AggrChunk, Chunk, Label, Series, SeriesResponse};
 
@@ -77,7 +78,7 @@ impl<T: Message + 'static> Encoder for Writer<T> {
     }
 }
 
-/// Reads messages, whose text and data share the frame's buffer.
+/// Reads messages, whose text and data share the frame's buffer. One that would take far more memory than its bytes is refused before.
 #[derive(Debug)]
 pub struct Reader<U>(PhantomData<U>);
 
@@ -87,6 +88,7 @@ impl<U: Message + Default + 'static> Decoder for Reader<U> {
 
     fn decode(&mut self, input: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
         let frame = input.copy_to_bytes(input.remaining());
+        decoded::check::<U>(&frame)?;
         // As tonic's own codec has it: what cannot be read is an internal error.
         U::decode(frame).map(Some).map_err(|error| Status::internal(error.to_string()))
     }

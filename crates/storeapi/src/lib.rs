@@ -9,6 +9,7 @@ mod client;
 pub mod codec;
 pub mod conformance;
 pub mod deadline;
+mod decoded;
 mod error;
 pub mod frames;
 pub mod labels;
@@ -29,7 +30,5 @@ pub use message_limits::{MAX_REQUEST_BYTES, MessageLimits};
 pub use resort::{Resorter, resort};
 pub use server::{MAX_MESSAGE_SIZE_BYTES, ReflectionError, routes};
 pub use shard::ShardMatcher;
-pub use side::{
-    MAX_SIDE_MESSAGE_SIZE_BYTES, NoSideServices, SideFrame, SideRequest, SideService, SideServices,
-};
+pub use side::{NoSideServices, SideFrame, SideRequest, SideService, SideServices};
 pub use store::{FrameStream, SeriesStream, Store};

@@ -23,9 +23,6 @@ use crate::{Error, FrameStream, labels};
 
 pub(crate) use server::add;
 
-/// Largest message of these services that is read. Thanos sends all targets of a Prometheus in one.
-pub const MAX_SIDE_MESSAGE_SIZE_BYTES: usize = 64 << 20;
-
 /// Answers what is not series. By default nothing is offered.
 ///
 /// Labels in answers include the external ones. A warning may come anywhere in a stream; after an `Err` it has ended. Statuses mean what they
@@ -95,6 +92,17 @@ impl SideService {
         }
     }
 
+    /// Largest message of an answer that is taken, in bytes on the wire; in memory, it may take four times that at most. Prometheus' groups of
+    /// rules come one by one, but Thanos sends all targets of a Prometheus in one message, with all labels that were discovered.
+    pub const fn max_message_bytes(self) -> usize {
+        match self {
+            Self::Metadata | Self::Exemplars => 8 << 20,
+            Self::Rules => 16 << 20,
+            Self::Targets => 64 << 20,
+            Self::Status => 4 << 20,
+        }
+    }
+
     /// Whether who says `info` of itself offers it.
     pub const fn is_offered(self, info: &InfoResponse) -> bool {
         match self {
@@ -139,6 +147,11 @@ pub trait SideRequest: Message + Clone + 'static {
     fn read(response: Self::Response) -> Option<SideFrame<Self::Item>>;
 
     fn frame(frame: SideFrame<Self::Item>) -> Self::Response;
+
+    /// What a frame takes in memory, about.
+    fn size_bytes(response: &Self::Response) -> usize {
+        crate::decoded::size_of_message(response)
+    }
 
     /// # Errors
     /// Names the label that is not UTF-8.

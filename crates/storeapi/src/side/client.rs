@@ -2,15 +2,17 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::TryStreamExt;
 use tonic::body::Body;
 use tonic::client::GrpcService;
 use tonic::codegen::Body as HttpBody;
 use tonic::codegen::StdError;
 use tonic::{Request, Status};
 
-use super::{MAX_SIDE_MESSAGE_SIZE_BYTES, SideServices};
+use super::{SideRequest, SideService, SideServices};
 use crate::client::sent;
 use crate::deadline::{by, until};
+use crate::message_limits::{MAX_REQUEST_BYTES, explain};
 use crate::proto::thanos::exemplars_client::ExemplarsClient;
 use crate::proto::thanos::metadata_client::MetadataClient;
 use crate::proto::thanos::rules_client::RulesClient;
@@ -24,13 +26,19 @@ use crate::{FrameStream, StoreClient};
 
 macro_rules! call {
     ($self:ident, $client:ident, $method:ident, $request:ident) => {{
+        let service = service_of(&$request);
         let (request, deadline) = sent($request);
         let mut client = $client::new($self.channel().clone())
-            .max_decoding_message_size(MAX_SIDE_MESSAGE_SIZE_BYTES)
-            .max_encoding_message_size(MAX_SIDE_MESSAGE_SIZE_BYTES);
-        let stream = by(deadline, client.$method(request)).await?.into_inner();
-        Ok(until(Box::pin(stream), deadline))
+            .max_decoding_message_size(service.max_message_bytes())
+            .max_encoding_message_size(MAX_REQUEST_BYTES);
+        let large = move |status| explain(status, "a message", "ask with a filter or a limit");
+        let stream = by(deadline, client.$method(request)).await.map_err(large)?.into_inner();
+        Ok(until(Box::pin(stream.map_err(large)), deadline))
     }};
+}
+
+const fn service_of<R: SideRequest>(_: &Request<R>) -> SideService {
+    R::SERVICE
 }
 
 #[async_trait]

@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use tonic::service::Routes;
 use tonic::{Request, Response, Status};
 
-use super::MAX_SIDE_MESSAGE_SIZE_BYTES;
 use crate::deadline::{by, until};
+use crate::message_limits::MAX_REQUEST_BYTES;
 use crate::proto::thanos::exemplars_server::{Exemplars, ExemplarsServer};
 use crate::proto::thanos::metadata_server::{Metadata, MetadataServer};
 use crate::proto::thanos::rules_server::{Rules, RulesServer};
@@ -17,7 +17,7 @@ use crate::proto::thanos::{
     ExemplarsRequest, ExemplarsResponse, MetricMetadataRequest, MetricMetadataResponse, RulesRequest,
     RulesResponse, TargetsRequest, TargetsResponse, TsdbStatisticsRequest, TsdbStatisticsResponse,
 };
-use crate::server::received;
+use crate::server::{MAX_MESSAGE_SIZE_BYTES, received};
 use crate::{FrameStream, Store};
 
 /// Adds the services of `store`.
@@ -25,8 +25,8 @@ pub(crate) fn add(routes: Routes, store: Arc<dyn Store>) -> Routes {
     macro_rules! sized {
         ($server:ident) => {
             $server::new(Side { store: Arc::clone(&store) })
-                .max_decoding_message_size(MAX_SIDE_MESSAGE_SIZE_BYTES)
-                .max_encoding_message_size(MAX_SIDE_MESSAGE_SIZE_BYTES)
+                .max_decoding_message_size(MAX_REQUEST_BYTES)
+                .max_encoding_message_size(MAX_MESSAGE_SIZE_BYTES)
         };
     }
     routes
