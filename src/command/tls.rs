@@ -35,7 +35,7 @@ impl TlsFiles {
     }
 }
 
-fn watched(files: CredentialFiles, profile: TlsProfile) -> anyhow::Result<CredentialSource> {
+pub fn watched(files: CredentialFiles, profile: TlsProfile) -> anyhow::Result<CredentialSource> {
     Ok(CredentialSource::from_files(files, profile)?.poll_every(RELOAD_INTERVAL))
 }
 

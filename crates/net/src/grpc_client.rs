@@ -23,6 +23,7 @@ use tonic::transport::{Channel, Endpoint};
 use tower::{Service, ServiceExt as _};
 
 use crate::Error;
+use crate::compression::{Compression, compress_request, decompress_response};
 use crate::listen::split_host_port;
 
 mod connector;
@@ -59,12 +60,20 @@ pub struct GrpcTarget {
     pub authority: Option<String>,
     /// For name resolution, TCP and TLS together.
     pub connect_timeout: Duration,
+    /// Of requests, and so of answers: a server answers in the encoding of the request.
+    pub compression: Option<Compression>,
 }
 
 impl GrpcTarget {
     /// Without TLS.
     pub fn plain(address: impl Into<String>) -> Self {
-        Self { address: address.into(), tls: None, authority: None, connect_timeout: Duration::from_secs(5) }
+        Self {
+            address: address.into(),
+            tls: None,
+            authority: None,
+            connect_timeout: Duration::from_secs(5),
+            compression: None,
+        }
     }
 
     /// With TLS by `source`; the server must carry the host of `address` as a name.
@@ -96,6 +105,7 @@ pub fn connect(target: &GrpcTarget) -> Result<GrpcChannel, Error> {
     let inner = Arc::new(Inner {
         address: target.address.clone(),
         connect_timeout: target.connect_timeout,
+        compression: target.compression,
         endpoint,
         connector,
         current: ArcSwap::from_pointee(Live { channel, health }),
@@ -141,6 +151,7 @@ pub struct GrpcChannel {
 struct Inner {
     address: String,
     connect_timeout: Duration,
+    compression: Option<Compression>,
     endpoint: Endpoint,
     connector: Connector,
     current: ArcSwap<Live>,
@@ -184,6 +195,10 @@ impl Service<http::Request<Body>> for GrpcChannel {
 
 impl Inner {
     async fn call(&self, request: http::Request<Body>) -> Result<http::Response<Body>, Status> {
+        let request = match self.compression {
+            None => request,
+            Some(compression) => compress_request(request, compression),
+        };
         let replayable = Replayable::new(request);
         let mut last = Status::unavailable(format!("{}: the call was not sent", self.address));
         for _ in 0..=RETRIES {
@@ -192,7 +207,7 @@ impl Inner {
             let failure = match Self::attempt(&live, request).await {
                 Ok(response) => {
                     let response = status::from_plain_http(response, &self.address).await?;
-                    return Ok(status::with_address(response, &self.address));
+                    return Ok(decompress_response(status::with_address(response, &self.address)));
                 }
                 Err(error) => error,
             };

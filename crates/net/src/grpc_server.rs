@@ -23,6 +23,7 @@ use tonic::service::Routes;
 use tonic::transport::Server;
 
 use crate::Error;
+use crate::compression::CompressionLayer;
 use crate::connection_metrics::ConnectionMetrics;
 use crate::listen::listen;
 
@@ -133,6 +134,7 @@ impl GrpcServer {
         let acceptor = Arc::new(Acceptor::new(config, metrics, cut.clone(), sender));
         let accepting = tokio::spawn(acceptor.run(listener, shutdown.clone()));
         let serving = server
+            .layer(CompressionLayer)
             .add_routes(routes)
             .serve_with_incoming_shutdown(ReceiverStream::new(receiver), shutdown.clone().cancelled_owned());
         tokio::pin!(serving);

@@ -7,20 +7,24 @@
 
 #![forbid(unsafe_code)]
 
+pub mod compression;
 mod connection_metrics;
 pub mod context;
 mod credential_metrics;
+pub mod discovery;
 mod distrust;
 pub mod error;
 pub mod grpc_client;
 pub mod grpc_server;
 pub mod http_client;
 pub mod http_server;
+pub mod inspect;
 mod listen;
 pub mod peer;
 mod probes;
 pub mod tls_probe;
 
+pub use compression::Compression;
 pub use context::{Condition, Context, Readiness};
 pub use credential_metrics::watch_credentials;
 pub use error::Error;
