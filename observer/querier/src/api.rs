@@ -3,6 +3,7 @@
 //! Shapes, texts and status codes are those of Prometheus 3.9 (`web/api/v1`), so that Grafana and other clients see
 //! a Prometheus; contract section 1.3 lists what Thanos adds.
 
+mod coverage;
 mod endpoints;
 mod exemplars;
 mod float;
@@ -136,7 +137,7 @@ async fn allow_any_origin(request: Request, next: Next) -> Response {
         ),
         (header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST, OPTIONS")),
         (header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*")),
-        (header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("Date")),
+        (header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("Date, Parallax-Coverage")),
     ];
     let mut response = match *request.method() {
         Method::OPTIONS => StatusCode::NO_CONTENT.into_response(),

@@ -1,9 +1,23 @@
-//! Gaps in an answer: which cluster, which endpoint, what kind and why.
+//! What is in an answer and what is not: gaps, and the report of the whole.
 //!
 //! A gap travels upwards as a warning, through any number of queriers, ours or Thanos'. Its text begins with a prefix that stays
-//! the same and can be parsed: `parallax: cluster "us-1" missing: <endpoint>: <reason>`.
+//! the same and can be parsed: `parallax: cluster "us-1" missing: <endpoint>: <reason>`. The report ([`Coverage`]) says of every cluster and store what became
+//! of its part; it travels as a hint of the answer.
+
+mod book;
+mod log;
+mod report;
+mod series;
+mod wire;
 
 use std::fmt;
+
+pub use book::{CoverageBook, SAMPLE_INTERVAL};
+pub(crate) use log::CoverageEntry;
+pub use log::CoverageLog;
+pub use report::{Coverage, MAX_PARTS, Part, State};
+pub(crate) use series::WithCoverageSeries;
+pub(crate) use wire::{from_hint, to_hint};
 
 /// How an endpoint failed an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -1,32 +1,41 @@
-//! The endpoints a querier asks: what is configured about each, what each last said of itself, and whether it is well.
+//! An endpoint that a querier asks: what is configured about it, what it last said of itself, and whether it is well.
 //!
-//! Invariant: an endpoint that was configured is never forgotten. While it is down, what it last said (or the cluster it is expected to
-//! hold) decides whether a query could have needed it, and then its absence is reported. Polling is in `info_poll`, choosing in
-//! `store_selection`.
+//! Invariant: an endpoint that is configured is never forgotten. While it is down, what it last said (or the cluster it is expected to
+//! hold) decides whether a query could have needed it, and then its absence is reported. All of them together are in `endpoint/set.rs`, polling is in
+//! `info_poll`, choosing in `store_selection`.
 
+mod group;
 mod metadata;
+mod set;
 mod state;
+mod unusable;
 
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use parallax_model::{Labels, TimeRange};
 use parallax_net::GrpcTarget;
+use parallax_storeapi::proto::thanos::info::InfoResponse;
 use parallax_storeapi::{MessageLimits, Store, StoreClient};
-use parallax_telemetry::Metrics;
-use tokio_util::sync::CancellationToken;
+use prometheus_client::metrics::counter::Counter;
 
+use group::Group;
 pub use metadata::{Metadata, TsdbInfo};
+pub use set::{EndpointSet, Problem};
 pub use state::EndpointStatus;
 use state::Shared;
+use unusable::Unusable;
 
 use crate::Error;
-use crate::api::{StoreList, StoreStatus};
+use crate::claim::{Claim, ForeignLabels};
 use crate::coverage::{Gap, GapKind, bounded};
-use crate::info_poll;
+
+/// Counts what an endpoint claimed that is not its own.
+pub(crate) type ForeignCounter = Counter<u64, AtomicU64>;
 
 /// Most endpoints of one querier.
 pub const MAX_ENDPOINTS: usize = 10_000;
@@ -37,6 +46,10 @@ pub enum Connection {
     /// A component of this process.
     Local(Arc<dyn Store>),
     Remote(GrpcTarget),
+    /// Several servers that hold the same; each call goes to the next of them.
+    Group(Vec<GrpcTarget>),
+    /// An entry that cannot be used, and why: it is missing from every answer that could have needed it.
+    Unusable(String),
 }
 
 impl fmt::Debug for Connection {
@@ -44,6 +57,10 @@ impl fmt::Debug for Connection {
         match self {
             Self::Local(_) => f.write_str("Local"),
             Self::Remote(target) => f.debug_tuple("Remote").field(&target.address).finish(),
+            Self::Group(targets) => {
+                f.debug_list().entries(targets.iter().map(|target| &target.address)).finish()
+            }
+            Self::Unusable(reason) => f.debug_tuple("Unusable").field(reason).finish(),
         }
     }
 }
@@ -62,6 +79,8 @@ pub struct EndpointConfig {
     /// A store of finished blocks, which holds nothing until there is a first one: while it is well, to advertise no label set at all is
     /// complete, not a missing cluster.
     pub may_be_empty: bool,
+    /// Tells how it is reached: an endpoint of the same name and revision keeps its connection when endpoints are replaced.
+    pub revision: String,
     pub connection: Connection,
 }
 
@@ -73,6 +92,7 @@ impl EndpointConfig {
             strict: false,
             group: false,
             may_be_empty: false,
+            revision: String::new(),
             connection,
         }
     }
@@ -103,6 +123,8 @@ pub struct EndpointOptions {
     pub slow_failure: Duration,
     /// The external label that holds the name of a cluster.
     pub cluster_label: String,
+    /// What becomes of labels by which an endpoint claims to be another cluster than it is declared as.
+    pub foreign_labels: ForeignLabels,
     /// How large a message of a remote endpoint may be.
     pub message_limits: MessageLimits,
 }
@@ -116,6 +138,7 @@ impl Default for EndpointOptions {
             cool_down: Duration::from_secs(30),
             slow_failure: Duration::from_secs(1),
             cluster_label: "cluster".to_owned(),
+            foreign_labels: ForeignLabels::default(),
             message_limits: MessageLimits::default(),
         }
     }
@@ -129,21 +152,32 @@ pub struct Endpoint {
     group: bool,
     is_local: bool,
     may_be_empty: bool,
+    revision: String,
     store: Arc<dyn Store>,
     options: Arc<EndpointOptions>,
+    foreign: ForeignCounter,
     shared: Shared,
 }
 
 impl Endpoint {
-    fn new(config: EndpointConfig, options: Arc<EndpointOptions>) -> Result<Self, Error> {
+    fn new(
+        config: EndpointConfig,
+        options: Arc<EndpointOptions>,
+        foreign: ForeignCounter,
+    ) -> Result<Self, Error> {
         let is_local = matches!(config.connection, Connection::Local(_));
-        let store: Arc<dyn Store> = match config.connection {
-            Connection::Local(store) => store,
-            Connection::Remote(target) => {
-                let channel = parallax_net::connect(&target)
-                    .map_err(|source| Error::Endpoint { endpoint: config.name.clone(), source })?;
-                Arc::new(StoreClient::new(channel).with_limits(options.message_limits))
+        let remote = |target: &GrpcTarget| -> Result<Arc<dyn Store>, Error> {
+            let channel = parallax_net::connect(target)
+                .map_err(|source| Error::Endpoint { endpoint: config.name.clone(), source })?;
+            Ok(Arc::new(StoreClient::new(channel).with_limits(options.message_limits)))
+        };
+        let store: Arc<dyn Store> = match &config.connection {
+            Connection::Local(store) => Arc::clone(store),
+            Connection::Remote(target) => remote(target)?,
+            Connection::Group(targets) => {
+                Arc::new(Group::new(targets.iter().map(remote).collect::<Result<_, _>>()?))
             }
+            Connection::Unusable(reason) => Arc::new(Unusable::new(reason)),
         };
         Ok(Self {
             name: config.name,
@@ -152,10 +186,40 @@ impl Endpoint {
             group: config.group,
             is_local,
             may_be_empty: config.may_be_empty,
+            revision: config.revision,
             store,
             options,
+            foreign,
             shared: Shared::default(),
         })
+    }
+
+    /// For a configuration of which nothing else can be made.
+    fn unusable(
+        config: EndpointConfig,
+        options: Arc<EndpointOptions>,
+        foreign: ForeignCounter,
+        reason: &str,
+    ) -> Self {
+        Self {
+            name: config.name,
+            cluster: config.cluster,
+            strict: config.strict,
+            group: config.group,
+            is_local: false,
+            may_be_empty: config.may_be_empty,
+            revision: config.revision,
+            store: Arc::new(Unusable::new(reason)),
+            options,
+            foreign,
+            shared: Shared::default(),
+        }
+    }
+
+    /// Whether it is what `config` says. Components of this process are not replaced.
+    fn is_still(&self, config: &EndpointConfig) -> bool {
+        let known = (&self.revision, &self.cluster, self.strict, self.group, self.may_be_empty);
+        known == (&config.revision, &config.cluster, config.strict, config.group, config.may_be_empty)
     }
 
     pub fn name(&self) -> &str {
@@ -187,10 +251,32 @@ impl Endpoint {
             return;
         }
         if let Some(Ok(info)) = self.store.info().now_or_never()
-            && let Ok(metadata) = Metadata::from_info(info)
+            && let Ok(metadata) = self.read_info(info)
         {
             self.shared.write().learned(metadata);
         }
+    }
+
+    /// What `info` says, as far as the endpoint may say it.
+    ///
+    /// # Errors
+    /// If a label is not UTF-8.
+    pub(crate) fn read_info(&self, info: InfoResponse) -> Result<Metadata, parallax_storeapi::Error> {
+        let metadata = Metadata::from_info(info)?;
+        Ok(match self.claim() {
+            None => metadata,
+            Some(claim) => claim.apply(metadata),
+        })
+    }
+
+    /// The cluster that everything it sends has to be of; `None` if it is not declared as one.
+    pub fn claim(&self) -> Option<Claim> {
+        let cluster = self.cluster.as_deref()?;
+        Some(Claim::new(self.options.cluster_label.as_str(), cluster, self.options.foreign_labels))
+    }
+
+    pub(crate) fn foreign_counter(&self) -> &ForeignCounter {
+        &self.foreign
     }
 
     /// How long it has been since it last said what it holds, if its last Info poll failed; nothing while it is well.
@@ -240,20 +326,30 @@ impl Endpoint {
         Gap { cluster: self.cluster_name(), kind, endpoint: self.name.clone(), reason }
     }
 
-    fn cluster_name(&self) -> String {
+    /// The one cluster it stands for, or its own name.
+    pub(crate) fn cluster_name(&self) -> String {
         if let Some(cluster) = &self.cluster {
             return cluster.clone();
         }
-        let known = self.metadata();
-        let advertised: BTreeSet<&str> = known
-            .iter()
-            .flat_map(|known| &known.label_sets)
-            .filter_map(|set| set.get(&self.options.cluster_label))
-            .collect();
+        let advertised = self.advertised();
         match advertised.first() {
-            Some(only) if advertised.len() == 1 => (*only).to_owned(),
+            Some(only) if advertised.len() == 1 => only.clone(),
             _ => self.name.clone(),
         }
+    }
+
+    /// The clusters it is expected to hold, or last advertised.
+    pub(crate) fn clusters(&self) -> BTreeSet<String> {
+        match &self.cluster {
+            Some(cluster) => [cluster.clone()].into(),
+            None => self.advertised(),
+        }
+    }
+
+    fn advertised(&self) -> BTreeSet<String> {
+        let known = self.metadata();
+        let sets = known.iter().flat_map(|known| &known.label_sets);
+        sets.filter_map(|set| set.get(&self.options.cluster_label).map(str::to_owned)).collect()
     }
 
     pub(crate) fn shared(&self) -> &Shared {
@@ -271,7 +367,7 @@ impl Endpoint {
             group: self.group,
             healthy: state.is_healthy(),
             last_check: state.last_check,
-            last_error: state.last_error.clone(),
+            last_error: state.last_error.clone().or_else(|| known.and_then(|known| known.foreign.clone())),
             label_sets: known.map(|known| known.label_sets.clone()).unwrap_or_default(),
             range: known.map_or(TimeRange::ALL, |known| known.range),
         }
@@ -281,91 +377,5 @@ impl Endpoint {
 impl fmt::Debug for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Endpoint").field("name", &self.name).finish_non_exhaustive()
-    }
-}
-
-/// All endpoints of a querier, polled in the background.
-#[derive(Debug)]
-pub struct EndpointSet {
-    endpoints: Vec<Arc<Endpoint>>,
-    options: Arc<EndpointOptions>,
-}
-
-impl EndpointSet {
-    /// Connects lazily to every endpoint and begins polling at once, until `shutdown`. Call it inside a tokio runtime.
-    ///
-    /// # Errors
-    /// Names the endpoint that is configured twice or whose target is no target.
-    pub fn start(
-        configs: Vec<EndpointConfig>,
-        options: EndpointOptions,
-        metrics: &Metrics,
-        shutdown: CancellationToken,
-    ) -> Result<Arc<Self>, Error> {
-        if configs.len() > MAX_ENDPOINTS {
-            return Err(Error::TooManyEndpoints { count: configs.len(), limit: MAX_ENDPOINTS });
-        }
-        let options = Arc::new(options);
-        let mut names = BTreeSet::new();
-        let mut endpoints = Vec::with_capacity(configs.len());
-        for config in configs {
-            if !names.insert(config.name.clone()) {
-                return Err(Error::DuplicateEndpoint { endpoint: config.name });
-            }
-            endpoints.push(Arc::new(Endpoint::new(config, Arc::clone(&options))?));
-        }
-        let set = Arc::new(Self { endpoints, options });
-        info_poll::start(&set, metrics, shutdown);
-        Ok(set)
-    }
-
-    pub fn endpoints(&self) -> &[Arc<Endpoint>] {
-        &self.endpoints
-    }
-
-    pub fn options(&self) -> &EndpointOptions {
-        &self.options
-    }
-
-    pub fn status(&self) -> Vec<EndpointStatus> {
-        self.endpoints.iter().map(|endpoint| endpoint.status()).collect()
-    }
-
-    /// Expected clusters that no healthy endpoint advertises, sorted.
-    pub fn missing_clusters(&self) -> Vec<String> {
-        let expected = |present: bool| -> BTreeSet<&str> {
-            self.endpoints
-                .iter()
-                .filter(|endpoint| (endpoint.is_healthy() && endpoint.advertises_expected()) == present)
-                .filter_map(|endpoint| endpoint.cluster.as_deref())
-                .collect()
-        };
-        expected(false).difference(&expected(true)).map(|cluster| (*cluster).to_owned()).collect()
-    }
-
-    /// Waits until every endpoint was polled once, successfully or not: at most the Info timeout, times the rounds that
-    /// [`EndpointOptions::max_concurrent_polls`] makes of them if none answers.
-    pub async fn polled_once(&self) {
-        for endpoint in &self.endpoints {
-            endpoint.shared.polled_once().await;
-        }
-    }
-}
-
-impl StoreList for EndpointSet {
-    fn stores(&self) -> Vec<StoreStatus> {
-        let shown = |status: EndpointStatus| StoreStatus {
-            name: status.name,
-            component: status.component,
-            last_check: status.last_check,
-            last_error: status.last_error,
-            label_sets: status.label_sets,
-            range: status.range,
-        };
-        self.status().into_iter().map(shown).collect()
-    }
-
-    fn missing_clusters(&self) -> Vec<String> {
-        Self::missing_clusters(self)
     }
 }

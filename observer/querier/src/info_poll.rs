@@ -15,7 +15,7 @@ use tokio::sync::Semaphore;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use crate::endpoint::{Endpoint, EndpointOptions, EndpointSet, Metadata};
+use crate::endpoint::{Endpoint, EndpointOptions, Metadata};
 use crate::proxy::reason_of;
 
 /// Between two polls of an endpoint, whatever is configured.
@@ -28,39 +28,61 @@ struct EndpointLabel {
 
 type UpGauge = Family<EndpointLabel, Gauge<i64, AtomicI64>>;
 
-/// Starts the loops; each ends with `shutdown`, or when the set is gone.
-pub(crate) fn start(set: &Arc<EndpointSet>, metrics: &Metrics, shutdown: CancellationToken) {
-    let up = metrics.register(
-        "parallax_querier_endpoint_up",
-        "Whether the last Info poll of an endpoint succeeded",
-        UpGauge::default(),
-    );
-    let slots = Arc::new(Semaphore::new(set.options().max_concurrent_polls.clamp(1, Semaphore::MAX_PERMITS)));
-    for endpoint in set.endpoints() {
+/// What all polls of a set of endpoints share.
+#[derive(Debug)]
+pub(crate) struct Poll {
+    info_interval: Duration,
+    info_timeout: Duration,
+    slots: Arc<Semaphore>,
+    up: UpGauge,
+}
+
+impl Poll {
+    pub(crate) fn new(options: &EndpointOptions, metrics: &Metrics) -> Self {
+        let up = metrics.register(
+            "parallax_querier_endpoint_up",
+            "Whether the last Info poll of an endpoint succeeded",
+            UpGauge::default(),
+        );
+        Self {
+            info_interval: options.info_interval.max(SHORTEST_INTERVAL),
+            info_timeout: options.info_timeout,
+            slots: Arc::new(Semaphore::new(options.max_concurrent_polls.clamp(1, Semaphore::MAX_PERMITS))),
+            up,
+        }
+    }
+
+    /// Starts the loop of one endpoint, which ends with `stop`.
+    pub(crate) fn start(&self, endpoint: &Arc<Endpoint>, stop: CancellationToken) {
         let poller = Poller {
             endpoint: Arc::clone(endpoint),
-            options: set.options().clone(),
-            slots: Arc::clone(&slots),
-            up: up.clone(),
+            info_timeout: self.info_timeout,
+            slots: Arc::clone(&self.slots),
+            up: self.up.clone(),
         };
-        let (shutdown, alive) = (shutdown.clone(), Arc::downgrade(set));
+        let interval = self.info_interval;
         tokio::spawn(async move {
             let work = async {
-                let mut ticks = tokio::time::interval(poller.options.info_interval.max(SHORTEST_INTERVAL));
+                let mut ticks = tokio::time::interval(interval);
                 ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-                while alive.strong_count() > 0 {
+                loop {
                     ticks.tick().await;
                     poller.poll().await;
                 }
             };
-            shutdown.run_until_cancelled(work).await;
+            stop.run_until_cancelled(work).await;
         });
+    }
+
+    /// For an endpoint that is there no longer.
+    pub(crate) fn forget(&self, endpoint: &str) {
+        self.up.remove(&EndpointLabel { endpoint: endpoint.to_owned() });
     }
 }
 
 struct Poller {
     endpoint: Arc<Endpoint>,
-    options: EndpointOptions,
+    info_timeout: Duration,
     slots: Arc<Semaphore>,
     up: UpGauge,
 }
@@ -70,12 +92,15 @@ impl Poller {
         // The semaphore is never closed.
         let Ok(_slot) = self.slots.acquire().await else { return };
         let began = Instant::now();
-        let answer = tokio::time::timeout(self.options.info_timeout, self.endpoint.store().info()).await;
+        let answer = tokio::time::timeout(self.info_timeout, self.endpoint.store().info()).await;
         let result = match answer {
-            Err(_) => Err(format!("no answer to Info within {:?}", self.options.info_timeout)),
+            Err(_) => Err(format!("no answer to Info within {:?}", self.info_timeout)),
             Ok(Err(status)) => Err(reason_of(&status)),
-            Ok(Ok(info)) => Metadata::from_info(info).map_err(|error| format!("bad Info: {error}")),
+            Ok(Ok(info)) => self.endpoint.read_info(info).map_err(|error| format!("bad Info: {error}")),
         };
+        if result.as_ref().is_ok_and(|metadata| metadata.foreign.is_some()) {
+            self.endpoint.foreign_counter().inc();
+        }
         self.log_change(&result);
         let label = EndpointLabel { endpoint: self.endpoint.name().to_owned() };
         self.up.get_or_create(&label).set(i64::from(result.is_ok()));

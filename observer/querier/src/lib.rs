@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod api;
+pub mod claim;
 mod config;
 pub mod coverage;
 pub mod endpoint;
@@ -18,9 +19,12 @@ mod side;
 mod stop;
 pub mod store_selection;
 
+pub use claim::{Claim, ForeignLabels};
 pub use config::QuerierConfig;
-pub use coverage::{Gap, GapKind};
-pub use endpoint::{Connection, Endpoint, EndpointConfig, EndpointOptions, EndpointSet, EndpointStatus};
+pub use coverage::{Coverage, CoverageLog, Gap, GapKind, Part, State};
+pub use endpoint::{
+    Connection, Endpoint, EndpointConfig, EndpointOptions, EndpointSet, EndpointStatus, Problem,
+};
 pub use error::Error;
 pub use proxy::{Proxy, ProxyConfig, SideLimits};
 pub use querier::Querier;

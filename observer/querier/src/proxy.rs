@@ -6,11 +6,15 @@
 //! - Dropping an answer ends every call behind it.
 //! - What an endpoint sends is bounded, in frames, in bytes ahead of the merge and in all, and looked at: what is malformed is left out as that endpoint's gap.
 
+mod attest;
 mod blame;
 mod check;
+mod claimed;
+mod gather;
 mod info;
 mod label_calls;
 mod look_ahead;
+mod open;
 mod pump;
 mod series;
 mod side;
@@ -36,9 +40,9 @@ use prometheus_client::metrics::family::Family;
 use tonic::metadata::{KeyAndValueRef, MetadataMap};
 use tonic::{Request, Status};
 
-use crate::coverage::{Gap, GapKind, bounded};
+use crate::coverage::{CoverageEntry, Gap, GapKind, bounded};
 use crate::endpoint::{Endpoint, EndpointSet};
-use crate::select::Budget;
+use crate::select::{Budget, Interest};
 use crate::store_selection::{Selection, select};
 
 pub(crate) use look_ahead::Ahead;
@@ -50,6 +54,9 @@ const TENANT_HEADER: &str = "thanos-tenant";
 /// The gRPC metadata by which a proxy tells one below it how long it bears silence, in milliseconds: the lower one has to give up on a hung
 /// endpoint before the upper one gives up on it. Thanos ignores it.
 const SILENCE_HEADER: &str = "parallax-silence-ms";
+
+/// What a querier calls itself in Info, ours and Thanos'.
+const QUERIER: &str = "query";
 
 /// Of the silence the caller bears, one part in this many is kept for the way up.
 const SILENCE_SHARE: u32 = 5;
@@ -135,7 +142,14 @@ impl Proxy {
         &self.inner.endpoints
     }
 
-    fn count(&self, gap: &Gap) {
+    /// Counts a gap, once for a selection that is asked for again.
+    fn count(&self, call: &Call, gap: &Gap) {
+        if call.interest.is_new(Arc::as_ptr(&self.inner).addr(), gap) {
+            self.count_always(gap);
+        }
+    }
+
+    fn count_always(&self, gap: &Gap) {
         self.inner.gaps.get_or_create(&KindLabel { kind: gap.kind.as_str() }).inc();
     }
 
@@ -155,7 +169,7 @@ impl Proxy {
             return Err(Status::unavailable("no endpoints are configured"));
         }
         for gap in &selection.gaps {
-            self.count(gap);
+            self.count(call, gap);
         }
         match selection.gaps.first() {
             Some(gap) if call.abort => Err(aborted(gap)),
@@ -177,6 +191,10 @@ struct Call {
     metadata: MetadataMap,
     /// Of the query, or of this call alone if it came from elsewhere.
     budget: Arc<Budget>,
+    /// Whether anybody waits for the answer yet.
+    interest: Interest,
+    /// Where whoever asked wants to find what is known of the answer.
+    coverage: Option<CoverageEntry>,
 }
 
 impl Call {
@@ -210,6 +228,8 @@ impl Call {
                 .get::<Arc<Budget>>()
                 .cloned()
                 .unwrap_or_else(|| Budget::new(config.max_held_bytes)),
+            interest: request.extensions().get::<Interest>().cloned().unwrap_or_else(Interest::always),
+            coverage: request.extensions().get::<CoverageEntry>().cloned(),
         }
     }
 
@@ -225,6 +245,7 @@ impl Call {
         let mut request = with_deadline(message, Some(self.endpoint_deadline));
         // A querier in this process shares it.
         request.extensions_mut().insert(Arc::clone(&self.budget));
+        request.extensions_mut().insert(self.interest.clone());
         for entry in self.metadata.iter() {
             if let KeyAndValueRef::Ascii(key, value) = entry {
                 request.metadata_mut().insert(key.clone(), value.clone());

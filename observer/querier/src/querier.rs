@@ -22,6 +22,7 @@ use tonic::{Request, Status};
 use crate::Error;
 use crate::api::{self, ApiOptions, StoreList, StoreStatus};
 use crate::config::QuerierConfig;
+use crate::coverage::{CoverageBook, SAMPLE_INTERVAL, WithCoverageSeries};
 use crate::endpoint::EndpointSet;
 use crate::proxy::Proxy;
 use crate::query::QueryRunner;
@@ -55,9 +56,14 @@ impl Querier {
         proxy.default_timeout = config.limits.timeout;
         proxy.max_held_bytes = config.limits.max_held_bytes;
         let proxy = Proxy::new(endpoints.clone(), proxy, &context.metrics);
-        let runner =
-            QueryRunner::new(Arc::new(proxy.clone()), config.engine, config.limits, &context.metrics)
-                .with_blame(Arc::new(proxy.clone()));
+        let book = CoverageBook::new(&context.metrics);
+        let label = endpoints.options().cluster_label.clone();
+        let store = Arc::new(WithCoverageSeries::new(proxy.clone(), book.clone(), label));
+        let runner = QueryRunner::new(store, config.engine, config.limits, &context.metrics)
+            .with_blame(Arc::new(proxy.clone()))
+            .with_book(book.clone());
+        let sets = std::iter::once(endpoints.clone()).chain(config.beneath.iter().cloned()).collect();
+        tokio::spawn(context.shutdown.clone().run_until_cancelled_owned(take_samples(book, sets)));
         let stop = Stop::new(context.shutdown.clone(), config.stop_grace);
         let polled = endpoints.clone();
         tokio::spawn(context.shutdown.run_until_cancelled_owned(async move {
@@ -91,6 +97,19 @@ impl Querier {
 
     pub fn runner(&self) -> &Arc<QueryRunner> {
         &self.runner
+    }
+}
+
+/// Takes samples of how well the clusters are, again and again.
+async fn take_samples(book: Arc<CoverageBook>, sets: Vec<Arc<EndpointSet>>) {
+    for set in &sets {
+        set.polled_once().await;
+    }
+    let mut ticks = tokio::time::interval(SAMPLE_INTERVAL);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    loop {
+        ticks.tick().await;
+        book.sample(jiff::Timestamp::now().as_millisecond(), &sets);
     }
 }
 

@@ -24,6 +24,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
+use crate::coverage::{Coverage, CoverageBook, CoverageLog};
 use crate::resolution;
 use crate::select::{Blame, Budget, Helpers, SelectOptions, StoreSource};
 
@@ -116,6 +117,7 @@ pub struct QueryRunner {
     helpers: Helpers,
     metrics: QueryMetrics,
     blame: Option<Arc<dyn Blame>>,
+    book: Arc<CoverageBook>,
 }
 
 /// The right to run, which a query or a request for series or labels has until it ends.
@@ -178,7 +180,19 @@ impl QueryRunner {
             limits,
             metrics: QueryMetrics::new(metrics),
             blame: None,
+            book: CoverageBook::new(metrics),
         }
+    }
+
+    /// Counts answers in `book`.
+    #[must_use]
+    pub(crate) fn with_book(self, book: Arc<CoverageBook>) -> Self {
+        Self { book, ..self }
+    }
+
+    /// What one answer is made of; counted.
+    pub(crate) fn covered(&self, log: &CoverageLog) -> Option<Coverage> {
+        self.book.covered(log)
     }
 
     /// Names whose series are malformed by asking `blame`.
@@ -235,7 +249,7 @@ impl QueryRunner {
     pub async fn run<T: Send + 'static>(
         &self,
         query: Query,
-        finish: impl FnOnce(QueryOutcome, QueryTimes) -> T + Send + 'static,
+        finish: impl FnOnce(QueryOutcome, QueryTimes, Option<Coverage>) -> T + Send + 'static,
     ) -> Result<T, RunError> {
         let began = Instant::now();
         let deadline = self.deadline(query.timeout);
@@ -247,6 +261,7 @@ impl QueryRunner {
         let options = self.engine_options(&query);
         let interrupt = Interrupt::at(deadline);
         let canceled = CancellationToken::new();
+        let coverage = CoverageLog::default();
         let guard = CancelOnDrop { interrupt: interrupt.clone(), canceled: canceled.clone() };
         let source = StoreSource::new(
             self.store.clone(),
@@ -265,7 +280,9 @@ impl QueryRunner {
             canceled,
         )
         .with_blame(self.blame.clone())
-        .with_helpers(self.helpers.clone());
+        .with_helpers(self.helpers.clone())
+        .with_coverage(coverage.clone());
+        let book = self.book.clone();
         let work = move || {
             // Both last as long as the thread is busy, which is longer than the caller when it goes away.
             let _busy = (slot, running);
@@ -277,7 +294,8 @@ impl QueryRunner {
                 query.range,
                 &interrupt,
             )?;
-            Ok::<T, QueryError>(finish(outcome, QueryTimes { queued, evaluated: began.elapsed() }))
+            let times = QueryTimes { queued, evaluated: began.elapsed() };
+            Ok::<T, QueryError>(finish(outcome, times, book.covered(&coverage)))
         };
         let result = match tokio::task::spawn_blocking(work).await {
             Ok(result) => result.map_err(RunError::Query),

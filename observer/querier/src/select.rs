@@ -10,6 +10,7 @@
 mod blame;
 mod budget;
 mod decode;
+mod interest;
 mod read_ahead;
 mod request;
 mod stream;
@@ -28,12 +29,15 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
+use crate::coverage::{CoverageEntry, CoverageLog};
+
 pub use blame::Blame;
 use blame::Containment;
 pub use budget::Budget;
 pub(crate) use budget::{Held, OverBudget};
 use decode::Decoder;
 pub use decode::Helpers;
+pub(crate) use interest::Interest;
 pub(crate) use request::strategy;
 pub use request::{StoreMatchers, wire_matchers};
 pub(crate) use stream::labels_of;
@@ -71,6 +75,7 @@ pub struct StoreSource {
     canceled: CancellationToken,
     blame: Option<Arc<dyn Blame>>,
     helpers: Helpers,
+    coverage: CoverageLog,
 }
 
 impl StoreSource {
@@ -84,13 +89,29 @@ impl StoreSource {
     ) -> Self {
         let opens = Arc::new(Semaphore::new(options.max_concurrent_opens.max(1)));
         let (options, helpers) = (Arc::new(options), Helpers::new(1));
-        Self { store, runtime, options, opens, budget, canceled, blame: None, helpers }
+        Self {
+            store,
+            runtime,
+            options,
+            opens,
+            budget,
+            canceled,
+            blame: None,
+            helpers,
+            coverage: CoverageLog::default(),
+        }
     }
 
     /// Decodes with these, which other queries use too; otherwise with one helper of its own.
     #[must_use]
     pub fn with_helpers(self, helpers: Helpers) -> Self {
         Self { helpers, ..self }
+    }
+
+    /// Leaves what is known of the answer in `coverage`.
+    #[must_use]
+    pub fn with_coverage(self, coverage: CoverageLog) -> Self {
+        Self { coverage, ..self }
     }
 
     /// Names whose series are malformed by asking `blame`.
@@ -109,6 +130,8 @@ impl Source for StoreSource {
             options: self.options.clone(),
             opens: self.opens.clone(),
             budget: self.budget.clone(),
+            interest: Interest::new(wanted.clone()),
+            coverage: self.coverage.entry(),
             wanted,
         };
         let message = request::series_request(selection, &self.options);
@@ -139,13 +162,20 @@ struct Pump {
     budget: Arc<Budget>,
     /// Whether the engine has come to this selection.
     wanted: watch::Receiver<bool>,
+    /// The same, for the fan-outs beneath.
+    interest: Interest,
+    coverage: CoverageEntry,
 }
 
 impl Pump {
-    async fn run(mut self, message: SeriesRequest, deliveries: &mpsc::Sender<Delivery>) {
+    async fn run(self, message: SeriesRequest, deliveries: &mpsc::Sender<Delivery>) {
         let deadline = tokio::time::Instant::from_std(self.options.deadline);
         let mut ahead = VecDeque::new();
         let outcome = tokio::time::timeout_at(deadline, self.forward(message, deliveries, &mut ahead)).await;
+        if matches!(&outcome, Ok(Err(_))) {
+            // The query fails when the engine comes to this: what has come only takes room until then.
+            ahead.clear();
+        }
         // What has come needs no more of the stores' time, however late the engine comes to it.
         for delivery in ahead {
             if deliveries.send(delivery).await.is_err() {

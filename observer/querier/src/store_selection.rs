@@ -11,6 +11,7 @@ use parallax_model::{Labels, Matcher, TimeRange};
 use parallax_storeapi::SideService;
 use parallax_storeapi::matchers::may_match;
 
+use crate::claim::ForeignLabels;
 use crate::coverage::{Gap, GapKind};
 use crate::endpoint::{Endpoint, EndpointSet, Metadata};
 
@@ -105,7 +106,7 @@ pub fn select(
 pub fn choose(set: &EndpointSet, question: &Question<'_>, store_matchers: &StoreMatchers) -> Selection {
     let now = Instant::now();
     let mut selection = Selection::default();
-    for endpoint in set.endpoints() {
+    for endpoint in set.endpoints().iter() {
         endpoint.refresh_if_local();
         let metadata = endpoint.metadata();
         if !is_wanted(endpoint, metadata.as_deref(), store_matchers) {
@@ -113,11 +114,17 @@ pub fn choose(set: &EndpointSet, question: &Question<'_>, store_matchers: &Store
         }
         let relevant = match &metadata {
             Some(known) => {
-                question.is_answered_by(known) && question.is_covered_by(known, endpoint.silent_for(now))
+                !known.is_all_foreign()
+                    && question.is_answered_by(known)
+                    && question.is_covered_by(known, endpoint.silent_for(now))
             }
             // Nothing is known: only the expected cluster can rule it out.
             None => endpoint.expected_labels().is_none_or(|set| question.may_match(&[set])),
         };
+        if let Some(reason) = refused(endpoint, metadata.as_deref(), question) {
+            selection.gaps.push(endpoint.gap(GapKind::Refused, reason));
+            continue;
+        }
         // Who offers no rules does not miss those of the expected cluster.
         let could =
             metadata.as_ref().is_some_and(|known| question.side.is_none() || question.is_answered_by(known));
@@ -140,10 +147,16 @@ pub fn choose(set: &EndpointSet, question: &Question<'_>, store_matchers: &Store
 }
 
 fn absent_reason(endpoint: &Endpoint) -> String {
-    match endpoint.status().last_error {
-        Some(error) => error,
-        None => "it is up but does not advertise this cluster".to_owned(),
-    }
+    let foreign = || endpoint.metadata().and_then(|known| known.foreign.clone());
+    let absent = || "it is up but does not advertise this cluster".to_owned();
+    endpoint.status().last_error.or_else(foreign).unwrap_or_else(absent)
+}
+
+/// Why nothing of the endpoint is believed, where the question could have concerned its declared cluster.
+fn refused(endpoint: &Endpoint, metadata: Option<&Metadata>, question: &Question<'_>) -> Option<String> {
+    let claim = endpoint.claim().filter(|claim| claim.mode() == ForeignLabels::Refuse)?;
+    let reason = metadata?.foreign.clone()?;
+    question.may_match(&[claim.own()]).then(|| format!("{reason}; nothing of it is believed"))
 }
 
 fn is_wanted(endpoint: &Endpoint, metadata: Option<&Metadata>, store_matchers: &StoreMatchers) -> bool {
@@ -152,7 +165,9 @@ fn is_wanted(endpoint: &Endpoint, metadata: Option<&Metadata>, store_matchers: &
     }
     let mut label_sets = metadata.map(|known| known.label_sets.clone()).unwrap_or_default();
     // No set at all says that it may hold anything, the expected cluster included, unless it never spoke.
-    if (metadata.is_none() || !label_sets.is_empty()) && !endpoint.advertises_expected() {
+    let may_hold_anything =
+        metadata.is_some_and(|known| known.label_sets.is_empty() && known.foreign.is_none());
+    if !may_hold_anything && !endpoint.advertises_expected() {
         label_sets.extend(endpoint.expected_labels());
     }
     store_matchers.iter().any(|all| {

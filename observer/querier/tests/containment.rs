@@ -222,7 +222,7 @@ async fn interleaved_series_are_counted_and_told_twice_at_most() {
     let reasons: Vec<String> = gaps(&answer).into_iter().map(|gap| gap.reason).collect();
     assert_eq!(reasons.len(), 2, "{reasons:?}");
     assert!(reasons[0].contains("out of order"), "{reasons:?}");
-    assert_eq!(reasons[1], "2 malformed series or chunks were left out");
+    assert_eq!(reasons[1], "2 series or chunks that are malformed or not its own were left out");
 }
 
 #[tokio::test]
@@ -500,6 +500,14 @@ async fn a_label_call_without_partial_answers_fails_with_the_first_endpoint_and_
 /// Fails as a connection does that runs into its own timeout.
 struct SlowlyRefusing(AtomicUsize);
 
+impl SlowlyRefusing {
+    async fn refuse<T>(&self) -> Result<T, Status> {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        tokio::time::sleep(Duration::from_millis(60)).await;
+        Err(Status::unavailable("no connection within 60ms"))
+    }
+}
+
 #[parallax_storeapi::async_trait]
 impl Store for SlowlyRefusing {
     async fn info(&self) -> Result<InfoResponse, Status> {
@@ -507,17 +515,15 @@ impl Store for SlowlyRefusing {
     }
 
     async fn series(&self, _: Request<SeriesRequest>) -> Result<SeriesStream, Status> {
-        self.0.fetch_add(1, Ordering::SeqCst);
-        tokio::time::sleep(Duration::from_millis(60)).await;
-        Err(Status::unavailable("no connection within 60ms"))
+        self.refuse().await
     }
 
     async fn label_names(&self, _: Request<LabelNamesRequest>) -> Result<LabelNamesResponse, Status> {
-        Err(Status::unimplemented(""))
+        self.refuse().await
     }
 
     async fn label_values(&self, _: Request<LabelValuesRequest>) -> Result<LabelValuesResponse, Status> {
-        Err(Status::unimplemented(""))
+        self.refuse().await
     }
 }
 
@@ -538,6 +544,21 @@ async fn a_connection_that_fails_slowly_is_tried_once_and_then_left_alone_while_
         let second = gaps(&ask(&mesh, up()).await.unwrap()).remove(0);
         assert_eq!(store.0.load(Ordering::SeqCst), opens_of_second);
         assert_eq!(second.reason.starts_with("not asked: "), is_open, "{second}");
+    }
+}
+
+#[tokio::test]
+async fn label_calls_leave_a_connection_that_fails_slowly_alone_too() {
+    let store = Arc::new(SlowlyRefusing(AtomicUsize::new(0)));
+    let options = EndpointOptions { slow_failure: Duration::from_millis(50), ..options() };
+    let configs = vec![EndpointConfig::new("us:10901", Connection::Local(store.clone()))];
+    let mesh = mesh_with(configs, options, ProxyConfig::default()).await;
+    let request = LabelNamesRequest { end: i64::MAX, ..LabelNamesRequest::default() };
+    for (reason, opens) in [("no connection within 60ms", 1), ("not asked: ", 1)] {
+        let answer = mesh.proxy.label_names(Request::new(request.clone())).await.unwrap();
+        let gap = Gap::parse(&answer.warnings[0]).unwrap();
+        assert!(gap.reason.starts_with(reason), "{gap}");
+        assert_eq!(store.0.load(Ordering::SeqCst), opens);
     }
 }
 

@@ -222,6 +222,56 @@ async fn garbage_on_the_wire_is_a_gap_of_who_sent_it() {
     }
 }
 
+/// The field 1 of a message, of this content.
+fn field(content: &[u8]) -> Vec<u8> {
+    let mut message = vec![0x0a];
+    prost::encoding::encode_varint(content.len() as u64, &mut message);
+    message.extend_from_slice(content);
+    message
+}
+
+#[tokio::test]
+async fn a_message_of_tiny_parts_is_refused_before_it_takes_their_memory() {
+    let [a, _] = two_replicas();
+    // Two bytes each, and some hundred in memory.
+    let tiny = field(&field(&[]).repeat(3 << 20));
+    let hub = Hub::over(vec![local("a", &a), garbage(tiny)]).await;
+    let (data, warnings) = hub.get("/api/v1/metadata").await;
+    let refused = gap(&warnings);
+    assert_eq!((refused.endpoint.as_str(), refused.kind), ("garbage", GapKind::Refused));
+    assert!(refused.reason.contains("has too many parts"), "{refused}");
+    assert!(refused.reason.contains("33554432 bytes of memory"), "{refused}");
+    assert_eq!(data["up"], json!([meta("gauge", "Whether it is up")]));
+
+    let large = field(&vec![b'x'; 9 << 20]);
+    let hub = Hub::over(vec![local("a", &a), garbage(large)]).await;
+    let (_, warnings) = hub.get("/api/v1/metadata").await;
+    let refused = gap(&warnings);
+    assert!(refused.reason.contains("at most 8388608 bytes are taken"), "{refused}");
+}
+
+#[tokio::test]
+async fn without_partial_answers_the_first_failure_ends_the_wait_for_all_others() {
+    let [hung, failing] = two_replicas();
+    *hung.fault.lock().unwrap() = Fault::HangAfter(1);
+    for fault in
+        [Fault::FailAfter(0, Status::internal("disk on fire")), Fault::Warn("disk on fire".to_owned())]
+    {
+        *failing.fault.lock().unwrap() = fault;
+        // No response timeout: what waits for the hung one waits for two minutes.
+        let endpoints = vec![local("hung", &hung), local("failing", &failing)];
+        let hub = Hub::with(endpoints, |config| QuerierConfig {
+            proxy: ProxyConfig { response_timeout: None, ..config.proxy.clone() },
+            ..config
+        })
+        .await;
+        let asking = hub.ask("/api/v1/metadata?partial_response=false");
+        let (status, answer) = tokio::time::timeout(Duration::from_secs(60), asking).await.unwrap();
+        assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
+        assert!(answer["error"].as_str().unwrap().contains("disk on fire"), "{answer}");
+    }
+}
+
 #[tokio::test]
 async fn queriers_stack_over_grpc_and_a_gap_passes_up() {
     let [a, b] = two_replicas();

@@ -38,7 +38,7 @@ pub(super) async fn exemplars(State(api): State<Arc<Api>>, params: Params) -> Re
         };
         question.ask(&api, request).await?
     };
-    let mut success = Success::begin();
+    let mut success = Success::begin().covering(question.covered(&api));
     write_list(success.data(), merge(parts, &question.replica_labels), |data, (series, exemplars)| {
         data.extend_from_slice(b"{\"seriesLabels\":");
         write_labels(data, &series);

@@ -21,6 +21,7 @@ use super::json::{write_labels, write_list, write_strings};
 use super::names::unescape_label_name;
 use super::params::{ALL_TIME, Params};
 use super::respond::{ApiError, ErrorKind, Finished, Success};
+use crate::coverage::CoverageLog;
 use crate::query::Slot;
 use crate::select::{Budget, Held, StoreMatchers, labels_of, source_error, strategy, wire_matchers};
 
@@ -37,6 +38,7 @@ struct Question {
     deadline: Instant,
     /// Of all the selectors together.
     budget: Arc<Budget>,
+    coverage: CoverageLog,
     /// Held as long as the question is open: it is as much work for the stores as a query.
     _slot: Slot,
 }
@@ -70,6 +72,7 @@ impl Question {
             limit,
             deadline: api.runner.store_deadline(deadline),
             budget: Budget::new(api.runner.limits().max_held_bytes),
+            coverage: CoverageLog::default(),
             _slot: api.runner.slot(deadline).await?,
         })
     }
@@ -77,6 +80,7 @@ impl Question {
     fn request<T>(&self, message: T) -> Request<T> {
         let mut request = with_deadline(message, Some(self.deadline));
         request.extensions_mut().insert(Arc::clone(&self.budget));
+        request.extensions_mut().insert(self.coverage.entry());
         if !self.store_matchers.is_empty() {
             request.extensions_mut().insert(StoreMatchers(self.store_matchers.clone()));
         }
@@ -134,7 +138,7 @@ pub(super) async fn label_names(State(api): State<Arc<Api>>, params: Params) -> 
         }))
     });
     let answers = question.in_time(async { try_join_all(asked).await.map_err(to_api_error) }).await?;
-    Ok(texts(&question, answers.into_iter().map(|answer| (answer.names, answer.warnings))))
+    Ok(texts(&api, &question, answers.into_iter().map(|answer| (answer.names, answer.warnings))))
 }
 
 pub(super) async fn label_values(
@@ -157,11 +161,15 @@ pub(super) async fn label_values(
         }))
     });
     let answers = question.in_time(async { try_join_all(asked).await.map_err(to_api_error) }).await?;
-    Ok(texts(&question, answers.into_iter().map(|answer| (answer.values, answer.warnings))))
+    Ok(texts(&api, &question, answers.into_iter().map(|answer| (answer.values, answer.warnings))))
 }
 
 /// The sorted union of some answers.
-fn texts(question: &Question, answers: impl Iterator<Item = (Vec<String>, Vec<String>)>) -> Finished {
+fn texts(
+    api: &Api,
+    question: &Question,
+    answers: impl Iterator<Item = (Vec<String>, Vec<String>)>,
+) -> Finished {
     let mut union = BTreeSet::new();
     let mut warnings = Vec::new();
     for (texts, more) in answers {
@@ -169,7 +177,7 @@ fn texts(question: &Question, answers: impl Iterator<Item = (Vec<String>, Vec<St
         add_new(&mut warnings, more);
     }
     let wanted = cut(question, union.len(), &mut warnings);
-    let mut success = Success::begin();
+    let mut success = Success::begin().covering(api.runner.covered(&question.coverage));
     write_strings(success.data(), union.iter().take(wanted));
     success.finish(&warnings, &[], b"")
 }
@@ -197,7 +205,7 @@ pub(super) async fn series(State(api): State<Arc<Api>>, params: Params) -> Resul
         held.push(found.held);
     }
     let wanted = cut(&question, union.len(), &mut warnings);
-    let mut success = Success::begin();
+    let mut success = Success::begin().covering(api.runner.covered(&question.coverage));
     write_list(success.data(), union.iter().take(wanted), write_labels);
     Ok(success.finish(&warnings, &[], b""))
 }

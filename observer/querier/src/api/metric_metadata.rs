@@ -28,7 +28,7 @@ pub(super) async fn metric_metadata(
     };
     let (parts, warnings) = question.ask(&api, request).await?;
     let merged = metadata::merge(parts);
-    let mut success = Success::begin();
+    let mut success = Success::begin().covering(question.covered(&api));
     let data = success.data();
     data.push(b'{');
     for (index, (name, metas)) in merged.iter().take(limit.unwrap_or(usize::MAX)).enumerate() {

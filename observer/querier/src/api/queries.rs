@@ -15,6 +15,7 @@ use super::json::{MatrixPieces, write_value};
 use super::params::Params;
 use super::respond::{ApiError, ErrorKind, Finished, Success};
 use super::stats::{write_analysis, write_plan, write_stats};
+use crate::coverage::Coverage;
 use crate::query::{Query, QueryTimes};
 
 /// Most points a range query may have per series, as in Prometheus.
@@ -97,9 +98,9 @@ fn default_step_ms(span_ms: i64, default_step: Duration) -> i64 {
 async fn answer(api: &Api, params: &Params, range: QueryRange, limit: usize) -> Result<Finished, ApiError> {
     let query = parse_query(api, params, range)?;
     let wants_stats = params.get("stats").is_some();
-    let finish = move |outcome: QueryOutcome, times: QueryTimes| {
+    let finish = move |outcome: QueryOutcome, times: QueryTimes, coverage: Option<Coverage>| {
         let stats = wants_stats.then_some((times, range));
-        render(outcome, limit, stats)
+        render(outcome, limit, stats, coverage)
     };
     Ok(api.runner.run(query, finish).await?)
 }
@@ -196,13 +197,18 @@ fn max_resolution_ms(api: &Api, params: &Params, range: QueryRange) -> Result<i6
     }
 }
 
-fn render(mut outcome: QueryOutcome, limit: usize, stats: Option<(QueryTimes, QueryRange)>) -> Finished {
+fn render(
+    mut outcome: QueryOutcome,
+    limit: usize,
+    stats: Option<(QueryTimes, QueryRange)>,
+    coverage: Option<Coverage>,
+) -> Finished {
     let mut warnings = std::mem::take(&mut outcome.warnings);
     if truncate(&mut outcome.value, limit) {
         warnings.push("results truncated due to limit".to_owned());
     }
     let infos = std::mem::take(&mut outcome.infos);
-    let mut success = Success::begin();
+    let mut success = Success::begin().covering(coverage);
     let data = success.data();
     data.push(b'{');
     let value = std::mem::replace(&mut outcome.value, QueryValue::Matrix(Vec::new()));

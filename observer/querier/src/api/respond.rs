@@ -6,10 +6,12 @@ use std::convert::Infallible;
 
 use axum::body::{Body, Bytes};
 use axum::response::{IntoResponse, Response};
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderName, HeaderValue, StatusCode, header};
 use parallax_promql::engine::QueryError;
 use parallax_promql::source::SourceError;
 
+use super::coverage::write_coverage;
+use crate::coverage::Coverage;
 use crate::query::RunError;
 
 use super::json::{write_string, write_strings};
@@ -116,11 +118,17 @@ impl IntoResponse for ApiError {
 /// An answer whose `data` is being written.
 pub(super) struct Success {
     body: Vec<u8>,
+    coverage: Option<Coverage>,
 }
 
 impl Success {
     pub(super) fn begin() -> Self {
-        Self { body: b"{\"status\":\"success\",\"data\":".to_vec() }
+        Self { body: b"{\"status\":\"success\",\"data\":".to_vec(), coverage: None }
+    }
+
+    /// What the answer is made of, if a fan-out said.
+    pub(super) fn covering(self, coverage: Option<Coverage>) -> Self {
+        Self { coverage, ..self }
     }
 
     /// Where `data` goes, as one JSON value.
@@ -130,8 +138,9 @@ impl Success {
 
     /// Closes the answer. `more` are members beside `data`, with the comma before each.
     pub(super) fn finish(mut self, warnings: &[String], infos: &[String], more: &[u8]) -> Finished {
-        let is_partial = write_end(&mut self.body, warnings, infos, more);
-        Finished { body: self.body, rest: None, is_partial }
+        let coverage = self.coverage;
+        let is_partial = write_end(&mut self.body, warnings, infos, coverage.as_ref(), more);
+        Finished { body: self.body, rest: None, is_partial, coverage: coverage.map(|all| all.header()) }
     }
 
     /// Closes an answer whose `data` goes on with `pieces`, which are written when they are sent, and ends with `end`.
@@ -142,13 +151,21 @@ impl Success {
         warnings: &[String],
         infos: &[String],
     ) -> Finished {
-        let is_partial = write_end(&mut end, warnings, infos, b"");
-        Finished { body: self.body, rest: Some(Box::new(pieces.chain([end]))), is_partial }
+        let coverage = self.coverage;
+        let is_partial = write_end(&mut end, warnings, infos, coverage.as_ref(), b"");
+        let rest = Some(Box::new(pieces.chain([end])) as Box<dyn Iterator<Item = Vec<u8>> + Send>);
+        Finished { body: self.body, rest, is_partial, coverage: coverage.map(|all| all.header()) }
     }
 }
 
 /// Appends what comes after `data`; whether the answer lacks data.
-fn write_end(body: &mut Vec<u8>, warnings: &[String], infos: &[String], more: &[u8]) -> bool {
+fn write_end(
+    body: &mut Vec<u8>,
+    warnings: &[String],
+    infos: &[String],
+    coverage: Option<&Coverage>,
+    more: &[u8],
+) -> bool {
     for (name, texts) in [("warnings", warnings), ("infos", infos)] {
         if !texts.is_empty() {
             body.push(b',');
@@ -156,6 +173,10 @@ fn write_end(body: &mut Vec<u8>, warnings: &[String], infos: &[String], more: &[
             body.push(b':');
             write_strings(body, texts);
         }
+    }
+    if let Some(coverage) = coverage {
+        body.extend_from_slice(b",\"coverage\":");
+        write_coverage(body, coverage);
     }
     body.extend_from_slice(more);
     body.push(b'}');
@@ -168,7 +189,12 @@ pub(super) struct Finished {
     /// What follows, each piece made when the one before it is on its way.
     rest: Option<Box<dyn Iterator<Item = Vec<u8>> + Send>>,
     is_partial: bool,
+    /// The response header of what it is made of.
+    coverage: Option<String>,
 }
+
+/// Names the state of the answer and the clusters that are not complete.
+const COVERAGE_HEADER: HeaderName = HeaderName::from_static("parallax-coverage");
 
 impl IntoResponse for Finished {
     fn into_response(self) -> Response {
@@ -179,7 +205,11 @@ impl IntoResponse for Finished {
                 Body::from_stream(futures::stream::iter(pieces))
             }
         };
-        json_response(StatusCode::OK, body, self.is_partial)
+        let mut response = json_response(StatusCode::OK, body, self.is_partial);
+        if let Some(value) = self.coverage.and_then(|text| HeaderValue::try_from(text).ok()) {
+            response.headers_mut().insert(COVERAGE_HEADER, value);
+        }
+        response
     }
 }
 

@@ -109,7 +109,7 @@ pub(super) async fn rules(State(api): State<Arc<Api>>, params: Params) -> Result
     let (groups, warnings) = asked(&api, &params, &question, kind).await?;
     let (groups, group_next_token) = page.of(&groups)?;
     let groups = groups.iter().map(|group| ShownGroup::new(group, with_alerts)).collect();
-    answer(&ShownGroups { groups, group_next_token }, &warnings)
+    answer(&ShownGroups { groups, group_next_token }, &warnings, question.covered(&api))
 }
 
 pub(super) async fn alerts(State(api): State<Arc<Api>>, params: Params) -> Result<Finished, ApiError> {
@@ -121,7 +121,7 @@ pub(super) async fn alerts(State(api): State<Arc<Api>>, params: Params) -> Resul
             alerts.extend(alert.alerts.iter().map(ShownAlert::new));
         }
     }
-    answer(&ShownAlerts { alerts }, &warnings)
+    answer(&ShownAlerts { alerts }, &warnings, question.covered(&api))
 }
 
 /// The groups that a request asks for, merged.

@@ -14,6 +14,7 @@ use tonic::{Code, Status};
 use super::Api;
 use super::params::Params;
 use super::respond::{ApiError, ErrorKind, Finished, Success};
+use crate::coverage::{Coverage, CoverageLog};
 use crate::select::{StoreMatchers, source_error, strategy};
 
 /// How to ask, whatever is asked.
@@ -23,6 +24,7 @@ pub(super) struct SideQuestion {
     pub(super) replica_labels: Vec<String>,
     store_matchers: Vec<Vec<Matcher>>,
     deadline: Instant,
+    coverage: CoverageLog,
 }
 
 impl SideQuestion {
@@ -41,7 +43,13 @@ impl SideQuestion {
             replica_labels,
             store_matchers: params.selectors("storeMatch[]")?,
             deadline: api.runner.store_deadline(deadline),
+            coverage: CoverageLog::default(),
         })
+    }
+
+    /// What the answer is made of; counted.
+    pub(super) fn covered(&self, api: &Api) -> Option<Coverage> {
+        api.runner.covered(&self.coverage)
     }
 
     /// For a request's `partial_response_strategy`.
@@ -56,6 +64,7 @@ impl SideQuestion {
         message: R,
     ) -> Result<(Vec<R::Item>, Vec<String>), ApiError> {
         let mut request = with_deadline(message, Some(self.deadline));
+        request.extensions_mut().insert(self.coverage.entry());
         if !self.store_matchers.is_empty() {
             request.extensions_mut().insert(StoreMatchers(self.store_matchers.clone()));
         }
@@ -87,8 +96,12 @@ fn to_api_error(status: Status) -> ApiError {
 }
 
 /// An answer whose `data` is `data`.
-pub(super) fn answer(data: &impl Serialize, warnings: &[String]) -> Result<Finished, ApiError> {
-    let mut success = Success::begin();
+pub(super) fn answer(
+    data: &impl Serialize,
+    warnings: &[String],
+    coverage: Option<Coverage>,
+) -> Result<Finished, ApiError> {
+    let mut success = Success::begin().covering(coverage);
     serde_json::to_writer(success.data(), data)
         .map_err(|error| ApiError::new(ErrorKind::Internal, format!("writing the answer: {error}")))?;
     Ok(success.finish(warnings, &[], b""))

@@ -73,7 +73,7 @@ pub(super) async fn targets(State(api): State<Arc<Api>>, params: Params) -> Resu
             _ => all.dropped_targets.iter().map(ShownDropped::new).collect(),
         },
     };
-    answer(&shown, &warnings)
+    answer(&shown, &warnings, question.covered(&api))
 }
 
 impl<'a> ShownTarget<'a> {

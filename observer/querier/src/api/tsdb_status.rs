@@ -63,7 +63,8 @@ pub(super) async fn tsdb_status(State(api): State<Arc<Api>>, params: Params) -> 
     };
     let (parts, warnings) = question.ask(&api, request).await?;
     let total = total(merge(parts));
-    answer(&ShownStatus::new(&total, usize::try_from(limit).unwrap_or_default()), &warnings)
+    let shown = ShownStatus::new(&total, usize::try_from(limit).unwrap_or_default());
+    answer(&shown, &warnings, question.covered(&api))
 }
 
 impl<'a> ShownStatus<'a> {

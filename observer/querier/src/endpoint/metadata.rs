@@ -22,6 +22,8 @@ pub struct Metadata {
     pub side: Vec<SideService>,
     /// The time of its exemplars; all of it where it does not say.
     pub exemplars_range: TimeRange,
+    /// By which words it claims to be another cluster than it is declared as, see [`crate::Claim`]; those label sets are not in `label_sets`.
+    pub foreign: Option<String>,
 }
 
 /// A TSDB or group of blocks behind an endpoint.
@@ -55,7 +57,13 @@ impl Metadata {
             side,
             // Thanos' components leave both ends at 0.
             exemplars_range: exemplars.filter(|held| *held != TimeRange::new(0, 0)).unwrap_or(TimeRange::ALL),
+            foreign: None,
         })
+    }
+
+    /// Whether all that it advertises is another cluster's.
+    pub fn is_all_foreign(&self) -> bool {
+        self.foreign.is_some() && self.label_sets.is_empty()
     }
 }
 

@@ -55,6 +55,16 @@ impl Shared {
         self.polled.send_replace(true);
     }
 
+    /// Takes over what another one for the same endpoint knows.
+    pub(crate) fn inherit(&self, former: &Self) {
+        let (metadata, learned_at) = {
+            let former = former.read();
+            (former.metadata.clone(), former.learned_at)
+        };
+        let mut state = self.write();
+        (state.metadata, state.learned_at) = (metadata, learned_at);
+    }
+
     pub(crate) async fn polled_once(&self) {
         // The sender lives as long as self: this cannot fail.
         let _ = self.polled.subscribe().wait_for(|polled| *polled).await;

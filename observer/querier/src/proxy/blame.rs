@@ -39,7 +39,7 @@ impl Blame for Proxy {
                 gap
             }
         };
-        self.count(&gap);
+        self.count_always(&gap);
         gap
     }
 }

@@ -1,23 +1,34 @@
 //! What an endpoint sends, looked at before it is merged: one endpoint's nonsense must not become everybody's.
 //!
 //! Invariant: what passes has labels that are UTF-8, sorted by name and unique, comes in order, and has chunks whose times, encodings and hashes fit. What
-//! does not is left out, told once with the first reason and counted at the end; the rest of the endpoint's series goes on. Whether a chunk's bytes can be
-//! decoded shows only when they are (`select/stream.rs`).
+//! does not is left out, told once with the first reason and counted at the end; the rest of the endpoint's series goes on. So is what claims to be another
+//! cluster than its endpoint is declared as ([`Claim`]). Whether a chunk's bytes can be decoded shows only when they are (`select/stream.rs`).
 
 use parallax_storeapi::proto::thanos::{AggrChunk, Label, Series, chunk};
 use parallax_storeapi::{chunks, labels};
 
+use crate::claim::{Claim, ForeignLabels};
+use crate::endpoint::ForeignCounter;
+
+/// What an endpoint's series are held to, and where breaches of it are counted.
+pub(super) struct Held {
+    pub claim: Claim,
+    pub counter: ForeignCounter,
+}
+
 pub(super) struct Checker {
     /// Bytes of this process have not travelled: no hash is looked at.
     hashes: bool,
+    held: Option<Held>,
     last: Vec<Label>,
     left_out: u64,
     news: Option<String>,
+    refused: Option<String>,
 }
 
 impl Checker {
-    pub fn new(is_local: bool) -> Self {
-        Self { hashes: !is_local, last: Vec::new(), left_out: 0, news: None }
+    pub fn new(is_local: bool, held: Option<Held>) -> Self {
+        Self { hashes: !is_local, held, last: Vec::new(), left_out: 0, news: None, refused: None }
     }
 
     /// Takes out what is malformed.
@@ -27,6 +38,7 @@ impl Checker {
                 self.leave_out(|| format!("series {} {reason}", labels::display(&one.labels)));
                 false
             }
+            None if self.is_foreign(&one.labels) => false,
             None => {
                 let Series { labels, chunks } = one;
                 chunks.retain(|chunk| match bad_chunk(chunk, self.hashes) {
@@ -42,6 +54,28 @@ impl Checker {
                 true
             }
         });
+    }
+
+    /// Whether a series is another cluster's, and has to go.
+    fn is_foreign(&mut self, labels: &[Label]) -> bool {
+        let Some(held) = self.held.as_ref().filter(|held| held.claim.mode() != ForeignLabels::Inject) else {
+            return false;
+        };
+        let Some(reason) = held.claim.foreign(labels) else { return false };
+        held.counter.inc();
+        let refuses = held.claim.mode() == ForeignLabels::Refuse;
+        let reason = || format!("series {} {reason}", labels::display(labels));
+        if refuses {
+            self.refused.get_or_insert_with(reason);
+        } else {
+            self.leave_out(reason);
+        }
+        true
+    }
+
+    /// Why nothing more of the endpoint is taken.
+    pub fn refused(&self) -> Option<&str> {
+        self.refused.as_deref()
     }
 
     /// Takes out series that come after one that sorts above them: merged, they would come twice.
@@ -70,7 +104,9 @@ impl Checker {
 
     /// How much was left out in all, if that was not told yet.
     pub fn summary(&self) -> Option<String> {
-        (self.left_out > 1).then(|| format!("{} malformed series or chunks were left out", self.left_out))
+        (self.left_out > 1).then(|| {
+            format!("{} series or chunks that are malformed or not its own were left out", self.left_out)
+        })
     }
 
     fn leave_out(&mut self, reason: impl FnOnce() -> String) {
@@ -153,21 +189,24 @@ mod tests {
                 ],
             ),
         ];
-        let mut checker = Checker::new(false);
+        let mut checker = Checker::new(false, None);
         checker.sift(&mut all);
         let left = [chunk(0, 9), changed(|chunk| chunk.raw.as_mut().unwrap().hash = 0)];
         assert_eq!(all, [series(&[("a", "1")], left.to_vec())]);
         let news = checker.take_news().unwrap();
         assert!(news.starts_with(r#"series {a="1", b="1"} has labels that are not sorted"#), "{news}");
         assert_eq!(checker.take_news(), None);
-        assert_eq!(checker.summary().unwrap(), "7 malformed series or chunks were left out");
+        assert_eq!(
+            checker.summary().unwrap(),
+            "7 series or chunks that are malformed or not its own were left out"
+        );
     }
 
     #[test]
     fn hashes_are_of_what_has_travelled() {
         let mut all =
             vec![series(&[("a", "1")], vec![changed(|chunk| chunk.raw.as_mut().unwrap().hash = 9)])];
-        let mut checker = Checker::new(true);
+        let mut checker = Checker::new(true, None);
         checker.sift(&mut all);
         assert_eq!((all[0].chunks.len(), checker.take_news(), checker.summary()), (1, None, None));
     }
@@ -175,7 +214,7 @@ mod tests {
     #[test]
     fn what_is_out_of_order_is_left_out_across_frames_and_parts_are_not() {
         let of = |name: &str| series(&[("__name__", name)], vec![]);
-        let mut checker = Checker::new(false);
+        let mut checker = Checker::new(false, None);
         let mut kept = Vec::new();
         for frame in [vec!["b", "d", "c"], vec!["d", "a", "e"]] {
             let mut frame: Vec<Series> = frame.into_iter().map(of).collect();

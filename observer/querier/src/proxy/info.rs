@@ -12,16 +12,14 @@ use parallax_storeapi::proto::thanos::info::{
     ExemplarsInfo, InfoResponse, MetricMetadataInfo, RulesInfo, StatusInfo, StoreInfo, TargetsInfo, TsdbInfo,
 };
 
+use super::QUERIER;
 use crate::endpoint::{Endpoint, EndpointSet};
-
-/// The component type of a querier.
-const COMPONENT: &str = "query";
 
 pub(super) fn aggregate(endpoints: &EndpointSet, selector_labels: &Labels) -> InfoResponse {
     let mut label_sets = BTreeSet::new();
     let mut range: Option<TimeRange> = None;
     let mut tsdb_infos = Vec::new();
-    for endpoint in endpoints.endpoints() {
+    for endpoint in endpoints.endpoints().iter() {
         endpoint.refresh_if_local();
         let Some((sets, covered)) = part_of(endpoint) else { continue };
         label_sets.extend(sets.iter().map(|set| set.overlaid_with(selector_labels)));
@@ -43,7 +41,7 @@ pub(super) fn aggregate(endpoints: &EndpointSet, selector_labels: &Labels) -> In
     let range = range.unwrap_or(TimeRange::ALL);
     InfoResponse {
         label_sets: label_sets.iter().map(set_to_wire).collect(),
-        component_type: COMPONENT.to_owned(),
+        component_type: QUERIER.to_owned(),
         store: Some(StoreInfo {
             min_time: range.min_ms,
             max_time: range.max_ms,
@@ -65,7 +63,7 @@ pub(super) fn aggregate(endpoints: &EndpointSet, selector_labels: &Labels) -> In
 /// The time of all exemplars, or all time if some endpoint did not say what it has.
 fn exemplars(endpoints: &EndpointSet) -> ExemplarsInfo {
     let mut range: Option<TimeRange> = None;
-    for endpoint in endpoints.endpoints() {
+    for endpoint in endpoints.endpoints().iter() {
         let held = match endpoint.metadata() {
             None => TimeRange::ALL,
             Some(known) if known.side.contains(&SideService::Exemplars) => known.exemplars_range,

@@ -1,21 +1,23 @@
 //! Label names and values of all stores: asked at once, united, sorted, limited.
 
 use std::collections::BTreeSet;
-use std::time::Instant;
 
-use futures::StreamExt;
-use futures::stream::FuturesUnordered;
-use parallax_model::TimeRange;
+use parallax_model::{Matcher, TimeRange};
 use parallax_storeapi::matchers;
+use parallax_storeapi::proto::Any;
 use parallax_storeapi::proto::thanos::{
     LabelNamesRequest, LabelNamesResponse, LabelValuesRequest, LabelValuesResponse,
 };
-use tonic::{Code, Request, Status};
+use tonic::{Request, Status};
 
-use super::{Call, Proxy, aborted, gap_of, late};
-use crate::coverage::{Gap, GapKind, bounded};
+use super::attest::Attested;
+use super::gather::gather;
+use super::open::open_with_retries;
+use super::{Call, Proxy, aborted};
+use crate::claim::{Claim, ForeignLabels};
+use crate::coverage::{Coverage, Gap, GapKind, bounded, from_hint, to_hint};
 use crate::select::Held;
-use crate::store_selection::Selected;
+use crate::store_selection::{Selected, Selection};
 
 /// What one endpoint, or all of them, answered.
 #[derive(Default)]
@@ -24,15 +26,41 @@ struct Found {
     warnings: Vec<String>,
     /// What the texts take of the query's budget.
     held: Option<Held>,
+    /// What a querier says of those beneath it.
+    beneath: Option<Coverage>,
 }
 
 /// Most warnings of one endpoint in one answer.
 const MAX_WARNINGS: usize = 10_000;
 
 impl Found {
-    fn new(texts: Vec<String>, mut warnings: Vec<String>) -> Self {
+    fn new(texts: Vec<String>, mut warnings: Vec<String>, hints: Option<&Any>) -> Self {
         warnings.truncate(MAX_WARNINGS);
-        Self { texts, warnings: warnings.into_iter().map(bounded).collect(), held: None }
+        let warnings = warnings.into_iter().map(bounded).collect();
+        Self { texts, warnings, held: None, beneath: hints.and_then(from_hint).and_then(Result::ok) }
+    }
+
+    /// Of values of the label by which clusters are told apart: leaves those of the declared cluster.
+    fn hold_to(&mut self, claim: &Claim, selected: &Selected) -> Result<(), Gap> {
+        let endpoint = &selected.endpoint;
+        if claim.mode() == ForeignLabels::Inject {
+            self.texts = claim.own().iter().map(|(_, value)| value.to_owned()).collect();
+            return Ok(());
+        }
+        let Some(reason) = self.texts.iter().find_map(|value| claim.foreign_value(value)) else {
+            return Ok(());
+        };
+        let before = self.texts.len();
+        self.texts.retain(|value| claim.foreign_value(value).is_none());
+        let left_out = before - self.texts.len();
+        endpoint.foreign_counter().inc_by(u64::try_from(left_out).unwrap_or(u64::MAX));
+        if claim.mode() == ForeignLabels::Refuse {
+            let reason = format!("a value of the label {reason}; nothing of it is believed");
+            return Err(endpoint.gap(GapKind::Refused, reason));
+        }
+        let gap = endpoint.gap(GapKind::Partial, format!("a value of the label {reason}; it is left out"));
+        self.warnings.push(gap.to_string());
+        Ok(())
     }
 
     /// Counts what it takes, or is a gap.
@@ -56,12 +84,20 @@ impl Proxy {
         let Some(matchers) = self.matchers(&request.matchers)? else {
             return Ok(LabelNamesResponse::default());
         };
-        let selection = self.select(&call, &matchers, TimeRange::new(request.start, request.end))?;
+        let range = TimeRange::new(request.start, request.end);
+        let selection = self.select(&call, &matchers, range)?;
+        let attested = self.attest(&selection, matchers.clone(), range);
         let asked =
             LabelNamesRequest { matchers: matchers::to_wire(&matchers), hints: None, ..request.clone() };
         let call = &call;
         let asking = selection.ask.iter().map(|selected| {
             let mut asked = asked.clone();
+            let claim = selected.endpoint.claim().filter(|claim| claim.mode() == ForeignLabels::Inject);
+            let injected = claim.as_ref().map(|claim| claim.label().to_owned());
+            if let Some(claim) = claim.filter(|_| !asked.matchers.is_empty()) {
+                claim.adapt(&mut asked.matchers);
+            }
+            let removed = &request.without_replica_labels;
             let without = if selected.supports_without_replica_labels() {
                 Vec::new()
             } else {
@@ -71,17 +107,19 @@ impl Proxy {
             };
             self.ask(call, selected, move || {
                 let request = call.outgoing(asked.clone());
-                let without = without.clone();
+                let (without, injected) = (without.clone(), injected.clone());
                 async move {
                     let mut answer = selected.endpoint.store().label_names(request).await?;
                     answer.names.retain(|name| !without.contains(name));
-                    Ok(Found::new(answer.names, answer.warnings))
+                    answer.names.extend(injected.filter(|name| !removed.contains(name)));
+                    Ok(Found::new(answer.names, answer.warnings, answer.hints.as_ref()))
                 }
             })
         });
-        let answers = self.gather(call, asking).await?;
+        let answers = gather(asking, |answer| self.judge(call, answer)).await?;
+        let hints = tell(call, &attested, &answers);
         let found = self.unite(call, selection.gaps, answers, request.limit)?;
-        Ok(LabelNamesResponse { names: found.texts, warnings: found.warnings, hints: None })
+        Ok(LabelNamesResponse { names: found.texts, warnings: found.warnings, hints })
     }
 
     pub(super) async fn merged_label_values(
@@ -98,83 +136,73 @@ impl Proxy {
         let Some(matchers) = self.matchers(&request.matchers)? else {
             return Ok(LabelValuesResponse::default());
         };
-        let selection = self.select(&call, &matchers, TimeRange::new(request.start, request.end))?;
+        let range = TimeRange::new(request.start, request.end);
+        let selection = self.select(&call, &matchers, range)?;
+        let attested = self.attest(&selection, matchers.clone(), range);
         let asked =
             LabelValuesRequest { matchers: matchers::to_wire(&matchers), hints: None, ..request.clone() };
         let is_removed = request.without_replica_labels.contains(&request.label);
-        let (call, asked) = (&call, &asked);
+        let call = &call;
         let asking = selection.ask.iter().map(|selected| {
             let drop_all = is_removed && !selected.supports_without_replica_labels();
-            self.ask(call, selected, move || {
+            let mut asked = asked.clone();
+            let claim = selected.endpoint.claim();
+            if let Some(claim) = claim.as_ref().filter(|claim| claim.mode() == ForeignLabels::Inject)
+                && !asked.matchers.is_empty()
+            {
+                claim.adapt(&mut asked.matchers);
+            }
+            let claim = claim.filter(|claim| claim.label() == asked.label && !is_removed);
+            let asking = self.ask(call, selected, move || {
                 let request = call.outgoing(asked.clone());
                 async move {
                     let mut answer = selected.endpoint.store().label_values(request).await?;
                     if drop_all {
                         answer.values.clear();
                     }
-                    Ok(Found::new(answer.values, answer.warnings))
+                    Ok(Found::new(answer.values, answer.warnings, answer.hints.as_ref()))
                 }
-            })
+            });
+            async move {
+                let mut found = asking.await?;
+                match claim {
+                    Some(claim) => found.hold_to(&claim, selected).map(|()| found),
+                    None => Ok(found),
+                }
+            }
         });
-        let answers = self.gather(call, asking).await?;
+        let answers = gather(asking, |answer| self.judge(call, answer)).await?;
+        let hints = tell(call, &attested, &answers);
         let found = self.unite(call, selection.gaps, answers, request.limit)?;
-        Ok(LabelValuesResponse { values: found.texts, warnings: found.warnings, hints: None })
+        Ok(LabelValuesResponse { values: found.texts, warnings: found.warnings, hints })
     }
 
-    /// Asks one endpoint within its budget, again after a transport error.
     async fn ask<F: Future<Output = Result<Found, Status>>>(
         &self,
         call: &Call,
         selected: &Selected,
         attempt: impl Fn() -> F,
     ) -> Result<Found, Gap> {
-        let config = &self.inner.config;
-        let began = Instant::now();
-        let attempts = async {
-            let mut retries = 0;
-            loop {
-                match attempt().await {
-                    Err(status) if status.code() == Code::Unavailable && retries < config.max_retries => {
-                        retries += 1;
-                    }
-                    result => return result,
-                }
-            }
-        };
-        match tokio::time::timeout_at(call.silence_ends().into(), attempts).await {
-            Ok(Ok(found)) => found.counted(call, selected),
-            Ok(Err(status)) => Err(gap_of(&selected.endpoint, &status, false)),
-            Err(_) => Err(late(&selected.endpoint, config, began.elapsed(), 0)),
+        let (endpoint, config) = (&selected.endpoint, &self.inner.config);
+        match open_with_retries(endpoint, call, config, attempt).await {
+            Ok(found) => found.counted(call, selected),
+            Err(failure) => Err(failure.gap(endpoint, config)),
         }
     }
 
-    /// Waits for all answers, in the order of the questions. Where no partial answer is allowed, for no longer than until the first failure.
-    async fn gather(
-        &self,
-        call: &Call,
-        asking: impl Iterator<Item = impl Future<Output = Result<Found, Gap>>>,
-    ) -> Result<Vec<Result<Found, Gap>>, Status> {
-        let asking = asking.enumerate().map(|(index, answer)| async move { (index, answer.await) });
-        let mut open: FuturesUnordered<_> = asking.collect();
-        let mut answers = Vec::with_capacity(open.len());
-        while let Some((index, answer)) = open.next().await {
-            match &answer {
-                Err(gap) => {
-                    self.count(gap);
-                    if call.abort {
-                        return Err(aborted(gap));
-                    }
-                }
-                Ok(found) => {
-                    if let Some(warning) = found.warnings.first().filter(|_| call.abort) {
-                        return Err(Status::aborted(warning.clone()));
-                    }
-                }
+    fn attest(&self, selection: &Selection, matchers: Vec<Matcher>, range: TimeRange) -> Attested {
+        Attested::new(selection, &[matchers], range, &self.inner.endpoints.options().cluster_label)
+    }
+
+    /// What fails the call at once, where no partial answer is allowed. Gaps are counted.
+    fn judge(&self, call: &Call, answer: &Result<Found, Gap>) -> Option<Status> {
+        match answer {
+            Err(gap) => {
+                self.count(call, gap);
+                call.abort.then(|| aborted(gap))
             }
-            answers.push((index, answer));
+            Ok(found) => found.warnings.first().filter(|_| call.abort).map(Status::aborted),
         }
-        answers.sort_unstable_by_key(|(index, _)| *index);
-        Ok(answers.into_iter().map(|(_, answer)| answer).collect())
     }
 
     /// Unites answers, sorted. Where no partial answer is allowed, a gap that was known before is an error.
@@ -200,6 +228,28 @@ impl Proxy {
             }
         }
         let limit = usize::try_from(limit).ok().filter(|limit| *limit > 0).unwrap_or(usize::MAX);
-        Ok(Found { texts: texts.into_iter().take(limit).collect(), warnings, held: None })
+        Ok(Found { texts: texts.into_iter().take(limit).collect(), warnings, held: None, beneath: None })
+    }
+}
+
+/// Says what the answers have: to whoever asked in this process, or as hints to a querier above.
+fn tell(call: &Call, attested: &Attested, answers: &[Result<Found, Gap>]) -> Option<Any> {
+    for (index, answer) in answers.iter().enumerate() {
+        match answer {
+            Ok(found) => {
+                found.warnings.iter().for_each(|text| attested.warning(index, text));
+                found.beneath.iter().for_each(|beneath| attested.beneath(index, beneath.clone()));
+            }
+            Err(gap) => attested.gap(index, gap),
+        }
+        attested.ended(index);
+    }
+    let coverage = attested.coverage(false);
+    match &call.coverage {
+        Some(entry) => {
+            entry.leave(coverage);
+            None
+        }
+        None => Some(to_hint(&coverage)),
     }
 }

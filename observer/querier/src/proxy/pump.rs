@@ -8,21 +8,22 @@ use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use parallax_model::{Labels, Quota};
+use parallax_storeapi::proto::Any;
 use parallax_storeapi::proto::thanos::series_response::Result as Frame;
 use parallax_storeapi::proto::thanos::{Series, SeriesRequest};
 use parallax_storeapi::{Resorter, SeriesStream, ShardMatcher, chunks};
 use tokio::sync::mpsc;
-use tonic::{Code, Status};
+use tonic::Status;
 
-use super::check::Checker;
+use super::attest::Attested;
+use super::check::{Checker, Held};
 use super::look_ahead::LookAhead;
+use super::open::open_with_retries;
 use super::{Call, ProxyConfig, gap_of, late};
-use crate::coverage::{Gap, GapKind, bounded};
+use crate::claim::{Claim, ForeignLabels};
+use crate::coverage::{Gap, GapKind, bounded, from_hint};
 use crate::merge::Delivery;
 use crate::store_selection::Selected;
-
-/// First wait before a stream is opened again; it doubles.
-const RETRY_PAUSE: Duration = Duration::from_millis(20);
 
 /// Most warnings, and most hints, of one endpoint in one answer; a querier sends one for each of its own endpoints that is missing.
 const MAX_ASIDES: u64 = 10_000;
@@ -33,6 +34,9 @@ pub(super) struct Pump {
     pub call: Arc<Call>,
     pub config: ProxyConfig,
     pub queue: mpsc::Sender<Delivery>,
+    /// What this endpoint vouches for, at its place.
+    attested: Arc<Attested>,
+    index: usize,
     ahead: LookAhead,
     /// What it may send in all.
     sent: Quota,
@@ -61,19 +65,24 @@ impl Pump {
         call: Arc<Call>,
         config: ProxyConfig,
         queue: mpsc::Sender<Delivery>,
+        (attested, index): (Arc<Attested>, usize),
     ) -> Self {
-        let ahead = LookAhead::new(Arc::clone(&call.budget), config.look_ahead_bytes);
+        let ahead = LookAhead::new(Arc::clone(&call.budget), call.interest.clone(), config.look_ahead_bytes);
         let sent = Quota::new("bytes", config.max_response_bytes);
         let asides = Quota::new("warnings", MAX_ASIDES);
-        Self { selected, request, call, config, queue, ahead, sent, asides }
+        Self { selected, request, call, config, queue, attested, index, ahead, sent, asides }
     }
 
     pub(super) async fn run(mut self) {
         let last = match self.pump().await {
             Ok(()) => Delivery::Done,
-            Err(Stop::Gap(gap)) => Delivery::Failed(gap),
+            Err(Stop::Gap(gap)) => {
+                self.attested.gap(self.index, &gap);
+                Delivery::Failed(gap)
+            }
             Err(Stop::Unwanted) => return,
         };
+        self.attested.ended(self.index);
         // If nobody listens any more, nobody misses it.
         let _ = self.queue.send(last).await;
     }
@@ -123,41 +132,20 @@ impl Pump {
         }
     }
 
-    /// Opens the stream and waits for its first frame, within one budget for all attempts.
+    /// Opens the stream and waits for its first frame.
     async fn open(&self, shaper: &Shaper) -> Result<(SeriesStream, Opened), Stop> {
-        let budget_ends = self.call.silence_ends();
-        let mut attempt = 0;
-        loop {
-            let opening = async {
-                let request = self.call.outgoing(shaper.adapted(&self.request));
-                let mut stream = self.selected.endpoint.store().series(request).await?;
-                match stream.next().await {
-                    // Nothing has come: opening it again repeats nothing.
-                    Some(Err(status)) => Err(status),
-                    first => Ok((stream, first)),
-                }
-            };
-            let began = Instant::now();
-            let status = match self.within(budget_ends, opening).await {
-                Ok(Ok(opened)) => return Ok(opened),
-                Ok(Err(status)) => status,
-                Err(silence) => return Err(Stop::Gap(self.late(silence, 0))),
-            };
-            if status.code() == Code::Unavailable && began.elapsed() >= self.selected.endpoint.slow_failure()
-            {
-                // A connection attempt that ran into its own timeout: the next query need not wait for another.
-                self.selected.endpoint.hung(status.message());
-                return Err(Stop::Gap(self.gap(&status, false)));
+        let endpoint = &self.selected.endpoint;
+        let opening = || async {
+            let request = self.call.outgoing(shaper.adapted(&self.request));
+            let mut stream = endpoint.store().series(request).await?;
+            match stream.next().await {
+                Some(Err(status)) => Err(status),
+                first => Ok((stream, first)),
             }
-            if status.code() != Code::Unavailable || attempt >= self.config.max_retries {
-                return Err(Stop::Gap(self.gap(&status, false)));
-            }
-            let pause = RETRY_PAUSE * 2_u32.saturating_pow(attempt);
-            attempt += 1;
-            if self.within(budget_ends, tokio::time::sleep(pause)).await.is_err() {
-                return Err(Stop::Gap(self.gap(&status, false)));
-            }
-        }
+        };
+        open_with_retries(endpoint, &self.call, &self.config, opening)
+            .await
+            .map_err(|failure| Stop::Gap(failure.gap(endpoint, &self.config)))
     }
 
     /// Waits for `work`; the error is how long it was waited for in vain.
@@ -178,8 +166,12 @@ impl Pump {
         let series = match frame {
             Some(Frame::Series(series)) => vec![series],
             Some(Frame::Batch(batch)) => batch.series,
-            Some(Frame::Warning(text)) => return self.pass_aside(Delivery::Warning(bounded(text))).await,
-            Some(Frame::Hints(hints)) => return self.pass_aside(Delivery::Hints(hints)).await,
+            Some(Frame::Warning(text)) => {
+                let text = bounded(text);
+                self.attested.warning(self.index, &text);
+                return self.pass_aside(Delivery::Warning(text)).await;
+            }
+            Some(Frame::Hints(hints)) => return self.take_hints(hints).await,
             None => return Ok(()),
         };
         let series = shaper.shape(series)?;
@@ -209,6 +201,21 @@ impl Pump {
         Ok(self.send(Delivery::Series(series, Some(ahead))).await?)
     }
 
+    /// A report of coverage goes into our own; other hints pass.
+    async fn take_hints(&self, hints: Any) -> Result<(), Stop> {
+        match from_hint(&hints) {
+            None => self.pass_aside(Delivery::Hints(hints)).await,
+            Some(Ok(coverage)) => {
+                self.attested.beneath(self.index, coverage);
+                Ok(())
+            }
+            Some(Err(reason)) => {
+                self.attested.warning(self.index, &reason);
+                Ok(())
+            }
+        }
+    }
+
     /// Passes a warning or hints on; too many of them are dropped.
     async fn pass_aside(&self, aside: Delivery) -> Result<(), Stop> {
         if self.asides.take(1).is_ok() {
@@ -223,6 +230,7 @@ impl Pump {
         if self.call.abort {
             return Err(Stop::Gap(gap));
         }
+        self.attested.gap(self.index, &gap);
         Ok(self.send(Delivery::Gap(gap)).await?)
     }
 
@@ -239,20 +247,32 @@ struct Shaper {
     endpoint: Selected,
     /// Only if the endpoint does not shard itself.
     shard: ShardMatcher,
-    /// Only if the endpoint does not remove replica labels itself.
+    /// Only if the endpoint does not remove replica labels itself, or is given its cluster's label.
     resorter: Option<Resorter>,
     checker: Checker,
+    claim: Option<Claim>,
 }
 
 impl Shaper {
     fn new(selected: &Selected, request: &SeriesRequest) -> Result<Self, Status> {
-        let shard = request.shard_info.as_ref().filter(|_| !selected.supports_sharding());
-        let removes = selected.supports_without_replica_labels() || request.without_replica_labels.is_empty();
+        let without = &request.without_replica_labels;
+        // Where the label is taken off, nothing can be told by it.
+        let claim =
+            selected.endpoint.claim().filter(|claim| !without.iter().any(|name| name == claim.label()));
+        let injects = claim.as_ref().is_some_and(|claim| claim.mode() == ForeignLabels::Inject);
+        let removes = selected.supports_without_replica_labels() || without.is_empty();
+        let shards = selected.supports_sharding() && !injects;
+        let own = claim.as_ref().filter(|_| injects).map_or_else(Labels::empty, Claim::own);
+        let counter = selected.endpoint.foreign_counter().clone();
         Ok(Self {
             endpoint: selected.clone(),
-            shard: ShardMatcher::new(shard)?,
-            resorter: (!removes).then(|| Resorter::new(&Labels::empty(), &request.without_replica_labels)),
-            checker: Checker::new(selected.endpoint.is_local()),
+            shard: ShardMatcher::new(request.shard_info.as_ref().filter(|_| !shards))?,
+            resorter: (!removes || injects).then(|| Resorter::new(&own, without)),
+            checker: Checker::new(
+                selected.endpoint.is_local(),
+                claim.clone().map(|claim| Held { claim, counter }),
+            ),
+            claim,
         })
     }
 
@@ -261,12 +281,20 @@ impl Shaper {
         let mut request = request.clone();
         if self.shard.is_sharded() || self.resorter.is_some() {
             request.limit = 0;
+            request.shard_info = request.shard_info.filter(|_| !self.shard.is_sharded());
+        }
+        if let Some(claim) = &self.claim {
+            claim.adapt(&mut request.matchers);
         }
         request
     }
 
     fn shape(&mut self, mut series: Vec<Series>) -> Result<Vec<Series>, Stop> {
         self.checker.sift(&mut series);
+        if let Some(reason) = self.checker.refused() {
+            let reason = format!("{reason}; nothing of it is believed");
+            return Err(Stop::Gap(self.endpoint.endpoint.gap(GapKind::Refused, reason)));
+        }
         if let Some(resorter) = &mut self.resorter {
             for one in series {
                 resorter.push(one);

@@ -13,9 +13,10 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tonic::{Request, Status};
 
+use super::attest::Attested;
 use super::pump::Pump;
 use super::{Call, Proxy, aborted};
-use crate::coverage::{Gap, GapKind};
+use crate::coverage::{Gap, GapKind, to_hint};
 use crate::merge::{Merge, Merged, Source};
 
 impl Proxy {
@@ -37,14 +38,18 @@ impl Proxy {
         // Hints are for one kind of store; another refuses what it does not know.
         let asked = SeriesRequest { matchers: matchers::to_wire(&matchers), hints: None, ..request.clone() };
 
+        let label = &self.inner.endpoints.options().cluster_label;
+        let selectors = std::slice::from_ref(&matchers);
+        let attested = Arc::new(Attested::new(&selection, selectors, range, label));
         let call = Arc::new(call);
         let mut tasks = JoinSet::new();
         let mut sources = Vec::with_capacity(selection.ask.len());
-        for selected in selection.ask {
+        for (index, selected) in selection.ask.into_iter().enumerate() {
             let (sender, queue) = mpsc::channel(config.look_ahead.max(1));
             let lost = selected.endpoint.gap(GapKind::Partial, "its task ended unexpectedly");
             sources.push(Source::new(queue, lost));
-            let pump = Pump::new(selected, asked.clone(), Arc::clone(&call), config.clone(), sender);
+            let place = (Arc::clone(&attested), index);
+            let pump = Pump::new(selected, asked.clone(), Arc::clone(&call), config.clone(), sender, place);
             tasks.spawn(pump.run());
         }
         let answer = Answer {
@@ -52,7 +57,9 @@ impl Proxy {
             gaps: selection.gaps.into(),
             merge: Some(Merge::new(sources)),
             series_left: u64::try_from(request.limit).ok().filter(|limit| *limit > 0),
-            abort: call.abort,
+            call,
+            attested,
+            is_told: false,
             tasks,
         };
         Ok(frames::batched(Box::pin(answer), request.response_batch_size))
@@ -68,7 +75,10 @@ struct Answer {
     merge: Option<Merge>,
     /// Series that may still be sent; `None` for no limit. Thanos counts warnings too: there, naming what is missing costs series that are not.
     series_left: Option<u64>,
-    abort: bool,
+    call: Arc<Call>,
+    attested: Arc<Attested>,
+    /// Whether its coverage was told.
+    is_told: bool,
     /// Dropped with the answer, and ended by that.
     tasks: JoinSet<()>,
 }
@@ -81,23 +91,49 @@ impl Answer {
                 return Ok(frames::series(series));
             }
             Merged::Hints(hints) => return Ok(frames::hints(hints)),
-            Merged::Warning(text) if !self.abort => return Ok(frames::warning(text)),
+            Merged::Warning(text) if !self.call.abort => return Ok(frames::warning(text)),
             Merged::Warning(text) => Status::aborted(text),
             Merged::Gap(gap) => {
-                self.proxy.count(&gap);
-                if !self.abort {
+                self.proxy.count(&self.call, &gap);
+                if !self.call.abort {
                     return Ok(frames::warning(gap.to_string()));
                 }
                 aborted(&gap)
             }
         };
         self.end();
+        // Of an answer that fails, the error says what there is to say.
+        self.is_told = true;
         Err(failure)
     }
 
     fn end(&mut self) {
         self.merge = None;
         self.tasks.abort_all();
+    }
+
+    /// Says once what the answer has: to whoever asked in this process, or in a last frame to a querier above.
+    fn tell(&mut self, was_enough: bool) -> Option<SeriesResponse> {
+        if std::mem::replace(&mut self.is_told, true) {
+            return None;
+        }
+        let coverage = self.attested.coverage(was_enough);
+        match &self.call.coverage {
+            Some(entry) => {
+                entry.leave(coverage);
+                None
+            }
+            None => Some(frames::hints(to_hint(&coverage))),
+        }
+    }
+}
+
+/// An answer that is given up has what came until then.
+impl Drop for Answer {
+    fn drop(&mut self) {
+        if self.call.coverage.is_some() {
+            self.tell(false);
+        }
     }
 }
 
@@ -110,13 +146,14 @@ impl Stream for Answer {
         }
         if self.series_left == Some(0) {
             self.end();
+            return Poll::Ready(self.tell(true).map(Ok));
         }
         let Some(merge) = &mut self.merge else { return Poll::Ready(None) };
         match futures::ready!(Pin::new(merge).poll_next(context)) {
             Some(merged) => Poll::Ready(Some(self.frame(merged))),
             None => {
                 self.merge = None;
-                Poll::Ready(None)
+                Poll::Ready(self.tell(false).map(Ok))
             }
         }
     }

@@ -16,6 +16,7 @@ use tonic::{Request, Status};
 
 use super::Proxy;
 use super::side_calls::Heard;
+use crate::claim::ForeignLabels;
 use crate::side::{exemplars, metadata, rules, statistics};
 
 #[async_trait]
@@ -68,7 +69,17 @@ impl SideServices for Proxy {
         let heard = self
             .ask_side(request, &selectors, range, |selected, asked| {
                 let sets = selected.metadata.as_ref().map_or(&[][..], |known| &known.label_sets);
-                ExemplarsRequest { query: exemplars::query_for(&selectors, sets), ..asked.clone() }
+                let query = match selected.endpoint.claim() {
+                    // Only those of the selectors that its cluster does not contradict are left, and it may not know the label.
+                    Some(claim) if claim.mode() == ForeignLabels::Inject => {
+                        let own = [claim.own()];
+                        let mine = selectors.iter().filter(|selector| matchers::may_match(selector, &own));
+                        let mine: Vec<_> = mine.map(|selector| claim.adapt_selector(selector)).collect();
+                        exemplars::query_for(&mine, &[])
+                    }
+                    _ => exemplars::query_for(&selectors, sets),
+                };
+                ExemplarsRequest { query, ..asked.clone() }
             })
             .await?;
         Ok(heard.into_frames::<ExemplarsRequest>())

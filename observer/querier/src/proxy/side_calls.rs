@@ -8,16 +8,20 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
-use futures::future::join_all;
 use parallax_storeapi::{FrameStream, SideFrame, SideRequest};
 use tonic::{Code, Request, Status};
 
+use super::attest::Attested;
+use super::claimed::{Claimed, LeftOut};
+use super::gather::gather;
+use super::open::{NotOpened, open_with_retries};
 use super::{Call, Proxy, aborted, gap_of, late};
+use crate::claim::ForeignLabels;
 use crate::coverage::{Gap, GapKind, bounded};
 use crate::endpoint::Endpoint;
 use crate::store_selection::{Question, Selected, choose};
 
-/// What the answers to one call may take, as the wire counts.
+/// What the answers to one call may take in memory.
 #[derive(Clone, Copy, Debug)]
 pub struct SideLimits {
     pub endpoint_bytes: usize,
@@ -30,9 +34,6 @@ impl Default for SideLimits {
         Self { endpoint_bytes: 64 << 20, call_bytes: 256 << 20 }
     }
 }
-
-/// First wait before an endpoint is asked again; it doubles.
-const RETRY_PAUSE: Duration = Duration::from_millis(20);
 
 /// What all endpoints answered.
 pub(super) struct Heard<T> {
@@ -56,6 +57,8 @@ struct Part<T> {
     items: Vec<T>,
     warnings: Vec<String>,
     gap: Option<Gap>,
+    /// Whether it was told that something claims another cluster.
+    is_foreign: bool,
 }
 
 impl Proxy {
@@ -69,42 +72,56 @@ impl Proxy {
         selectors: &[Vec<parallax_model::Matcher>],
         range: parallax_model::TimeRange,
         adapt: impl Fn(&Selected, &R) -> R,
-    ) -> Result<Heard<R::Item>, Status> {
+    ) -> Result<Heard<R::Item>, Status>
+    where
+        R::Item: Claimed,
+    {
         let call = Call::of(&request, &self.inner.config, false, request.get_ref().strategy());
         let message = request.into_inner();
         let selection = {
             let question = Question { side: Some(R::SERVICE), range, selectors };
             self.admit(&call, choose(&self.inner.endpoints, &question, &call.store_matchers))?
         };
+        let label = &self.inner.endpoints.options().cluster_label;
+        let attested = Attested::new(&selection, selectors, range, label);
         let left = AtomicUsize::new(self.inner.config.side_limits.call_bytes);
         let (call, left) = (&call, &left);
         let asked = selection.ask.iter().map(|selected| {
             let message = adapt(selected, &message);
             Listening { proxy: self, call, selected, left, part: Part::default() }.hear(message)
         });
-        let parts = join_all(asked).await;
+        let parts = gather(asked, |part| self.judge_part(call, part)).await?;
         let mut heard =
             Heard { items: Vec::new(), warnings: selection.gaps.iter().map(Gap::to_string).collect() };
         let mut seen: HashSet<String> = heard.warnings.iter().cloned().collect();
-        for part in parts {
+        for (index, part) in parts.into_iter().enumerate() {
+            part.gap.iter().for_each(|gap| attested.gap(index, gap));
+            part.warnings.iter().for_each(|text| attested.warning(index, text));
+            attested.ended(index);
             heard.items.extend(part.items);
             for warning in part.warnings {
                 if seen.insert(warning.clone()) {
                     heard.warnings.push(warning);
                 }
             }
-            if let Some(gap) = part.gap {
-                self.count(&gap);
-                if call.abort {
-                    return Err(aborted(&gap));
-                }
-                heard.warnings.push(gap.to_string());
-            }
+            heard.warnings.extend(part.gap.iter().map(Gap::to_string));
+        }
+        if let Some(entry) = &call.coverage {
+            entry.leave(attested.coverage(false));
         }
         match heard.warnings.first() {
             Some(warning) if call.abort => Err(Status::aborted(warning.clone())),
             _ => Ok(heard),
         }
+    }
+
+    /// What fails the call at once, where no partial answer is allowed. Gaps are counted.
+    fn judge_part<T>(&self, call: &Call, part: &Part<T>) -> Option<Status> {
+        if let Some(gap) = &part.gap {
+            self.count(call, gap);
+            return call.abort.then(|| aborted(gap));
+        }
+        part.warnings.first().filter(|_| call.abort).map(Status::aborted)
     }
 }
 
@@ -123,7 +140,7 @@ impl<T> Part<T> {
 
 impl<T> Default for Part<T> {
     fn default() -> Self {
-        Self { items: Vec::new(), warnings: Vec::new(), gap: None }
+        Self { items: Vec::new(), warnings: Vec::new(), gap: None, is_foreign: false }
     }
 }
 
@@ -139,7 +156,7 @@ struct Listening<'a, T> {
 
 type Opened<R> = (FrameStream<R>, Option<Result<R, Status>>);
 
-impl<T> Listening<'_, T> {
+impl<T: Claimed> Listening<'_, T> {
     async fn hear<R: SideRequest<Item = T>>(mut self, message: R) -> Part<T> {
         self.part.gap = self.read::<R>(message).await.err().flatten();
         self.part
@@ -167,42 +184,22 @@ impl<T> Listening<'_, T> {
         }
     }
 
-    /// Waits for the first frame, within one budget for all attempts.
+    /// Waits for the first frame.
     async fn open<R: SideRequest>(&self, message: &R) -> Result<Opened<R::Response>, Option<Gap>> {
-        let budget_ends = self.call.silence_ends();
-        let budget_began = Instant::now();
-        let mut attempt = 0;
-        loop {
-            let opening = async {
-                let request = self.call.outgoing(message.clone());
-                let mut stream = R::ask(request, self.endpoint().store().side()).await?;
-                match stream.next().await {
-                    Some(Err(status)) => Err(status),
-                    first => Ok((stream, first)),
-                }
-            };
-            let began = Instant::now();
-            let status = match tokio::time::timeout_at(budget_ends.into(), opening).await {
-                Ok(Ok(opened)) => return Ok(opened),
-                Ok(Err(status)) => status,
-                Err(_) => return Err(Some(self.late(budget_began.elapsed(), 0))),
-            };
-            if status.code() == Code::Unimplemented && !self.selected.offers(R::SERVICE) {
-                return Err(None);
+        let opening = || async {
+            let request = self.call.outgoing(message.clone());
+            let mut stream = R::ask(request, self.endpoint().store().side()).await?;
+            match stream.next().await {
+                Some(Err(status)) => Err(status),
+                first => Ok((stream, first)),
             }
-            let is_transient = status.code() == Code::Unavailable;
-            if is_transient && began.elapsed() >= self.endpoint().slow_failure() {
-                self.endpoint().hung(status.message());
-                return Err(Some(gap_of(self.endpoint(), &status, false)));
-            }
-            let pause = RETRY_PAUSE * 2_u32.saturating_pow(attempt);
-            let in_time = Instant::now().checked_add(pause).is_some_and(|then| then < budget_ends);
-            if !is_transient || attempt >= self.proxy.inner.config.max_retries || !in_time {
-                return Err(Some(gap_of(self.endpoint(), &status, false)));
-            }
-            attempt += 1;
-            tokio::time::sleep(pause).await;
-        }
+        };
+        let config = &self.proxy.inner.config;
+        open_with_retries(self.endpoint(), self.call, config, opening).await.map_err(|failure| {
+            let is_absent =
+                matches!(&failure, NotOpened::Failed(status) if status.code() == Code::Unimplemented);
+            (!is_absent || self.selected.offers(R::SERVICE)).then(|| failure.gap(self.endpoint(), config))
+        })
     }
 
     fn accept<R: SideRequest<Item = T>>(
@@ -210,7 +207,7 @@ impl<T> Listening<'_, T> {
         response: R::Response,
         left: &mut usize,
     ) -> Result<(), Option<Gap>> {
-        let size_bytes = prost::Message::encoded_len(&response);
+        let size_bytes = R::size_bytes(&response);
         let limits = self.proxy.inner.config.side_limits;
         let Some(after) = left.checked_sub(size_bytes) else {
             let reason = format!("its answer has more than {} bytes", limits.endpoint_bytes);
@@ -227,12 +224,43 @@ impl<T> Listening<'_, T> {
             Some(SideFrame::Item(item)) => {
                 R::check(&item)
                     .map_err(|error| Some(self.endpoint().gap(GapKind::Partial, error.to_string())))?;
-                self.part.items.push(item);
+                let item = self.held_to_claim(item).map_err(Some)?;
+                self.part.items.extend(item);
             }
-            Some(SideFrame::Warning(text)) => self.part.warn(text),
+            Some(SideFrame::Warning(text)) => {
+                self.part.warn(text);
+                if self.call.abort {
+                    // The call fails by this warning: the rest is for nobody.
+                    return Err(None);
+                }
+            }
             None => {}
         }
         Ok(())
+    }
+
+    /// What of `item` is the declared cluster's.
+    fn held_to_claim(&mut self, item: T) -> Result<Option<T>, Gap> {
+        let Some(claim) = self.endpoint().claim() else { return Ok(Some(item)) };
+        let mut left_out = LeftOut::default();
+        let kept = item.restrict(&claim, &mut left_out);
+        let Some(reason) = left_out.first else { return Ok(kept) };
+        self.endpoint().foreign_counter().inc_by(left_out.count);
+        if claim.mode() == ForeignLabels::Refuse {
+            return Err(self
+                .endpoint()
+                .gap(GapKind::Refused, format!("{reason}; nothing of it is believed")));
+        }
+        let gap = self.endpoint().gap(GapKind::Partial, format!("{reason}; it is left out"));
+        if self.call.abort {
+            return Err(gap);
+        }
+        if !self.part.is_foreign {
+            self.part.is_foreign = true;
+            self.proxy.count(self.call, &gap);
+            self.part.warnings.push(gap.to_string());
+        }
+        Ok(kept)
     }
 
     fn late(&self, silence: Duration, frames: u64) -> Gap {

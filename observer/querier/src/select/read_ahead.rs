@@ -5,6 +5,7 @@
 //!
 //! - what fits is read ahead to its end, and costs the stores nothing from then on;
 //! - what does not fit is let go after [`PATIENCE`] and asked for again when the engine comes to it;
+//! - what was read ahead is let go, too, when a selection that the engine waits for needs the room;
 //! - a selection that the engine waits for does not queue behind those it does not wait for.
 
 use std::collections::VecDeque;
@@ -18,127 +19,140 @@ use parallax_storeapi::proto::thanos::series_response::Result as Frame;
 use parallax_storeapi::{SeriesStream, chunks, with_deadline};
 use tokio::sync::{mpsc, watch};
 
-use super::budget::Held;
+use super::budget::{Held, UNREAD_SHARE};
 use super::stream::Delivery;
 use super::{Pump, StoreMatchers, source_error};
 
-/// Selections that are not wanted yet may use one part in this many of a query's budget…
-const UNREAD_SHARE: u64 = 4;
-/// …and each of them so many bytes.
+/// Most bytes that one selection reads ahead.
 const MAX_UNREAD_BYTES: usize = 64 << 20;
 /// How long a stream that cannot be read ahead stays open for an engine that may come to it.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Why reading ahead ended.
 enum End {
-    /// The engine has come.
-    Wanted,
-    /// There is nothing more.
+    /// The engine has come; the rest is in the stream.
+    Wanted(SeriesStream),
+    /// The engine has come, and there is nothing more.
     Whole,
-    /// There is no room.
-    Full,
+    /// There is no room, or others need it.
+    LetGo,
 }
 
 impl Pump {
     /// Carries frames to the engine. Those in `ahead` have not been sent yet when it ends, well or not.
     pub(super) async fn forward(
-        &mut self,
+        &self,
         message: SeriesRequest,
         deliveries: &mpsc::Sender<Delivery>,
         ahead: &mut VecDeque<Delivery>,
     ) -> Result<(), SourceError> {
         let mut frames = loop {
-            let mut frames = self.open(message.clone(), ahead).await?;
-            match self.read_ahead(&mut frames, ahead).await? {
-                End::Wanted => break frames,
+            let end = self.read_ahead(message.clone(), ahead).await?;
+            if matches!(end, End::LetGo) {
+                ahead.clear();
+                wanted(&self.wanted).await?;
+            }
+            // What this one holds is wanted from here on: who waits for it to be let go looks again.
+            self.budget.released().notify_waiters();
+            match end {
+                End::Wanted(frames) => break frames,
                 End::Whole => return Ok(()),
-                End::Full => {
-                    drop(frames);
-                    ahead.clear();
-                    wanted(&mut self.wanted).await?;
-                }
+                End::LetGo => {}
             }
         };
         while let Some(delivery) = ahead.pop_front() {
             deliveries.send(delivery).await.map_err(|_| SourceError::Canceled)?;
         }
         while let Some(frame) = frames.next().await {
-            if let Some(delivery) = self.delivery(frame.map_err(source_error)?.result)? {
+            if let Some(delivery) = self.delivery(frame.map_err(source_error)?.result).await? {
                 deliveries.send(delivery).await.map_err(|_| SourceError::Canceled)?;
             }
         }
         Ok(())
     }
 
-    /// Opens the stream and waits for its first frame.
-    async fn open(
-        &mut self,
-        message: SeriesRequest,
-        ahead: &mut VecDeque<Delivery>,
-    ) -> Result<SeriesStream, SourceError> {
-        // Held until the first frame is there, not longer, and not needed by a selection that is waited for: one that waits for another one's
-        // reader would never end.
-        let _permit = tokio::select! {
-            biased;
-            wanted = wanted(&mut self.wanted) => { wanted?; None }
-            permit = self.opens.acquire() => Some(permit.map_err(|_| SourceError::Canceled)?),
-        };
+    async fn open(&self, message: SeriesRequest) -> Result<SeriesStream, SourceError> {
         let mut request = with_deadline(message, Some(self.options.deadline));
         request.extensions_mut().insert(Arc::clone(&self.budget));
+        request.extensions_mut().insert(self.interest.clone());
+        request.extensions_mut().insert(self.coverage.clone());
         if !self.options.store_matchers.is_empty() {
             request.extensions_mut().insert(StoreMatchers(self.options.store_matchers.clone()));
         }
-        let mut frames = self.store.series(request).await.map_err(source_error)?;
-        if let Some(first) = frames.next().await {
-            ahead.extend(self.delivery(first.map_err(source_error)?.result)?);
-        }
-        Ok(frames)
+        self.store.series(request).await.map_err(source_error)
     }
 
-    /// Reads frames into `ahead` until the engine wants them.
+    /// Opens the stream and reads frames into `ahead` until the engine wants them.
     async fn read_ahead(
-        &mut self,
-        frames: &mut SeriesStream,
+        &self,
+        message: SeriesRequest,
         ahead: &mut VecDeque<Delivery>,
     ) -> Result<End, SourceError> {
+        // Held until the first frame is there, not longer, and not needed by a selection that is waited for: one that waits for another one's
+        // reader would never end.
+        let opens = Arc::clone(&self.opens);
+        let mut permit = tokio::select! {
+            biased;
+            wanted = wanted(&self.wanted) => { wanted?; None }
+            permit = opens.acquire() => Some(permit.map_err(|_| SourceError::Canceled)?),
+        };
+        let mut frames = self.open(message).await?;
         let mut unread_bytes = 0_usize;
         loop {
             let frame = tokio::select! {
                 biased;
-                wanted = wanted(&mut self.wanted) => { wanted?; return Ok(End::Wanted) }
+                wanted = wanted(&self.wanted) => { wanted?; return Ok(End::Wanted(frames)) }
+                () = self.budget.needed() => return Ok(End::LetGo),
                 frame = frames.next() => frame,
+                () = self.beneath_is_full() => return Ok(End::LetGo),
             };
-            let Some(frame) = frame else { return Ok(End::Whole) };
+            permit.take();
+            let Some(frame) = frame else {
+                // It costs its stores nothing from here on.
+                drop(frames);
+                return tokio::select! {
+                    biased;
+                    wanted = wanted(&self.wanted) => wanted.map(|()| End::Whole),
+                    () = self.budget.needed() => Ok(End::LetGo),
+                };
+            };
             let frame = frame.map_err(source_error)?.result;
             let size_bytes = size_bytes(frame.as_ref());
             unread_bytes = unread_bytes.saturating_add(size_bytes);
             if unread_bytes <= MAX_UNREAD_BYTES
-                && let Some(held) = self.budget.hold_share(size_bytes, UNREAD_SHARE)
+                && let Some(held) = self.budget.hold_share(&self.interest, size_bytes, UNREAD_SHARE)
             {
                 ahead.extend(delivery(frame, held));
                 continue;
             }
             tokio::select! {
                 biased;
-                wanted = wanted(&mut self.wanted) => {
+                wanted = wanted(&self.wanted) => {
                     wanted?;
-                    ahead.extend(self.delivery(frame)?);
-                    return Ok(End::Wanted);
+                    ahead.extend(self.delivery(frame).await?);
+                    return Ok(End::Wanted(frames));
                 }
-                () = tokio::time::sleep(PATIENCE) => return Ok(End::Full),
+                () = self.budget.needed() => return Ok(End::LetGo),
+                () = tokio::time::sleep(PATIENCE) => return Ok(End::LetGo),
             }
         }
     }
 
-    fn delivery(&self, frame: Option<Frame>) -> Result<Option<Delivery>, SourceError> {
-        let held = self.budget.hold(size_bytes(frame.as_ref()))?;
+    /// Comes back when a fan-out in this process has found no room for a frame of this selection for as long as [`PATIENCE`].
+    async fn beneath_is_full(&self) {
+        self.interest.is_short_of_room().await;
+        tokio::time::sleep(PATIENCE).await;
+    }
+
+    /// For a selection that is wanted.
+    async fn delivery(&self, frame: Option<Frame>) -> Result<Option<Delivery>, SourceError> {
+        let held = self.budget.hold_for(&self.interest, size_bytes(frame.as_ref())).await?;
         Ok(delivery(frame, held))
     }
 }
-
 /// Waits until the engine reads the selection.
-async fn wanted(wanted: &mut watch::Receiver<bool>) -> Result<(), SourceError> {
-    wanted.wait_for(|wanted| *wanted).await.map(|_| ()).map_err(|_| SourceError::Canceled)
+async fn wanted(wanted: &watch::Receiver<bool>) -> Result<(), SourceError> {
+    wanted.clone().wait_for(|wanted| *wanted).await.map(|_| ()).map_err(|_| SourceError::Canceled)
 }
 
 fn size_bytes(frame: Option<&Frame>) -> usize {

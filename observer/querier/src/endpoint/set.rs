@@ -1,0 +1,246 @@
+//! All endpoints of a querier, polled in the background; discovery replaces them while queries run.
+//!
+//! Invariant: an endpoint whose name and revision stay keeps its connection, and a query that has begun keeps the endpoints it was given. One whose connection
+//! changes keeps what it last said of itself, so that it is missed as before until it speaks again.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use parallax_model::TimeRange;
+use parallax_telemetry::Metrics;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::{
+    Connection, Endpoint, EndpointConfig, EndpointOptions, EndpointStatus, ForeignCounter, MAX_ENDPOINTS,
+};
+use crate::Error;
+use crate::api::{StoreList, StoreStatus};
+use crate::info_poll::Poll;
+
+/// Something that is wrong with where endpoints come from, and is not an endpoint itself: a file that cannot be read, a name that does not resolve while
+/// what was known before is still in use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The file or the name.
+    pub source: String,
+    pub error: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct EndpointLabel {
+    endpoint: String,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct EndpointSet {
+    current: RwLock<Current>,
+    /// Held while endpoints are replaced.
+    replacing: Mutex<()>,
+    options: Arc<EndpointOptions>,
+    poll: Poll,
+    foreign: Family<EndpointLabel, ForeignCounter>,
+    problems: Gauge,
+    /// Ends all polls with the set.
+    shutdown: CancellationToken,
+    _stop: DropGuard,
+}
+
+#[derive(Debug, Default)]
+struct Current {
+    endpoints: Arc<[Arc<Endpoint>]>,
+    /// Ends the polls of the endpoint at the same place.
+    polls: Vec<CancellationToken>,
+    problems: Vec<Problem>,
+}
+
+impl EndpointSet {
+    /// Connects lazily to every endpoint and begins polling at once, until `shutdown`. Call it inside a tokio runtime.
+    ///
+    /// # Errors
+    /// Names the endpoint that is configured twice or whose target is no target.
+    pub fn start(
+        configs: Vec<EndpointConfig>,
+        options: EndpointOptions,
+        metrics: &Metrics,
+        shutdown: CancellationToken,
+    ) -> Result<Arc<Self>, Error> {
+        let shutdown = shutdown.child_token();
+        let foreign = metrics.register(
+            "parallax_querier_foreign_labels",
+            "Series, label sets and values, rules, targets and exemplars that claimed to be another cluster than their endpoint is declared as",
+            Family::default(),
+        );
+        let problems = metrics.register(
+            "parallax_querier_discovery_problems",
+            "Entries, files and names of endpoints that cannot be used now",
+            Gauge::default(),
+        );
+        let set = Self {
+            current: RwLock::default(),
+            replacing: Mutex::default(),
+            poll: Poll::new(&options, metrics),
+            options: Arc::new(options),
+            foreign,
+            problems,
+            _stop: shutdown.clone().drop_guard(),
+            shutdown,
+        };
+        if configs.len() > MAX_ENDPOINTS {
+            return Err(Error::TooManyEndpoints { count: configs.len(), limit: MAX_ENDPOINTS });
+        }
+        let mut names = BTreeSet::new();
+        for config in &configs {
+            if !names.insert(config.name.as_str()) {
+                return Err(Error::DuplicateEndpoint { endpoint: config.name.clone() });
+            }
+            // A target that is none is an error here, and an endpoint that cannot be used later.
+            if let Connection::Remote(target) = &config.connection {
+                parallax_net::connect(target)
+                    .map_err(|source| Error::Endpoint { endpoint: config.name.clone(), source })?;
+            }
+        }
+        set.replace(configs, Vec::new());
+        Ok(Arc::new(set))
+    }
+
+    /// Puts these endpoints in the place of those that there are. What cannot be used is an endpoint that is down and says why.
+    pub fn replace(&self, configs: Vec<EndpointConfig>, mut problems: Vec<Problem>) {
+        let _one_at_a_time = self.replacing.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = self.endpoints();
+        let mut names = BTreeSet::new();
+        let (mut endpoints, mut polls) = (Vec::with_capacity(configs.len()), Vec::new());
+        let mut unusable = 0_usize;
+        for config in configs {
+            if endpoints.len() >= MAX_ENDPOINTS {
+                let error =
+                    format!("more than {MAX_ENDPOINTS} endpoints; this one and those after it are left out");
+                problems.push(Problem { source: config.name, error });
+                break;
+            }
+            if !names.insert(config.name.clone()) {
+                let error = "this endpoint is given twice; the first entry is used".to_owned();
+                problems.push(Problem { source: config.name, error });
+                continue;
+            }
+            let former = before.iter().position(|one| one.name == config.name);
+            let kept = former.and_then(|index| Some((before.get(index)?, self.poll_of(index)?)));
+            unusable += usize::from(matches!(config.connection, Connection::Unusable(_)));
+            match kept {
+                Some((endpoint, poll)) if endpoint.is_still(&config) => {
+                    endpoints.push(Arc::clone(endpoint));
+                    polls.push(poll);
+                }
+                _ => {
+                    let endpoint = Arc::new(self.connect(config));
+                    if let Some((former, _)) = kept {
+                        endpoint.shared.inherit(&former.shared);
+                    }
+                    let stop = self.shutdown.child_token();
+                    self.poll.start(&endpoint, stop.clone());
+                    endpoints.push(endpoint);
+                    polls.push(stop);
+                }
+            }
+        }
+        let count = problems.len().saturating_add(unusable);
+        self.problems.set(i64::try_from(count).unwrap_or(i64::MAX));
+        let endpoints: Arc<[Arc<Endpoint>]> = endpoints.into();
+        let after = Current { endpoints: Arc::clone(&endpoints), polls, problems };
+        let former =
+            std::mem::replace(&mut *self.current.write().unwrap_or_else(PoisonError::into_inner), after);
+        for (endpoint, poll) in former.endpoints.iter().zip(former.polls) {
+            if !endpoints.iter().any(|one| Arc::ptr_eq(one, endpoint)) {
+                poll.cancel();
+                if !names.contains(&endpoint.name) {
+                    self.poll.forget(&endpoint.name);
+                    self.foreign.remove(&EndpointLabel { endpoint: endpoint.name.clone() });
+                }
+            }
+        }
+    }
+
+    fn poll_of(&self, index: usize) -> Option<CancellationToken> {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).polls.get(index).cloned()
+    }
+
+    fn connect(&self, config: EndpointConfig) -> Endpoint {
+        let label = EndpointLabel { endpoint: config.name.clone() };
+        let counter = || self.foreign.get_or_create(&label).clone();
+        match Endpoint::new(config.clone(), Arc::clone(&self.options), counter()) {
+            Ok(endpoint) => endpoint,
+            Err(error) => {
+                let connection = Connection::Unusable(error.to_string());
+                let config = EndpointConfig { connection, ..config };
+                Endpoint::unusable(config, Arc::clone(&self.options), counter(), &error.to_string())
+            }
+        }
+    }
+
+    /// Those that there are now.
+    pub fn endpoints(&self) -> Arc<[Arc<Endpoint>]> {
+        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner).endpoints)
+    }
+
+    pub fn problems(&self) -> Vec<Problem> {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).problems.clone()
+    }
+
+    pub fn options(&self) -> &EndpointOptions {
+        &self.options
+    }
+
+    pub fn status(&self) -> Vec<EndpointStatus> {
+        self.endpoints().iter().map(|endpoint| endpoint.status()).collect()
+    }
+
+    /// Expected clusters that no healthy endpoint advertises, sorted.
+    pub fn missing_clusters(&self) -> Vec<String> {
+        let endpoints = self.endpoints();
+        let expected = |present: bool| -> BTreeSet<&str> {
+            endpoints
+                .iter()
+                .filter(|endpoint| (endpoint.is_healthy() && endpoint.advertises_expected()) == present)
+                .filter_map(|endpoint| endpoint.cluster.as_deref())
+                .collect()
+        };
+        expected(false).difference(&expected(true)).map(|cluster| (*cluster).to_owned()).collect()
+    }
+
+    /// Waits until every endpoint was polled once, successfully or not: at most the Info timeout, times the rounds that
+    /// [`EndpointOptions::max_concurrent_polls`] makes of them if none answers.
+    pub async fn polled_once(&self) {
+        for endpoint in self.endpoints().iter() {
+            endpoint.shared.polled_once().await;
+        }
+    }
+}
+
+impl StoreList for EndpointSet {
+    fn stores(&self) -> Vec<StoreStatus> {
+        let shown = |status: EndpointStatus| StoreStatus {
+            name: status.name,
+            component: status.component,
+            last_check: status.last_check,
+            last_error: status.last_error,
+            label_sets: status.label_sets,
+            range: status.range,
+        };
+        let problem = |problem: Problem| StoreStatus {
+            name: problem.source,
+            component: "discovery".to_owned(),
+            last_check: None,
+            last_error: Some(problem.error),
+            label_sets: Vec::new(),
+            range: TimeRange::ALL,
+        };
+        self.status().into_iter().map(shown).chain(self.problems().into_iter().map(problem)).collect()
+    }
+
+    fn missing_clusters(&self) -> Vec<String> {
+        Self::missing_clusters(self)
+    }
+}
