@@ -110,6 +110,7 @@ fn run_component(name: &str, matches: &ArgMatches) -> Result<(), Failure> {
         "sidecar" => command::sidecar::run(values),
         "store" => command::store::run(values),
         "compact" => command::compact::run(values),
+        "doctor" => command::doctor::run(values),
         _ => command::query::run(values),
     }
 }

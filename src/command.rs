@@ -2,6 +2,8 @@
 
 pub mod compact;
 pub mod demo;
+pub mod discovery;
+pub mod doctor;
 pub mod late_gateway;
 pub mod objstore;
 pub mod observee;

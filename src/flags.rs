@@ -6,6 +6,7 @@
 
 mod common;
 mod compact;
+mod doctor;
 mod query;
 mod sidecar;
 mod store;
@@ -107,6 +108,12 @@ pub const COMPONENTS: &[Component] = &[
         name: "compact",
         about: "Compaction, deduplication, downsampling and retention of a bucket's blocks",
         flags: compact::flags,
+        unbuilt: None,
+    },
+    Component {
+        name: "doctor",
+        about: "Reaches endpoints step by step and says which step fails, and why",
+        flags: doctor::flags,
         unbuilt: None,
     },
     unbuilt::RULE,

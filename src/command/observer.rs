@@ -20,6 +20,7 @@ use parallax_store_gateway::{Caches, StoreGatewayConfig};
 use parallax_storeapi::{MessageLimits, SideService};
 use serde::Deserialize;
 
+use super::doctor::Patient;
 use super::late_gateway::LateGateway;
 use super::objstore::CacheFlags;
 use super::side_file::{self, DurationText, SizeText};
@@ -140,6 +141,20 @@ pub fn run(path: &str, check_only: bool) -> Result<(), Failure> {
         listeners.serve(&context, querier.router(), querier).await?;
         Ok(())
     })
+}
+
+/// Every cluster of the file at `path`, for `parallax doctor`.
+pub fn patients(path: &str, context: &Context) -> anyhow::Result<Vec<Patient>> {
+    let file: ObserverFile = side_file::read(path)?;
+    file.check().with_context(|| path.to_owned())?;
+    let hub = file.tls.as_ref().map(|files| files.load(Purpose::Client { skip_verify: false }));
+    let hub = hub.transpose().context("tls")?;
+    let patient = |cluster: &ClusterSection| {
+        let target = cluster.target(hub.as_ref(), context);
+        let target = target.with_context(|| format!("cluster {}", cluster.name))?;
+        Ok(Patient { name: cluster.name.clone(), cluster: Some(cluster.name.clone()), target })
+    };
+    file.clusters.iter().map(patient).collect()
 }
 
 impl ObserverFile {

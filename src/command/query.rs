@@ -6,14 +6,14 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use parallax_dedup::Algorithm;
 use parallax_model::Labels;
-use parallax_net::{ClientTls, Context, GrpcTarget, watch_credentials};
 use parallax_promql::engine::{EngineOptions, StatsOptions};
 use parallax_promql::parse::ParserOptions;
 use parallax_querier::api::ApiOptions;
 use parallax_querier::query::QueryLimits;
-use parallax_querier::{Connection, EndpointConfig, EndpointOptions, ProxyConfig, Querier, QuerierConfig};
+use parallax_querier::{EndpointOptions, ForeignLabels, ProxyConfig, Querier, QuerierConfig};
 use parallax_storeapi::{MessageLimits, SideService};
 
+use super::discovery::Discovery;
 use super::tls;
 use crate::flags::Values;
 use crate::process::{self, Failure};
@@ -21,24 +21,30 @@ use crate::serve::{Addresses, Listeners};
 
 pub fn run(values: Values) -> Result<(), Failure> {
     process::run(|context| async move {
-        let config = config(&values, &context).map_err(Failure::usage)?;
+        let mut config = config(&values).map_err(Failure::usage)?;
+        let mut discovery = Discovery::from_flags(&values, &context).map_err(Failure::usage)?;
         let addresses = Addresses {
             http: values.text("http-address").unwrap_or_default(),
             grpc: Some(tls::grpc_server(&values).map_err(Failure::usage)?),
         };
         let listeners = Listeners::bind(addresses, &context).await?;
+        let (endpoints, problems) = discovery.look().await;
+        config.endpoints.clone_from(&endpoints);
         let querier = Querier::start(config, context.clone()).map_err(Failure::usage)?;
+        querier.endpoints().replace(endpoints, problems);
+        tokio::spawn(discovery.follow(querier.endpoints().clone()));
         listeners.serve(&context, querier.router(), querier).await?;
         Ok(())
     })
 }
 
-fn config(values: &Values, context: &Context) -> anyhow::Result<QuerierConfig> {
+fn config(values: &Values) -> anyhow::Result<QuerierConfig> {
     let response_timeout = values.duration("store.response-timeout");
     Ok(QuerierConfig {
-        endpoints: endpoints(values, context)?,
         endpoint_options: EndpointOptions {
             info_timeout: values.duration("endpoint.info-timeout"),
+            cluster_label: values.text("endpoint.cluster-label").unwrap_or_default(),
+            foreign_labels: foreign_labels(values)?,
             message_limits: MessageLimits {
                 frame_bytes: size(values, "endpoint.max-frame-size"),
                 ..MessageLimits::default()
@@ -83,41 +89,6 @@ fn config(values: &Values, context: &Context) -> anyhow::Result<QuerierConfig> {
     })
 }
 
-fn endpoints(values: &Values, context: &Context) -> anyhow::Result<Vec<EndpointConfig>> {
-    let credentials = tls::grpc_client(values)?;
-    if let Some(source) = &credentials {
-        watch_credentials(&context.metrics, "grpc_client", source);
-    }
-    let server_name = values.text("grpc-client-server-name");
-    let mut configs: Vec<EndpointConfig> = Vec::new();
-    for (flag, strict) in
-        [("endpoint", false), ("store", false), ("endpoint-strict", true), ("store-strict", true)]
-    {
-        for address in values.list(flag) {
-            if configs.iter().any(|config| config.name == address) {
-                bail!("--{flag}={address}: this endpoint is given twice");
-            }
-            if let Some((scheme, _)) = address.split_once('+').filter(|(scheme, _)| scheme.starts_with("dns"))
-            {
-                bail!(
-                    "--{flag}={address}: discovery by {scheme}+ comes with a later version; give host:port"
-                );
-            }
-            let target = GrpcTarget {
-                tls: credentials.clone().map(|source| ClientTls {
-                    source,
-                    server_name: server_name.clone(),
-                    expected_identity: None,
-                }),
-                ..GrpcTarget::plain(address.as_str())
-            };
-            configs
-                .push(EndpointConfig { strict, ..EndpointConfig::new(address, Connection::Remote(target)) });
-        }
-    }
-    Ok(configs)
-}
-
 /// The services whose answers have to be whole.
 fn whole_side(values: &Values) -> Vec<SideService> {
     let is_partial = [
@@ -141,6 +112,15 @@ fn selector_labels(values: &Values) -> anyhow::Result<Labels> {
         pairs.push((name.to_owned(), value));
     }
     Ok(Labels::from_pairs(pairs))
+}
+
+fn foreign_labels(values: &Values) -> anyhow::Result<ForeignLabels> {
+    match values.text("endpoint.foreign-labels").as_deref() {
+        Some("drop") | None => Ok(ForeignLabels::Drop),
+        Some("inject") => Ok(ForeignLabels::Inject),
+        Some("refuse") => Ok(ForeignLabels::Refuse),
+        Some(other) => bail!("--endpoint.foreign-labels={other}: use drop, inject or refuse"),
+    }
 }
 
 fn algorithm(values: &Values) -> anyhow::Result<Algorithm> {

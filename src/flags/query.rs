@@ -4,8 +4,7 @@ use super::Flag;
 use super::Kind::{Bytes, Duration, List, Number, Switch, Text};
 use super::common;
 
-const DISCOVERY: &str = "discovery comes with a later version; list the addresses with --endpoint";
-const GROUPS: &str = "list each address of the group with --endpoint";
+const SD_FILES: &str = "use --endpoint.sd-config-file, which is looked at every second";
 const TENANCY: &str = "tenancy comes with a later version; leave the flag out";
 const DISTRIBUTED: &str = "distributed execution comes with a later version; use --query.mode=local";
 const WEB: &str = "the web pages come with a later version";
@@ -26,7 +25,12 @@ pub(super) fn flags() -> Vec<Flag> {
 
 fn endpoints() -> Vec<Flag> {
     vec![
-        Flag::new("endpoint", List, "", "Address (host:port) of a StoreAPI; may be repeated"),
+        Flag::new(
+            "endpoint",
+            List,
+            "",
+            "Address of a StoreAPI (host:port), or name to look up (dns+host:port); may be repeated",
+        ),
         Flag::new(
             "endpoint-strict",
             List,
@@ -35,18 +39,46 @@ fn endpoints() -> Vec<Flag> {
         ),
         Flag::new("store", List, "", "Old name of --endpoint"),
         Flag::new("store-strict", List, "", "Old name of --endpoint-strict"),
-        Flag::new("endpoint-group", List, "", "").refused(GROUPS),
-        Flag::new("endpoint-group-strict", List, "", "").refused(GROUPS),
-        Flag::new("store.sd-files", List, "", "").refused(DISCOVERY),
-        Flag::new("store.sd-interval", Duration, "5m", "Discovery").no_effect(DISCOVERY),
-        Flag::new("store.sd-dns-interval", Duration, "30s", "Discovery").no_effect(DISCOVERY),
+        Flag::new(
+            "endpoint-group",
+            List,
+            "",
+            "Name (host:port) of several servers that hold the same; each call goes to the next",
+        ),
+        Flag::new("endpoint-group-strict", List, "", "Like --endpoint-group: every endpoint is expected"),
+        Flag::new("store.sd-files", List, "", "").refused(SD_FILES),
+        Flag::new("store.sd-interval", Duration, "5m", "Old discovery").no_effect(SD_FILES),
+        Flag::new(
+            "store.sd-dns-interval",
+            Duration,
+            "30s",
+            "Longest until a name (dns+, dnssrv+, dnssrvnoa+) is looked up again; its TTL may say sooner",
+        ),
         Flag::new("store.sd-dns-resolver", Text, "", "Discovery").no_effect("the system's resolver is used"),
         Flag::new("store.unhealthy-timeout", Duration, "5m", "When Thanos forgets an endpoint")
             .no_effect("a static endpoint is never forgotten: its absence is a warning"),
         Flag::new("endpoint.info-timeout", Duration, "5s", "How long an endpoint may take to answer Info"),
-        Flag::new("endpoint.sd-config", Text, "", "").refused(DISCOVERY),
-        Flag::new("endpoint.sd-config-file", Text, "", "").refused(DISCOVERY),
-        Flag::new("endpoint.sd-config-reload-interval", Duration, "5m", "Discovery").no_effect(DISCOVERY),
+        Flag::new("endpoint.sd-config", Text, "", "Endpoints as YAML, each with its own TLS"),
+        Flag::new(
+            "endpoint.sd-config-file",
+            Text,
+            "",
+            "File with endpoints as YAML; changes are applied within seconds",
+        ),
+        Flag::new("endpoint.sd-config-reload-interval", Duration, "5m", "How often Thanos looks at the file")
+            .no_effect("the file is looked at every second"),
+        Flag::new(
+            "endpoint.cluster-label",
+            Text,
+            "cluster",
+            "External label that holds the name of a cluster",
+        ),
+        Flag::new(
+            "endpoint.foreign-labels",
+            Text,
+            "drop",
+            "What becomes of labels by which an endpoint that is declared as one cluster claims another: drop, inject or refuse",
+        ),
         // Thanos' default is 0, no limit of its own: there one hung store stalls every query.
         Flag::new(
             "store.response-timeout",
@@ -63,7 +95,7 @@ fn endpoints() -> Vec<Flag> {
     ]
 }
 
-fn client_tls() -> Vec<Flag> {
+pub(super) fn client_tls() -> Vec<Flag> {
     vec![
         Flag::new("grpc-client-tls-secure", Switch, "false", "Use TLS to the endpoints"),
         Flag::new(
@@ -77,8 +109,12 @@ fn client_tls() -> Vec<Flag> {
         Flag::new("grpc-client-tls-ca", Text, "", "PEM file with the CAs that endpoints must chain to"),
         Flag::new("grpc-client-server-name", Text, "", "Name to expect in the endpoints' certificates"),
         Flag::new("grpc-client-tls-min-version", Text, "1.3", "Lowest TLS version: 1.2 or 1.3"),
-        Flag::new("grpc-compression", Text, "none", "Compression of requests")
-            .refused("only `none` is supported; leave the flag out"),
+        Flag::new(
+            "grpc-compression",
+            Text,
+            "none",
+            "Compression of requests, and so of answers: none or snappy",
+        ),
         Flag::new("grpc.proxy-strategy", Text, "lazy", "How Thanos reads stores")
             .no_effect("streams are always merged as they arrive"),
     ]

@@ -1,0 +1,161 @@
+//! The entries of `--endpoint.sd-config`: Thanos' YAML, with `cluster` and `authority` beside it.
+//!
+//! A file that is no such YAML is an error as a whole. An entry that is wrong is kept with the reason: it becomes an endpoint that is down and says why.
+//! Source of the format: the Thanos documentation of `endpoint.sd-config`.
+
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+/// Most bytes of a file.
+pub const MAX_FILE_BYTES: u64 = 16 << 20;
+
+/// The file.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub struct EndpointFile {
+    pub default_client_config: ClientConfig,
+    pub endpoints: Vec<EndpointEntry>,
+}
+
+/// One endpoint, group or name to look up.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub struct EndpointEntry {
+    pub address: String,
+    pub strict: bool,
+    pub group: bool,
+    pub service_config: String,
+    /// Instead of the default as a whole.
+    pub client_config: Option<ClientConfig>,
+    /// The cluster that it is declared as.
+    pub cluster: Option<String>,
+    /// What a proxy in front of it routes by.
+    pub authority: Option<String>,
+}
+
+/// How to speak to an endpoint.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub struct ClientConfig {
+    pub tls_config: Option<TlsConfig>,
+    pub server_name: Option<String>,
+    pub compression: Option<String>,
+}
+
+/// Setting any of these means TLS, unless `enabled` says otherwise.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq, PartialOrd, Ord)]
+#[serde(deny_unknown_fields, default)]
+pub struct TlsConfig {
+    pub enabled: Option<bool>,
+    pub insecure_skip_verify: bool,
+    pub cert_file: Option<PathBuf>,
+    pub key_file: Option<PathBuf>,
+    pub ca_file: Option<PathBuf>,
+    pub min_version: Option<String>,
+}
+
+impl TlsConfig {
+    pub fn is_enabled(&self) -> bool {
+        let is_set = *self != Self { enabled: self.enabled, ..Self::default() };
+        self.enabled.unwrap_or(is_set)
+    }
+}
+
+/// # Errors
+/// What is no such YAML, with its place.
+pub fn parse(text: &str) -> anyhow::Result<EndpointFile> {
+    if text.trim().is_empty() {
+        return Ok(EndpointFile::default());
+    }
+    serde_saphyr::from_str(text).map_err(|error| anyhow::anyhow!("{error}"))
+}
+
+impl EndpointEntry {
+    pub fn is_dns(&self) -> bool {
+        self.address.split_once('+').is_some_and(|(scheme, _)| scheme.starts_with("dns"))
+    }
+
+    /// What makes the entry unusable, whatever the world is like.
+    pub fn defect(&self) -> Option<String> {
+        if self.address.is_empty() {
+            return Some("the address is empty".to_owned());
+        }
+        if self.strict && self.is_dns() {
+            return Some(
+                "strict is for addresses that are given, not for names to look up; every name is expected anyway"
+                    .to_owned(),
+            );
+        }
+        if !self.service_config.is_empty() && !self.group {
+            return Some("service_config is for groups only".to_owned());
+        }
+        let compression = self.client_config.as_ref().and_then(|config| config.compression.as_deref());
+        match compression {
+            None | Some("" | "none" | "snappy") => None,
+            Some(other) => Some(format!("compression {other:?}: use none or snappy")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thanos_yaml_is_read_with_defaults_and_overrides() {
+        let file = parse(
+            r#"
+default_client_config:
+  tls_config:
+    ca_file: ca.pem
+endpoints:
+  - address: eu.example:10901
+    strict: true
+    cluster: eu-1
+  - address: dns+us.example:10901
+    client_config:
+      tls_config:
+        cert_file: a.pem
+        key_file: a.key
+        min_version: "1.2"
+      server_name: us.internal
+      compression: snappy
+  - address: ap.example:10901
+    group: true
+    service_config: '{"loadBalancingPolicy": "round_robin"}'
+    client_config: {}
+"#,
+        )
+        .unwrap();
+        assert!(file.default_client_config.tls_config.unwrap().is_enabled());
+        let [eu, us, ap] = &file.endpoints[..] else { panic!("three") };
+        assert!(eu.strict && eu.client_config.is_none() && eu.defect().is_none());
+        assert_eq!(eu.cluster.as_deref(), Some("eu-1"));
+        let config = us.client_config.as_ref().unwrap();
+        assert!(us.is_dns() && config.tls_config.as_ref().unwrap().is_enabled());
+        assert_eq!(config.tls_config.as_ref().unwrap().min_version.as_deref(), Some("1.2"));
+        assert!(ap.group && ap.client_config.as_ref().unwrap().tls_config.is_none());
+        assert!(parse("").unwrap().endpoints.is_empty());
+    }
+
+    #[test]
+    fn tls_is_meant_where_anything_of_it_is_set_unless_it_is_switched_off() {
+        let tls = |text: &str| parse(text).unwrap().default_client_config.tls_config.unwrap().is_enabled();
+        assert!(tls("default_client_config: {tls_config: {insecure_skip_verify: true}}"));
+        assert!(tls("default_client_config: {tls_config: {enabled: true}}"));
+        assert!(!tls("default_client_config: {tls_config: {enabled: false, ca_file: ca.pem}}"));
+        assert!(!tls("default_client_config: {tls_config: {}}"));
+    }
+
+    #[test]
+    fn what_is_wrong_is_said() {
+        let error = parse("endpoints:\n  - adress: a:1\n").unwrap_err().to_string();
+        assert!(error.contains("adress"), "{error}");
+        let defect = |text: &str| parse(text).unwrap().endpoints[0].defect().unwrap();
+        assert!(defect("endpoints: [{address: ''}]").contains("empty"));
+        assert!(defect("endpoints: [{address: dns+a:1, strict: true}]").contains("strict"));
+        assert!(defect("endpoints: [{address: a:1, service_config: x}]").contains("groups"));
+        assert!(defect("endpoints: [{address: a:1, client_config: {compression: lz4}}]").contains("lz4"));
+    }
+}
