@@ -318,7 +318,7 @@ impl Inspection<'_> {
             while let Some(rest) = head.get_mut(got..).filter(|rest| !rest.is_empty()) {
                 match stream.read(rest).await? {
                     // What came before the end may say why.
-                    0 if got == 0 => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+                    0 if got == 0 => return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof)),
                     0 => break,
                     more => got += more,
                 }
