@@ -1,12 +1,16 @@
 //! `parallax compact`.
 
+use std::io::IsTerminal as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use parallax_block::HashFunction;
 use parallax_bucket::Access;
 use parallax_compactor::plan::RANGES_MS;
-use parallax_compactor::{Compactor, CompactorConfig, LeaseConfig, MergeMode, PlanConfig, Retention, Shard};
+use parallax_compactor::{
+    Compactor, CompactorConfig, LeaseConfig, MergeMode, PlanConfig, Progress, Retention, Shard,
+};
 use parallax_model::TimeRange;
 use parallax_net::Context;
 
@@ -14,6 +18,9 @@ use super::{objstore, retention_policy};
 use crate::flags::Values;
 use crate::process::{self, Failure};
 use crate::serve;
+
+/// Characters of the bar that shows progress.
+const BAR_WIDTH: u64 = 20;
 
 /// A lease that must be renewed more often than this costs more than it saves.
 const LEAST_LEASE: Duration = Duration::from_secs(15);
@@ -26,12 +33,44 @@ pub fn run(values: Values) -> Result<(), Failure> {
         let compactor = Compactor::new(config, &context).map_err(Failure::usage)?;
         let router = compactor.router();
         let running = compactor.start();
+        if std::io::stderr().is_terminal() {
+            tokio::spawn(show_progress(Arc::clone(&compactor), context.clone()));
+        }
         tokio::select! {
             served = serve::serve_http(http, &context, router) => served?,
             ended = running => ended.context("compact")?.context("compact")?,
         }
         Ok(())
     })
+}
+
+/// One line on the terminal that is written over every second.
+async fn show_progress(compactor: Arc<Compactor>, context: Context) {
+    let mut shown = String::new();
+    while tokio::time::timeout(Duration::from_secs(1), context.shutdown.cancelled()).await.is_err() {
+        let line = progress_line(&compactor.progress());
+        if line != shown {
+            eprint!("\r\x1b[K{line}");
+            shown = line;
+        }
+    }
+    eprintln!();
+}
+
+fn progress_line(progress: &Progress) -> String {
+    let done = progress.done_compactions + progress.done_downsamples;
+    let left = (progress.compactions + progress.downsample_blocks) as u64;
+    let filled = done.saturating_mul(BAR_WIDTH).checked_div(done + left).unwrap_or(BAR_WIDTH);
+    let bar: String = (0..BAR_WIDTH).map(|place| if place < filled { '#' } else { '.' }).collect();
+    let eta = progress.eta_seconds.map_or_else(|| "?".to_owned(), |seconds| format!("{seconds}s"));
+    format!(
+        "[{bar}] {} compactions ({} blocks, {} MiB) and {} blocks to downsample left, {} to retire, about {eta}",
+        progress.compactions,
+        progress.compaction_blocks,
+        progress.compaction_bytes >> 20,
+        progress.downsample_blocks,
+        progress.deletion_blocks
+    )
 }
 
 fn config(values: &Values, context: &Context) -> anyhow::Result<CompactorConfig> {
@@ -119,5 +158,23 @@ pub fn hash_function(name: Option<&str>) -> anyhow::Result<HashFunction> {
         None => Ok(HashFunction::None),
         Some("SHA256") => Ok(HashFunction::Sha256),
         Some(other) => bail!("--hash-func={other}: only SHA256 is supported"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bar_fills_as_work_gets_done() {
+        let progress =
+            |compactions, done_compactions| Progress { compactions, done_compactions, ..Progress::default() };
+        assert!(progress_line(&progress(0, 0)).starts_with("[####################]"));
+        assert!(progress_line(&progress(4, 0)).starts_with("[....................] 4 compactions"));
+        let half = Progress { eta_seconds: Some(90), ..progress(3, 3) };
+        assert!(
+            progress_line(&half).starts_with("[##########..........]")
+                && progress_line(&half).ends_with("about 90s")
+        );
     }
 }

@@ -273,7 +273,7 @@ pub(crate) fn new_id(now_ms: i64) -> BlockId {
 }
 
 /// The meta of a block made of others, but for what it holds. Source: Prometheus `CompactBlockMetas`.
-fn merged_meta(id: BlockId, group: &Group, blocks: &[Arc<BlockMeta>]) -> BlockMeta {
+pub(crate) fn merged_meta(id: BlockId, group: &Group, blocks: &[Arc<BlockMeta>]) -> BlockMeta {
     let sources: BTreeSet<BlockId> =
         blocks.iter().flat_map(|meta| meta.compaction.sources.iter().copied()).collect();
     let parents = blocks.iter().map(|meta| Parent {

@@ -18,7 +18,7 @@ use crate::compaction::{Job, JobConfig};
 use crate::config::CompactorConfig;
 use crate::lease::Leases;
 use crate::metrics::CompactorMetrics;
-use crate::pass::{Chore, Pass, PassReport, Progress};
+use crate::pass::{Chore, Pace, Pass, PassReport, Progress};
 use crate::quarantine::Quarantine;
 use crate::view::{View, ViewReading, millis};
 
@@ -42,6 +42,7 @@ pub struct Compactor {
     fetcher: Fetcher,
     condition: Condition,
     progress: Mutex<Progress>,
+    pace: Mutex<Pace>,
     last_pass: Mutex<Option<PassReport>>,
     /// One pass at a time.
     running: tokio::sync::Mutex<()>,
@@ -98,6 +99,7 @@ impl Compactor {
             shutdown: context.shutdown.clone(),
             condition: context.readiness.condition("compact"),
             progress: Mutex::default(),
+            pace: Mutex::default(),
             last_pass: Mutex::default(),
             running: tokio::sync::Mutex::new(()),
             config,
@@ -177,12 +179,25 @@ impl Compactor {
 
     /// What is left to do after the last pass.
     pub fn progress(&self) -> Progress {
-        *self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// What the last pass did.
     pub fn last_pass(&self) -> Option<PassReport> {
         self.last_pass.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn pace(&self) -> Pace {
+        *self.pace.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds to what was done.
+    pub(crate) fn note_done(&self, done: Pace) {
+        let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
+        pace.size_bytes = pace.size_bytes.saturating_add(done.size_bytes);
+        pace.took = pace.took.saturating_add(done.took);
+        pace.compactions += done.compactions;
+        pace.downsamples += done.downsamples;
     }
 
     pub(crate) fn note_progress(&self, progress: Progress) {

@@ -26,7 +26,8 @@ use crate::plan::NoCompactReason;
 use crate::view::{View, mark_name, millis};
 use crate::{CompactError, Remedy};
 
-pub use progress::Progress;
+pub(crate) use progress::Pace;
+pub use progress::{GroupProgress, Progress};
 
 /// What a pass did and could not do.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -154,7 +155,9 @@ impl<'a> Pass<'a> {
 
     async fn work(&mut self) -> Result<(), CompactError> {
         self.settle_view().await?;
+        self.measure_progress();
         self.compact_groups().await?;
+        self.measure_progress();
         self.refresh_if_old().await?;
         self.downsample_blocks().await?;
         self.refresh_if_old().await?;

@@ -11,6 +11,8 @@
 //! Whatever is planned, indexes that together come near the limit of an index make the block with the largest one a no-compact block, and planning
 //! starts over. Source: Thanos `pkg/compact/planner.go`.
 
+mod outlook;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -19,6 +21,9 @@ use parallax_block::{BlockId, BlockMeta};
 
 use crate::CompactError;
 use crate::group::{Group, shared_source};
+
+pub(crate) use outlook::size_of;
+pub use outlook::{Outlook, outlook};
 
 const HOUR_MS: i64 = 3_600_000;
 

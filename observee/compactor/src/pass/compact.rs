@@ -135,11 +135,12 @@ impl Pass<'_> {
                 let (group, blocks) = (&step.group, &step.blocks);
                 let prepare =
                     |job: Job| async move { job.prepare_compaction(group, blocks, mode, now_ms).await };
+                let began = compactor.config.clock.now();
                 let outcome = compactor.make(&making, prepare).await;
-                (step, outcome)
+                (step, outcome, began)
             })
             .buffer_unordered(compactor.config.group_concurrency.max(1));
-        while let Some((step, outcome)) = running.next().await {
+        while let Some((step, outcome, began)) = running.next().await {
             let resolution_ms = step.group.resolution_ms;
             let settled = match outcome {
                 Ok(Outcome::Made(new)) => self.replace(&step, *new).await,
@@ -152,6 +153,8 @@ impl Pass<'_> {
                         if step.vertical { GroupEvent::CompactedVertically } else { GroupEvent::Compacted };
                     self.metrics().count(event, resolution_ms);
                     self.report.compactions += 1;
+                    self.note_done(&step.blocks, began, true);
+                    self.measure_progress();
                 }
                 Err(error) => {
                     self.metrics().count(GroupEvent::Failed, resolution_ms);

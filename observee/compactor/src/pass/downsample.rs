@@ -109,16 +109,18 @@ impl Pass<'_> {
                 let making = Making { sources: std::slice::from_ref(&meta), marked, lease, now_ms };
                 let source = &meta;
                 let prepare = |job: Job| async move { job.prepare_downsampling(source, to, now_ms).await };
+                let began = compactor.config.clock.now();
                 let outcome = compactor.make(&making, prepare).await;
-                (meta, outcome)
+                (meta, outcome, began)
             })
             .buffer_unordered(compactor.config.downsample_concurrency.max(1));
-        while let Some((meta, outcome)) = running.next().await {
+        while let Some((meta, outcome, began)) = running.next().await {
             match outcome {
                 Ok(Outcome::Made(new)) => {
                     tracing::info!(block = %new.meta.ulid, source = %meta.ulid, resolution = %to, "downsampled block");
                     self.metrics().count(GroupEvent::Downsampled, from.millis());
                     self.report.downsamples += 1;
+                    self.note_done(std::slice::from_ref(&meta), began, false);
                     self.view.blocks.insert(new.meta.ulid, Arc::new(new.meta));
                 }
                 Ok(Outcome::Nothing(read)) => self.note_barren(meta.ulid, read).await?,

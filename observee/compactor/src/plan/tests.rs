@@ -176,3 +176,13 @@ fn downsampled_blocks_that_overlap_are_taken_out() {
     let reason = NoCompactReason::DownsampleVertical;
     assert_eq!(plan.marks, [(id(1), reason), (id(2), reason)]);
 }
+
+#[test]
+fn the_outlook_counts_what_becomes_of_blocks_that_are_not_there_yet() {
+    // Nine of the smallest: three become one, three times (the last three are not all past), and then what is full becomes one of the next range.
+    let blocks: Vec<BlockMeta> = (0..10).map(|n| block(n + 1, n as i64 * 20, n as i64 * 20 + 20)).collect();
+    let outlook = outlook(&group(blocks), &BTreeSet::new(), &config());
+    assert_eq!((outlook.compactions, outlook.blocks), (4, 12));
+    let nothing = super::outlook(&group(vec![block(1, 0, 20)]), &BTreeSet::new(), &config());
+    assert_eq!(nothing, Outlook::default());
+}

@@ -85,3 +85,60 @@ async fn marks_and_uploads_carry_the_time_when_they_happen() {
     uploaded.sort_unstable();
     assert_eq!(uploaded, [NOW_MS, NOW_MS + 3 * HOUR_MS]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn progress_says_what_is_left_what_was_done_and_how_long_the_rest_takes() {
+    let bucket = TestBucket::new();
+    fill(&bucket);
+    // A second group that waits for the first, and of whose blocks sizes are known.
+    for n in 0..5u64 {
+        let from_ms = 2 * n as i64 * HOUR_MS;
+        let spec = SeriesSpec {
+            labels: Labels::from_pairs([("__name__", "up")]),
+            seed: 3,
+            histograms: false,
+            times_ms: (0..24).map(|k| from_ms + k * 300_000).collect(),
+            chunk_samples: 10,
+        };
+        bucket.add(id(30 + n), (from_ms, from_ms + 2 * HOUR_MS), "b", &[spec]);
+    }
+    for entry in std::fs::read_dir(bucket.path()).unwrap() {
+        let path = entry.unwrap().path().join("meta.json");
+        let json = std::fs::read_to_string(&path).unwrap();
+        let files =
+            r#""thanos":{"files":[{"rel_path":"chunks/000001"},{"rel_path":"index","size_bytes":100}],"#;
+        std::fs::write(&path, json.replacen(r#""thanos":{"#, files, 1)).unwrap();
+    }
+    let seen = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let (sink, holder) = (Arc::clone(&seen), Arc::new(std::sync::OnceLock::<Arc<Compactor>>::new()));
+    let source = Arc::clone(&holder);
+    let elapsed_ms = Arc::new(AtomicU64::new(0));
+    let clock = Arc::clone(&elapsed_ms);
+    let store = Hooked::new(&bucket.path(), move |object| {
+        if object.ends_with("meta.json") {
+            // Every compaction takes ten seconds.
+            elapsed_ms.fetch_add(10_000, Ordering::Relaxed);
+            sink.lock().unwrap().push(source.get().unwrap().progress());
+        }
+    });
+    let config = CompactorConfig {
+        consistency_delay: Duration::ZERO,
+        clock: Clock::of(move || Duration::from_millis(clock.load(Ordering::Relaxed))),
+        ..CompactorConfig::new(
+            Bucket::new(Arc::new(store), "", "hooked").unwrap(),
+            bucket.dir.path().join("data"),
+        )
+    };
+    let compactor = Compactor::new(config, &Context::for_test()).unwrap();
+    holder.set(Arc::clone(&compactor)).unwrap();
+    assert_eq!(compactor.pass(NOW_MS).await.unwrap().compactions, 3);
+    let seen = seen.lock().unwrap();
+    let todo: Vec<usize> = seen.iter().map(|progress| progress.compactions).collect();
+    assert_eq!((todo, seen[0].groups.len(), seen[2].groups.len()), (vec![3, 2, 1], 2, 1));
+    assert_eq!((seen[0].compaction_blocks, seen[0].compaction_bytes), (12, 1200));
+    assert_eq!((seen[0].eta_seconds, seen[0].done_compactions), (None, 0));
+    // Four blocks of 100 bytes took ten seconds, as far as the pass knows; four are left.
+    assert_eq!((seen[2].eta_seconds, seen[2].done_compactions), (Some(10), 2));
+    let end = compactor.progress();
+    assert_eq!((end.compactions, end.done_compactions, end.eta_seconds), (0, 3, Some(0)));
+}
