@@ -170,3 +170,20 @@ async fn a_store_that_was_never_there_beneath_the_leaf_is_a_warning_at_the_top_b
     assert!(answer.warnings().iter().any(|warning| warning.contains(&nowhere)), "{answer:?}");
     assert!(answer.took < PATIENCE, "{answer:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_that_is_no_more_still_answers_from_its_bucket() {
+    let stack = Stack::start(&[]).await;
+    let clusters = [serde_json::json!({
+        "name": "eu-1", "bucket": {"type": "FILESYSTEM", "config": {"directory": bucket()}},
+    })];
+    let mut observer = sides::observer(&clusters, None, stack.directory.path());
+    let url = observer.http().await;
+    let query = "sum by (__name__, instance) (rate({cluster=\"eu-1\", __name__=~\".+_total\"}[10m]))";
+    let question = [&[("query", query)], &RANGE[..]].concat();
+    let expected = get(&stack.leaf_url, "/api/v1/query_range", &question).await;
+    let found = get(&url, "/api/v1/query_range", &question).await;
+    assert_eq!(found.status, 200, "{found:?}");
+    assert!(!found.data()["result"].as_array().unwrap().is_empty());
+    assert_eq!(found.data()["result"], expected.data()["result"]);
+}

@@ -16,6 +16,9 @@ use crate::component::Component;
 use crate::measure::{cpu_ms, memory_mib, reset_peak};
 use crate::peer::Peer;
 
+/// Parallax in one process.
+pub const ALONE: &str = "Parallax, one process";
+
 /// More than any answer takes.
 const MAX_ANSWER_BYTES: usize = 1 << 30;
 
@@ -68,6 +71,14 @@ impl Contender {
         let max_samples = ["--query.max-samples=500000000".to_owned()];
         let querier = Component::query(&options.parallax, &[&store.grpc], &max_samples).await?;
         Ok(Self::over_store("Parallax", querier, store))
+    }
+
+    /// Querier and store gateway in one process, as Prometheus is one.
+    pub async fn parallax_alone(options: &Options, bucket: &Path) -> anyhow::Result<Self> {
+        let observer = Component::observer(&options.parallax, bucket).await?;
+        let processes = vec![("observer", observer.id())];
+        let asked = Asked::Process(Box::new(observer));
+        Ok(Self { name: ALONE, asked, more: Vec::new(), _store: None, processes })
     }
 
     /// The real `thanos store` and `thanos query`, with the engine that `engine` names.

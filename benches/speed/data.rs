@@ -1,7 +1,7 @@
 //! The buckets that are read: request counters and the buckets of a latency histogram, scraped every 15 s, in blocks of two hours, with
 //! Thanos' `meta.json`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -46,9 +46,15 @@ enum Metric {
     Latency,
 }
 
-/// Writes the bucket: `replicas` that share the series evenly, each with blocks for all hours.
-pub fn write(shape: Shape, replicas: usize, bucket: &Path) -> anyhow::Result<()> {
-    write_metrics(shape, replicas, bucket, &[Metric::Requests, Metric::Latency])
+/// The bucket of that shape in `dir`, written if it is not there: `replicas` that share the series evenly, each with blocks for all hours.
+pub fn bucket(shape: Shape, replicas: usize, dir: &Path) -> anyhow::Result<PathBuf> {
+    let bucket = dir.join(format!("{}-series-{}-hours-{replicas}-replicas", shape.series, shape.hours));
+    if !bucket.exists() {
+        let unfinished = bucket.with_extension("unfinished");
+        write_metrics(shape, replicas, &unfinished, &[Metric::Requests, Metric::Latency])?;
+        std::fs::rename(unfinished, &bucket)?;
+    }
+    Ok(bucket)
 }
 
 fn write_metrics(shape: Shape, replicas: usize, bucket: &Path, metrics: &[Metric]) -> anyhow::Result<()> {

@@ -8,6 +8,7 @@
 //! Environment:
 //!
 //! - `SPEED_SERIES` (20000), `SPEED_HOURS` (6, in blocks of 2 h), `SPEED_ROUNDS` (7): the size of the data and how often each thing is measured
+//! - `SPEED_DIR`: a folder in which the data stays for the next run; otherwise it is temporary
 //! - `THANOS_BIN`: a real `thanos`, asked as `thanos store` and `thanos query` (with both of its engines) instead of the stand-in
 //! - `PROMETHEUS_BIN`: a real `prometheus`, asked over HTTP on the same blocks instead of the stand-in
 //! - `PARALLAX_BIN`: the binary to measure instead of the one that cargo built for this bench
@@ -79,26 +80,24 @@ fn main() -> anyhow::Result<()> {
 
 async fn run(options: &Options, wanted: &[String]) -> anyhow::Result<()> {
     let is_wanted = |part: &str| wanted.is_empty() || wanted.iter().any(|wanted| wanted == part);
-    let dir = tempfile::tempdir()?;
+    let temporary = tempfile::tempdir()?;
+    let kept = std::env::var_os("SPEED_DIR").map(PathBuf::from);
+    let dir = kept.as_deref().unwrap_or(temporary.path());
     let mut decoded = Vec::new();
     if is_wanted("decode") {
-        decoded = decode::run(options, dir.path())?;
-    }
-    let bucket = dir.path().join("bucket");
-    if is_wanted("store") || is_wanted("query") || is_wanted("footprint") {
-        data::write(options.shape, 1, &bucket)?;
+        decoded = decode::run(options, temporary.path())?;
     }
     if is_wanted("store") {
-        store::run(options, &bucket).await?;
+        store::run(options, &data::bucket(options.shape, 1, dir)?).await?;
     }
     if is_wanted("query") {
-        query::run(options, &bucket).await?;
+        query::run(options, &data::bucket(options.shape, 1, dir)?).await?;
     }
     if is_wanted("footprint") {
-        footprint::run(options, &bucket).await?;
+        footprint::run(options, &data::bucket(options.shape, 1, dir)?).await?;
     }
     if is_wanted("targets") {
-        targets::run(options, dir.path(), &decoded).await?;
+        targets::run(options, dir, &decoded).await?;
     }
     Ok(())
 }

@@ -76,6 +76,7 @@ pub async fn contenders(
         None => all.push(Contender::thanos_peers(options, bucket)?),
     }
     if has_one_replica {
+        all.push(Contender::parallax_alone(options, bucket).await?);
         all.push(match &options.prometheus {
             Some(prometheus) => Contender::prometheus(prometheus, bucket).await?,
             None => Contender::prometheus_peers(options, bucket)?,
@@ -150,7 +151,7 @@ fn print(title: &str, unit: &str, measured: &[Measured], value: impl Fn(&Cost) -
     for one in measured {
         let values: Vec<f64> = one.costs.iter().map(|(_, cost)| value(cost)).collect();
         let mut row = vec![format!("`{}`", one.query)];
-        row.extend(values.iter().map(|value| format!("{value:.0}")));
+        row.extend(values.iter().map(|value| format!("{value:.1}")));
         let ratios: Vec<String> =
             values.iter().skip(1).map(|theirs| format!("{:.2}", theirs / values[0])).collect();
         row.push(ratios.join(" / "));

@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use crate::Options;
-use crate::contender::Question;
+use crate::contender::{ALONE, Question};
 use crate::data;
 use crate::decode::Decoded;
 use crate::measure::Table;
@@ -31,11 +31,8 @@ const WANTED_MEMORY: f64 = 3.0;
 
 pub async fn run(options: &Options, dir: &Path, decoded: &[Decoded]) -> anyhow::Result<()> {
     let series = options.shape.series;
-    let (bucket, replicas) = (dir.join("bucket"), dir.join("replicas"));
-    if !bucket.exists() {
-        data::write(options.shape, 1, &bucket)?;
-    }
-    data::write(options.shape, 2, &replicas)?;
+    let bucket = data::bucket(options.shape, 1, dir)?;
+    let replicas = data::bucket(options.shape, 2, dir)?;
     let questions = |dedup: bool| -> Vec<Question> {
         WANTED.iter().map(|(query, _, _)| over_all(options, query, dedup)).collect()
     };
@@ -77,12 +74,15 @@ fn summarise(decoded: &[Decoded], deduplicated: &[Measured], plain: &[Measured])
             (plain.get(at), over_prometheus, "Prometheus", "one replica"),
         ] {
             let Some(Measured { costs, .. }) = measured else { continue };
-            let Some((_, ours)) = costs.first() else { continue };
-            for (name, theirs) in costs.iter().filter(|(name, _)| name.starts_with(prefix)) {
-                let against = format!("{name}, {data}");
-                row(&format!("`{query}`"), &against, *wanted, "x", theirs.took_ms / ours.took_ms);
-                let ratio = theirs.memory_mib() / ours.memory_mib();
-                row(&format!("peak memory of `{query}`"), &against, WANTED_MEMORY, "x", ratio);
+            // Whoever reads its own blocks in one process is compared with one process that does; and with two.
+            for (form, ours) in costs.iter().filter(|(name, _)| name.starts_with("Parallax")) {
+                for (name, theirs) in costs.iter().filter(|(name, _)| name.starts_with(prefix)) {
+                    let against =
+                        format!("{name}, {data}{}", if *form == ALONE { "; one process" } else { "" });
+                    row(&format!("`{query}`"), &against, *wanted, "x", theirs.took_ms / ours.took_ms);
+                    let ratio = theirs.memory_mib() / ours.memory_mib();
+                    row(&format!("peak memory of `{query}`"), &against, WANTED_MEMORY, "x", ratio);
+                }
             }
         }
     }

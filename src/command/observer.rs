@@ -79,8 +79,8 @@ struct ObserverFile {
 struct ClusterSection {
     /// The value of the `cluster` label of its series.
     name: String,
-    /// host:port of its ingress.
-    address: String,
+    /// host:port of its ingress; none for a cluster that is no more, whose history is still asked for.
+    address: Option<String>,
     /// The name to expect in the ingress' certificate, if it is not the host of the address.
     server_name: Option<String>,
     /// The identity to expect there, such as `spiffe://mesh.example/observee/eu-1`; by default any leaf of the CA with the name.
@@ -122,11 +122,14 @@ pub fn run(path: &str, check_only: bool) -> Result<(), Failure> {
         }
         let (mut endpoints, mut beneath) = (Vec::new(), Vec::new());
         for cluster in &file.clusters {
-            let leaf = file.leaf_querier(cluster, hub.as_ref(), &context).map_err(Failure::usage)?;
-            beneath.push(leaf.endpoints().clone());
-            let name = format!("querier {}", cluster.name);
-            endpoints
-                .push(EndpointConfig::new(name, Connection::Local(leaf)).with_cluster(cluster.name.as_str()));
+            if let Some(address) = &cluster.address {
+                let leaf =
+                    file.leaf_querier(cluster, address, hub.as_ref(), &context).map_err(Failure::usage)?;
+                beneath.push(leaf.endpoints().clone());
+                let name = format!("querier {}", cluster.name);
+                let local = EndpointConfig::new(name, Connection::Local(leaf));
+                endpoints.push(local.with_cluster(cluster.name.as_str()));
+            }
             if let Some(gateway) = file.store_gateway(cluster, &caches, &context).await? {
                 let name = format!("store gateway {}", cluster.name);
                 endpoints.push(
@@ -171,13 +174,17 @@ impl ObserverFile {
             );
             let duplicate = self.clusters[..index].iter().any(|other| other.name == *name);
             ensure!(!duplicate, "cluster {name}: stands there twice");
-            let secured = cluster.tls.is_some() || self.tls.is_some();
-            ensure!(
-                secured || cluster.plaintext,
-                "cluster {name}: no certificates; set tls (for all clusters, or this one), or plaintext: true"
-            );
             let buckets = usize::from(cluster.bucket.is_some()) + usize::from(cluster.bucket_file.is_some());
             ensure!(buckets < 2, "cluster {name}: give bucket or bucket_file, not both");
+            ensure!(
+                cluster.address.is_some() || buckets > 0,
+                "cluster {name}: give its address, or its bucket if only its history is left"
+            );
+            let secured = cluster.tls.is_some() || self.tls.is_some();
+            ensure!(
+                secured || cluster.plaintext || cluster.address.is_none(),
+                "cluster {name}: no certificates; set tls (for all clusters, or this one), or plaintext: true"
+            );
         }
         Ok(())
     }
@@ -222,13 +229,15 @@ impl ObserverFile {
     fn leaf_querier(
         &self,
         cluster: &ClusterSection,
+        address: &str,
         hub: Option<&CredentialSource>,
         context: &Context,
     ) -> anyhow::Result<Arc<Proxy>> {
         let scoped = context.scoped([("querier", cluster.name.as_str())]);
-        let target = cluster.target(hub, &scoped).with_context(|| format!("cluster {}", cluster.name))?;
-        let endpoint = EndpointConfig::new(cluster.address.as_str(), Connection::Remote(target))
-            .with_cluster(cluster.name.as_str());
+        let target =
+            cluster.target(address, hub, &scoped).with_context(|| format!("cluster {}", cluster.name))?;
+        let endpoint =
+            EndpointConfig::new(address, Connection::Remote(target)).with_cluster(cluster.name.as_str());
         let set = EndpointSet::start(
             vec![endpoint],
             self.endpoint_options(),
@@ -308,7 +317,12 @@ impl ClusterSection {
         }
     }
 
-    fn target(&self, hub: Option<&CredentialSource>, context: &Context) -> anyhow::Result<GrpcTarget> {
+    fn target(
+        &self,
+        address: &str,
+        hub: Option<&CredentialSource>,
+        context: &Context,
+    ) -> anyhow::Result<GrpcTarget> {
         let own =
             self.tls.as_ref().map(|files| files.load(Purpose::Client { skip_verify: false })).transpose()?;
         if let Some(source) = &own {
@@ -328,7 +342,7 @@ impl ClusterSection {
                 expected_identity,
             }),
             authority: self.authority.clone(),
-            ..GrpcTarget::plain(self.address.as_str())
+            ..GrpcTarget::plain(address)
         })
     }
 }

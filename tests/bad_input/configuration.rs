@@ -39,6 +39,7 @@ fn a_mistake_in_a_sides_file_is_named_with_file_key_and_line() {
             format!("{observer}  plaintext: true\n  bucket: {{}}\n  bucket_file: b.yaml\n"),
             vec!["cluster eu-1", "bucket_file", "not both"],
         ),
+        ("observer", "clusters:\n- name: eu-1\n".to_owned(), vec!["cluster eu-1", "address", "bucket"]),
         ("observer", "clusters: []\n".to_owned(), vec!["clusters", "at least one"]),
         ("observer", "clusters: [\n".to_owned(), vec!["line"]),
     ] {

@@ -48,6 +48,23 @@ impl Component {
         Self::start(program, "query", arguments, false).await
     }
 
+    /// `parallax observer` over the history of the cluster eu-1: store gateway and querier in one process.
+    pub async fn observer(program: &Path, bucket: &Path) -> anyhow::Result<Self> {
+        let dir = tempfile::tempdir()?;
+        let http = format!("127.0.0.1:{}", free_port()?);
+        let file = serde_json::json!({
+            "http_address": http,
+            "data_dir": dir.path().join("data"),
+            "replica_labels": ["prometheus_replica"],
+            "clusters": [{"name": "eu-1", "bucket": {"type": "FILESYSTEM", "config": {"directory": bucket}}}],
+        });
+        let path = dir.path().join("observer.yaml");
+        std::fs::write(&path, file.to_string())?;
+        let mut child = Command::new(program);
+        child.arg("observer").arg("--config").arg(&path);
+        Self::spawn(child, dir, http, String::new()).await
+    }
+
     /// `parallax sidecar` beside the Prometheus at `url`.
     pub async fn sidecar(program: &Path, url: &str) -> anyhow::Result<Self> {
         Self::start(program, "sidecar", vec![format!("--prometheus.url={url}")], false).await

@@ -68,19 +68,20 @@ pub const MAX_REPLICAS: usize = 1024;
 
 /// Splits the chunks of one label set into replicas, none of which has chunks that overlap.
 ///
-/// Chunks may come in any order and more than once. Each goes to the first replica that ends before it begins. `n` chunks take `n log n` time.
+/// Chunks may come in any order and more than once; they stay where they are. Each goes to the first replica that ends before it begins. `n` chunks take `n log n` time.
 ///
 /// # Errors
 /// [`Error::TooManyReplicas`] beyond [`MAX_REPLICAS`].
-pub fn split_overlaps(mut chunks: Vec<Chunk>) -> Result<Vec<Vec<Chunk>>, Error> {
+pub fn split_overlaps(chunks: &[Chunk]) -> Result<Vec<Vec<&Chunk>>, Error> {
+    let mut chunks: Vec<&Chunk> = chunks.iter().collect();
     if !chunks.is_sorted_by(|a, b| a.wire_order(b) == Ordering::Less) {
-        chunks.sort_by(Chunk::wire_order);
+        chunks.sort_by(|a, b| a.wire_order(b));
         chunks.dedup();
     }
     if chunks.windows(2).all(|pair| matches!(pair, [a, b] if a.max_time_ms < b.min_time_ms)) {
         return Ok(if chunks.is_empty() { Vec::new() } else { vec![chunks] });
     }
-    let mut replicas: Vec<Vec<Chunk>> = Vec::new();
+    let mut replicas: Vec<Vec<&Chunk>> = Vec::new();
     let mut ends = Ends::default();
     for chunk in chunks {
         let at = ends.first_before(chunk.min_time_ms);
@@ -177,15 +178,20 @@ mod tests {
         }
     }
 
+    fn split(chunks: &[Chunk]) -> Result<Vec<Vec<Chunk>>, Error> {
+        let replicas = split_overlaps(chunks)?;
+        Ok(replicas.into_iter().map(|chunks| chunks.into_iter().cloned().collect()).collect())
+    }
+
     #[test]
     fn chunks_that_follow_each_other_are_one_replica() {
-        let split = split_overlaps(vec![chunk(20, 30, "b"), chunk(0, 10, "a"), chunk(11, 19, "c")]).unwrap();
-        assert_eq!(split, vec![vec![chunk(0, 10, "a"), chunk(11, 19, "c"), chunk(20, 30, "b")]]);
+        let found = split(&[chunk(20, 30, "b"), chunk(0, 10, "a"), chunk(11, 19, "c")]).unwrap();
+        assert_eq!(found, vec![vec![chunk(0, 10, "a"), chunk(11, 19, "c"), chunk(20, 30, "b")]]);
     }
 
     #[test]
     fn a_chunk_goes_to_the_first_replica_that_has_ended() {
-        let split = split_overlaps(vec![
+        let found = split(&[
             chunk(0, 10, "a0"),
             chunk(5, 15, "b0"),
             chunk(12, 20, "a1"),
@@ -194,7 +200,7 @@ mod tests {
         ])
         .unwrap();
         assert_eq!(
-            split,
+            found,
             vec![
                 vec![chunk(0, 10, "a0"), chunk(12, 20, "a1"), chunk(31, 40, "a2")],
                 vec![chunk(5, 15, "b0")],
@@ -205,13 +211,13 @@ mod tests {
 
     #[test]
     fn copies_of_a_chunk_count_once() {
-        let split = split_overlaps(vec![chunk(0, 10, "a"), chunk(0, 10, "b"), chunk(0, 10, "a")]).unwrap();
-        assert_eq!(split, vec![vec![chunk(0, 10, "b")], vec![chunk(0, 10, "a")]]);
+        let found = split(&[chunk(0, 10, "a"), chunk(0, 10, "b"), chunk(0, 10, "a")]).unwrap();
+        assert_eq!(found, vec![vec![chunk(0, 10, "b")], vec![chunk(0, 10, "a")]]);
     }
 
     #[test]
     fn no_chunks_are_no_replicas() {
-        assert!(split_overlaps(Vec::new()).unwrap().is_empty());
+        assert!(split(&[]).unwrap().is_empty());
     }
 
     /// A chunk whose bytes tell it from others at the same time.
@@ -247,14 +253,14 @@ mod tests {
             }
         }
         assert!(expected.len() > 64, "only {} replicas", expected.len());
-        assert_eq!(split_overlaps(chunks).unwrap(), expected);
+        assert_eq!(split(&chunks).unwrap(), expected);
     }
 
     #[test]
     fn more_replicas_than_anybody_has_are_refused() {
         let overlapping = |count| (0..count).map(|number| numbered(0, 10, number)).collect::<Vec<_>>();
-        assert_eq!(split_overlaps(overlapping(MAX_REPLICAS)).unwrap().len(), MAX_REPLICAS);
-        let error = split_overlaps(overlapping(MAX_REPLICAS + 1)).unwrap_err();
+        assert_eq!(split(&overlapping(MAX_REPLICAS)).unwrap().len(), MAX_REPLICAS);
+        let error = split(&overlapping(MAX_REPLICAS + 1)).unwrap_err();
         assert!(error.to_string().contains("1024"), "{error}");
     }
 }

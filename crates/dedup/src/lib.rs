@@ -119,7 +119,7 @@ impl Dedup {
     ///
     /// # Errors
     /// If a chunk that is needed cannot be decoded, or there are more than [`MAX_REPLICAS`].
-    pub fn series(&self, chunks: Vec<Chunk>) -> Result<Samples, Error> {
+    pub fn series(&self, chunks: &[Chunk]) -> Result<Samples, Error> {
         // A counter aggregate repeats a timestamp, so it makes sense only flattened, with or without dedup.
         let flattens = self.flattens_counters || chunks.iter().any(|chunk| chunk.content == Content::Counter);
         let replicas = split_overlaps(chunks)?;

@@ -5,7 +5,7 @@
 //! even where that lies before the query's range: the level of the result depends on where chunks begin.
 
 use parallax_model::{FloatColumn, HistogramColumn, TimeRange};
-use parallax_tsdb::chunk::{ChunkEncoding, decode_chunk, sample_count};
+use parallax_tsdb::chunk::{ChunkEncoding, Order, decode_chunk, sample_count};
 
 use crate::downsampled::decode_average;
 use crate::follow::FloatFeed;
@@ -22,7 +22,7 @@ pub enum DecodedChunk {
 ///
 /// # Errors
 /// If a chunk cannot be decoded.
-pub fn decode_replica(chunks: &[Chunk], bounds: TimeRange, flattens: bool) -> Result<Samples, Error> {
+pub fn decode_replica(chunks: &[&Chunk], bounds: TimeRange, flattens: bool) -> Result<Samples, Error> {
     let mut replica = Replica::new(bounds, flattens);
     replica.samples.floats = FloatColumn::with_capacity(expected_floats(chunks));
     for chunk in chunks {
@@ -32,7 +32,7 @@ pub fn decode_replica(chunks: &[Chunk], bounds: TimeRange, flattens: bool) -> Re
 }
 
 /// How many floats the chunks say they have, and can have.
-pub(crate) fn expected_floats(chunks: &[Chunk]) -> usize {
+pub(crate) fn expected_floats(chunks: &[&Chunk]) -> usize {
     // A sample takes two bits at least.
     let floats = chunks.iter().filter(|chunk| chunk.encoding == ChunkEncoding::Xor);
     floats.map(|chunk| sample_count(&chunk.data).unwrap_or(0).min(chunk.data.len() * 4)).sum()
@@ -40,13 +40,13 @@ pub(crate) fn expected_floats(chunks: &[Chunk]) -> usize {
 
 /// The floats of one replica, decoded chunk by chunk as they are wanted.
 pub(crate) struct LazyReplica<'a> {
-    chunks: std::slice::Iter<'a, Chunk>,
+    chunks: std::slice::Iter<'a, &'a Chunk>,
     replica: Replica,
 }
 
 impl<'a> LazyReplica<'a> {
     /// For chunks of floats that do not overlap and come in order of time.
-    pub(crate) fn new(chunks: &'a [Chunk], bounds: TimeRange, flattens: bool) -> Self {
+    pub(crate) fn new(chunks: &'a [&'a Chunk], bounds: TimeRange, flattens: bool) -> Self {
         Self { chunks: chunks.iter(), replica: Replica::new(bounds, flattens) }
     }
 }
@@ -60,7 +60,7 @@ impl FloatFeed for LazyReplica<'_> {
 
     /// What chunks hold is taken to lie where their store says.
     fn decode_more(&mut self, from_ms: i64) -> Result<bool, Error> {
-        let has_some = |chunk: &Chunk| chunk.max_time_ms >= from_ms;
+        let has_some = |chunk: &&Chunk| chunk.max_time_ms >= from_ms;
         if from_ms > self.replica.bounds.max_ms || !self.chunks.as_slice().iter().any(has_some) {
             return Ok(false);
         }
@@ -157,17 +157,20 @@ impl Replica {
         let range = if is_counter { TimeRange::new(i64::MIN, self.bounds.max_ms) } else { self.bounds };
         let (first_float, first_histogram) = (self.samples.floats.len(), self.samples.histograms.len());
         let (floats, histograms) = (&mut self.samples.floats, &mut self.samples.histograms);
-        match &chunk.content {
-            Content::Sums { counts } => decode_average(chunk, counts, range, floats, histograms)?,
+        let order = match &chunk.content {
+            Content::Sums { counts } => {
+                decode_average(chunk, counts, range, floats, histograms)?;
+                Order::Unknown
+            }
             Content::Raw | Content::Aggregate | Content::Counter => {
                 decode_chunk(chunk.encoding, &chunk.data, range, floats, histograms)
-                    .map_err(|source| chunk.error(source))?;
+                    .map_err(|source| chunk.error(source))?
             }
-        }
+        };
         if is_counter {
-            self.flatten_new_floats(first_float);
+            self.flatten_new_floats(first_float, order);
         } else {
-            self.keep_new_floats(first_float);
+            self.keep_new_floats(first_float, order);
         }
         self.keep_new_histograms(first_histogram);
         Ok(())
@@ -178,9 +181,9 @@ impl Replica {
         self.samples.floats.timestamps_ms.append(&mut floats.timestamps_ms);
         self.samples.floats.values.append(&mut floats.values);
         if self.counter.is_some() {
-            self.flatten_new_floats(first);
+            self.flatten_new_floats(first, Order::Unknown);
         } else {
-            self.keep_new_floats(first);
+            self.keep_new_floats(first, Order::Unknown);
         }
     }
 
@@ -192,9 +195,9 @@ impl Replica {
     }
 
     /// Of the floats from index `first` on, keeps those that are newer than all before, and in bounds.
-    fn keep_new_floats(&mut self, first: usize) {
+    fn keep_new_floats(&mut self, first: usize, order: Order) {
         let added = self.samples.floats.timestamps_ms.get(first..).unwrap_or_default();
-        if self.are_new(added) {
+        if self.are_new(added, order) {
             self.last_ms = added.last().copied().or(self.last_ms);
             return;
         }
@@ -209,7 +212,7 @@ impl Replica {
 
     fn keep_new_histograms(&mut self, first: usize) {
         let added = self.samples.histograms.timestamps_ms.get(first..).unwrap_or_default();
-        if self.are_new(added) {
+        if self.are_new(added, Order::Unknown) {
             self.last_ms = added.last().copied().or(self.last_ms);
             return;
         }
@@ -223,24 +226,24 @@ impl Replica {
     }
 
     /// Whether all of `times_ms` can be taken, and in this order. That is nearly always so.
-    fn are_new(&self, times_ms: &[i64]) -> bool {
+    fn are_new(&self, times_ms: &[i64], order: Order) -> bool {
         let (Some(first_ms), Some(last_ms)) = (times_ms.first(), times_ms.last()) else { return true };
         self.last_ms.is_none_or(|before_ms| before_ms < *first_ms)
             && self.bounds.contains(*first_ms)
             && self.bounds.contains(*last_ms)
-            && times_ms.is_sorted_by(|a, b| a < b)
+            && (order == Order::Ascending || times_ms.is_sorted_by(|a, b| a < b))
     }
 
     /// Makes running totals of the floats from index `first` on, and keeps those that are newer than all before, and in bounds.
-    fn flatten_new_floats(&mut self, first: usize) {
+    fn flatten_new_floats(&mut self, first: usize, order: Order) {
         let floats = &mut self.samples.floats;
         let times_ms = floats.timestamps_ms.get(first..).unwrap_or_default();
         let values = floats.values.get_mut(first..).unwrap_or_default();
         let (Some(first_ms), Some(last_ms)) = (times_ms.first(), times_ms.last()) else { return };
         // Nearly always samples are in order, and none of them is a staleness marker.
         let is_plain = self.last_ms.is_none_or(|before_ms| before_ms < *first_ms)
-            && times_ms.is_sorted_by(|a, b| a < b)
-            && !values.iter().any(|value| value.is_nan());
+            && (order == Order::Ascending || times_ms.is_sorted_by(|a, b| a < b))
+            && !values.iter().fold(false, |found, value| found | value.is_nan());
         if !is_plain {
             let timestamps_ms = floats.timestamps_ms.split_off(first);
             let values = floats.values.split_off(first);

@@ -26,7 +26,7 @@ fn chunk(samples: &[(i64, f64)]) -> Chunk {
 }
 
 fn series(dedup: &Dedup, chunks: Vec<Chunk>) -> Vec<(i64, f64)> {
-    dedup.series(chunks).unwrap().floats.iter().collect()
+    dedup.series(&chunks).unwrap().floats.iter().collect()
 }
 
 fn penalty(function: &str, query_range: TimeRange, output_range: TimeRange) -> Dedup {
@@ -79,7 +79,7 @@ fn without_dedup_overlapping_chunks_are_chained() {
 fn broken_bytes_name_the_chunk() {
     let mut broken = chunk(&[(10, 1.0), (20, 2.0)]);
     broken.data = broken.data.slice(..4);
-    let error = penalty("", EVERYTHING, EVERYTHING).series(vec![broken]).unwrap_err();
+    let error = penalty("", EVERYTHING, EVERYTHING).series(&[broken]).unwrap_err();
     assert!(error.to_string().starts_with("decode Xor chunk [10, 20]: "), "{error}");
 }
 
@@ -91,12 +91,12 @@ proptest! {
         counter in any::<bool>(),
     ) {
         let encoding = [ChunkEncoding::Xor, ChunkEncoding::Histogram, ChunkEncoding::FloatHistogram][usize::from(encoding)];
-        let chunks = data
+        let chunks: Vec<Chunk> = data
             .into_iter()
             .map(|data| Chunk { min_time_ms: 0, max_time_ms: 1_000, encoding, data: Bytes::from(data), content: Content::Raw })
             .collect();
         let dedup = penalty(if counter { "rate" } else { "" }, EVERYTHING, EVERYTHING);
-        if let Ok(samples) = dedup.series(chunks) {
+        if let Ok(samples) = dedup.series(&chunks) {
             prop_assert!(samples.floats.timestamps_ms.is_sorted_by(|a, b| a < b));
             prop_assert!(samples.histograms.timestamps_ms.is_sorted_by(|a, b| a < b));
         }
@@ -121,7 +121,7 @@ fn sums_and_counts_of_different_windows_are_refused() {
     for counts in [&[(300_000, 5.0)][..], &[(300_000, 5.0), (700_000, 2.0)]] {
         let mut sums = chunk(&[(300_000, 10.0), (600_000, 9.0)]);
         sums.content = Content::Sums { counts: encode(counts) };
-        let error = penalty("", EVERYTHING, EVERYTHING).series(vec![sums]).unwrap_err();
+        let error = penalty("", EVERYTHING, EVERYTHING).series(&[sums]).unwrap_err();
         assert!(matches!(error, Error::Misaligned { min_time_ms: 300_000, max_time_ms: 600_000 }), "{error}");
     }
 }

@@ -157,11 +157,11 @@ proptest! {
     ) {
         let chunks: Vec<Chunk> = replicas.iter().flatten().filter_map(encoded).collect();
         let dedup = Dedup::new(Some(Algorithm::Penalty), function, query, output);
-        let split = split_overlaps(chunks.clone()).unwrap();
+        let split = split_overlaps(&chunks).unwrap();
         let bounds = if split.len() == 1 { query.intersect(&output) } else { query };
         let decoded = split.iter().map(|chunks| decode_replica(chunks, bounds, !function.is_empty()).unwrap());
         let expected = dedup.merge(decoded.collect());
-        prop_assert_eq!(flat(&dedup.series(chunks).unwrap()), flat(&expected));
+        prop_assert_eq!(flat(&dedup.series(&chunks).unwrap()), flat(&expected));
     }
 
     #[test]

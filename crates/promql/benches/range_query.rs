@@ -10,7 +10,7 @@ use std::time::Instant;
 use parallax_model::{Labels, SeriesData};
 use parallax_promql::engine::{Engine, Interrupt, QueryRange};
 use parallax_promql::parse::{ParserOptions, parse};
-use parallax_promql::source::{Selection, SeriesStream, Source, SourceError};
+use parallax_promql::source::{Delivered, Preparation, Selection, SeriesStream, Source, SourceError};
 
 const SCRAPE_MS: i64 = 15_000;
 const HOURS: i64 = 6;
@@ -34,18 +34,22 @@ struct Prepared(Arc<Vec<Vec<SeriesData>>>);
 struct Stream {
     batches: Arc<Vec<Vec<SeriesData>>>,
     next: usize,
+    preparation: Option<Preparation>,
 }
 
 impl Source for Prepared {
-    fn select(&self, _selection: &Selection) -> Result<Box<dyn SeriesStream>, SourceError> {
-        Ok(Box::new(Stream { batches: self.0.clone(), next: 0 }))
+    fn select(&self, selection: &Selection) -> Result<Box<dyn SeriesStream>, SourceError> {
+        let preparation = selection.preparation.clone();
+        Ok(Box::new(Stream { batches: self.0.clone(), next: 0, preparation }))
     }
 }
 
 impl SeriesStream for Stream {
-    fn next_batch(&mut self) -> Result<Option<Vec<SeriesData>>, SourceError> {
+    fn next_batch(&mut self) -> Result<Option<Vec<Delivered>>, SourceError> {
         self.next += 1;
-        Ok(self.batches.get(self.next - 1).cloned())
+        let Some(batch) = self.batches.get(self.next - 1) else { return Ok(None) };
+        let deliver = |series: &SeriesData| Delivered::new(series.clone(), self.preparation.as_ref());
+        batch.iter().map(deliver).collect::<Result<_, _>>().map(Some)
     }
 }
 

@@ -12,6 +12,8 @@ pub(crate) mod histogram_stats;
 pub(crate) mod info;
 pub(crate) mod leaf;
 pub(crate) mod map;
+pub(crate) mod meter;
+pub(crate) mod prepare;
 pub(crate) mod range;
 pub(crate) mod row;
 pub(crate) mod selector;
@@ -19,25 +21,23 @@ pub(crate) mod set;
 pub(crate) mod sort;
 pub(crate) mod stream;
 pub(crate) mod topk;
+pub(crate) mod windows;
 
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::annotations::Annotations;
 use crate::engine::{EngineOptions, Interrupt, QueryError};
 use analyze::SampleCounts;
+use meter::Meter;
 use row::{Budget, Row};
 
 pub(crate) use bitmap::Bitmap;
+
 pub(crate) use row::Grid;
 
 /// The rows of one batch.
 pub(crate) type Batch = Vec<Row>;
-
-/// How many samples are handled between two looks at the interrupt. The dearest (a histogram, a text made of a value) takes less
-/// than a microsecond, so this is far below the tenth of a second in which a query has to end.
-pub(crate) const WORK_PER_CHECK: usize = 1 << 14;
 
 /// What all operators of one query share.
 pub(crate) struct Context<'q> {
@@ -47,10 +47,7 @@ pub(crate) struct Context<'q> {
     pub annotations: RefCell<Annotations>,
     /// Samples looked at so far.
     pub samples: SampleCounts,
-    /// Work done since the last look at the interrupt.
-    unchecked: AtomicUsize,
-    /// Whether such a look found the query interrupted.
-    stopped: AtomicBool,
+    pub meter: Meter<'q>,
 }
 
 impl<'q> Context<'q> {
@@ -61,30 +58,22 @@ impl<'q> Context<'q> {
             budget: Budget::new(options.max_samples),
             annotations: RefCell::default(),
             samples,
-            unchecked: AtomicUsize::new(0),
-            stopped: AtomicBool::new(false),
+            meter: Meter::new(interrupt),
         }
     }
 
-    /// Notes that so many samples, or as much work as they are, are about to be handled. Whatever loops over rows calls it, so that
-    /// an interrupted query ends after at most [`WORK_PER_CHECK`] of them.
+    /// See [`Meter::spend`].
     ///
     /// # Errors
     /// If the query was interrupted.
     pub fn spend(&self, work: usize) -> Result<(), QueryError> {
-        let unchecked = self.unchecked.load(Ordering::Relaxed).saturating_add(work).saturating_add(1);
-        if unchecked < WORK_PER_CHECK {
-            self.unchecked.store(unchecked, Ordering::Relaxed);
-            return Ok(());
-        }
-        self.unchecked.store(0, Ordering::Relaxed);
-        self.interrupt.check().inspect_err(|_| self.stopped.store(true, Ordering::Relaxed))
+        self.meter.spend(work)
     }
 
     /// # Errors
     /// If [`Context::spend`] has found the query interrupted.
     pub fn stopped(&self) -> Result<(), QueryError> {
-        if self.stopped.load(Ordering::Relaxed) { self.interrupt.check() } else { Ok(()) }
+        self.meter.stopped()
     }
 
     pub fn annotate(&self, note: impl FnOnce(&mut Annotations)) {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use parallax_model::{FloatHistogram, Labels, SeriesData};
 
-use crate::source::{Selection, SeriesStream, Source, SourceError};
+use crate::source::{Delivered, Preparation, Selection, SeriesStream, Source, SourceError};
 
 /// So many series are handed over at once: a batch of more than one, so that tests see several batches.
 const BATCH_SERIES: usize = 64;
@@ -80,7 +80,8 @@ impl Source for MemorySource {
             .map(|series| within(series, selection))
             .filter(|series| series.sample_count() > 0)
             .collect();
-        Ok(Box::new(MemoryStream { rest: selected.into_iter() }))
+        let preparation = selection.preparation.clone();
+        Ok(Box::new(MemoryStream { rest: selected.into_iter(), preparation }))
     }
 }
 
@@ -98,11 +99,15 @@ fn within(series: &SeriesData, selection: &Selection) -> SeriesData {
 
 struct MemoryStream {
     rest: std::vec::IntoIter<SeriesData>,
+    preparation: Option<Preparation>,
 }
 
 impl SeriesStream for MemoryStream {
-    fn next_batch(&mut self) -> Result<Option<Vec<SeriesData>>, SourceError> {
-        let batch: Vec<SeriesData> = self.rest.by_ref().take(BATCH_SERIES).collect();
+    fn next_batch(&mut self) -> Result<Option<Vec<Delivered>>, SourceError> {
+        let series = self.rest.by_ref().take(BATCH_SERIES);
+        let batch: Vec<Delivered> = series
+            .map(|series| Delivered::new(series, self.preparation.as_ref()))
+            .collect::<Result<_, _>>()?;
         Ok((!batch.is_empty()).then_some(batch))
     }
 }
@@ -123,6 +128,7 @@ mod tests {
             function: String::new(),
             grouping: Vec::new(),
             grouping_by: false,
+            preparation: None,
         }
     }
 
@@ -140,7 +146,10 @@ mod tests {
         let mut stream = source.select(&wanted).unwrap();
         let mut found = Vec::new();
         while let Some(batch) = stream.next_batch().unwrap() {
-            found.extend(batch);
+            found.extend(batch.into_iter().map(|one| match one {
+                Delivered::Samples(series) => series,
+                Delivered::Steps(_) => panic!("nothing was to be prepared"),
+            }));
         }
         assert_eq!(found.len(), 100);
         assert!(found.windows(2).all(|pair| pair[0].labels < pair[1].labels));

@@ -25,14 +25,18 @@ use crate::exec::binary::{BinaryCall, between_vectors, with_scalar};
 use crate::exec::gather::Gather;
 use crate::exec::leaf::{Broadcast, LazyScalar, Values};
 use crate::exec::map::{Map, drop_name};
+use crate::exec::prepare::{Kernel, Preparation};
 use crate::exec::range::RangeInput;
 use crate::exec::row::Row;
-use crate::exec::selector::{Reference, Selector, SelectorOutput};
+use crate::exec::selector::{Lookback, Reference, Selector, SelectorOutput};
 use crate::exec::set::set_operation;
 use crate::exec::stream::{Reader, Selections};
 use crate::exec::topk::Choice;
+use crate::exec::windows::Windows;
 use crate::exec::{BoxedOperator, Grid};
 use crate::functions::arithmetic::{changes_metric, scalar_result};
+use crate::functions::floats::has_arguments;
+use crate::functions::range_function::RangeFunction;
 use crate::source::Selection;
 pub(crate) use outline::{Outline, name_of};
 use property::{has_one_name, is_step_invariant};
@@ -50,16 +54,24 @@ pub(crate) fn strip_parens(expr: &Expr) -> &Expr {
 pub(crate) struct Around<'e> {
     function: &'e str,
     grouping: Option<&'e Grouping>,
+    /// A function of a range and nothing else, directly around it.
+    windows: Option<RangeFunction>,
 }
 
 impl<'e> Around<'e> {
     fn call(function: &'e str) -> Self {
-        Self { function, grouping: None }
+        Self { function, ..Self::default() }
+    }
+
+    /// A range function.
+    fn range_call(name: &'e str, function: RangeFunction) -> Self {
+        let windows = (!has_arguments(function)).then_some(function);
+        Self { windows, ..Self::call(name) }
     }
 
     /// The same function, but no longer directly.
     fn further(self) -> Self {
-        Self { grouping: None, ..self }
+        Self { grouping: None, windows: None, ..self }
     }
 }
 
@@ -260,6 +272,7 @@ impl<'e> Planner<'e> {
         (before_ms, after_ms): (i64, i64),
         range_ms: i64,
         around: Around<'_>,
+        kernel: Option<Kernel>,
     ) -> Reader {
         let first_ms = reference.time_ms(&grid, 0);
         let last_ms = reference.time_ms(&grid, grid.steps.saturating_sub(1));
@@ -272,6 +285,8 @@ impl<'e> Planner<'e> {
             Some(Grouping::Without(names)) => (names.clone(), false),
             None => (Vec::new(), false),
         };
+        // Where samples are counted for each step they have to be seen.
+        let kernel = kernel.filter(|_| !self.options.stats.per_step);
         self.selections.reader(Selection {
             matchers: matchers.to_vec(),
             range,
@@ -281,6 +296,7 @@ impl<'e> Planner<'e> {
             function: around.function.to_owned(),
             grouping,
             grouping_by,
+            preparation: kernel.map(Preparation::new),
         })
     }
 
@@ -295,12 +311,11 @@ impl<'e> Planner<'e> {
         let lookback_ms = self.options.lookback_ms;
         let smoothed = selector.extension == RangeExtension::Smoothed;
         let margins = (lookback_ms, if smoothed { lookback_ms } else { 0 });
-        let reader = self.reader(&selector.matchers, grid, reference, margins, 0, around);
         let output =
             if smoothed && output == SelectorOutput::Value { SelectorOutput::Smoothed } else { output };
         let stats_only = self.stats_only();
         let tally = self.tally();
-        let (reference, lookback_ms) = match reference.at_ms {
+        let (seen, lookback_ms) = match reference.at_ms {
             // Prometheus reads what `@` and `offset` say, but then looks up the time of `@` without the offset.
             Some(_) if output == SelectorOutput::TimestampSeconds => {
                 let offset_ms = reference.offset_ms;
@@ -309,7 +324,10 @@ impl<'e> Planner<'e> {
             }
             _ => (reference, lookback_ms),
         };
-        Ok(Box::new(Selector { reader, grid, reference, lookback_ms, output, stats_only, tally }))
+        let lookback = Lookback { grid, reference: seen, lookback_ms, output };
+        let kernel = lookback.is_plain().then_some(Kernel::Lookback(lookback));
+        let reader = self.reader(&selector.matchers, grid, reference, margins, 0, around, kernel);
+        Ok(Box::new(Selector { reader, lookback, stats_only, tally }))
     }
 
     /// The source of a range function's samples.
@@ -345,7 +363,10 @@ impl<'e> Planner<'e> {
             RangeExtension::Anchored => (range_ms.saturating_add(lookback_ms), 0),
             RangeExtension::Smoothed => (range_ms.saturating_add(lookback_ms), lookback_ms),
         };
-        let reader = self.reader(&selector.matchers, grid, reference, margins, range_ms, around.further());
+        let windows = around.windows.filter(|_| selector.extension == RangeExtension::None);
+        let kernel = windows.map(|function| Kernel::Windows(Windows { function, grid, reference, range_ms }));
+        let reader =
+            self.reader(&selector.matchers, grid, reference, margins, range_ms, around.further(), kernel);
         Ok(PlannedRange {
             input: RangeInput::Series(reader),
             reference,
@@ -422,7 +443,8 @@ impl<'e> Planner<'e> {
         grid: Grid,
     ) -> Result<BoxedOperator, QueryError> {
         let operand = strip_parens(&aggregate.operand);
-        let around = Around { function: aggregate.op.name(), grouping: Some(&aggregate.grouping) };
+        let grouping = Some(&aggregate.grouping);
+        let around = Around { function: aggregate.op.name(), grouping, ..Around::default() };
         let key = GroupKey::new(&aggregate.grouping);
         let parameter = aggregate.parameter.as_deref().map(strip_parens);
         let parameter_position = parameter.map(|parameter| parameter.pos).unwrap_or_default();

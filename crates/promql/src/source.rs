@@ -5,6 +5,8 @@
 
 use parallax_model::{Matcher, SeriesData, TimeRange};
 
+pub use crate::exec::prepare::{Preparation, Prepared};
+
 /// What one selector of a query needs, said before any data is read.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Selection {
@@ -22,6 +24,36 @@ pub struct Selection {
     /// The labels of the aggregation directly around the selector, and whether they came with `by`.
     pub grouping: Vec<String>,
     pub grouping_by: bool,
+    /// What may be done to each series before it is handed over, by whichever thread has decoded it. A source that hands over samples
+    /// only is as right, and slower.
+    pub preparation: Option<Preparation>,
+}
+
+/// A series as it is handed over.
+#[derive(Clone, Debug)]
+pub enum Delivered {
+    Samples(SeriesData),
+    /// What the selection's preparation made of one.
+    Steps(Prepared),
+}
+
+impl From<SeriesData> for Delivered {
+    fn from(series: SeriesData) -> Self {
+        Self::Samples(series)
+    }
+}
+
+impl Delivered {
+    /// Prepares a series, if it is to be.
+    ///
+    /// # Errors
+    /// If the query was canceled, or its deadline has passed.
+    pub fn new(series: SeriesData, preparation: Option<&Preparation>) -> Result<Self, SourceError> {
+        match preparation {
+            Some(preparation) => preparation.apply(series),
+            None => Ok(Self::Samples(series)),
+        }
+    }
 }
 
 /// A place series come from.
@@ -40,7 +72,7 @@ pub trait SeriesStream: Send {
     ///
     /// # Errors
     /// If the rest cannot be read, the deadline passed, or a budget is spent.
-    fn next_batch(&mut self) -> Result<Option<Vec<SeriesData>>, SourceError>;
+    fn next_batch(&mut self) -> Result<Option<Vec<Delivered>>, SourceError>;
 
     /// Warnings gathered so far, taken out; complete once `next_batch` gave `None`.
     fn take_warnings(&mut self) -> Vec<String> {

@@ -9,7 +9,7 @@ use parallax_promql::engine::{
     Engine, EngineOptions, Interrupt, QueryError, QueryOutcome, QueryRange, StatsOptions,
 };
 use parallax_promql::parse::{ParserOptions, parse};
-use parallax_promql::source::{Selection, SeriesStream, Source, SourceError};
+use parallax_promql::source::{Delivered, Selection, SeriesStream, Source, SourceError};
 use parallax_promql::value::{QueryValue, Sample};
 use proptest::prelude::*;
 
@@ -56,7 +56,7 @@ impl Source for Generated {
 }
 
 impl SeriesStream for Stream {
-    fn next_batch(&mut self) -> Result<Option<Vec<SeriesData>>, SourceError> {
+    fn next_batch(&mut self) -> Result<Option<Vec<Delivered>>, SourceError> {
         if self.reads.fetch_add(1, Ordering::Relaxed) == 0 {
             self.selects_at_first_read.store(self.selects.load(Ordering::Relaxed), Ordering::Relaxed);
         }
@@ -83,7 +83,7 @@ impl SeriesStream for Stream {
                 at += SCRAPE_MS;
             }
             self.next += 1;
-            batch.push(series);
+            batch.push(series.into());
         }
         Ok(Some(batch))
     }

@@ -3,7 +3,7 @@
 use parallax_model::{FloatHistogram, Labels, SeriesData};
 use parallax_promql::engine::{Engine, EngineOptions, Interrupt, QueryError, QueryRange};
 use parallax_promql::parse::{ParserOptions, parse};
-use parallax_promql::source::{Selection, SeriesStream, Source, SourceError};
+use parallax_promql::source::{Delivered, Selection, SeriesStream, Source, SourceError};
 
 /// Looks at the interrupt are at most this many samples apart (`exec::WORK_PER_CHECK`).
 const WORK_PER_CHECK: usize = 1 << 14;
@@ -43,8 +43,8 @@ impl Source for OneBatch {
 }
 
 impl SeriesStream for Batch {
-    fn next_batch(&mut self) -> Result<Option<Vec<SeriesData>>, SourceError> {
-        Ok(self.0.take())
+    fn next_batch(&mut self) -> Result<Option<Vec<Delivered>>, SourceError> {
+        Ok(self.0.take().map(|batch| batch.into_iter().map(Delivered::from).collect()))
     }
 }
 

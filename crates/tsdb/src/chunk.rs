@@ -78,6 +78,15 @@ impl ChunkEncoding {
     }
 }
 
+/// What decoding has shown of the times of a chunk's samples.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Each is later than the one before.
+    Ascending,
+    /// Nothing: most often they ascend all the same.
+    Unknown,
+}
+
 /// The number of samples in an XOR, histogram or float histogram chunk, from its header alone.
 pub fn sample_count(bytes: &[u8]) -> Result<usize, TsdbError> {
     Cursor::new("chunk header", bytes).be_u16().map(usize::from)
@@ -104,11 +113,13 @@ pub fn decode_chunk(
     range: TimeRange,
     floats: &mut FloatColumn,
     histograms: &mut HistogramColumn,
-) -> Result<(), TsdbError> {
+) -> Result<Order, TsdbError> {
     match encoding {
         ChunkEncoding::Xor => decode_xor_range(bytes, range, floats),
-        ChunkEncoding::Histogram => decode_histogram(bytes, range, histograms),
-        ChunkEncoding::FloatHistogram => decode_float_histogram(bytes, range, histograms),
+        ChunkEncoding::Histogram => decode_histogram(bytes, range, histograms).map(|()| Order::Unknown),
+        ChunkEncoding::FloatHistogram => {
+            decode_float_histogram(bytes, range, histograms).map(|()| Order::Unknown)
+        }
         ChunkEncoding::None | ChunkEncoding::Aggregate => {
             Err(TsdbError::unsupported("chunk", 0, "encoding", encoding.as_byte()))
         }

@@ -1,6 +1,6 @@
 //! Bytes of a block on disk: chunks, index, tombstones, index-header; readers and staged writers.
 
-#![deny(unsafe_code)] // `mapped` alone maps files.
+#![deny(unsafe_code)] // But for `mapped`, which maps files, and `chunk::xor`, which asks the processor what it can do.
 
 mod bits;
 pub mod block;

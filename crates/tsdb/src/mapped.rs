@@ -1,4 +1,4 @@
-//! Files mapped into memory, as [`Bytes`]: the only unsafe code of this crate.
+//! Files mapped into memory, as [`Bytes`].
 //!
 //! The files of a block are written once and renamed or uploaded when they are whole; nobody changes them afterwards. That is
 //! the condition under which a mapping is sound, and the reason why nothing else may be opened here.

@@ -67,7 +67,7 @@ fn decode_any(encoding: ChunkEncoding, bytes: &[u8], range: TimeRange) -> Result
     if outcome.is_err() {
         assert!(floats.is_empty() && histograms.is_empty(), "an error leaves the columns as they were");
     }
-    outcome.map(|()| floats.len() + histograms.len())
+    outcome.map(|_| floats.len() + histograms.len())
 }
 
 /// What a histogram says, whatever its spans look like: buckets that are not empty, by index.

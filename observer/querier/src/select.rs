@@ -35,8 +35,8 @@ pub use blame::Blame;
 use blame::Containment;
 pub use budget::Budget;
 pub(crate) use budget::{Held, OverBudget};
-use decode::Decoder;
 pub use decode::Helpers;
+use decode::{Decoder, Work};
 pub(crate) use interest::Interest;
 pub(crate) use request::strategy;
 pub use request::{StoreMatchers, wire_matchers};
@@ -149,7 +149,8 @@ impl Source for StoreSource {
             (self.options.max_resolution_ms > 0).then(|| request::aggregates(&selection.function));
         let containment = Containment::new(self.blame.clone(), self.options.partial_response);
         let replica_labels = self.options.replica_labels.clone();
-        let decoder = Decoder::new(dedup, self.runtime.clone(), self.helpers.clone(), self.canceled.clone());
+        let work = Work { dedup, preparation: selection.preparation.clone() };
+        let decoder = Decoder::new(work, self.runtime.clone(), self.helpers.clone(), self.canceled.clone());
         Ok(Box::new(SelectedSeries::new(queue, want, decoder, aggregates, replica_labels, containment)))
     }
 }

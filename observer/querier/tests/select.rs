@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use fake_store::{FakeStore, Frame, frame, series, warning};
 use parallax_dedup::Algorithm;
 use parallax_model::{Matcher, TimeRange};
-use parallax_promql::source::{Selection, SeriesStream, Source, SourceError};
+use parallax_promql::source::{Delivered, Selection, SeriesStream, Source, SourceError};
 use parallax_querier::select::{Budget, SelectOptions, StoreSource};
 use parallax_storeapi::Store;
 use parallax_storeapi::proto::thanos::{
@@ -33,6 +33,7 @@ fn selection(function: &str) -> Selection {
         function: function.to_owned(),
         grouping: vec!["job".to_owned()],
         grouping_by: true,
+        preparation: None,
     }
 }
 
@@ -60,7 +61,10 @@ fn drain(mut stream: Box<dyn SeriesStream>) -> Read {
     let end = loop {
         match stream.next_batch() {
             Ok(Some(batch)) => {
-                series.extend(batch.into_iter().map(|s| (s.labels.to_string(), s.floats.iter().collect())));
+                series.extend(batch.into_iter().map(|one| match one {
+                    Delivered::Samples(s) => (s.labels.to_string(), s.floats.iter().collect()),
+                    Delivered::Steps(_) => panic!("nothing was to be prepared"),
+                }));
             }
             Ok(None) => break Ok(()),
             Err(error) => break Err(error),

@@ -12,6 +12,7 @@ use crate::exec::map::merge_rows;
 use crate::exec::range::RangeInput;
 use crate::exec::row::{Row, without_metadata};
 use crate::exec::sort::sort_by;
+use crate::exec::stream::Piece;
 use crate::exec::{Context, Grid, drain};
 use crate::functions::extended::extend;
 use crate::plan::{Around, Outline, PlannedRange, Planner, name_of, strip_parens};
@@ -106,7 +107,7 @@ fn value_of<'e>(
     }
     if expr.value_type() == ValueType::Matrix {
         let (planned, counters) = planner.range_result(expr, grid)?;
-        planner.selections.open(source)?;
+        planner.selections.open(source, context.interrupt)?;
         clock.timings.preparation = clock.lap();
         let tally = Tally { rule: CountRule::EachStep, operator: counters.clone() };
         let matrix = range_vector(planned, grid, &tally, context);
@@ -121,7 +122,7 @@ fn value_of<'e>(
         return value;
     }
     let mut operator = planner.plan(expr, grid, Around::default())?;
-    planner.selections.open(source)?;
+    planner.selections.open(source, context.interrupt)?;
     clock.timings.preparation = clock.lap();
     let rows = drain(operator.as_mut(), context);
     planner.selections.finish(context);
@@ -234,7 +235,9 @@ fn range_vector(
         RangeInput::Series(mut reader) => {
             let mut charges = Vec::new();
             while let Some(decoded) = reader.next(context)? {
-                for stored in &decoded.series {
+                decoded.each(|piece| {
+                    // The samples themselves are the result: nothing was to be prepared.
+                    let Piece::Samples(stored) = piece else { return Ok(()) };
                     let mut kept = SeriesData { labels: stored.labels.clone(), ..SeriesData::default() };
                     if planned.extension == crate::ast::RangeExtension::None {
                         kept.floats = floats_within(&stored.floats, start_ms, end_ms);
@@ -249,7 +252,8 @@ fn range_vector(
                     tally.count(looked_at, || std::iter::once((0, looked_at)), context);
                     charges.push(context.budget.charge(kept.sample_count())?);
                     matrix.push(kept);
-                }
+                    Ok(())
+                })?;
             }
         }
     }

@@ -56,7 +56,7 @@ pub struct PlanNode {
 pub struct OperatorStats {
     /// As in [`PlanNode`].
     pub name: String,
-    /// In the operator and those beneath it.
+    /// In the operator and those beneath it, on the query's own thread: not what others decode and prepare meanwhile.
     pub execution_time: Duration,
     /// Rows it handed on, and what they held: samples (a histogram by its size) and bytes, labels included.
     pub series: u64,

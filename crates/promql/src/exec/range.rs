@@ -8,13 +8,14 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use parallax_model::float::is_stale;
-use parallax_model::{CounterResetHint, FloatHistogram, Labels, METRIC_NAME, SeriesData};
+use parallax_model::{CounterResetHint, FloatColumn, FloatHistogram, Labels, METRIC_NAME, SeriesData};
 
 use super::analyze::Tally;
 use super::histogram_stats::without_buckets;
+use super::prepare::Prepared;
 use super::row::{Grid, Row, without_metadata};
-use super::selector::Reference;
-use super::stream::Reader;
+use super::stream::{Piece, Reader};
+use super::windows::{Bounds, Windows};
 use super::{Batch, BoxedOperator, Context, Operator, duplicate_series, scalar_values};
 use crate::ast::{PosRange, RangeExtension};
 use crate::engine::QueryError;
@@ -30,11 +31,8 @@ pub(crate) enum RangeInput {
 
 /// `function(selector[range], scalars…)`.
 pub(crate) struct RangeCall {
-    pub function: RangeFunction,
+    pub windows: Windows,
     pub input: RangeInput,
-    pub grid: Grid,
-    pub reference: Reference,
-    pub range_ms: i64,
     pub extension: RangeExtension,
     pub scalars: Vec<BoxedOperator>,
     /// Only count and sum of histograms are needed.
@@ -61,9 +59,6 @@ pub(crate) struct Columns<'a> {
     pub histograms: Cow<'a, [Arc<FloatHistogram>]>,
 }
 
-/// Where the windows of all steps begin and end in a column: `lo..hi`.
-pub(crate) type Bounds = Vec<(usize, usize)>;
-
 impl Operator for RangeCall {
     fn next_batch(&mut self, context: &Context<'_>) -> Result<Option<Batch>, QueryError> {
         if self.state.scalars.is_none() {
@@ -75,14 +70,20 @@ impl Operator for RangeCall {
         match &mut self.input {
             RangeInput::Series(reader) => {
                 let Some(decoded) = reader.next(context)? else { return Ok(None) };
-                for series in &decoded.series {
-                    let mut columns = Columns::of_series(series);
-                    if self.stats_only && !columns.histograms.is_empty() {
-                        self.drop_buckets(&mut columns);
+                decoded.each(|piece| match piece {
+                    Piece::Samples(series) => {
+                        let mut columns = Columns::of_series(series);
+                        if self.stats_only && !columns.histograms.is_empty() {
+                            self.drop_buckets(&mut columns);
+                        }
+                        let row = self.row(&columns, context)?;
+                        self.emit(row, &mut batch, context)
                     }
-                    let row = self.row(&columns, context)?;
-                    self.emit(row, &mut batch, context)?;
-                }
+                    Piece::Steps(prepared) => {
+                        let row = self.prepared_row(prepared, context)?;
+                        self.emit(row, &mut batch, context)
+                    }
+                })?;
             }
             RangeInput::Subquery(operator, inner) => {
                 let inner = *inner;
@@ -102,10 +103,10 @@ impl RangeCall {
         if row.is_empty() {
             return Ok(());
         }
-        if self.function.drops_name() && !context.options.delayed_name_removal {
+        if self.windows.function.drops_name() && !context.options.delayed_name_removal {
             let new = self.state.seen.insert(label_hash(&row.labels));
             // absent_over_time only asks whether there is anything.
-            if !new && self.function != RangeFunction::AbsentOverTime {
+            if !new && self.windows.function != RangeFunction::AbsentOverTime {
                 return Err(duplicate_series());
             }
         }
@@ -114,34 +115,41 @@ impl RangeCall {
     }
 
     fn drop_buckets(&self, columns: &mut Columns<'_>) {
-        let windows = (0..self.grid.steps).map(|step| {
-            let end_ms = self.reference.time_ms(&self.grid, step);
-            (end_ms.saturating_sub(self.range_ms), end_ms)
-        });
+        let windows = (0..self.windows.grid.steps).map(|step| self.windows.window_ms(step));
         columns.histograms =
             without_buckets(&columns.histogram_times_ms, &columns.histograms, windows).into();
     }
 
+    /// A row that was evaluated where its series was decoded.
+    fn prepared_row(&self, prepared: Prepared, context: &Context<'_>) -> Result<Row, QueryError> {
+        let Prepared { labels, steps, looked_at } = prepared;
+        context.spend(self.windows.grid.steps)?;
+        self.tally.count(looked_at, std::iter::empty, context);
+        let metric = labels.clone();
+        let mut row = Row::of_steps(self.labels(labels, context), steps);
+        row.drop_name = self.windows.function.drops_name();
+        self.note_non_counter(&metric, &row, context);
+        Ok(row)
+    }
+
+    /// The labels of a result.
+    fn labels(&self, labels: Labels, context: &Context<'_>) -> Labels {
+        let is_metric = !self.windows.function.drops_name() || context.options.delayed_name_removal;
+        if is_metric { labels } else { without_metadata(&labels) }
+    }
+
     fn row(&self, columns: &Columns<'_>, context: &Context<'_>) -> Result<Row, QueryError> {
-        let drops_name = self.function.drops_name();
-        let labels = if drops_name && !context.options.delayed_name_removal {
-            without_metadata(columns.labels)
-        } else {
-            columns.labels.clone()
-        };
-        let mut row = Row::empty(labels, self.grid.steps);
-        row.drop_name = drops_name;
+        let grid = self.windows.grid;
+        let mut row = Row::empty(self.labels(columns.labels.clone(), context), grid.steps);
+        row.drop_name = self.windows.function.drops_name();
         let (before_ms, after_ms) = self.margins(context);
-        let floats = self.bounds(&columns.float_times_ms, before_ms, after_ms);
-        let histograms = self.bounds(&columns.histogram_times_ms, before_ms, after_ms);
+        let floats = self.windows.bounds(&columns.float_times_ms, before_ms, after_ms);
+        let histograms = self.windows.bounds(&columns.histogram_times_ms, before_ms, after_ms);
         self.count(columns, &floats, &histograms, context);
-        context.spend(self.grid.steps + columns.floats.len() + columns.histograms.len())?;
+        context.spend(grid.steps + columns.floats.len() + columns.histograms.len())?;
         let slide = SlideContext {
-            function: self.function,
+            windows: self.windows,
             columns,
-            grid: self.grid,
-            reference: self.reference,
-            range_ms: self.range_ms,
             scalars: self.state.scalars.as_deref().unwrap_or(&[]),
             position: self.position,
             context,
@@ -169,26 +177,6 @@ impl RangeCall {
         }
     }
 
-    fn bounds(&self, times_ms: &[i64], before_ms: i64, after_ms: i64) -> Bounds {
-        if times_ms.is_empty() {
-            return Vec::new();
-        }
-        let (mut lo, mut hi) = (0, 0);
-        let window = |step| {
-            let end_ms = self.reference.time_ms(&self.grid, step);
-            let start_ms = end_ms.saturating_sub(self.range_ms).saturating_sub(before_ms);
-            let end_ms = end_ms.saturating_add(after_ms);
-            while times_ms.get(hi).is_some_and(|time| *time <= end_ms) {
-                hi += 1;
-            }
-            while lo < hi && times_ms.get(lo).is_some_and(|time| *time <= start_ms) {
-                lo += 1;
-            }
-            (lo, hi)
-        };
-        (0..self.grid.steps).map(window).collect()
-    }
-
     fn count(&self, columns: &Columns<'_>, floats: &Bounds, histograms: &Bounds, context: &Context<'_>) {
         let weights: Vec<usize> = columns.histograms.iter().map(|h| h.sample_weight()).collect();
         let of_floats = |(lo, hi): &(usize, usize)| hi - lo;
@@ -205,7 +193,7 @@ impl RangeCall {
 
     /// `rate` and `increase` of floats that, by their name, are no counter.
     fn note_non_counter(&self, labels: &Labels, row: &Row, context: &Context<'_>) {
-        let counts = matches!(self.function, RangeFunction::Rate | RangeFunction::Increase);
+        let counts = matches!(self.windows.function, RangeFunction::Rate | RangeFunction::Increase);
         let Some(metric) = labels.get(METRIC_NAME).filter(|_| counts) else { return };
         if !row.present.any() {
             return;
@@ -223,8 +211,7 @@ impl RangeCall {
 
 impl<'a> Columns<'a> {
     fn of_series(series: &'a SeriesData) -> Self {
-        let (float_times_ms, floats) =
-            live(&series.floats.timestamps_ms, &series.floats.values, |value| !is_stale(*value));
+        let (float_times_ms, floats) = live_floats(&series.floats);
         let (histogram_times_ms, histograms) =
             live(&series.histograms.timestamps_ms, &series.histograms.values, |h| !h.is_stale());
         Self { labels: &series.labels, float_times_ms, floats, histogram_times_ms, histograms }
@@ -254,6 +241,15 @@ impl<'a> Columns<'a> {
             histograms: row.histograms.iter().map(|(_, histogram)| forget(histogram)).collect(),
         }
     }
+}
+
+/// Floats without staleness markers.
+pub(crate) fn live_floats(floats: &FloatColumn) -> (Cow<'_, [i64]>, Cow<'_, [f64]>) {
+    // Staleness markers are NaN: most columns have none, which is soon seen.
+    if !floats.values.iter().fold(false, |found, value| found | value.is_nan()) {
+        return (floats.timestamps_ms.as_slice().into(), floats.values.as_slice().into());
+    }
+    live(&floats.timestamps_ms, &floats.values, |value| !is_stale(*value))
 }
 
 /// A column without its staleness markers; borrowed if it has none.

@@ -85,6 +85,39 @@ impl Drop for Charge {
     }
 }
 
+/// Floats over the steps of a query: one where `present` says so.
+#[derive(Clone, Debug)]
+pub(crate) struct Steps {
+    pub floats: Vec<f64>,
+    pub present: Bitmap,
+}
+
+/// The same, to be filled.
+pub(crate) struct StepsMut<'a> {
+    floats: &'a mut [f64],
+    present: &'a mut Bitmap,
+}
+
+impl Steps {
+    pub fn empty(steps: usize) -> Self {
+        Self { floats: vec![0.0; steps], present: Bitmap::empty(steps) }
+    }
+
+    pub fn as_mut(&mut self) -> StepsMut<'_> {
+        StepsMut { floats: &mut self.floats, present: &mut self.present }
+    }
+}
+
+impl StepsMut<'_> {
+    #[inline]
+    pub fn set_float(&mut self, step: usize, value: f64) {
+        if let Some(slot) = self.floats.get_mut(step) {
+            *slot = value;
+            self.present.set(step);
+        }
+    }
+}
+
 /// One series over all steps: a float where `present` says so, a histogram where `histograms` has one (sorted
 /// by step), nothing elsewhere. No step has both.
 #[derive(Debug)]
@@ -117,6 +150,18 @@ impl Row {
         Self { present, floats, ..Self::empty(Labels::empty(), 0) }
     }
 
+    /// A row of floats that are there already.
+    pub fn of_steps(labels: Labels, steps: Steps) -> Self {
+        let Steps { floats, present } = steps;
+        let (histograms, charge) = (Vec::new(), Charge::default());
+        Self { labels, drop_name: false, present, floats, histograms, charge }
+    }
+
+    /// Its floats, to be filled.
+    pub fn steps_mut(&mut self) -> StepsMut<'_> {
+        StepsMut { floats: &mut self.floats, present: &mut self.present }
+    }
+
     pub fn steps(&self) -> usize {
         self.floats.len()
     }
@@ -138,10 +183,7 @@ impl Row {
     }
 
     pub fn set_float(&mut self, step: usize, value: f64) {
-        if let Some(slot) = self.floats.get_mut(step) {
-            *slot = value;
-            self.present.set(step);
-        }
+        self.steps_mut().set_float(step, value);
     }
 
     /// Steps must come in ascending order.

@@ -1,13 +1,14 @@
 //! Instant selectors: at each step the newest sample that is not too old.
 
 use parallax_model::float::is_stale;
-use parallax_model::{HistogramColumn, SeriesData};
+use parallax_model::{FloatColumn, HistogramColumn, SeriesData};
 
 use super::analyze::Tally;
 use super::binary::go_labels;
 use super::histogram_stats::without_buckets;
-use super::row::{Grid, Row};
-use super::stream::Reader;
+use super::row::{Grid, Row, StepsMut};
+use super::stream::{Piece, Reader};
+use super::windows::Pace;
 use super::{Batch, Context, Operator};
 use crate::engine::QueryError;
 use crate::value::Sample;
@@ -37,13 +38,19 @@ pub(crate) enum SelectorOutput {
     Smoothed,
 }
 
-/// `name{…} offset …`.
-pub(crate) struct Selector {
-    pub reader: Reader,
+/// Which sample each step sees, and what of it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Lookback {
     pub grid: Grid,
     pub reference: Reference,
     pub lookback_ms: i64,
     pub output: SelectorOutput,
+}
+
+/// `name{…} offset …`.
+pub(crate) struct Selector {
+    pub reader: Reader,
+    pub lookback: Lookback,
     /// Only count and sum of histograms are needed.
     pub stats_only: bool,
     pub tally: Tally,
@@ -52,33 +59,81 @@ pub(crate) struct Selector {
 impl Operator for Selector {
     fn next_batch(&mut self, context: &Context<'_>) -> Result<Option<Batch>, QueryError> {
         let Some(decoded) = self.reader.next(context)? else { return Ok(None) };
-        let mut batch = Vec::with_capacity(decoded.series.len());
-        for series in &decoded.series {
-            context.spend(self.grid.steps + series.sample_count())?;
-            let row = match self.output {
-                SelectorOutput::Smoothed => self.smoothed_row(series)?,
-                _ if self.stats_only && !series.histograms.is_empty() => {
-                    self.row(&self.without_buckets(series))?
+        let mut batch = Vec::with_capacity(decoded.len());
+        let grid = self.lookback.grid;
+        decoded.each(|piece| {
+            let row = match piece {
+                Piece::Samples(series) => {
+                    context.spend(grid.steps + series.sample_count())?;
+                    self.evaluate(series)?
                 }
-                _ => self.row(series)?,
+                Piece::Steps(prepared) => {
+                    context.spend(grid.steps)?;
+                    Row::of_steps(prepared.labels, prepared.steps)
+                }
             };
             if !row.is_empty() {
                 self.tally.count_row(&row, context);
                 batch.push(row.charged(&context.budget)?);
             }
-        }
+            Ok(())
+        })?;
         Ok(Some(batch))
     }
 }
 
-impl Selector {
-    fn row(&self, series: &SeriesData) -> Result<Row, QueryError> {
-        let mut row = Row::empty(series.labels.clone(), self.grid.steps);
-        let (floats, histograms) = (&series.floats, &series.histograms);
-        let (mut next_float, mut next_histogram) = (0, 0);
+impl Lookback {
+    /// Whether [`Lookback::look_up`] can do it.
+    pub fn is_plain(&self) -> bool {
+        self.output != SelectorOutput::Smoothed
+    }
+
+    /// Fills `steps` with what they see of floats alone.
+    pub fn look_up(&self, floats: &FloatColumn, steps: &mut StepsMut<'_>) {
+        let mut pace = Pace::default();
         for step in 0..self.grid.steps {
             let now_ms = self.reference.time_ms(&self.grid, step);
+            let next = pace.beyond(&floats.timestamps_ms, now_ms);
             let oldest_ms = now_ms.saturating_sub(self.lookback_ms);
+            let Some((at_ms, value)) = before(&floats.timestamps_ms, &floats.values, next, oldest_ms) else {
+                continue;
+            };
+            if is_stale(*value) {
+                continue;
+            }
+            steps.set_float(
+                step,
+                match self.output {
+                    SelectorOutput::Value | SelectorOutput::Smoothed => *value,
+                    SelectorOutput::TimestampSeconds => at_ms as f64 / 1000.0,
+                    SelectorOutput::TimestampMs => at_ms as f64,
+                },
+            );
+        }
+    }
+}
+
+impl Selector {
+    fn evaluate(&self, series: &SeriesData) -> Result<Row, QueryError> {
+        match self.lookback.output {
+            SelectorOutput::Smoothed => self.smoothed_row(series),
+            _ if series.histograms.is_empty() => {
+                let mut row = Row::empty(series.labels.clone(), self.lookback.grid.steps);
+                self.lookback.look_up(&series.floats, &mut row.steps_mut());
+                Ok(row)
+            }
+            _ if self.stats_only => self.row(&self.without_buckets(series)),
+            _ => self.row(series),
+        }
+    }
+
+    fn row(&self, series: &SeriesData) -> Result<Row, QueryError> {
+        let mut row = Row::empty(series.labels.clone(), self.lookback.grid.steps);
+        let (floats, histograms) = (&series.floats, &series.histograms);
+        let (mut next_float, mut next_histogram) = (0, 0);
+        for step in 0..self.lookback.grid.steps {
+            let now_ms = self.lookback.reference.time_ms(&self.lookback.grid, step);
+            let oldest_ms = now_ms.saturating_sub(self.lookback.lookback_ms);
             next_float = advance(&floats.timestamps_ms, next_float, now_ms);
             next_histogram = advance(&histograms.timestamps_ms, next_histogram, now_ms);
             let float = before(&floats.timestamps_ms, &floats.values, next_float, oldest_ms);
@@ -99,7 +154,7 @@ impl Selector {
                 }
                 (Some(_), None) => continue,
             };
-            match self.output {
+            match self.lookback.output {
                 SelectorOutput::Value | SelectorOutput::Smoothed => row.push_sample(step, sample),
                 SelectorOutput::TimestampSeconds => row.set_float(step, timestamp_ms as f64 / 1000.0),
                 SelectorOutput::TimestampMs if matches!(sample, Sample::Histogram(_)) => {
@@ -116,9 +171,9 @@ impl Selector {
 
     fn without_buckets(&self, series: &SeriesData) -> SeriesData {
         let column = &series.histograms;
-        let windows = (0..self.grid.steps).map(|step| {
-            let now_ms = self.reference.time_ms(&self.grid, step);
-            (now_ms.saturating_sub(self.lookback_ms), now_ms)
+        let windows = (0..self.lookback.grid.steps).map(|step| {
+            let now_ms = self.lookback.reference.time_ms(&self.lookback.grid, step);
+            (now_ms.saturating_sub(self.lookback.lookback_ms), now_ms)
         });
         let values = without_buckets(&column.timestamps_ms, &column.values, windows);
         let histograms = HistogramColumn { timestamps_ms: column.timestamps_ms.clone(), values };
@@ -127,12 +182,14 @@ impl Selector {
 
     /// Interpolates between the neighbours within the lookback on both sides; the last one is carried on.
     fn smoothed_row(&self, series: &SeriesData) -> Result<Row, QueryError> {
-        let mut row = Row::empty(series.labels.clone(), self.grid.steps);
+        let mut row = Row::empty(series.labels.clone(), self.lookback.grid.steps);
         let live: Vec<(i64, f64)> = series.floats.iter().filter(|(_, value)| !is_stale(*value)).collect();
-        for step in 0..self.grid.steps {
-            let now_ms = self.reference.time_ms(&self.grid, step);
-            let (oldest_ms, newest_ms) =
-                (now_ms.saturating_sub(self.lookback_ms), now_ms.saturating_add(self.lookback_ms));
+        for step in 0..self.lookback.grid.steps {
+            let now_ms = self.lookback.reference.time_ms(&self.lookback.grid, step);
+            let (oldest_ms, newest_ms) = (
+                now_ms.saturating_sub(self.lookback.lookback_ms),
+                now_ms.saturating_add(self.lookback.lookback_ms),
+            );
             let near = |at: i64| at > oldest_ms && at <= newest_ms;
             if series.histograms.iter().any(|(at, h)| near(at) && !h.is_stale()) {
                 return Err(QueryError::Execution(

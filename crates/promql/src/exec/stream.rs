@@ -7,14 +7,49 @@ use std::rc::Rc;
 use parallax_model::{SeriesData, TimeRange};
 
 use super::Context;
+use super::prepare::Prepared;
 use super::row::Charge;
-use crate::engine::QueryError;
-use crate::source::{Selection, SeriesStream, Source};
+use crate::engine::{Interrupt, QueryError};
+use crate::source::{Delivered, Selection, SeriesStream, Source};
 
-/// Decoded series, counted against the query's budget while somebody still reads them.
+/// Series of one selection, counted against the query's budget while somebody still reads them.
 pub(crate) struct DecodedBatch {
-    pub series: Vec<SeriesData>,
-    _charge: Charge,
+    series: Vec<Delivered>,
+    charge: Charge,
+}
+
+/// One of them.
+pub(crate) enum Piece<'a> {
+    Samples(&'a SeriesData),
+    Steps(Prepared),
+}
+
+impl DecodedBatch {
+    pub fn len(&self) -> usize {
+        self.series.len()
+    }
+
+    /// Hands out the series one by one, without a copy if nobody else reads this batch.
+    pub fn each(
+        self: Rc<Self>,
+        mut take: impl FnMut(Piece<'_>) -> Result<(), QueryError>,
+    ) -> Result<(), QueryError> {
+        match Rc::try_unwrap(self) {
+            Ok(Self { series, charge }) => {
+                let is_raw = series.iter().any(|one| matches!(one, Delivered::Samples(_)));
+                // Rows of steps are charged where they go.
+                let _charge = is_raw.then_some(charge);
+                series.into_iter().try_for_each(|one| match one {
+                    Delivered::Samples(samples) => take(Piece::Samples(&samples)),
+                    Delivered::Steps(prepared) => take(Piece::Steps(prepared)),
+                })
+            }
+            Err(shared) => shared.series.iter().try_for_each(|one| match one {
+                Delivered::Samples(samples) => take(Piece::Samples(samples)),
+                Delivered::Steps(prepared) => take(Piece::Steps(prepared.clone())),
+            }),
+        }
+    }
 }
 
 /// One selection of the query and its readers. A batch goes when the last reader has passed it.
@@ -59,7 +94,7 @@ impl Selections {
     }
 
     /// Starts reading every selection.
-    pub fn open(&self, source: &dyn Source) -> Result<(), QueryError> {
+    pub fn open(&self, source: &dyn Source, interrupt: &Interrupt) -> Result<(), QueryError> {
         let ranges = || self.0.iter().map(|shared| shared.borrow().selection.range);
         let query_range = TimeRange {
             min_ms: ranges().map(|range| range.min_ms).min().unwrap_or(0),
@@ -68,6 +103,9 @@ impl Selections {
         for shared in &self.0 {
             let mut shared = shared.borrow_mut();
             shared.selection.query_range = query_range;
+            if let Some(preparation) = &mut shared.selection.preparation {
+                preparation.set_interrupt(interrupt);
+            }
             let stream = source.select(&shared.selection)?;
             shared.stream = Some(stream);
         }
@@ -121,14 +159,15 @@ impl SharedStream {
             self.stream = None;
         }
         let Some(series) = next? else { return Ok(None) };
-        let samples = series
-            .iter()
-            .map(|s| {
-                let weights = s.histograms.values.iter().map(|h| h.sample_weight());
-                s.floats.len() + weights.sum::<usize>()
-            })
-            .sum();
-        let batch = Rc::new(DecodedBatch { series, _charge: context.budget.charge(samples)? });
+        let weight = |one: &Delivered| match one {
+            Delivered::Samples(samples) => {
+                let weights = samples.histograms.values.iter().map(|h| h.sample_weight());
+                samples.floats.len() + weights.sum::<usize>()
+            }
+            Delivered::Steps(prepared) => prepared.len(),
+        };
+        let charge = context.budget.charge(series.iter().map(weight).sum())?;
+        let batch = Rc::new(DecodedBatch { series, charge });
         self.batches.push_back(batch.clone());
         Ok(Some(batch))
     }

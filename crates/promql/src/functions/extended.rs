@@ -39,8 +39,8 @@ pub(crate) fn evaluate(
             continue;
         }
         slide.context.spend(points.len())?;
-        let (start_ms, end_ms) = slide.window_ms(step);
-        let value = match slide.function {
+        let (start_ms, end_ms) = slide.windows.window_ms(step);
+        let value = match slide.windows.function {
             RangeFunction::Resets => count_between(&points, start_ms, |pair| pair[1].value < pair[0].value),
             RangeFunction::Changes => count_between(&points, start_ms, |pair| {
                 pair[0].value != pair[1].value && !(pair[0].value.is_nan() && pair[1].value.is_nan())
@@ -95,7 +95,7 @@ fn extended_increase(
     end_ms: i64,
 ) -> Option<f64> {
     let smoothed = extension == RangeExtension::Smoothed;
-    let counter = slide.function != RangeFunction::Delta;
+    let counter = slide.windows.function != RangeFunction::Delta;
     let mut first = first_point(points, start_ms);
     let mut last = points.len().checked_sub(1)?;
     if smoothed {
@@ -135,7 +135,11 @@ fn extended_increase(
             result += before;
         }
     }
-    Some(if slide.function == RangeFunction::Rate { result / slide.range_seconds() } else { result })
+    Some(if slide.windows.function == RangeFunction::Rate {
+        result / slide.windows.range_seconds()
+    } else {
+        result
+    })
 }
 
 /// The floats of an extended range vector itself: one at either end, and those in between.

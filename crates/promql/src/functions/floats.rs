@@ -10,7 +10,9 @@ use super::quantile::quantile;
 use super::range_function::{RangeFunction, SlideContext};
 use super::regression::{double_exponential_smoothing, linear_regression};
 use crate::engine::QueryError;
-use crate::exec::row::Row;
+use crate::exec::meter::Meter;
+use crate::exec::row::{Row, StepsMut};
+use crate::exec::windows::Windows;
 use crate::parse::go_fixed;
 
 /// One window: its samples, and the step it belongs to.
@@ -23,6 +25,14 @@ struct Window<'a> {
     hi: usize,
 }
 
+/// The floats of one series, and the windows over them.
+pub(crate) struct FloatSlide<'a> {
+    pub windows: Windows,
+    pub times_ms: &'a [i64],
+    pub values: &'a [f64],
+    pub meter: &'a Meter<'a>,
+}
+
 /// Fills `row` from the windows at `bounds`.
 pub(crate) fn evaluate(
     slide: &SlideContext<'_, '_>,
@@ -30,116 +40,173 @@ pub(crate) fn evaluate(
     row: &mut Row,
 ) -> Result<(), QueryError> {
     use RangeFunction as F;
-    let times: &[i64] = &slide.columns.float_times_ms;
-    let values: &[f64] = &slide.columns.floats;
-    let seconds = |time_ms: &i64| *time_ms as f64 / 1000.0;
-    match slide.function {
-        F::Rate | F::Increase | F::Delta => extrapolated(slide, bounds, row),
-        F::Irate | F::Idelta => {
-            each(slide, bounds, row, |w| instant_value(&w, slide.function == F::Irate));
-        }
-        F::CountOverTime => each(slide, bounds, row, |w| Some(w.values.len() as f64)),
-        F::PresentOverTime | F::AbsentOverTime => each(slide, bounds, row, |_| Some(1.0)),
-        F::FirstOverTime => each(slide, bounds, row, |w| w.values.first().copied()),
-        F::LastOverTime => each(slide, bounds, row, |w| w.values.last().copied()),
-        F::TsOfFirstOverTime => each(slide, bounds, row, |w| w.times_ms.first().map(seconds)),
-        F::TsOfLastOverTime => each(slide, bounds, row, |w| w.times_ms.last().map(seconds)),
-        F::SumOverTime => each(slide, bounds, row, |w| Some(sum(w.values))),
-        F::AvgOverTime => each(slide, bounds, row, |w| Some(mean(w.values))),
-        F::MaxOverTime => extremum(slide, bounds, row, |new, kept| new > kept),
-        F::MinOverTime => extremum(slide, bounds, row, |new, kept| new < kept),
-        F::TsOfMaxOverTime => {
-            each(slide, bounds, row, |w| time_of_extremum(w.times_ms, w.values, |new, kept| new >= kept));
-        }
-        F::TsOfMinOverTime => {
-            each(slide, bounds, row, |w| time_of_extremum(w.times_ms, w.values, |new, kept| new <= kept));
-        }
-        F::StdvarOverTime => each(slide, bounds, row, |w| Some(variance(w.values))),
-        F::StddevOverTime => each(slide, bounds, row, |w| Some(variance(w.values).sqrt())),
-        F::MadOverTime => each(slide, bounds, row, |w| Some(median_deviation(w.values))),
-        F::QuantileOverTime => quantiles(slide, bounds, row),
-        F::Resets => count_between(slide, bounds, row, values, |before, now| now < before),
-        F::Changes => count_between(slide, bounds, row, values, |before, now| {
-            now != before && !(now.is_nan() && before.is_nan())
+    let floats = FloatSlide {
+        windows: slide.windows,
+        times_ms: &slide.columns.float_times_ms,
+        values: &slide.columns.floats,
+        meter: &slide.context.meter,
+    };
+    let steps = &mut row.steps_mut();
+    match slide.windows.function {
+        F::QuantileOverTime => quantiles(slide, &floats, bounds, steps),
+        F::PredictLinear => each(&floats, bounds, steps, |w| {
+            let eval_ms = slide.windows.grid.time_ms(w.step);
+            predict_linear(w.times_ms, w.values, eval_ms, slide.scalar(0, w.step))
         }),
-        F::Deriv => each(slide, bounds, row, |w| deriv(w.times_ms, w.values)),
-        F::PredictLinear => {
-            each(slide, bounds, row, |w| {
-                let eval_ms = slide.grid.time_ms(w.step);
-                predict_linear(w.times_ms, w.values, eval_ms, slide.scalar(0, w.step))
-            });
-        }
-        F::DoubleExponentialSmoothing => smoothing(slide, bounds, row, times, values)?,
+        F::DoubleExponentialSmoothing => smoothing(slide, &floats, bounds, steps)?,
+        _ => without_arguments(&floats, bounds, steps),
     }
     Ok(())
 }
 
+/// Whether a function is one of [`without_arguments`].
+pub(crate) fn has_arguments(function: RangeFunction) -> bool {
+    use RangeFunction as F;
+    matches!(function, F::QuantileOverTime | F::PredictLinear | F::DoubleExponentialSmoothing)
+}
+
+/// Fills `steps` from the windows at `bounds`, for a function of nothing but a range. It breaks off when the query is interrupted: the meter knows.
+pub(crate) fn without_arguments(slide: &FloatSlide<'_>, bounds: &[(usize, usize)], steps: &mut StepsMut<'_>) {
+    use RangeFunction as F;
+    let seconds = |time_ms: &i64| *time_ms as f64 / 1000.0;
+    match slide.windows.function {
+        F::Rate | F::Increase | F::Delta => extrapolated(slide, bounds, steps),
+        F::Irate => each(slide, bounds, steps, |w| instant_value(&w, true)),
+        F::Idelta => each(slide, bounds, steps, |w| instant_value(&w, false)),
+        F::CountOverTime => each(slide, bounds, steps, |w| Some(w.values.len() as f64)),
+        F::PresentOverTime | F::AbsentOverTime => each(slide, bounds, steps, |_| Some(1.0)),
+        F::FirstOverTime => each(slide, bounds, steps, |w| w.values.first().copied()),
+        F::LastOverTime => each(slide, bounds, steps, |w| w.values.last().copied()),
+        F::TsOfFirstOverTime => each(slide, bounds, steps, |w| w.times_ms.first().map(seconds)),
+        F::TsOfLastOverTime => each(slide, bounds, steps, |w| w.times_ms.last().map(seconds)),
+        F::SumOverTime => each(slide, bounds, steps, |w| Some(sum(w.values))),
+        F::AvgOverTime => each(slide, bounds, steps, |w| Some(mean(w.values))),
+        F::MaxOverTime => extremum(slide, bounds, steps, |new, kept| new > kept),
+        F::MinOverTime => extremum(slide, bounds, steps, |new, kept| new < kept),
+        F::TsOfMaxOverTime => {
+            each(slide, bounds, steps, |w| time_of_extremum(w.times_ms, w.values, |new, kept| new >= kept));
+        }
+        F::TsOfMinOverTime => {
+            each(slide, bounds, steps, |w| time_of_extremum(w.times_ms, w.values, |new, kept| new <= kept));
+        }
+        F::StdvarOverTime => each(slide, bounds, steps, |w| Some(variance(w.values))),
+        F::StddevOverTime => each(slide, bounds, steps, |w| Some(variance(w.values).sqrt())),
+        F::MadOverTime => each(slide, bounds, steps, |w| Some(median_deviation(w.values))),
+        F::Resets => count_between(slide, bounds, steps, |before, now| now < before),
+        F::Changes => count_between(slide, bounds, steps, |before, now| {
+            now != before && !(now.is_nan() && before.is_nan())
+        }),
+        F::Deriv => each(slide, bounds, steps, |w| deriv(w.times_ms, w.values)),
+        F::QuantileOverTime | F::PredictLinear | F::DoubleExponentialSmoothing => {}
+    }
+}
+
 /// Evaluates every window that holds a sample.
+#[inline]
 fn each(
-    slide: &SlideContext<'_, '_>,
+    slide: &FloatSlide<'_>,
     bounds: &[(usize, usize)],
-    row: &mut Row,
+    steps: &mut StepsMut<'_>,
     mut function: impl FnMut(Window<'_>) -> Option<f64>,
 ) {
-    let times: &[i64] = &slide.columns.float_times_ms;
-    let values: &[f64] = &slide.columns.floats;
     for (step, (lo, hi)) in bounds.iter().copied().enumerate() {
-        let (Some(times_ms), Some(values)) = (times.get(lo..hi), values.get(lo..hi)) else { continue };
+        let (Some(times_ms), Some(values)) = (slide.times_ms.get(lo..hi), slide.values.get(lo..hi)) else {
+            continue;
+        };
         if values.is_empty() {
             continue;
         }
         // The caller asks whether this went to the end.
-        if slide.context.spend(values.len()).is_err() {
+        if slide.meter.spend(values.len()).is_err() {
             return;
         }
         if let Some(value) = function(Window { step, times_ms, values, lo, hi }) {
-            row.set_float(step, value);
+            steps.set_float(step, value);
         }
     }
 }
 
 /// `rate`, `increase` and `delta`.
-fn extrapolated(slide: &SlideContext<'_, '_>, bounds: &[(usize, usize)], row: &mut Row) {
-    let counter = slide.function != RangeFunction::Delta;
-    let values: &[f64] = &slide.columns.floats;
-    let resets = if counter { resets_of(values) } else { Vec::new() };
+fn extrapolated(slide: &FloatSlide<'_>, bounds: &[(usize, usize)], steps: &mut StepsMut<'_>) {
+    let windows = slide.windows;
+    let is_counter = windows.function != RangeFunction::Delta;
+    let seconds = (windows.function == RangeFunction::Rate).then(|| windows.range_seconds());
+    let mut line = Line { seconds, is_counter, known: [None, None] };
+    let resets = if is_counter { resets_of(slide.values) } else { Vec::new() };
+    if let (true, Some(ends)) = (resets.is_empty(), windows.ordinary()) {
+        // Nearly always. Each window is a few instructions: looking for an interrupt once per series will do.
+        for ((step, (lo, hi)), end_ms) in bounds.iter().enumerate().zip(ends) {
+            let Some(others) = hi.checked_sub(lo + 1).filter(|others| *others > 0) else { continue };
+            let (Some(first), Some(last)) = (slide.values.get(*lo), slide.values.get(hi - 1)) else {
+                continue;
+            };
+            let (Some(first_ms), Some(last_ms)) = (slide.times_ms.get(*lo), slide.times_ms.get(hi - 1))
+            else {
+                continue;
+            };
+            let start_ms = end_ms - windows.range_ms;
+            let extent = Extent { first_ms: *first_ms, last_ms: *last_ms, start_ms, end_ms, others };
+            steps.set_float(step, line.extrapolate(*first, last - first, extent));
+        }
+        return;
+    }
     let mut next_reset = 0;
-    // Windows of regular scrapes look alike: the same samples away from both ends.
-    let mut known: Option<(Extent, f64)> = None;
-    let seconds = (slide.function == RangeFunction::Rate).then(|| slide.range_seconds());
-    each(slide, bounds, row, |window| {
+    each(slide, bounds, steps, |window| {
         let (first, last) = (*window.values.first()?, *window.values.last()?);
         let others = window.values.len().checked_sub(1).filter(|others| *others > 0)?;
         let mut result = last - first;
-        if !resets.is_empty() {
-            while resets.get(next_reset).is_some_and(|(at, _)| *at <= window.lo) {
-                next_reset += 1;
-            }
-            let lost = resets.get(next_reset..).unwrap_or(&[]).iter().take_while(|(at, _)| *at < window.hi);
-            lost.for_each(|(_, before)| result += before);
+        while resets.get(next_reset).is_some_and(|(at, _)| *at <= window.lo) {
+            next_reset += 1;
         }
-        let (start_ms, end_ms) = slide.window_ms(window.step);
-        let extent = Extent {
-            first_ms: *window.times_ms.first()?,
-            last_ms: *window.times_ms.last()?,
-            start_ms,
-            end_ms,
-            others,
-        };
-        let per_second = |factor: f64| seconds.map_or(factor, |seconds| factor / seconds);
-        let usual = match &known {
-            Some((like, factor)) if like.has_shape_of(&extent) => *factor,
-            _ => known.insert((extent, per_second(extent.extrapolation_factor(None)))).1,
-        };
-        let from_zero = counter && result > 0.0 && first >= 0.0;
-        // A counter that had counted more than it grew by did not begin within half a gap.
-        let factor = if from_zero && (first < result || others < 2) {
-            per_second(extent.extrapolation_factor(Some(first / result)))
-        } else {
-            usual
-        };
-        Some(result * factor)
+        let lost = resets.get(next_reset..).unwrap_or(&[]).iter().take_while(|(at, _)| *at < window.hi);
+        lost.for_each(|(_, before)| result += before);
+        let (start_ms, end_ms) = windows.window_ms(window.step);
+        let (first_ms, last_ms) = (*window.times_ms.first()?, *window.times_ms.last()?);
+        Some(line.extrapolate(first, result, Extent { first_ms, last_ms, start_ms, end_ms, others }))
     });
+}
+
+/// Draws the line through a window's samples to the window's ends.
+struct Line {
+    /// Of the range, for `rate`.
+    seconds: Option<f64>,
+    is_counter: bool,
+    /// Windows of regular scrapes look alike, with the same samples away from both ends: the last two that did not, and their factors.
+    known: [Option<(Extent, f64)>; 2],
+}
+
+impl Line {
+    /// The whole window's part of `result`, the increase from the sample with the value `first` to the last one.
+    #[inline(always)]
+    fn extrapolate(&mut self, first: f64, result: f64, extent: Extent) -> f64 {
+        let usual = match &self.known[0] {
+            Some((like, factor)) if like.has_shape_of(&extent) => *factor,
+            _ => self.factor(extent),
+        };
+        // A counter that had counted more than it grew by did not begin within half a gap.
+        if self.is_counter && result > 0.0 && first >= 0.0 && (first < result || extent.others < 2) {
+            return result * self.per_second(extent.extrapolation_factor(Some(first / result)));
+        }
+        result * usual
+    }
+
+    #[inline(never)]
+    fn factor(&mut self, extent: Extent) -> f64 {
+        self.known.swap(0, 1);
+        match &self.known[0] {
+            // A late scrape is over.
+            Some((like, factor)) if like.has_shape_of(&extent) => *factor,
+            _ => {
+                let factor = self.per_second(extent.extrapolation_factor(None));
+                self.known[0] = Some((extent, factor));
+                factor
+            }
+        }
+    }
+
+    fn per_second(&self, factor: f64) -> f64 {
+        self.seconds.map_or(factor, |seconds| factor / seconds)
+    }
 }
 
 /// Where a counter fell, and from which value.
@@ -277,16 +344,16 @@ pub(super) fn time_of_extremum(
 /// The least or greatest value of each window; NaN only if there is nothing else. A queue holds the positions
 /// that can still become the extremum, best first, so that each sample is handled once.
 fn extremum(
-    slide: &SlideContext<'_, '_>,
+    slide: &FloatSlide<'_>,
     bounds: &[(usize, usize)],
-    row: &mut Row,
+    steps: &mut StepsMut<'_>,
     beats: impl Fn(f64, f64) -> bool,
 ) {
-    let values: &[f64] = &slide.columns.floats;
+    let values = slide.values;
     let value_at = |at: usize| values.get(at).copied().unwrap_or(f64::NAN);
     let mut candidates: VecDeque<usize> = VecDeque::new();
     let mut taken = 0;
-    each(slide, bounds, row, |window| {
+    each(slide, bounds, steps, |window| {
         for at in taken.max(window.lo)..window.hi {
             let value = value_at(at);
             if value.is_nan() {
@@ -307,26 +374,30 @@ fn extremum(
 
 /// How many neighbours within the window `differ`.
 fn count_between(
-    slide: &SlideContext<'_, '_>,
+    slide: &FloatSlide<'_>,
     bounds: &[(usize, usize)],
-    row: &mut Row,
-    values: &[f64],
+    steps: &mut StepsMut<'_>,
     differ: impl Fn(f64, f64) -> bool,
 ) {
     // counts[i]: how often it happened among the first i + 1 samples.
     let mut count = 0u64;
-    let mut counts = vec![0u64; values.len()];
-    for (pair, slot) in values.windows(2).zip(counts.iter_mut().skip(1)) {
+    let mut counts = vec![0u64; slide.values.len()];
+    for (pair, slot) in slide.values.windows(2).zip(counts.iter_mut().skip(1)) {
         count += u64::from(differ(pair[0], pair[1]));
         *slot = count;
     }
     let at = |index: usize| counts.get(index).copied().unwrap_or_default();
-    each(slide, bounds, row, |w| Some((at(w.hi.saturating_sub(1)) - at(w.lo)) as f64));
+    each(slide, bounds, steps, |w| Some((at(w.hi.saturating_sub(1)) - at(w.lo)) as f64));
 }
 
-fn quantiles(slide: &SlideContext<'_, '_>, bounds: &[(usize, usize)], row: &mut Row) {
+fn quantiles(
+    slide: &SlideContext<'_, '_>,
+    floats: &FloatSlide<'_>,
+    bounds: &[(usize, usize)],
+    steps: &mut StepsMut<'_>,
+) {
     let mut sorted = Vec::new();
-    each(slide, bounds, row, |window| {
+    each(floats, bounds, steps, |window| {
         let q = slide.scalar(0, window.step);
         note_invalid_quantile(slide, q);
         sorted.clear();
@@ -372,18 +443,16 @@ pub(super) fn smoothing_factors(slide: &SlideContext<'_, '_>, step: usize) -> Re
 
 fn smoothing(
     slide: &SlideContext<'_, '_>,
+    floats: &FloatSlide<'_>,
     bounds: &[(usize, usize)],
-    row: &mut Row,
-    times: &[i64],
-    values: &[f64],
+    steps: &mut StepsMut<'_>,
 ) -> Result<(), QueryError> {
-    debug_assert_eq!(times.len(), values.len());
     for (step, (lo, hi)) in bounds.iter().copied().enumerate() {
-        let Some(window) = values.get(lo..hi).filter(|window| !window.is_empty()) else { continue };
-        slide.context.spend(window.len())?;
+        let Some(window) = floats.values.get(lo..hi).filter(|window| !window.is_empty()) else { continue };
+        floats.meter.spend(window.len())?;
         let (smoothing, trend) = smoothing_factors(slide, step)?;
         if let Some(value) = double_exponential_smoothing(window, smoothing, trend) {
-            row.set_float(step, value);
+            steps.set_float(step, value);
         }
     }
     Ok(())

@@ -91,7 +91,7 @@ pub(super) fn instant_value(slide: &SlideContext<'_, '_>, w: &Window<'_>) -> Opt
     if interval_ms == 0 {
         return None;
     }
-    let is_rate = slide.function == RangeFunction::Irate;
+    let is_rate = slide.windows.function == RangeFunction::Irate;
     let seconds = interval_ms as f64 / 1000.0;
     let (context, at) = (slide.context, slide.position);
     match (before, last) {

@@ -35,7 +35,7 @@ pub(crate) fn evaluate(
     row: &mut Row,
 ) -> Result<(), QueryError> {
     let columns = slide.columns;
-    for step in 0..slide.grid.steps {
+    for step in 0..slide.windows.grid.steps {
         let (lo, hi) = float_bounds.get(step).copied().unwrap_or_default();
         let (low, high) = histogram_bounds.get(step).copied().unwrap_or_default();
         let window = Window {
@@ -59,7 +59,7 @@ pub(crate) fn evaluate(
 fn evaluate_window(slide: &SlideContext<'_, '_>, w: &Window<'_>) -> Result<Option<Sample>, QueryError> {
     use RangeFunction as F;
     let float = |value: Option<f64>| value.map(Sample::Float);
-    Ok(match slide.function {
+    Ok(match slide.windows.function {
         F::Rate | F::Increase | F::Delta => extrapolated(slide, w),
         F::Irate | F::Idelta => instant_value(slide, w),
         F::SumOverTime | F::AvgOverTime => combined(slide, w),
@@ -69,7 +69,7 @@ fn evaluate_window(slide: &SlideContext<'_, '_>, w: &Window<'_>) -> Result<Optio
         F::LastOverTime => end_sample(w, false).map(|(_, sample)| sample),
         F::TsOfFirstOverTime => end_sample(w, true).map(|(time, _)| Sample::Float(time as f64 / 1000.0)),
         F::TsOfLastOverTime => end_sample(w, false).map(|(time, _)| Sample::Float(time as f64 / 1000.0)),
-        F::Resets | F::Changes => Some(Sample::Float(count_between(slide.function, w))),
+        F::Resets | F::Changes => Some(Sample::Float(count_between(slide.windows.function, w))),
         F::MaxOverTime
         | F::MinOverTime
         | F::TsOfMaxOverTime
@@ -85,7 +85,7 @@ fn evaluate_window(slide: &SlideContext<'_, '_>, w: &Window<'_>) -> Result<Optio
             float(floats_only(slide, w))
         }
         F::Deriv | F::PredictLinear | F::DoubleExponentialSmoothing => {
-            let factors = match slide.function {
+            let factors = match slide.windows.function {
                 F::DoubleExponentialSmoothing => floats::smoothing_factors(slide, w.step)?,
                 _ => (0.0, 0.0),
             };
@@ -93,10 +93,10 @@ fn evaluate_window(slide: &SlideContext<'_, '_>, w: &Window<'_>) -> Result<Optio
                 return Ok(None);
             }
             note_ignored_histograms(slide, w);
-            float(match slide.function {
+            float(match slide.windows.function {
                 F::Deriv => floats::deriv(w.float_times_ms, w.floats),
                 F::PredictLinear => {
-                    let at_ms = slide.grid.time_ms(w.step);
+                    let at_ms = slide.windows.grid.time_ms(w.step);
                     floats::predict_linear(w.float_times_ms, w.floats, at_ms, slide.scalar(0, w.step))
                 }
                 _ => double_exponential_smoothing(w.floats, factors.0, factors.1),
@@ -109,7 +109,7 @@ fn evaluate_window(slide: &SlideContext<'_, '_>, w: &Window<'_>) -> Result<Optio
 fn floats_only(slide: &SlideContext<'_, '_>, w: &Window<'_>) -> Option<f64> {
     use RangeFunction as F;
     let mut best = w.floats.iter().copied().filter(|value| !value.is_nan());
-    match slide.function {
+    match slide.windows.function {
         F::MaxOverTime => Some(best.next().map_or(f64::NAN, |first| best.fold(first, f64::max))),
         F::MinOverTime => Some(best.next().map_or(f64::NAN, |first| best.fold(first, f64::min))),
         F::TsOfMaxOverTime => floats::time_of_extremum(w.float_times_ms, w.floats, |new, kept| new >= kept),
@@ -147,14 +147,18 @@ fn extrapolated(slide: &SlideContext<'_, '_>, w: &Window<'_>) -> Option<Sample> 
         note_mixed(slide);
         return None;
     }
-    let counter = slide.function != RangeFunction::Delta;
-    let (start_ms, end_ms) = slide.window_ms(w.step);
+    let counter = slide.windows.function != RangeFunction::Delta;
+    let (start_ms, end_ms) = slide.windows.window_ms(w.step);
     let extent = |times: &[i64]| {
         let others = times.len().checked_sub(1).filter(|others| *others > 0)?;
         Some(Extent { first_ms: *times.first()?, last_ms: *times.last()?, start_ms, end_ms, others })
     };
     let per_second = |factor: f64| {
-        if slide.function == RangeFunction::Rate { factor / slide.range_seconds() } else { factor }
+        if slide.windows.function == RangeFunction::Rate {
+            factor / slide.windows.range_seconds()
+        } else {
+            factor
+        }
     };
     if w.histograms.is_empty() {
         let extent = extent(w.float_times_ms)?;
@@ -176,7 +180,7 @@ fn extrapolated(slide: &SlideContext<'_, '_>, w: &Window<'_>) -> Option<Sample> 
 
 /// `sum_over_time` and `avg_over_time`.
 fn combined(slide: &SlideContext<'_, '_>, w: &Window<'_>) -> Option<Sample> {
-    let is_mean = slide.function == RangeFunction::AvgOverTime;
+    let is_mean = slide.windows.function == RangeFunction::AvgOverTime;
     if w.histograms.is_empty() {
         let value = if is_mean { floats::mean(w.floats) } else { floats::sum(w.floats) };
         return Some(Sample::Float(value));

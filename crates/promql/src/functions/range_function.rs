@@ -3,8 +3,7 @@
 use crate::ast::PosRange;
 use crate::exec::Context;
 use crate::exec::range::Columns;
-use crate::exec::row::Grid;
-use crate::exec::selector::Reference;
+use crate::exec::windows::Windows;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum RangeFunction {
@@ -79,11 +78,8 @@ impl RangeFunction {
 
 /// All that the windows of one series are evaluated with.
 pub(crate) struct SlideContext<'a, 'q> {
-    pub function: RangeFunction,
+    pub windows: Windows,
     pub columns: &'a Columns<'a>,
-    pub grid: Grid,
-    pub reference: Reference,
-    pub range_ms: i64,
     /// The scalar arguments in order, each with a value per step.
     pub scalars: &'a [Vec<f64>],
     pub position: PosRange,
@@ -93,15 +89,5 @@ pub(crate) struct SlideContext<'a, 'q> {
 impl SlideContext<'_, '_> {
     pub fn scalar(&self, argument: usize, step: usize) -> f64 {
         self.scalars.get(argument).and_then(|values| values.get(step)).copied().unwrap_or(f64::NAN)
-    }
-
-    /// The window of `step`: samples after the first time up to and with the second.
-    pub fn window_ms(&self, step: usize) -> (i64, i64) {
-        let end_ms = self.reference.time_ms(&self.grid, step);
-        (end_ms.saturating_sub(self.range_ms), end_ms)
-    }
-
-    pub fn range_seconds(&self) -> f64 {
-        self.range_ms as f64 / 1000.0
     }
 }

@@ -16,9 +16,10 @@ use crate::exec::leaf::Values;
 use crate::exec::map::{Map, RowFunction, drop_name};
 use crate::exec::range::{RangeCall, RangeState};
 use crate::exec::row::Row;
-use crate::exec::selector::{Reference, Selector, SelectorOutput};
+use crate::exec::selector::{Lookback, Reference, Selector, SelectorOutput};
 use crate::exec::sort::sort_by;
 use crate::exec::topk::compare;
+use crate::exec::windows::Windows;
 use crate::exec::{BoxedOperator, Grid};
 use crate::functions::range_function::RangeFunction;
 use crate::functions::{calendar, histograms, math, natural};
@@ -342,22 +343,14 @@ impl<'e> Planner<'e> {
         // Samples are looked up at the step's own time, whatever the base's offset is.
         let lookup = Reference { at_ms: reference.at_ms, offset_ms: 0 };
         let reader =
-            self.reader(&matchers, grid, lookup, (lookback_ms, 0), 0, Around::call(call.function.name));
+            self.reader(&matchers, grid, lookup, (lookback_ms, 0), 0, Around::call(call.function.name), None);
         let infos = self.measured(
             || "[vectorSelector] of info metrics".to_owned(),
             |planner| {
                 let tally = planner.tally();
                 let output = SelectorOutput::TimestampMs;
-                let selector = Selector {
-                    reader,
-                    grid,
-                    reference: lookup,
-                    lookback_ms,
-                    output,
-                    stats_only: false,
-                    tally,
-                };
-                Ok(Box::new(selector))
+                let lookback = Lookback { grid, reference: lookup, lookback_ms, output };
+                Ok(Box::new(Selector { reader, lookback, stats_only: false, tally }))
             },
         )?;
         let info = InfoCall { names, data };
@@ -384,7 +377,7 @@ impl<'e> Planner<'e> {
         };
         // What the selectors of a subquery look at does not count, but what the function then takes in.
         let outer_rule = std::mem::replace(&mut self.count_rule, CountRule::Never);
-        let planned = self.range_input(range_argument, grid, Around::call(name));
+        let planned = self.range_input(range_argument, grid, Around::range_call(name, function));
         self.count_rule = outer_rule;
         let PlannedRange { input, reference, range_ms, extension } = planned?;
         check_extension(extension, name)?;
@@ -394,11 +387,8 @@ impl<'e> Planner<'e> {
         }
         let position: PosRange = argument(call, 0)?.pos;
         let operator = Box::new(RangeCall {
-            function,
+            windows: Windows { function, grid, reference, range_ms },
             input,
-            grid,
-            reference,
-            range_ms,
             extension,
             scalars,
             stats_only: self.stats_only(),

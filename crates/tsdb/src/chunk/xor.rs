@@ -7,7 +7,7 @@
 use parallax_model::{FloatColumn, TimeRange};
 
 use super::varbit::{XorReading, XorWriting, fits_signed};
-use super::{MAX_SAMPLES, sample_count};
+use super::{MAX_SAMPLES, Order, sample_count};
 use crate::bits::{BitReader, BitWriter, top_signed};
 use crate::cursor::{Cursor, put_uvarint, put_varint};
 use crate::error::TsdbError;
@@ -18,14 +18,14 @@ const WHAT: &str = "XOR chunk";
 const HEADER_SIZE_BYTES: usize = 2;
 
 /// Appends all samples of an XOR chunk to `out`. On an error `out` is left as it was.
-pub fn decode_xor(bytes: &[u8], out: &mut FloatColumn) -> Result<(), TsdbError> {
+pub fn decode_xor(bytes: &[u8], out: &mut FloatColumn) -> Result<Order, TsdbError> {
     decode_xor_range(bytes, TimeRange::ALL, out)
 }
 
 /// Appends the samples of an XOR chunk that lie in `range`. On an error `out` is left as it was.
 ///
 /// Decoding stops at the first sample after `range`, and so does the search for damage.
-pub fn decode_xor_range(bytes: &[u8], range: TimeRange, out: &mut FloatColumn) -> Result<(), TsdbError> {
+pub fn decode_xor_range(bytes: &[u8], range: TimeRange, out: &mut FloatColumn) -> Result<Order, TsdbError> {
     let count = sample_count(bytes)?;
     // A sample takes at least two bits; a count that the bytes cannot hold must not claim memory.
     let capacity = count.min(bytes.len() * 4);
@@ -39,33 +39,68 @@ pub fn decode_xor_range(bytes: &[u8], range: TimeRange, out: &mut FloatColumn) -
     } else {
         decode_into(bytes, range.max_ms, timestamps, values)
     };
-    let decoded = *outcome.as_ref().unwrap_or(&0);
+    let (decoded, order) = *outcome.as_ref().unwrap_or(&(0, Order::Unknown));
     out.timestamps_ms.truncate(start + decoded);
     out.values.truncate(start + decoded);
-    if range.min_ms > i64::MIN {
-        drop_before(out, start, range.min_ms);
-    }
-    outcome.map(|_| ())
+    drop_before(out, start, order, range.min_ms);
+    outcome.map(|(_, order)| order)
 }
 
 /// Decodes until the slices are full or a sample is later than `max_ms`; gives the number of samples.
+#[cfg(target_arch = "x86_64")]
+#[allow(unsafe_code, reason = "a function for newer processors is called where the processor is one")]
 fn decode_into(
     bytes: &[u8],
     max_ms: i64,
     timestamps: &mut [i64],
     values: &mut [f64],
-) -> Result<usize, TsdbError> {
+) -> Result<(usize, Order), TsdbError> {
+    /// The same with the shifts that take any register, of which decoding is made.
+    #[target_feature(enable = "bmi1,bmi2,lzcnt")]
+    fn with_bmi(
+        bytes: &[u8],
+        max_ms: i64,
+        timestamps: &mut [i64],
+        values: &mut [f64],
+    ) -> Result<(usize, Order), TsdbError> {
+        decode_anywhere(bytes, max_ms, timestamps, values)
+    }
+    if is_x86_feature_detected!("bmi1")
+        && is_x86_feature_detected!("bmi2")
+        && is_x86_feature_detected!("lzcnt")
+    {
+        // SAFETY: this processor has the instructions that the function was compiled for.
+        return unsafe { with_bmi(bytes, max_ms, timestamps, values) };
+    }
+    decode_anywhere(bytes, max_ms, timestamps, values)
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+use decode_anywhere as decode_into;
+
+/// Of times within this and steps within that no 65,535 samples overflow.
+const ORDINARY_MS: i64 = 1 << 60;
+const ORDINARY_DELTA_MS: i64 = 1 << 40;
+
+#[inline(always)]
+fn decode_anywhere(
+    bytes: &[u8],
+    max_ms: i64,
+    timestamps: &mut [i64],
+    values: &mut [f64],
+) -> Result<(usize, Order), TsdbError> {
     let mut slots = timestamps.iter_mut().zip(values.iter_mut());
     let Some((timestamp, value)) = slots.next() else {
-        return Ok(0);
+        return Ok((0, Order::Ascending));
     };
     let mut state = XorState::first(bytes)?;
     if state.timestamp > max_ms {
-        return Ok(0);
+        return Ok((0, Order::Ascending));
     }
+    let is_ordinary = state.timestamp > -ORDINARY_MS && state.timestamp < ORDINARY_MS;
     (*timestamp, *value) = (state.timestamp, state.value.value());
     let Some((timestamp, value)) = slots.next() else {
-        return Ok(1);
+        return Ok((1, Order::Ascending));
     };
     state.second(bytes)?;
     let mut decoded = 1;
@@ -82,11 +117,15 @@ fn decode_into(
         }
     }
     state.check()?;
-    Ok(decoded)
+    Ok((decoded, if is_ordinary && state.ascends { Order::Ascending } else { Order::Unknown }))
 }
 
 /// Removes the samples before `min_ms` among those from index `start` on.
-fn drop_before(out: &mut FloatColumn, start: usize, min_ms: i64) {
+fn drop_before(out: &mut FloatColumn, start: usize, order: Order, min_ms: i64) {
+    let added = out.timestamps_ms.get(start..).unwrap_or_default();
+    if min_ms == i64::MIN || order == Order::Ascending && added.first().is_none_or(|first| *first >= min_ms) {
+        return;
+    }
     let mut kept = start;
     for index in start..out.len() {
         if out.timestamps_ms[index] >= min_ms {
@@ -106,6 +145,8 @@ struct XorState<'a> {
     timestamp: i64,
     delta: i64,
     value: XorReading,
+    /// Whether every step so far went forward, and not too far.
+    ascends: bool,
 }
 
 impl<'a> XorState<'a> {
@@ -116,7 +157,8 @@ impl<'a> XorState<'a> {
         cursor.skip(HEADER_SIZE_BYTES)?;
         let timestamp = cursor.varint64()?;
         let value = XorReading::starting(cursor.be_u64()?);
-        Ok(Self { reader: BitReader::new(bytes, cursor.position()), timestamp, delta: 0, value })
+        let reader = BitReader::new(bytes, cursor.position());
+        Ok(Self { reader, timestamp, delta: 0, value, ascends: true })
     }
 
     /// The second sample: a uvarint, still aligned to a byte, and the first float that is stored as XOR.
@@ -125,6 +167,7 @@ impl<'a> XorState<'a> {
         let position = (self.reader.position_bits() / 8) as usize;
         let mut cursor = Cursor::at(WHAT, position as u64, bytes.get(position..).unwrap_or_default());
         self.delta = cursor.uvarint64()? as i64;
+        self.ascends &= (1..ORDINARY_DELTA_MS).contains(&self.delta);
         self.timestamp = self.timestamp.wrapping_add(self.delta);
         self.reader = BitReader::new(bytes, position + cursor.position());
         self.value.advance(&mut self.reader);
@@ -140,6 +183,7 @@ impl<'a> XorState<'a> {
             return self.value.advance_in(&mut self.reader, window << 1, 1);
         }
         self.delta = self.delta.wrapping_add(read_delta_change(&mut self.reader, window));
+        self.ascends &= (1..ORDINARY_DELTA_MS).contains(&self.delta);
         self.timestamp = self.timestamp.wrapping_add(self.delta);
         self.value.advance(&mut self.reader);
     }

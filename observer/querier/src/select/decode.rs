@@ -9,7 +9,7 @@ use std::thread::available_parallelism;
 
 use parallax_dedup::{Chunk, Dedup, Samples};
 use parallax_model::{Labels, SeriesData};
-use parallax_promql::source::SourceError;
+use parallax_promql::source::{Delivered, Preparation, SourceError};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -42,6 +42,13 @@ impl Default for Helpers {
     }
 }
 
+/// What is done to the series of one selection.
+pub(super) struct Work {
+    pub dedup: Dedup,
+    /// What the engine wants done while samples are at hand.
+    pub preparation: Option<Preparation>,
+}
+
 /// One series with all its chunks.
 pub(super) struct Whole {
     pub labels: Labels,
@@ -51,7 +58,7 @@ pub(super) struct Whole {
 /// What came of a job.
 #[derive(Default)]
 pub(super) struct Batch {
-    pub series: Vec<SeriesData>,
+    pub series: Vec<Delivered>,
     /// What could not be decoded, and why.
     pub left_out: Vec<(Labels, String)>,
 }
@@ -73,7 +80,7 @@ enum Stage {
 
 /// The jobs of one selection, in order.
 pub(super) struct Decoder {
-    dedup: Arc<Dedup>,
+    work: Arc<Work>,
     runtime: Handle,
     helpers: Helpers,
     canceled: CancellationToken,
@@ -87,20 +94,21 @@ impl Job {
         Self { series: Vec::new(), samples: 0, held: Vec::new() }
     }
 
-    fn run(self, dedup: &Dedup, canceled: &CancellationToken) -> Decoded {
+    fn run(self, work: &Work, canceled: &CancellationToken) -> Decoded {
+        let Work { dedup, preparation } = work;
         let mut batch = Batch { series: Vec::with_capacity(self.series.len()), left_out: Vec::new() };
         for Whole { labels, chunks } in self.series {
             if canceled.is_cancelled() {
                 return Err(SourceError::Canceled);
             }
-            // The copy shares the chunks' bytes; it is what is left when one of them cannot be read.
-            let samples = match dedup.series(chunks.clone()) {
+            let samples = match dedup.series(&chunks) {
                 Ok(samples) => samples,
                 Err(_) => readable(dedup, &labels, chunks, &mut batch.left_out),
             };
             if !samples.is_empty() {
                 let (floats, histograms) = (samples.floats, samples.histograms);
-                batch.series.push(SeriesData { labels, floats, histograms });
+                let series = SeriesData { labels, floats, histograms };
+                batch.series.push(Delivered::new(series, preparation.as_ref())?);
             }
         }
         Ok(batch)
@@ -114,23 +122,23 @@ fn readable(
     mut chunks: Vec<Chunk>,
     left_out: &mut Vec<(Labels, String)>,
 ) -> Samples {
-    chunks.retain(|chunk| match dedup.series(vec![chunk.clone()]) {
+    chunks.retain(|chunk| match dedup.series(std::slice::from_ref(chunk)) {
         Ok(_) => true,
         Err(error) => {
             left_out.push((labels.clone(), error.to_string()));
             false
         }
     });
-    dedup.series(chunks).unwrap_or_else(|error| {
+    dedup.series(&chunks).unwrap_or_else(|error| {
         left_out.push((labels.clone(), error.to_string()));
         Samples::default()
     })
 }
 
 impl Decoder {
-    pub(super) fn new(dedup: Dedup, runtime: Handle, helpers: Helpers, canceled: CancellationToken) -> Self {
-        let dedup = Arc::new(dedup);
-        Self { dedup, runtime, helpers, canceled, open: Job::empty(), stages: VecDeque::new() }
+    pub(super) fn new(work: Work, runtime: Handle, helpers: Helpers, canceled: CancellationToken) -> Self {
+        let (work, open) = (Arc::new(work), Job::empty());
+        Self { work, runtime, helpers, canceled, open, stages: VecDeque::new() }
     }
 
     /// Whether more series are of use now.
@@ -166,9 +174,9 @@ impl Decoder {
             Err(_) => Stage::Waiting(job),
             Ok(permit) => {
                 let (sender, receiver) = oneshot::channel();
-                let (dedup, canceled) = (self.dedup.clone(), self.canceled.clone());
+                let (work, canceled) = (self.work.clone(), self.canceled.clone());
                 self.runtime.spawn_blocking(move || {
-                    let outcome = job.run(&dedup, &canceled);
+                    let outcome = job.run(&work, &canceled);
                     drop(permit);
                     // Nobody waits for the jobs of a query that has ended.
                     let _ = sender.send(outcome);
@@ -181,7 +189,7 @@ impl Decoder {
     /// The samples of the first job, once they are there; `None` if there is no job.
     pub(super) fn next(&mut self) -> Option<Decoded> {
         match self.stages.pop_front()? {
-            Stage::Waiting(job) => Some(job.run(&self.dedup, &self.canceled)),
+            Stage::Waiting(job) => Some(job.run(&self.work, &self.canceled)),
             // A job that breaks off was canceled with its runtime.
             Stage::Running(outcome) => Some(outcome.blocking_recv().unwrap_or(Err(SourceError::Canceled))),
         }

@@ -6,8 +6,8 @@
 use std::sync::Arc;
 
 use parallax_dedup::{Chunk, ChunkEncoding, Content};
-use parallax_model::{Labels, SeriesData};
-use parallax_promql::source::{SeriesStream, SourceError};
+use parallax_model::Labels;
+use parallax_promql::source::{Delivered, SeriesStream, SourceError};
 use parallax_storeapi::proto::thanos::{Aggr, AggrChunk, Chunk as WireChunk, Label, Series, chunk};
 use tokio::sync::{mpsc, watch};
 
@@ -140,7 +140,7 @@ impl SelectedSeries {
 }
 
 impl SeriesStream for SelectedSeries {
-    fn next_batch(&mut self) -> Result<Option<Vec<SeriesData>>, SourceError> {
+    fn next_batch(&mut self) -> Result<Option<Vec<Delivered>>, SourceError> {
         self.want.send_if_modified(|wanted| !std::mem::replace(wanted, true));
         loop {
             while !self.is_done && self.decoder.has_room() {

@@ -1,0 +1,106 @@
+//! What is done to a series where it is decoded, while its samples are at hand: the engine then gets a row of steps, not the samples.
+//!
+//! Only for series of floats, and for what needs nothing of the query but its steps: no arguments, no annotations. Everything else
+//! passes as it is, and its operator evaluates it. The outcome is the same either way.
+
+use parallax_model::{Labels, SeriesData};
+
+use super::meter::Meter;
+use super::range::live_floats;
+use super::row::Steps;
+use super::selector::Lookback;
+use super::windows::Windows;
+use crate::engine::{Interrupt, QueryError};
+use crate::functions::floats;
+use crate::source::{Delivered, SourceError};
+
+/// Work that a source does on each series that it hands over. Equal ones do the same.
+#[derive(Clone, Debug)]
+pub struct Preparation {
+    kernel: Kernel,
+    interrupt: Interrupt,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Kernel {
+    /// A range function.
+    Windows(Windows),
+    /// An instant selector.
+    Lookback(Lookback),
+}
+
+/// A series of which only the values at the steps of the query are left.
+#[derive(Clone, Debug)]
+pub struct Prepared {
+    pub labels: Labels,
+    pub(crate) steps: Steps,
+    /// Samples that were looked at, once for every step.
+    pub(crate) looked_at: usize,
+}
+
+impl Prepared {
+    /// How many steps have a value.
+    pub fn len(&self) -> usize {
+        self.steps.present.count()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        !self.steps.present.any()
+    }
+}
+
+impl PartialEq for Preparation {
+    fn eq(&self, other: &Self) -> bool {
+        self.kernel == other.kernel
+    }
+}
+
+impl Preparation {
+    pub(crate) fn new(kernel: Kernel) -> Self {
+        Self { kernel, interrupt: Interrupt::none() }
+    }
+
+    /// Ends with the query that `interrupt` ends.
+    pub(crate) fn set_interrupt(&mut self, interrupt: &Interrupt) {
+        self.interrupt = interrupt.clone();
+    }
+
+    /// The series over the steps of the query, or as it is if that is its operator's affair.
+    ///
+    /// # Errors
+    /// If the query was canceled, or its deadline has passed.
+    pub fn apply(&self, series: SeriesData) -> Result<Delivered, SourceError> {
+        if !series.histograms.is_empty() {
+            return Ok(Delivered::Samples(series));
+        }
+        self.evaluate(series).map(Delivered::Steps).map_err(|error| match error {
+            QueryError::Timeout { waiting_for } => SourceError::Timeout { waiting_for },
+            _ => SourceError::Canceled,
+        })
+    }
+
+    fn evaluate(&self, series: SeriesData) -> Result<Prepared, QueryError> {
+        let SeriesData { labels, floats, .. } = series;
+        let meter = Meter::new(&self.interrupt);
+        match self.kernel {
+            Kernel::Windows(windows) => {
+                let (times_ms, values) = live_floats(&floats);
+                let bounds = windows.bounds(&times_ms, 0, 0);
+                let mut steps = Steps::empty(windows.grid.steps);
+                meter.spend(windows.grid.steps + values.len())?;
+                let slide =
+                    floats::FloatSlide { windows, times_ms: &times_ms, values: &values, meter: &meter };
+                floats::without_arguments(&slide, &bounds, &mut steps.as_mut());
+                meter.stopped()?;
+                Ok(Prepared { labels, steps, looked_at: bounds.iter().map(|(lo, hi)| hi - lo).sum() })
+            }
+            Kernel::Lookback(lookback) => {
+                let mut steps = Steps::empty(lookback.grid.steps);
+                meter.spend(lookback.grid.steps + floats.len())?;
+                lookback.look_up(&floats, &mut steps.as_mut());
+                let looked_at = steps.present.count();
+                Ok(Prepared { labels, steps, looked_at })
+            }
+        }
+    }
+}
