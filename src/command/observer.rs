@@ -152,12 +152,14 @@ pub fn patients(path: &str, context: &Context) -> anyhow::Result<Vec<Patient>> {
     file.check().with_context(|| path.to_owned())?;
     let hub = file.tls.as_ref().map(|files| files.load(Purpose::Client { skip_verify: false }));
     let hub = hub.transpose().context("tls")?;
-    let patient = |cluster: &ClusterSection| {
-        let target = cluster.target(hub.as_ref(), context);
+    // A cluster that is only history has nothing to be reached.
+    let reached = file.clusters.iter().filter_map(|cluster| Some((cluster, cluster.address.as_ref()?)));
+    let patient = |(cluster, address): (&ClusterSection, &String)| {
+        let target = cluster.target(address, hub.as_ref(), context);
         let target = target.with_context(|| format!("cluster {}", cluster.name))?;
         Ok(Patient { name: cluster.name.clone(), cluster: Some(cluster.name.clone()), target })
     };
-    file.clusters.iter().map(patient).collect()
+    reached.map(patient).collect()
 }
 
 impl ObserverFile {
