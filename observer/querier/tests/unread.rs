@@ -55,6 +55,7 @@ fn selection() -> Selection {
         function: String::new(),
         grouping: Vec::new(),
         grouping_by: false,
+        preparation: None,
     }
 }
 
