@@ -67,7 +67,7 @@ fn union(into: &mut Content, content: Content) {
 }
 
 /// One life of a worker: its memory and its disk end with it.
-fn compactor(world: &Arc<World>, worker: usize, dir: &std::path::Path) -> Arc<Compactor> {
+fn compactor(world: &Arc<World>, worker: usize, lasts: Duration, dir: &std::path::Path) -> Arc<Compactor> {
     let door = Door { world: Arc::clone(world), worker };
     let bucket = Bucket::new(Arc::new(door), "", "shared").unwrap().with_retry(RetryPolicy::NEVER);
     let clock = Arc::clone(world);
@@ -77,29 +77,53 @@ fn compactor(world: &Arc<World>, worker: usize, dir: &std::path::Path) -> Arc<Co
         fetch_concurrency: 1,
         workers: 1,
         clock: Clock::of(move || Duration::from_millis((clock.now_ms() - START_MS).unsigned_abs())),
-        sharing: Some(LeaseConfig { worker: worker.to_string(), ..LeaseConfig::default() }),
+        sharing: Some(LeaseConfig { worker: worker.to_string(), lasts, ..LeaseConfig::default() }),
         ..CompactorConfig::new(bucket, dir)
     };
     Compactor::new(config, &Context::for_test()).unwrap()
 }
 
-/// Passes, with a clock that is wrong by up to ten minutes; dies and is born again as the world wills.
-async fn live(world: Arc<World>, worker: usize, seed: u64, passes: usize, pause_ms: i64) -> u64 {
-    let mut rng = StdRng::seed_from_u64(seed ^ ((worker as u64 + 1) << 32));
-    let skew_ms = rng.random_range(-600_000..600_000);
-    let mut done = 0;
+/// How workers live for a while.
+#[derive(Clone, Copy)]
+struct Life {
+    seed: u64,
+    passes: usize,
+    pause_ms: i64,
+    /// By how much their clocks may be wrong.
+    skew_ms: i64,
+    /// How long leases last. Here nobody renews them while a job runs, since that goes by real time.
+    lease: Duration,
+}
+
+/// In a rough world leases end before the job does, now and then.
+const ROUGH: Life =
+    Life { seed: 0, passes: 6, pause_ms: 60_000, skew_ms: 600_000, lease: Duration::from_secs(300) };
+
+/// What workers have done, and how often in vain.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Done {
+    blocks: u64,
+    retries: u64,
+}
+
+/// Passes; dies and is born again as the world wills.
+async fn live(world: Arc<World>, worker: usize, life: Life) -> Done {
+    let mut rng = StdRng::seed_from_u64(life.seed ^ ((worker as u64 + 1) << 32));
+    let skew_ms = rng.random_range(-life.skew_ms..=life.skew_ms);
+    let mut done = Done::default();
     let mut dir = tempfile::tempdir().unwrap();
-    let mut worker_of_now = compactor(&world, worker, dir.path());
-    for _ in 0..passes {
+    let mut worker_of_now = compactor(&world, worker, life.lease, dir.path());
+    for _ in 0..life.passes {
         if let Ok(report) = worker_of_now.pass(world.now_ms() + skew_ms).await {
-            done += report.compactions + report.downsamples;
+            done.blocks += report.compactions + report.downsamples;
+            done.retries += report.retries;
         }
         if world.is_dead(worker) {
             dir = tempfile::tempdir().unwrap();
-            worker_of_now = compactor(&world, worker, dir.path());
+            worker_of_now = compactor(&world, worker, life.lease, dir.path());
             world.revive(worker);
         }
-        let how_long_ms = pause_ms + rng.random_range(0..300_000);
+        let how_long_ms = life.pause_ms + rng.random_range(0..300_000);
         world.rest(worker, how_long_ms).await;
     }
     world.leave(worker);
@@ -107,17 +131,10 @@ async fn live(world: Arc<World>, worker: usize, seed: u64, passes: usize, pause_
 }
 
 /// Lets all workers live for a while; meanwhile nothing may go out of sight.
-async fn run(
-    world: &Arc<World>,
-    seed: u64,
-    passes: usize,
-    pause_ms: i64,
-    sources: &BTreeSet<BlockId>,
-) -> u64 {
+async fn run(world: &Arc<World>, life: Life, sources: &BTreeSet<BlockId>) -> Done {
     world.enter(WORKERS);
-    let workers: Vec<_> = (0..WORKERS)
-        .map(|worker| tokio::spawn(live(Arc::clone(world), worker, seed, passes, pause_ms)))
-        .collect();
+    let workers: Vec<_> =
+        (0..WORKERS).map(|worker| tokio::spawn(live(Arc::clone(world), worker, life))).collect();
     let watch = {
         let (world, sources) = (Arc::clone(world), sources.clone());
         tokio::spawn(async move {
@@ -128,13 +145,15 @@ async fn run(
             }
         })
     };
-    let mut done = 0;
+    let mut all = Done::default();
     for worker in workers {
-        done += worker.await.unwrap();
+        let done = worker.await.unwrap();
+        all.blocks += done.blocks;
+        all.retries += done.retries;
     }
     assert!(!watch.is_finished(), "{:?}", watch.await);
     watch.abort();
-    done
+    all
 }
 
 async fn check_end(world: &World, expected: &Content, sources: &BTreeSet<BlockId>, what: &str) {
@@ -203,14 +222,15 @@ async fn workers_that_sleep_fail_and_die_lose_nothing_and_get_done() {
         let what = format!("seed {seed}");
         let world = World::new(seed, START_MS, DELETE_DELAY);
         fill_world(&world, &bucket).await;
-        run(&world, seed, 6, 60_000, &sources).await;
+        run(&world, Life { seed, ..ROUGH }, &sources).await;
         let mishaps = world.mishaps();
         sleeps += mishaps.sleeps;
         lost += mishaps.lost_answers;
         deaths += mishaps.deaths;
         world.calm_down();
         // Long enough for marks and for uploads that were given up.
-        run(&world, seed, 10, 8 * HOUR_MS, &sources).await;
+        let calm = Life { seed, passes: 10, pause_ms: 8 * HOUR_MS, ..ROUGH };
+        run(&world, calm, &sources).await;
         check_end(&world, &expected, &sources, &what).await;
     }
     assert!(
@@ -228,9 +248,10 @@ async fn in_a_calm_world_no_group_is_worked_on_twice() {
         let world = World::new(seed, START_MS, DELETE_DELAY);
         fill_world(&world, &bucket).await;
         world.calm_down();
-        let done = run(&world, seed, 3, 600_000, &sources).await;
+        let life = Life { seed, passes: 3, pause_ms: 600_000, skew_ms: 0, lease: Duration::from_secs(7200) };
+        let done = run(&world, life, &sources).await;
         // Two ranges of eight hours in each of two groups, and one block downsampled.
-        assert_eq!(done, 5, "seed {seed}");
+        assert_eq!(done, Done { blocks: 5, retries: 0 }, "seed {seed}");
     }
 }
 
