@@ -15,10 +15,13 @@ const A: u16 = 1;
 const AAAA: u16 = 28;
 const SRV: u16 = 33;
 
+/// How long they hold in seconds, and what they are.
+type Answers = (u32, Vec<Record>);
+
 /// Answers from a table of names; a name that is not there does not exist.
 #[derive(Clone, Default)]
 struct Zone {
-    records: Arc<Mutex<HashMap<String, (u32, Vec<Record>)>>>,
+    records: Arc<Mutex<HashMap<String, Answers>>>,
     asked: Arc<Mutex<usize>>,
 }
 

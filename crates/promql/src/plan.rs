@@ -56,6 +56,8 @@ pub(crate) struct Around<'e> {
     grouping: Option<&'e Grouping>,
     /// A function of a range and nothing else, directly around it.
     windows: Option<RangeFunction>,
+    /// The selector's own range, 0 if it has none.
+    range_ms: i64,
 }
 
 impl<'e> Around<'e> {
@@ -69,9 +71,14 @@ impl<'e> Around<'e> {
         Self { windows, ..Self::call(name) }
     }
 
+    /// Around a selector of a range.
+    fn over(self, range_ms: i64) -> Self {
+        Self { range_ms, ..self }
+    }
+
     /// The same function, but no longer directly.
     fn further(self) -> Self {
-        Self { grouping: None, windows: None, ..self }
+        Self { grouping: None, windows: None, range_ms: 0, ..self }
     }
 }
 
@@ -270,7 +277,6 @@ impl<'e> Planner<'e> {
         grid: Grid,
         reference: Reference,
         (before_ms, after_ms): (i64, i64),
-        range_ms: i64,
         around: Around<'_>,
         kernel: Option<Kernel>,
     ) -> Reader {
@@ -292,7 +298,7 @@ impl<'e> Planner<'e> {
             range,
             query_range: range,
             step_ms: if self.range.is_instant() && grid.steps <= 1 { 0 } else { grid.step_ms },
-            range_ms,
+            range_ms: around.range_ms,
             function: around.function.to_owned(),
             grouping,
             grouping_by,
@@ -326,7 +332,7 @@ impl<'e> Planner<'e> {
         };
         let lookback = Lookback { grid, reference: seen, lookback_ms, output };
         let kernel = lookback.is_plain().then_some(Kernel::Lookback(lookback));
-        let reader = self.reader(&selector.matchers, grid, reference, margins, 0, around, kernel);
+        let reader = self.reader(&selector.matchers, grid, reference, margins, around, kernel);
         Ok(Box::new(Selector { reader, lookback, stats_only, tally }))
     }
 
@@ -365,8 +371,14 @@ impl<'e> Planner<'e> {
         };
         let windows = around.windows.filter(|_| selector.extension == RangeExtension::None);
         let kernel = windows.map(|function| Kernel::Windows(Windows { function, grid, reference, range_ms }));
-        let reader =
-            self.reader(&selector.matchers, grid, reference, margins, range_ms, around.further(), kernel);
+        let reader = self.reader(
+            &selector.matchers,
+            grid,
+            reference,
+            margins,
+            around.further().over(range_ms),
+            kernel,
+        );
         Ok(PlannedRange {
             input: RangeInput::Series(reader),
             reference,

@@ -178,7 +178,7 @@ fn size_within(message: &[u8], shape: &Shape, limit_bytes: usize) -> Option<usiz
 fn add(mut rest: &[u8], shape: &Shape, limit_bytes: usize, taken: &mut usize) -> Option<()> {
     while !rest.is_empty() {
         // From here on it is malformed: the decoder will say so.
-        let Some((field, value, after)) = next_field(rest) else { return Some(()) };
+        let Some((Field { number: field, value }, after)) = next_field(rest) else { return Some(()) };
         rest = after;
         let Some((_, part)) = shape.fields.iter().find(|(number, _)| *number == field) else { continue };
         let Some(value) = value else { continue };
@@ -197,9 +197,15 @@ fn add(mut rest: &[u8], shape: &Shape, limit_bytes: usize, taken: &mut usize) ->
     Some(())
 }
 
-/// The number of the first field, its bytes if it has a length, and what follows it. Groups, which nothing here has, are walked through as if their fields
+/// One field: its number, and its bytes if it has a length.
+struct Field<'a> {
+    number: u64,
+    value: Option<&'a [u8]>,
+}
+
+/// The first field, and what follows it. Groups, which nothing here has, are walked through as if their fields
 /// stood outside. Source: the protobuf encoding, <https://protobuf.dev/programming-guides/encoding/>.
-fn next_field(bytes: &[u8]) -> Option<(u64, Option<&[u8]>, &[u8])> {
+fn next_field(bytes: &[u8]) -> Option<(Field<'_>, &[u8])> {
     let (key, rest) = varint(bytes)?;
     let (value, rest) = match key & 7 {
         0 => (None, varint(rest)?.1),
@@ -213,7 +219,7 @@ fn next_field(bytes: &[u8]) -> Option<(u64, Option<&[u8]>, &[u8])> {
         5 => (None, rest.get(4..)?),
         _ => return None,
     };
-    Some((key >> 3, value, rest))
+    Some((Field { number: key >> 3, value }, rest))
 }
 
 /// A number of up to ten bytes, and what follows it.

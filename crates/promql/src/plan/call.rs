@@ -343,7 +343,7 @@ impl<'e> Planner<'e> {
         // Samples are looked up at the step's own time, whatever the base's offset is.
         let lookup = Reference { at_ms: reference.at_ms, offset_ms: 0 };
         let reader =
-            self.reader(&matchers, grid, lookup, (lookback_ms, 0), 0, Around::call(call.function.name), None);
+            self.reader(&matchers, grid, lookup, (lookback_ms, 0), Around::call(call.function.name), None);
         let infos = self.measured(
             || "[vectorSelector] of info metrics".to_owned(),
             |planner| {
