@@ -76,7 +76,7 @@ fn the_commands_of_the_page_run_in_their_order() {
     assert!(commands.len() >= 10, "{commands:?}");
     for line in commands {
         let words = line.strip_prefix("parallax pki ").unwrap_or_else(|| panic!("{line}"));
-        // No mesh runs here: what the peers would show is waived, and `tests/pki_mesh.rs` looks at one that does.
+        // No mesh runs here: what the peers would show is waived.
         let words = if words.contains("--peers") {
             let all =
                 "--accept-missing observee/eu-1 --accept-missing observee/us-1 --accept-missing observer/hub";

@@ -19,7 +19,7 @@ fn certificates(dir: &Path) -> (PathBuf, PathBuf) {
     let state = format!("file:{}", dir.join("state").display());
     let (server, client) = (dir.join("server"), dir.join("client"));
     let path = |path: &Path| path.display().to_string();
-    pki(&["init", "--state", &state, "--trust-domain", "mesh.test"]);
+    pki(&["init", "--state", &state, "--trust-domain", "mesh.test", "--no-encrypt"]);
     pki(&[
         "issue",
         "--state",
