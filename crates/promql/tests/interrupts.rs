@@ -5,7 +5,7 @@ use parallax_promql::engine::{Engine, EngineOptions, Interrupt, QueryError, Quer
 use parallax_promql::parse::{ParserOptions, parse};
 use parallax_promql::source::{Delivered, Selection, SeriesStream, Source, SourceError};
 
-/// Looks at the interrupt are at most this many samples apart (`exec::WORK_PER_CHECK`).
+/// Looks at the interrupt are at most this many samples apart (`exec::meter::WORK_PER_CHECK`).
 const WORK_PER_CHECK: usize = 1 << 14;
 const SERIES: usize = 2 * WORK_PER_CHECK + 1_000;
 

@@ -130,12 +130,12 @@ impl Selector {
     fn row(&self, series: &SeriesData) -> Result<Row, QueryError> {
         let mut row = Row::empty(series.labels.clone(), self.lookback.grid.steps);
         let (floats, histograms) = (&series.floats, &series.histograms);
-        let (mut next_float, mut next_histogram) = (0, 0);
+        let (mut float_pace, mut histogram_pace) = (Pace::default(), Pace::default());
         for step in 0..self.lookback.grid.steps {
             let now_ms = self.lookback.reference.time_ms(&self.lookback.grid, step);
             let oldest_ms = now_ms.saturating_sub(self.lookback.lookback_ms);
-            next_float = advance(&floats.timestamps_ms, next_float, now_ms);
-            next_histogram = advance(&histograms.timestamps_ms, next_histogram, now_ms);
+            let next_float = float_pace.beyond(&floats.timestamps_ms, now_ms);
+            let next_histogram = histogram_pace.beyond(&histograms.timestamps_ms, now_ms);
             let float = before(&floats.timestamps_ms, &floats.values, next_float, oldest_ms);
             let histogram = before(&histograms.timestamps_ms, &histograms.values, next_histogram, oldest_ms);
             let (timestamp_ms, sample) = match (float, histogram) {
@@ -211,15 +211,6 @@ impl Selector {
         }
         Ok(row)
     }
-}
-
-/// The first position at or after `from` whose time is after `now_ms`.
-fn advance(times_ms: &[i64], from: usize, now_ms: i64) -> usize {
-    let mut at = from;
-    while times_ms.get(at).is_some_and(|time| *time <= now_ms) {
-        at += 1;
-    }
-    at
 }
 
 /// The sample before position `next`, if it is younger than `oldest_ms`.
