@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""Unit tests of the chart: what it renders for given values, and what it refuses. Every rendering is validated against the schemas.
+"""Unit tests of the chart: what it renders for given values, and what it refuses. Every rendering is validated against the schemas, and left for dry_start.py.
 
-    chart_test.py HELM KUBECONFORM WORK     (schemas in WORK/schemas, see schemas.py)
+    chart_test.py HELM KUBECONFORM WORK     (schemas in WORK/schemas, see schemas.py; renderings go to WORK/rendered)
 """
+import hashlib
 import pathlib
 import subprocess
 import sys
@@ -29,6 +30,8 @@ class Rendered:
         checked = subprocess.run([KUBECONFORM, "-strict", "-schema-location", f"{WORK}/schemas/{{{{ .ResourceKind }}}}{{{{ .KindSuffix }}}}.json", "-"],
                                  input=done.stdout, capture_output=True, text=True)
         test.assertEqual(checked.returncode, 0, checked.stdout + checked.stderr)
+        (WORK / "rendered").mkdir(exist_ok=True)
+        (WORK / "rendered" / f"{hashlib.sha256(done.stdout.encode()).hexdigest()[:12]}.yaml").write_text(done.stdout)
         self.documents = [document for document in yaml.safe_load_all(done.stdout) if document]
 
     def one(self, kind, name):
@@ -45,6 +48,9 @@ class Rendered:
         for document in self.documents:
             if document["kind"] in ("Deployment", "StatefulSet"):
                 yield document["metadata"]["name"], document["spec"]["template"]["spec"], document
+
+    def file(self, config_map, name):
+        return yaml.safe_load(self.one("ConfigMap", config_map)["data"][name])
 
     def args(self, kind, name):
         return self.one(kind, name)["spec"]["template"]["spec"]["containers"][0]["args"]
@@ -73,10 +79,79 @@ class Chart(unittest.TestCase):
         self.assertNotEqual(digest({}), digest(more))
 
     def test_the_stacked_observer_asks_every_querier_and_gateway(self):
-        out = self.render("observer", {"observer": {"mode": "stacked"}, "localStores": ["ruler:10901"]})
-        self.assertEqual([argument for argument in out.args("Deployment", "parallax-query") if argument.startswith("--endpoint=")],
-                         ["--endpoint=parallax-querier-eu-1.monitoring.svc:10901", "--endpoint=parallax-store-eu-1.monitoring.svc:10901", "--endpoint=ruler:10901"])
-        self.assertIn("--grpc-client-server-name=eu-1.mesh.example.com", out.args("Deployment", "parallax-querier-eu-1"))
+        out = self.render("observer", {"observer": {"mode": "stacked"}, "localStores": ["ruler:10901", "dns+receive:10901"]})
+        self.assertEqual(out.file("parallax-query", "endpoints.yaml")["endpoints"], [
+            {"address": "parallax-querier-eu-1.monitoring.svc:10901", "cluster": "eu-1"}, {"address": "parallax-store-eu-1.monitoring.svc:10901", "cluster": "eu-1"},
+            {"address": "ruler:10901"}, {"address": "dns+receive:10901"}])
+        self.assertEqual(out.file("parallax-querier-eu-1", "endpoints.yaml")["default_client_config"]["server_name"], "eu-1.mesh.example.com")
+        self.assertIn("--endpoint.sd-config-file=/etc/parallax/config/endpoints.yaml", out.args("Deployment", "parallax-querier-eu-1"))
+
+    def test_in_mode_stacked_a_new_cluster_is_no_rollout_of_the_others(self):
+        def template(values):
+            return self.render("observer", {"observer": {"mode": "stacked"}, **values}).one("Deployment", "parallax-query")["spec"]["template"]
+        self.assertEqual(template({}), template({"tlsQueriers": {"us-1": {"stores": ["us-1.mesh.example.com:443"]}}}))
+
+    def test_names_are_looked_up_and_their_scheme_is_no_part_of_the_certificate(self):
+        stores = {"eu-1": {"stores": ["dns+eu-1.mesh.example.com:443"], "serverName": None},
+                  "us-1": {"stores": ["dnssrv+_grpc._tcp.us-1.example.com", "us-1b.example.com:443"], "serverName": "us-1.mesh", "cluster": "us"},
+                  "thanos": {"stores": ["thanos.example.com:443"], "cluster": ""}}
+        out = self.render("observer", {"observer": {"mode": "stacked", "foreignLabels": "refuse"}, "tlsQueriers": stores})
+        eu, us = (out.file(f"parallax-querier-{name}", "endpoints.yaml") for name in ("eu-1", "us-1"))
+        self.assertEqual((eu["endpoints"], eu["default_client_config"]["server_name"]), ([{"address": "dns+eu-1.mesh.example.com:443", "cluster": "eu-1"}], "eu-1.mesh.example.com"))
+        self.assertEqual([endpoint["cluster"] for endpoint in us["endpoints"]], ["us", "us"])
+        self.assertEqual(out.file("parallax-querier-thanos", "endpoints.yaml")["endpoints"], [{"address": "thanos.example.com:443"}])
+        self.assertIn("--endpoint.foreign-labels=refuse", out.args("Deployment", "parallax-query"))
+        entry = self.render("observee", {"entry": {"endpoints": ["dnssrv+_grpc._tcp.prometheus-operated.monitoring.svc"]}})
+        self.assertIn("--endpoint=dnssrv+_grpc._tcp.prometheus-operated.monitoring.svc", entry.args("Deployment", "parallax-entry"))
+
+    def test_a_cluster_that_is_no_more_keeps_its_history(self):
+        values = {"storeGateways": {"old": {"objstoreSecret": "old"}}}
+        file = self.render("observer", values).file("parallax-query", "observer.yaml")
+        self.assertEqual(file["clusters"][1], {"name": "old", "bucket_file": "/etc/parallax/objstore/old/objstore.yaml"})
+        stacked = self.render("observer", {**values, "observer": {"mode": "stacked"}})
+        self.assertIn("StatefulSet/parallax-store-old", stacked.names())
+
+    def test_gateways_share_a_bucket_by_the_blocks(self):
+        values = {"observer": {"mode": "stacked", "syncInterval": "3m"}, "storeGateways": {"eu-1": {"shards": 2, "relabel": [{"action": "drop", "source_labels": ["team"], "regex": "x"}]}}}
+        out = self.render("observer", values)
+        for shard in ("0", "1"):
+            rules = out.file(f"parallax-store-eu-1-{shard}", "relabel.yaml")
+            self.assertEqual([rule["action"] for rule in rules], ["drop", "hashmod", "keep"])
+            self.assertEqual((rules[1]["source_labels"], rules[1]["modulus"], rules[2]["regex"]), (["__block_id"], 2, shard))
+        self.assertIn("--selector.relabel-config-file=/etc/parallax/config/relabel.yaml", out.args("StatefulSet", "parallax-store-eu-1-1"))
+        self.assertEqual(out.names("ServiceAccount"), ["parallax-store-eu-1"])
+        self.assertEqual(len(out.file("parallax-query", "endpoints.yaml")["endpoints"]), 3)
+
+    def test_gateways_of_both_forms_use_the_memcached(self):
+        memcached = {"cache": {"memcached": {"enabled": True}}}
+        inline = self.render("observer", memcached).file("parallax-query", "observer.yaml")
+        stacked = self.render("observer", {**memcached, "observer": {"mode": "stacked"}})
+        found = [inline["index_cache"], inline["caching_bucket"], stacked.file("parallax-store-eu-1", "index-cache.yaml"), stacked.file("parallax-store-eu-1", "caching-bucket.yaml")]
+        for document in found:
+            # A name of several addresses would count as one server.
+            self.assertEqual(document["config"]["addresses"], [f"parallax-memcached-{pod}.parallax-memcached.monitoring.svc:11211" for pod in (0, 1)])
+
+    def test_caches_by_document_and_by_secret(self):
+        out = self.render("observer", {"cache": {"index": {"type": "IN-MEMORY", "config": {"max_size": "1GiB"}}}})
+        file = out.file("parallax-query", "observer.yaml")
+        self.assertEqual((file["index_cache"]["config"], "caching_bucket" in file), ({"max_size": "1GiB"}, False))
+        out = self.render("observer", {"observer": {"mode": "stacked"}, "cache": {"existingSecret": "redis"}})
+        self.assertIn("--index-cache.config-file=/etc/parallax/cache/index-cache.yaml", out.args("StatefulSet", "parallax-store-eu-1"))
+        self.assertIn("--store.caching-bucket.config-file=/etc/parallax/cache/caching-bucket.yaml", out.args("StatefulSet", "parallax-store-eu-1"))
+
+    def test_answers_may_have_to_be_whole(self):
+        values = {"observer": {"partialResponse": False, "maxHeldBytes": "2GiB"}}
+        file = self.render("observer", values).file("parallax-query", "observer.yaml")
+        self.assertEqual((file["partial_response"], file["max_held_bytes"]), (False, "2GiB"))
+        args = self.render("observer", {"observer": {**values["observer"], "mode": "stacked"}}).args("Deployment", "parallax-query")
+        self.assertTrue({"--no-query.partial-response", "--no-rule.partial-response", "--query.max-held-bytes=2GiB"} <= set(args))
+
+    def test_what_is_added_to_every_pod_comes_after_ours(self):
+        out = self.render("observee", {"podAnnotations": {"a": "b"}, "priorityClassName": "high", "extraEnv": [{"name": "RUST_BACKTRACE", "value": "1"}], "affinity": {"nodeAffinity": {}},
+                                       "entry": {"extraArgs": ["--store.limits.request-series=1000000"]}})
+        for _, pod, document in out.pods():
+            self.assertEqual((document["spec"]["template"]["metadata"]["annotations"], pod["priorityClassName"]), ({"a": "b"}, "high"))
+        self.assertEqual(out.args("Deployment", "parallax-entry")[-1], "--store.limits.request-series=1000000")
 
     def test_the_entry_ends_mtls_itself(self):
         out = self.render("observee")
@@ -115,6 +190,23 @@ class Chart(unittest.TestCase):
         self.assertIn("--retention.resolution-raw=0d", out.args("StatefulSet", "parallax-compactor"))
         self.assertIn("--downsampling.disable", out.args("StatefulSet", "parallax-compactor"))
 
+    def test_compactors_share_a_bucket_by_leases_or_parts(self):
+        out = self.render("observee", {"compactor": {"shared": {"enabled": True, "replicas": 3}}, "monitoring": {"prometheusRule": {"enabled": True}}})
+        self.assertEqual(out.one("StatefulSet", "parallax-compactor")["spec"]["replicas"], 3)
+        self.assertIn("--compact.shared", out.args("StatefulSet", "parallax-compactor"))
+        alerts = [rule.get("alert") for group in out.one("PrometheusRule", "parallax")["spec"]["groups"] for rule in group["rules"]]
+        self.assertNotIn("ParallaxSeveralCompactors", alerts)
+        out = self.render("observee", {"compactor": {"shards": 2}})
+        self.assertIn("--shard=1/2", out.args("StatefulSet", "parallax-compactor-1"))
+        self.assertEqual(out.names("ServiceAccount"), ["parallax-compactor"])
+
+    def test_retention_by_labels_and_offline_deduplication(self):
+        out = self.render("observee", {"compactor": {"retention": {"rules": [{"match": '{team="a"}', "raw": "7d", "1h": "0d"}], "dryRun": True}, "replicaLabels": ["prometheus_replica"],
+                                                     "deduplicationFunc": "penalty", "verticalCompaction": True, "concurrency": 2}})
+        self.assertEqual(out.file("parallax-compactor", "retention.yaml"), {"rules": [{"match": '{team="a"}', "raw": "7d", "1h": "0d"}]})
+        self.assertTrue({"--retention.policy-file=/etc/parallax/config/retention.yaml", "--retention.dry-run", "--deduplication.func=penalty", "--compact.enable-vertical-compaction",
+                         "--compact.concurrency=2"} <= set(out.args("StatefulSet", "parallax-compactor")))
+
     def test_the_compactor_may_be_thanos(self):
         out = self.render("observee", {"compactor": {"image": "quay.io/thanos/thanos:v0.41.0"}})
         self.assertEqual(out.one("StatefulSet", "parallax-compactor")["spec"]["template"]["spec"]["containers"][0]["image"], "quay.io/thanos/thanos:v0.41.0")
@@ -139,7 +231,8 @@ class Chart(unittest.TestCase):
                     self.assertEqual(len(pod["topologySpreadConstraints"]), 2)
 
     def test_every_service_reaches_pods_and_every_budget_finds_them(self):
-        for side, values in (("observer", {"observer": {"mode": "stacked"}}), ("observer", {}), ("observee", {})):
+        for side, values in (("observer", {"observer": {"mode": "stacked"}, "storeGateways": {"eu-1": {"shards": 2}}}), ("observer", {}), ("observee", {}),
+                             ("observee", {"compactor": {"shards": 2, "shared": {"enabled": True}}})):
             out = self.render(side, values)
             labels = [document["spec"]["template"]["metadata"]["labels"] for _, _, document in out.pods()]
             for document in out.documents:
@@ -162,7 +255,7 @@ class Chart(unittest.TestCase):
         self.assertNotIn("ParallaxQueriesSlow", alerts)
         self.assertEqual(alerts.count("ParallaxClusterAbsent"), 2)
         self.assertIn("ParallaxUploadLagNearsRetention", alerts)
-        self.assertEqual(len(out.names("ConfigMap")), 6)
+        self.assertEqual(len(out.names("ConfigMap")), len(list((CHART / "dashboards").glob("*.json"))))
         self.assertEqual(list(out.pods()), [])
 
     def test_rules_keep_their_templates(self):
@@ -182,8 +275,22 @@ class Chart(unittest.TestCase):
             ("observee", {"compactor": {"retention": {"raw": "soon"}}}, ["raw"]),
             ("observer", {"tlsQueriers": {"eu-1": {"stores": []}}}, ["stores"]),
             ("observer", {"tlsQueriers": {"eu-1": {"stores": ["a:1", "b:1"]}}}, ["several stores", "stacked"]),
-            ("observer", {"tlsQueriers": {"eu-1": {"stores": ["dns+a:1"]}}}, ["stores"]),
-            ("observer", {"storeGateways": {"us-1": {"objstoreSecret": "x"}}}, ["storeGateways.us-1", "stacked"]),
+            ("observer", {"tlsQueriers": {"eu-1": {"stores": ["dns+a:1"]}}}, ["look up", "stacked"]),
+            ("observer", {"tlsQueriers": {"eu-1": {"stores": ["http://a:1"]}}}, ["stores"]),
+            ("observer", {"observer": {"mode": "stacked"}, "tlsQueriers": {"eu-1": {"stores": ["dnssrv+a.b"], "serverName": None}}}, ["service records", "serverName"]),
+            ("observer", {"tlsQueriers": {"eu-1": {"cluster": "other"}}}, ["tlsQueriers.eu-1.cluster", "stacked"]),
+            ("observer", {"storeGateways": {"eu-1": {"shards": 2}}}, ["storeGateways.eu-1.shards", "stacked"]),
+            ("observer", {"storeGateways": {"eu-1": {"minTime": "-2w"}}}, ["storeGateways.eu-1.minTime", "stacked"]),
+            ("observer", {"storeGateways": {"eu-1": {"relabel": [{"action": "replace"}]}}}, ["action"]),
+            ("observer", {"observer": {"foreignLabels": "refuse"}}, ["foreignLabels", "stacked"]),
+            ("observer", {"observer": {"extraArgs": ["--query.timeout=1m"]}}, ["observer.extraArgs", "stacked"]),
+            ("observer", {"cache": {"index": {"type": "REDIS", "config": {"addr": "r:1", "password": "p"}}}}, ["password", "existingSecret"]),
+            ("observer", {"cache": {"existingSecret": "redis"}}, ["cache.existingSecret", "stacked"]),
+            ("observer", {"cache": {"chunks": {"type": "GROUPCACHE"}}}, ["chunks"]),
+            ("observee", {"compactor": {"retention": {"rules": [{"match": '{a="b"}'}]}}}, ["says nothing"]),
+            ("observee", {"compactor": {"image": "thanos", "shards": 2}}, ["compactor.image"]),
+            ("observee", {"compactor": {"deduplicationFunc": "chain"}}, ["deduplicationFunc"]),
+            ("observee", {"entry": {"extraArgs": ["store.limits"]}}, ["extraArgs"]),
             ("observer", {"observer": {"tlsSecret": ""}}, ["no certificates"]),
             ("observer", {"observer": {"mode": "sideways"}}, ["mode"]),
             ("observer", {"entry": {"enabled": True}}, ["observee"]),

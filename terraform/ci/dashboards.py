@@ -9,7 +9,13 @@ import pathlib
 import sys
 
 OUT = pathlib.Path(__file__).resolve().parent.parent / "charts/parallax/dashboards"
+# Of every dashboard its own; the mesh's dashboard also looks into the hub's Prometheus, which is no part of the mesh.
 SOURCE = {"type": "prometheus", "uid": "${datasource}"}
+HUB = {"type": "prometheus", "uid": "${hub}"}
+MIXED = {"type": "datasource", "uid": "-- Mixed --"}
+# As the observer module provisions them.
+MESH_SOURCE = {"text": "Parallax", "value": "parallax"}
+HUB_SOURCE = {"text": "Prometheus", "value": "prometheus-local"}
 RATE = "[$__rate_interval]"
 
 
@@ -47,7 +53,18 @@ def row(title):
     return {"type": "row", "title": title, "collapsed": False, "_size": (24, 1)}
 
 
-def dashboard(uid, title, panels, variables, description):
+def of_hub(one):
+    """The panel, asking the hub's own Prometheus."""
+    for part in [one, *one["targets"]]:
+        part["datasource"] = HUB
+    return one
+
+
+def source(name, label, current):
+    return {"name": name, "type": "datasource", "query": "prometheus", "label": label, "current": current}
+
+
+def dashboard(uid, title, panels, variables, description, current=HUB_SOURCE):
     x = y = tallest = 0
     for number, one in enumerate(panels):
         width, height = one.pop("_size")
@@ -55,9 +72,8 @@ def dashboard(uid, title, panels, variables, description):
             x, y, tallest = 0, y + tallest, 0
         one.update(id=number + 1, gridPos={"x": x, "y": y, "w": width, "h": height})
         x, tallest = x + width, max(tallest, height)
-    source = {"name": "datasource", "type": "datasource", "query": "prometheus", "label": "data source", "current": {}}
     return {"uid": uid, "title": title, "description": description, "tags": ["parallax"], "schemaVersion": 39, "version": 1, "editable": True,
-            "timezone": "browser", "refresh": "30s", "time": {"from": "now-6h", "to": "now"}, "templating": {"list": [source, *variables]},
+            "timezone": "browser", "refresh": "30s", "time": {"from": "now-6h", "to": "now"}, "templating": {"list": [source("datasource", "data source", current), *variables]},
             "annotations": {"list": []}, "links": [{"type": "dashboards", "tags": ["parallax"], "asDropdown": True, "title": "Parallax"}], "panels": panels}
 
 
@@ -78,51 +94,64 @@ def process(selector):
 
 def matrix():
     """One row per cluster: instant tables joined on the cluster's name."""
-    def named(expr):
-        return f'label_replace({expr}, "cluster", "$1", "querier", "(.+)")'
+    def named(expr, label):
+        return f'label_replace({expr}, "cluster", "$1", "{label}", "(.+)")'
+    lost = 'parallax_querier_cluster_answers_total{state!~"complete|unattested"}[1h]'
     columns = [
-        ("up", "min by (querier) (parallax_querier_endpoint_up{querier!=\"\"})", "up", "bool_yes_no"),
-        ("gaps", 'sum by (querier) (increase(parallax_querier_coverage_gaps_total{querier!=""}[1h]))', "holes in answers, 1 h", "short"),
+        (SOURCE, "min by (cluster) (parallax_cluster_up)", "up", "bool_yes_no", UP),
+        (SOURCE, "avg by (cluster) (avg_over_time(parallax_cluster_coverage_ratio[1h]))", "coverage, 1 h", "percentunit", [("red", None), ("orange", 0.9), ("green", 1)]),
+        (HUB, f"sum by (cluster) (increase({lost}))", "answers without it, 1 h", "short", BAD),
+        (HUB, named('sum by (querier) (increase(parallax_querier_coverage_gaps_total{querier!="",kind="late"}[1h]))', "querier"), "late, 1 h", "short", BAD),
+        (SOURCE, "max by (cluster) (time() - (parallax_shipper_last_upload_time_seconds > 0))", "upload lag", "s", [("green", None), ("orange", 3 * 3600), ("red", 6 * 3600)]),
+        (SOURCE, "sum by (cluster) (parallax_shipper_blocks_waiting)", "blocks waiting", "short", None),
+        (SOURCE, "min by (cluster) (parallax_tls_certificate_not_after_timestamp_seconds - time()) / 86400", "certificate, days", "short", DAYS),
+        (SOURCE, "sum by (cluster) (thanos_sidecar_prometheus_up)", "Prometheus up", "short", UP),
+        (SOURCE, "sum by (cluster) (parallax_compact_quarantined_groups)", "groups set aside", "short", BAD),
+        (HUB, named('time() - max by (store_gateway) (parallax_store_last_successful_sync_timestamp_seconds{store_gateway!=""} > 0)', "store_gateway"), "bucket seen, ago", "s", None),
+        (HUB, named('histogram_quantile(0.99, sum by (store_gateway, le) (rate(thanos_bucket_store_series_get_all_duration_seconds_bucket{store_gateway!=""}[15m])))', "store_gateway"), "history p99", "s", None),
     ]
-    targets = [(named(expr), "") for _, expr, _, _ in columns]
-    titles = [(title, unit) for _, _, title, unit in columns]
-    own = [
-        ("max by (cluster) (time() - (parallax_shipper_last_upload_time_seconds > 0))", "upload lag", "s"),
-        ("sum by (cluster) (parallax_shipper_blocks_waiting)", "blocks waiting", "short"),
-        ("min by (cluster) (parallax_tls_certificate_not_after_timestamp_seconds - time()) / 86400", "certificate, days", "short"),
-        ("sum by (cluster) (thanos_sidecar_prometheus_up)", "Prometheus up", "short"),
-        ('label_replace(time() - max by (store_gateway) (parallax_store_last_successful_sync_timestamp_seconds{store_gateway!=""} > 0), "cluster", "$1", "store_gateway", "(.+)")', "bucket seen, ago", "s"),
-        ('label_replace(histogram_quantile(0.99, sum by (store_gateway, le) (rate(thanos_bucket_store_series_get_all_duration_seconds_bucket{store_gateway!=""}[15m]))), "cluster", "$1", "store_gateway", "(.+)")', "bucket reads p99", "s"),
-    ]
-    targets += [(expr, "") for expr, _, _ in own]
-    titles += [(title, unit) for _, title, unit in own]
-    overrides = [{"matcher": {"id": "byName", "options": title}, "properties": [{"id": "unit", "value": unit}]} for title, unit in titles]
-    for title, steps in (("up", UP), ("certificate, days", DAYS), ("holes in answers, 1 h", BAD)):
-        overrides.append({"matcher": {"id": "byName", "options": title}, "properties": [
-            {"id": "custom.cellOptions", "value": {"type": "color-background"}},
-            {"id": "thresholds", "value": {"mode": "absolute", "steps": [{"color": color, "value": value} for color, value in steps]}}]})
-    names = {f"Value #{chr(65 + number)}": title for number, (title, _) in enumerate(titles)}
-    hidden = ["Time", "querier", "store_gateway"] + [f"{name} {number}" for name in ("Time", "querier", "store_gateway") for number in range(1, len(titles) + 1)]
-    return panel("table", "Clusters", targets, width=24, height=9, overrides=overrides, transformations=[
+    overrides = []
+    for _, _, title, unit, steps in columns:
+        properties = [{"id": "unit", "value": unit}]
+        if steps:
+            properties += [{"id": "custom.cellOptions", "value": {"type": "color-background"}},
+                           {"id": "thresholds", "value": {"mode": "absolute", "steps": [{"color": color, "value": value} for color, value in steps]}}]
+        overrides.append({"matcher": {"id": "byName", "options": title}, "properties": properties})
+    names = {f"Value #{chr(65 + number)}": title for number, (_, _, title, _, _) in enumerate(columns)}
+    hidden = ["Time", "querier", "store_gateway"] + [f"{name} {number}" for name in ("Time", "querier", "store_gateway") for number in range(1, len(columns) + 1)]
+    made = panel("table", "Clusters", [(expr, "") for _, expr, _, _, _ in columns], width=24, height=9, overrides=overrides, transformations=[
         {"id": "joinByField", "options": {"byField": "cluster", "mode": "outer"}},
         {"id": "organize", "options": {"excludeByName": {name: True for name in hidden}, "renameByName": names}}])
+    made["datasource"] = MIXED
+    for target, (where, _, _, _, _) in zip(made["targets"], columns):
+        target["datasource"] = where
+    return made
 
 
 MESH = dashboard("parallax-mesh", "Parallax / Mesh", [
-    stat("Clusters up", 'sum(min by (querier) (parallax_querier_endpoint_up{querier!=""}))', steps=UP),
-    stat("Clusters down", 'count(min by (querier) (parallax_querier_endpoint_up{querier!=""}) == 0) or vector(0)', steps=BAD),
-    stat("Queries per second", "sum(rate(parallax_query_started_total[5m]))", "none"),
-    stat("Queries that fail", "sum(rate(parallax_query_failed_total[5m])) / sum(rate(parallax_query_started_total[5m]))", "percentunit", [("green", None), ("red", 0.05)]),
-    stat("Query p99", "histogram_quantile(0.99, sum by (le) (rate(parallax_query_duration_seconds_bucket[5m])))", "s", [("green", None), ("orange", 10), ("red", 60)]),
+    stat("Clusters up", "sum(parallax_cluster_up)", steps=UP),
+    stat("Clusters down", "count(parallax_cluster_up == 0) or vector(0)", steps=BAD),
+    stat("Least coverage, 1 h", "min(avg_over_time(parallax_cluster_coverage_ratio[1h]))", "percentunit", [("red", None), ("orange", 0.9), ("green", 1)]),
+    of_hub(stat("Queries that fail", "sum(rate(parallax_query_failed_total[5m])) / sum(rate(parallax_query_started_total[5m]))", "percentunit", [("green", None), ("red", 0.05)])),
+    of_hub(stat("Query p99", "histogram_quantile(0.99, sum by (le) (rate(parallax_query_duration_seconds_bucket[5m])))", "s", [("green", None), ("orange", 10), ("red", 60)])),
     stat("First certificate ends", "min(parallax_tls_certificate_not_after_timestamp_seconds - time()) / 86400", "none", DAYS),
     matrix(),
-    graph("Endpoints up", [("min by (querier, endpoint) (parallax_querier_endpoint_up)", "{{querier}} {{endpoint}}")], "bool_yes_no", width=12),
-    graph("Holes in answers", [(f"sum by (querier, kind) (rate(parallax_querier_coverage_gaps_total{RATE}))", "{{querier}} {{kind}}")], "ops", width=12),
+    graph("Clusters up", [("min by (cluster) (parallax_cluster_up)", "{{cluster}}")], "bool_yes_no", width=12),
+    graph("Coverage by cluster", [("min by (cluster) (parallax_cluster_coverage_ratio)", "{{cluster}}")], "percentunit", width=12),
+    of_hub(graph("Answers by how whole they were", [(f"sum by (state) (rate(parallax_querier_answers_total{RATE}))", "{{state}}")], "ops", width=12)),
+    of_hub(graph("Holes in answers", [(f"sum by (querier, kind) (rate(parallax_querier_coverage_gaps_total{RATE}))", "{{querier}} {{kind}}")], "ops", width=12)),
+    of_hub(graph("Endpoints up", [("min by (querier, endpoint) (parallax_querier_endpoint_up)", "{{querier}} {{endpoint}}")], "bool_yes_no", width=12)),
+    of_hub(graph("Endpoints that cannot be used, and claims of other clusters", [("max by (querier) (parallax_querier_discovery_problems)", "unusable {{querier}}"), (f"sum by (querier, endpoint) (rate(parallax_querier_foreign_labels_total{RATE}))", "claims {{querier}} {{endpoint}}")], width=12)),
     graph("Upload lag by cluster", [("max by (cluster, pod) (time() - (parallax_shipper_last_upload_time_seconds > 0))", "{{cluster}} {{pod}}")], "s", width=12),
-    graph("Days until certificates end", [("min by (cluster, job, name) (parallax_tls_certificate_not_after_timestamp_seconds - time()) / 86400", "{{cluster}} {{job}} {{name}}")], "none", width=12),
-    graph("Failed handshakes", [(f"sum by (side, reason) (rate(parallax_tls_handshake_failures_total{RATE}))", "{{side}} {{reason}}")], "ops", width=12),
     graph("Series per cluster", [("sum by (cluster) (prometheus_tsdb_head_series)", "{{cluster}}")], width=12),
-], [], "Every cluster of the mesh at a glance. Through the mesh's own data source it shows the clusters' sidecars, too.")
+    row("Certificates"),
+    graph("Days until certificates end", [("min by (cluster, job, name) (parallax_tls_certificate_not_after_timestamp_seconds - time()) / 86400", "{{cluster}} {{job}} {{name}}")], "none"),
+    graph("Days until trusted CAs end", [("min by (cluster, job, subject) (parallax_tls_trust_anchor_not_after_timestamp_seconds - time()) / 86400", "{{cluster}} {{job}} {{subject}}")], "none"),
+    graph("Trust bundles in use", [("count by (name, sha256) (parallax_tls_trust_bundle_info)", "{{name}} {{sha256}}")]),
+    graph("Connections by issuer", [("sum by (cluster, issuer) (parallax_tls_connections_by_issuer)", "{{cluster}} {{issuer}}")]),
+    graph("Failed handshakes, observees", [(f"sum by (cluster, side, reason) (rate(parallax_tls_handshake_failures_total{RATE}))", "{{cluster}} {{side}} {{reason}}")], "ops"),
+    of_hub(graph("Failed handshakes, hub", [(f"sum by (side, reason) (rate(parallax_tls_handshake_failures_total{RATE}))", "{{side}} {{reason}}")], "ops")),
+], [source("hub", "hub's Prometheus", HUB_SOURCE)], "Every cluster of the mesh at a glance: what the clusters say of themselves through the mesh, and what the hub's own Prometheus has.", MESH_SOURCE)
 
 S = 'namespace=~"$namespace",job=~"$job"'
 QUERY = dashboard("parallax-query", "Parallax / Querier", [
@@ -131,6 +160,9 @@ QUERY = dashboard("parallax-query", "Parallax / Querier", [
     graph("Running", [(f"sum by (pod) (parallax_query_running{{{S}}})", "{{pod}}")]),
     graph("Endpoints up", [(f"min by (querier, endpoint) (parallax_querier_endpoint_up{{{S}}})", "{{querier}} {{endpoint}}")], "bool_yes_no", width=12),
     graph("Holes in answers", [(f"sum by (querier, kind) (rate(parallax_querier_coverage_gaps_total{{{S}}}{RATE}))", "{{querier}} {{kind}}")], "ops", width=12),
+    graph("Answers by how whole they were", [(f"sum by (state) (rate(parallax_querier_answers_total{{{S}}}{RATE}))", "{{state}}")], "ops"),
+    graph("Clusters that were not whole", [(f'sum by (cluster, state) (rate(parallax_querier_cluster_answers_total{{{S},state!="complete"}}{RATE}))', "{{cluster}} {{state}}")], "ops"),
+    graph("Endpoints that cannot be used, and claims of other clusters", [(f"max by (pod, querier) (parallax_querier_discovery_problems{{{S}}})", "unusable {{pod}} {{querier}}"), (f"sum by (querier, endpoint) (rate(parallax_querier_foreign_labels_total{{{S}}}{RATE}))", "claims {{querier}} {{endpoint}}")]),
     graph("Open connections", [(f"sum by (pod, protocol) (parallax_server_connections{{{S}}})", "{{pod}} {{protocol}}")]),
     graph("Refused connections", [(f"sum by (protocol, reason) (rate(parallax_server_connections_refused_total{{{S}}}{RATE}))", "{{protocol}} {{reason}}")], "ops"),
     graph("Failed handshakes", [(f"sum by (side, reason) (rate(parallax_tls_handshake_failures_total{{{S}}}{RATE}))", "{{side}} {{reason}}")], "ops"),
@@ -146,7 +178,7 @@ SIDECAR = dashboard("parallax-sidecar", "Parallax / Sidecar", [
     graph("Rounds over the data directory", [(f"sum by (pod) (rate(thanos_shipper_dir_syncs_total{{{S}}}{RATE}))", "{{pod}}"), (f"sum by (pod) (rate(thanos_shipper_dir_sync_failures_total{{{S}}}{RATE}))", "failed {{pod}}")], "ops"),
     graph("Bucket operations", [(f"sum by (operation) (rate(thanos_objstore_bucket_operations_total{{{S}}}{RATE}))", "{{operation}}")], "ops"),
     graph("Bucket failures", [(f"sum by (operation) (rate(thanos_objstore_bucket_operation_failures_total{{{S}}}{RATE}))", "{{operation}}")], "ops"),
-    *process(S)], [NS, JOB], "Sidecars: fresh data of one Prometheus each, and the upload of its blocks.")
+    *process(S)], [NS, JOB], "Sidecars: fresh data of one Prometheus each, and the upload of its blocks.", MESH_SOURCE)
 
 STORE = dashboard("parallax-store", "Parallax / Store gateway", [
     graph("Series calls, duration", [(f"histogram_quantile({q}, sum by (le) (rate(thanos_bucket_store_series_get_all_duration_seconds_bucket{{{S}}}{RATE})))", f"p{int(q * 100)}") for q in (0.5, 0.9, 0.99)], "s"),
@@ -159,6 +191,9 @@ STORE = dashboard("parallax-store", "Parallax / Store gateway", [
     graph("Block list, age", [(f"time() - max by (store_gateway) (parallax_store_last_successful_sync_timestamp_seconds{{{S}}} > 0)", "{{store_gateway}}")], "s"),
     graph("Block list, duration (p90) and failures", [(f"histogram_quantile(0.9, sum by (le) (rate(thanos_blocks_meta_sync_duration_seconds_bucket{{{S}}}{RATE})))", "duration"), (f"sum(rate(thanos_blocks_meta_sync_failures_total{{{S}}}{RATE}))", "failures per second")], "s"),
     graph("Index-headers", [(f"sum(rate(thanos_bucket_store_indexheader_lazy_load_total{{{S}}}{RATE}))", "loaded"), (f"sum(rate(thanos_bucket_store_indexheader_lazy_unload_total{{{S}}}{RATE}))", "unloaded"), (f"sum(rate(thanos_bucket_store_indexheader_lazy_load_failed_total{{{S}}}{RATE}))", "failed")], "ops"),
+    graph("Index cache, share found", [(f"sum by (item_type) (rate(thanos_store_index_cache_hits_total{{{S}}}{RATE})) / sum by (item_type) (rate(thanos_store_index_cache_requests_total{{{S}}}{RATE}))", "{{item_type}}")], "percentunit"),
+    graph("Caching bucket, share found", [(f"sum by (operation, config) (rate(thanos_store_bucket_cache_operation_hits_total{{{S}}}{RATE})) / sum by (operation, config) (rate(thanos_store_bucket_cache_operation_requests_total{{{S}}}{RATE}))", "{{operation}} {{config}}")], "percentunit"),
+    graph("Pieces missing from answers", [(f"sum by (store_gateway, reason) (rate(parallax_store_warnings_total{{{S}}}{RATE}))", "{{store_gateway}} {{reason}}")], "ops"),
     graph("Bucket operations, p99", [(f"histogram_quantile(0.99, sum by (operation, le) (rate(thanos_objstore_bucket_operation_duration_seconds_bucket{{{S}}}{RATE})))", "{{operation}}")], "s"),
     graph("Bucket bytes", [(f"sum by (bucket) (rate(thanos_objstore_bucket_operation_fetched_bytes_total{{{S}}}{RATE}))", "{{bucket}}")], "Bps"),
     *process(S)], [NS, JOB], "Store gateways: the history in the buckets.")
@@ -176,7 +211,7 @@ COMPACT = dashboard("parallax-compact", "Parallax / Compactor", [
     graph("What is left to do", [(f"sum(thanos_compact_todo_compactions{{{S}}})", "compactions"), (f"sum(thanos_compact_todo_compaction_blocks{{{S}}})", "their blocks"), (f"sum(thanos_compact_todo_downsample_blocks{{{S}}})", "to downsample"), (f"sum(thanos_compact_todo_deletion_blocks{{{S}}})", "to delete")]),
     graph("Bucket operations", [(f"sum by (operation) (rate(thanos_objstore_bucket_operations_total{{{S}}}{RATE}))", "{{operation}}")], "ops"),
     graph("Retries", [(f"sum(rate(thanos_compact_retries_total{{{S}}}{RATE}))", "retries")], "ops"),
-    *process(S)], [NS, JOB], "Compactors: compaction, downsampling and retention of one bucket each.")
+    *process(S)], [NS, JOB], "Compactors: compaction, downsampling and retention of one bucket each.", MESH_SOURCE)
 
 K = 'cluster=~"$cluster"'
 KUBERNETES = dashboard("parallax-kubernetes", "Parallax / Kubernetes, all clusters", [
@@ -189,14 +224,38 @@ KUBERNETES = dashboard("parallax-kubernetes", "Parallax / Kubernetes, all cluste
     graph("Memory by namespace", [(f'topk(15, sum by (cluster, namespace) (container_memory_working_set_bytes{{{K},container!=""}}))', "{{cluster}} {{namespace}}")], "bytes", width=12),
     graph("Requests to API servers", [(f"sum by (cluster, code) (rate(apiserver_request_total{{{K}}}{RATE}))", "{{cluster}} {{code}}")], "ops", width=12),
     graph("Volumes, share used", [(f"max by (cluster, namespace, persistentvolumeclaim) (1 - kubelet_volume_stats_available_bytes{{{K}}} / kubelet_volume_stats_capacity_bytes{{{K}}}) > 0.7", "{{cluster}} {{namespace}} {{persistentvolumeclaim}}")], "percentunit", width=12),
-], [CLUSTER], "kubelet, kube-state-metrics and API servers of every cluster, through the mesh.")
+], [CLUSTER], "kubelet, kube-state-metrics and API servers of every cluster, through the mesh.", MESH_SOURCE)
 
+ONE = variable("cluster", "label_values(up, cluster)", multi=False)
+SPACE = variable("namespace", 'label_values(kube_pod_status_phase{cluster="$cluster"}, namespace)')
+P = 'cluster="$cluster",namespace=~"$namespace"'
+NODE = 'cluster="$cluster"'
+CLUSTER_VIEW = dashboard("parallax-kubernetes-cluster", "Parallax / Kubernetes, one cluster", [
+    stat("Nodes ready", f'sum(kube_node_status_condition{{{NODE},condition="Ready",status="true"}})'),
+    stat("Pods running", f'sum(kube_pod_status_phase{{{P},phase="Running"}})'),
+    stat("Pods pending or failed", f'sum(kube_pod_status_phase{{{P},phase=~"Pending|Failed|Unknown"}})', steps=BAD),
+    stat("Restarts, 1 h", f"sum(increase(kube_pod_container_status_restarts_total{{{P}}}[1h]))", steps=BAD),
+    stat("CPU used", f'sum(rate(container_cpu_usage_seconds_total{{{P},container!=""}}[5m]))', "none"),
+    stat("Memory used", f'sum(container_memory_working_set_bytes{{{P},container!=""}})', "bytes"),
+    graph("CPU by pod", [(f'topk(20, sum by (namespace, pod) (rate(container_cpu_usage_seconds_total{{{P},container!=""}}{RATE})))', "{{namespace}} {{pod}}")], "none", width=12),
+    graph("Memory by pod", [(f'topk(20, sum by (namespace, pod) (container_memory_working_set_bytes{{{P},container!=""}}))', "{{namespace}} {{pod}}")], "bytes", width=12),
+    graph("CPU used and asked for", [(f'sum(rate(container_cpu_usage_seconds_total{{{P},container!=""}}{RATE}))', "used"), (f'sum(kube_pod_container_resource_requests{{{P},resource="cpu"}})', "requests"), (f'sum(kube_pod_container_resource_limits{{{P},resource="cpu"}})', "limits")], "none", width=12),
+    graph("Memory used and asked for", [(f'sum(container_memory_working_set_bytes{{{P},container!=""}})', "used"), (f'sum(kube_pod_container_resource_requests{{{P},resource="memory"}})', "requests"), (f'sum(kube_pod_container_resource_limits{{{P},resource="memory"}})', "limits")], "bytes", width=12),
+    graph("Network in", [(f"sum by (namespace) (rate(container_network_receive_bytes_total{{{P}}}{RATE}))", "{{namespace}}")], "Bps", width=12),
+    graph("Network out", [(f"sum by (namespace) (rate(container_network_transmit_bytes_total{{{P}}}{RATE}))", "{{namespace}}")], "Bps", width=12),
+    graph("Deployments that lack replicas", [(f"kube_deployment_spec_replicas{{{P}}} - kube_deployment_status_replicas_available{{{P}}} > 0", "{{namespace}} {{deployment}}")], width=12),
+    graph("Containers that wait", [(f"sum by (namespace, pod, reason) (kube_pod_container_status_waiting_reason{{{P}}}) > 0", "{{namespace}} {{pod}} {{reason}}")], width=12),
+    row("Nodes"),
+    graph("CPU", [(f'1 - avg by (instance) (rate(node_cpu_seconds_total{{{NODE},mode="idle"}}{RATE}))', "{{instance}}")], "percentunit"),
+    graph("Memory", [(f"1 - node_memory_MemAvailable_bytes{{{NODE}}} / node_memory_MemTotal_bytes{{{NODE}}}", "{{instance}}")], "percentunit"),
+    graph("Disks, share used", [(f'1 - node_filesystem_avail_bytes{{{NODE},fstype!~"tmpfs|overlay"}} / node_filesystem_size_bytes{{{NODE},fstype!~"tmpfs|overlay"}}', "{{instance}} {{mountpoint}}")], "percentunit"),
+], [ONE, SPACE], "kubelet, kube-state-metrics and node exporters of one cluster, through the mesh.", MESH_SOURCE)
 
 def main():
     check = "--check" in sys.argv
     OUT.mkdir(parents=True, exist_ok=True)
     stale = []
-    for made in (MESH, QUERY, SIDECAR, STORE, COMPACT, KUBERNETES):
+    for made in (MESH, QUERY, SIDECAR, STORE, COMPACT, KUBERNETES, CLUSTER_VIEW):
         path = OUT / f"{made['uid'].removeprefix('parallax-')}.json"
         text = json.dumps(made, indent=1) + "\n"
         if check and (not path.exists() or path.read_text() != text):

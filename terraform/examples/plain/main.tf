@@ -4,13 +4,16 @@
 variable "trust_domain" {
   description = "Name of the mesh in certificates; hosts are <cluster>.<trust_domain>."
   type        = string
-  default     = "mesh.example.com"
 }
 
 variable "bucket_prefix" {
   description = "Begin of the buckets' names, which are unique in the world."
   type        = string
-  default     = "example-metrics"
+}
+
+variable "image" {
+  description = "Where you pushed the image (terraform/README.md)."
+  type        = object({ repository = string, tag = string })
 }
 
 variable "eks" {
@@ -19,11 +22,12 @@ variable "eks" {
     oidc_provider_arn = string
     oidc_issuer_url   = string
   }))
-  default = {
-    hub  = { oidc_provider_arn = "arn:aws:iam::123456789012:oidc-provider/oidc.eks.eu-west-1.amazonaws.com/id/HUB", oidc_issuer_url = "https://oidc.eks.eu-west-1.amazonaws.com/id/HUB" }
-    eu-1 = { oidc_provider_arn = "arn:aws:iam::123456789012:oidc-provider/oidc.eks.eu-west-1.amazonaws.com/id/EU1", oidc_issuer_url = "https://oidc.eks.eu-west-1.amazonaws.com/id/EU1" }
-    us-1 = { oidc_provider_arn = "arn:aws:iam::123456789012:oidc-provider/oidc.eks.us-east-1.amazonaws.com/id/US1", oidc_issuer_url = "https://oidc.eks.us-east-1.amazonaws.com/id/US1" }
-  }
+}
+
+variable "kubeconfig" {
+  description = "File with a context for each cluster, of its name."
+  type        = string
+  default     = "~/.kube/config"
 }
 
 locals {
@@ -64,6 +68,7 @@ module "observee_eu_1" {
   source                      = "../../modules/observee"
   providers                   = { kubernetes = kubernetes.eu_1, helm = helm.eu_1 }
   cluster_name                = "eu-1"
+  image                       = var.image
   trust_domain                = var.trust_domain
   trusted_ca_content          = module.pki.trusted_ca_content
   server                      = module.pki.servers["eu-1"]
@@ -100,6 +105,7 @@ module "observee_us_1" {
   source                      = "../../modules/observee"
   providers                   = { kubernetes = kubernetes.us_1, helm = helm.us_1 }
   cluster_name                = "us-1"
+  image                       = var.image
   trust_domain                = var.trust_domain
   trusted_ca_content          = module.pki.trusted_ca_content
   server                      = module.pki.servers["us-1"]
@@ -127,6 +133,7 @@ module "observer" {
   source                      = "../../modules/observer"
   providers                   = { kubernetes = kubernetes.hub, helm = helm.hub }
   cluster_name                = "hub"
+  image                       = var.image
   client                      = module.pki.clients["hub"]
   observee_ca_content         = module.pki.observee_ca_content
   service_account_annotations = module.iam_hub.service_account_annotations

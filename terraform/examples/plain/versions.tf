@@ -7,7 +7,7 @@ terraform {
     }
     helm = {
       source  = "hashicorp/helm"
-      version = ">= 2.17"
+      version = ">= 3.0"
     }
     kubernetes = {
       source  = "hashicorp/kubernetes"
@@ -20,7 +20,8 @@ terraform {
   }
 }
 
-# One of each kind per cluster. Give them your regions and credentials: profiles, kubeconfig contexts or exec plugins.
+# One of each kind per cluster. Contexts of kubeconfig: aws eks update-kubeconfig --name eu-1 --alias eu-1. AWS credentials come from the environment; for
+# several accounts give each aws provider its profile.
 provider "aws" {
   alias  = "eu_1"
   region = "eu-west-1"
@@ -33,27 +34,33 @@ provider "aws" {
 
 provider "kubernetes" {
   alias          = "hub"
+  config_path    = var.kubeconfig
   config_context = "hub"
+}
+
+provider "helm" {
+  alias      = "hub"
+  kubernetes = { config_path = var.kubeconfig, config_context = "hub" }
 }
 
 provider "kubernetes" {
   alias          = "eu_1"
+  config_path    = var.kubeconfig
   config_context = "eu-1"
+}
+
+provider "helm" {
+  alias      = "eu_1"
+  kubernetes = { config_path = var.kubeconfig, config_context = "eu-1" }
 }
 
 provider "kubernetes" {
   alias          = "us_1"
+  config_path    = var.kubeconfig
   config_context = "us-1"
 }
 
 provider "helm" {
-  alias = "hub"
-}
-
-provider "helm" {
-  alias = "eu_1"
-}
-
-provider "helm" {
-  alias = "us_1"
+  alias      = "us_1"
+  kubernetes = { config_path = var.kubeconfig, config_context = "us-1" }
 }

@@ -1,4 +1,8 @@
 # Providers of the unit that installs things into the cluster.
+locals {
+  region = yamldecode(file(find_in_parent_folders("region_values.yaml"))).aws_region
+}
+
 dependency "eks" {
   config_path = "${get_original_terragrunt_dir()}/../eks"
   mock_outputs = {
@@ -8,6 +12,7 @@ dependency "eks" {
     oidc_provider_arn                  = "arn:aws:iam::123456789012:oidc-provider/oidc.example.com/id/MOCK"
     cluster_oidc_issuer_url            = "https://oidc.example.com/id/MOCK"
   }
+  mock_outputs_allowed_terraform_commands = ["init", "validate", "plan"]
 }
 
 generate "provider_cluster" {
@@ -21,7 +26,7 @@ generate "provider_cluster" {
         exec = {
           api_version = "client.authentication.k8s.io/v1beta1"
           command     = "aws"
-          args        = ["eks", "get-token", "--cluster-name", "${dependency.eks.outputs.cluster_name}"]
+          args        = ["eks", "get-token", "--region", "${local.region}", "--cluster-name", "${dependency.eks.outputs.cluster_name}"]
         }
       }
     }

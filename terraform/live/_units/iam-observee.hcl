@@ -17,6 +17,7 @@ dependency "eks" {
     oidc_provider_arn       = "arn:aws:iam::123456789012:oidc-provider/oidc.example.com/id/MOCK"
     cluster_oidc_issuer_url = "https://oidc.example.com/id/MOCK"
   }
+  mock_outputs_allowed_terraform_commands = ["init", "validate", "plan"]
 }
 
 dependency "bucket" {
@@ -24,6 +25,7 @@ dependency "bucket" {
   mock_outputs = {
     arn = "arn:aws:s3:::mock"
   }
+  mock_outputs_allowed_terraform_commands = ["init", "validate", "plan"]
 }
 
 inputs = {

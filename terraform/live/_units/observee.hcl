@@ -19,6 +19,7 @@ dependency "pki" {
     servers            = { (local.values.name) = { cert_pem = "mock", key_pem = "mock", ca_pem = "mock" } }
     server_dns_names   = { (local.values.name) = [local.host] }
   }
+  mock_outputs_allowed_terraform_commands = ["init", "validate", "plan"]
 }
 
 dependency "bucket" {
@@ -27,6 +28,7 @@ dependency "bucket" {
     bucket = "mock"
     region = "eu-west-1"
   }
+  mock_outputs_allowed_terraform_commands = ["init", "validate", "plan"]
 }
 
 dependency "iam" {
@@ -34,15 +36,25 @@ dependency "iam" {
   mock_outputs = {
     service_account_annotations = {}
   }
+  mock_outputs_allowed_terraform_commands = ["init", "validate", "plan"]
 }
 
 inputs = {
-  cluster_name                = local.values.name
-  trust_domain                = local.values.default_domain_name
-  trusted_ca_content          = dependency.pki.outputs.trusted_ca_content
-  server                      = dependency.pki.outputs.servers[local.values.name]
-  certificate                 = { dns_names = dependency.pki.outputs.server_dns_names[local.values.name] }
-  entry                       = { mode = "l4", host = local.host }
+  cluster_name       = local.values.name
+  trust_domain       = local.values.default_domain_name
+  trusted_ca_content = dependency.pki.outputs.trusted_ca_content
+  server             = dependency.pki.outputs.servers[local.values.name]
+  certificate        = { dns_names = dependency.pki.outputs.server_dns_names[local.values.name] }
+  image              = { repository = local.values.image_repository, tag = local.values.image_tag }
+  entry = {
+    mode = "l4"
+    host = local.host
+    annotations = {
+      "service.beta.kubernetes.io/aws-load-balancer-type" = "nlb"
+      # Where external-dns runs, it makes the name; elsewhere nobody reads this.
+      "external-dns.alpha.kubernetes.io/hostname" = local.host
+    }
+  }
   bucket                      = { bucket = dependency.bucket.outputs.bucket, region = dependency.bucket.outputs.region }
   external_labels             = { region = local.values.aws_region }
   service_account_annotations = dependency.iam.outputs.service_account_annotations

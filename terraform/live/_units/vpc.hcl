@@ -20,4 +20,7 @@ inputs = {
   public_subnets     = [for number in range(3) : cidrsubnet(local.values.vpc_cidr, 8, number + 200)]
   enable_nat_gateway = true
   single_nat_gateway = true
+  # By these the load balancers of Services find their subnets.
+  public_subnet_tags  = { "kubernetes.io/role/elb" = "1" }
+  private_subnet_tags = { "kubernetes.io/role/internal-elb" = "1" }
 }

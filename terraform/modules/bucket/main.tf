@@ -202,8 +202,9 @@ resource "aws_s3_bucket_logging" "this" {
 }
 
 output "bucket" {
-  description = "Name of the bucket."
-  value       = aws_s3_bucket.this.id
+  description = "Name of the bucket: known at plan, so that what uses it is checked there."
+  value       = var.bucket
+  depends_on  = [aws_s3_bucket.this]
 }
 
 output "region" {

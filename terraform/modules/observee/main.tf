@@ -11,7 +11,8 @@ module "config" {
   trust_domain    = var.trust_domain
   namespace       = var.namespace
   entry           = var.entry
-  certificate     = { dns_names = var.certificate.dns_names, issuer = var.certificate.issuer }
+  certificate     = { dns_names = var.certificate.dns_names, issuer = var.certificate.issuer, secret_name = coalesce(var.certificate.existing_secret, "parallax-entry-tls") }
+  bucket          = { secret_name = coalesce(var.bucket.existing_secret, "parallax-objstore") }
   external_labels = var.external_labels
   replica_label   = var.replica_label
   prometheus      = var.prometheus
@@ -39,6 +40,7 @@ locals {
 }
 
 resource "kubernetes_secret_v1" "objstore" {
+  count = var.bucket.existing_secret == null ? 1 : 0
   metadata {
     name      = "parallax-objstore"
     namespace = local.namespace
@@ -47,7 +49,7 @@ resource "kubernetes_secret_v1" "objstore" {
 }
 
 resource "kubernetes_secret_v1" "entry" {
-  count = var.certificate.issuer == null ? 1 : 0
+  count = var.certificate.issuer == null && var.certificate.existing_secret == null ? 1 : 0
   metadata {
     name      = "parallax-entry-tls"
     namespace = local.namespace
@@ -62,7 +64,7 @@ resource "kubernetes_secret_v1" "entry" {
   lifecycle {
     precondition {
       condition     = nonsensitive(var.server != null)
-      error_message = "${var.cluster_name} has no server certificate: set server to module.pki.servers[\"${var.cluster_name}\"], or certificate.issuer to let cert-manager make one."
+      error_message = "${var.cluster_name} has no server certificate: set server to module.pki.servers[\"${var.cluster_name}\"], certificate.issuer to let cert-manager make one, or certificate.existing_secret to one that is there."
     }
   }
 }
@@ -84,6 +86,13 @@ resource "helm_release" "parallax" {
   repository = var.chart.repository
   version    = var.chart.version
   values     = concat([module.config.helm_values], var.extra_values)
+
+  lifecycle {
+    precondition {
+      condition     = var.compactor.replicas == 1 || var.bucket.type != "FILESYSTEM"
+      error_message = "compactor.replicas is ${var.compactor.replicas}, but a FILESYSTEM bucket has no conditional writes to share it by: use one."
+    }
+  }
 
   # The stack brings the kinds ServiceMonitor and PrometheusRule.
   depends_on = [kubernetes_secret_v1.objstore, kubernetes_secret_v1.entry, kubernetes_secret_v1.trusted_ca, helm_release.prometheus_stack]

@@ -35,7 +35,7 @@ variable "trusted_ca_content" {
 }
 
 variable "server" {
-  description = "This cluster's server leaf, an element of the pki module's output servers. Null if cert-manager fills the Secret (certificate.issuer)."
+  description = "This cluster's server leaf, an element of the pki module's output servers. Null with certificate.issuer or certificate.existing_secret."
   type = object({
     cert_pem = string
     key_pem  = string
@@ -45,11 +45,20 @@ variable "server" {
 }
 
 variable "certificate" {
-  description = "What the server certificate names, and who makes it if not Terraform."
+  description = <<-EOT
+    What the server certificate names, and where it comes from if not from `server`: a cert-manager issuer, or a Secret that is there
+    (tls.crt, tls.key and ca.crt, the CA of observers), such as one made from `parallax pki issue --out`.
+  EOT
   type = object({
-    dns_names = list(string)
-    issuer    = optional(object({ name = string, kind = optional(string, "ClusterIssuer") }))
+    dns_names       = list(string)
+    issuer          = optional(object({ name = string, kind = optional(string, "ClusterIssuer") }))
+    existing_secret = optional(string)
   })
+
+  validation {
+    condition     = var.certificate.issuer == null || var.certificate.existing_secret == null
+    error_message = "certificate has an issuer and an existing_secret: cert-manager would overwrite that Secret. Keep one of them."
+  }
 }
 
 variable "entry" {
@@ -80,6 +89,8 @@ variable "bucket" {
     kms_key_id      = optional(string)
     path_style      = optional(bool, false)
     storage_account = optional(string)
+    # A Secret that is there, with the objstore YAML under objstore.yaml; none is made then.
+    existing_secret = optional(string)
   })
 }
 
@@ -111,7 +122,7 @@ variable "prometheus" {
   description = "Prometheus of kube-prometheus-stack; with install = false only its values are rendered (output prometheus_stack_values)."
   type = object({
     install       = optional(bool, true)
-    version       = optional(string)
+    version       = optional(string, "88.5.3")
     release       = optional(string, "kube-prometheus-stack")
     replicas      = optional(number, 2)
     retention     = optional(string, "24h")
@@ -124,11 +135,28 @@ variable "prometheus" {
 variable "compactor" {
   description = "Compaction, downsampling, retention; see modules/config/observee."
   type = object({
-    enabled       = optional(bool, true)
-    downsampling  = optional(bool, true)
-    retention_raw = optional(string, "30d")
-    retention_5m  = optional(string, "180d")
-    retention_1h  = optional(string, "0d")
+    enabled           = optional(bool, true)
+    downsampling      = optional(bool, true)
+    retention_raw     = optional(string, "30d")
+    retention_5m      = optional(string, "180d")
+    retention_1h      = optional(string, "0d")
+    retention_dry_run = optional(bool, false)
+    # The first rule that fits a block's external labels decides; what it does not say, the three above do.
+    retention_rules = optional(list(object({
+      match        = string
+      raw          = optional(string)
+      five_minutes = optional(string)
+      one_hour     = optional(string)
+    })), [])
+    # Labels that tell replicas apart: their blocks become one. penalty merges as queries do; "" keeps every sample.
+    replica_labels      = optional(list(string), [])
+    deduplication       = optional(string, "")
+    vertical_compaction = optional(bool, false)
+    concurrency         = optional(number, 1)
+    # Several pods share the bucket by leases; shards give each a fixed part of the groups.
+    replicas      = optional(number, 1)
+    shards        = optional(number, 1)
+    storage_class = optional(string)
     storage_size  = optional(string, "100Gi")
     image         = optional(string, "")
   })

@@ -26,7 +26,10 @@ module "config" {
     for name, gateway in var.store_gateways :
     name => merge(gateway, { service_account_annotations = lookup(var.service_account_annotations, name, {}) })
   }
-  observee_ca_content         = var.generate_ca ? "generated" : var.observee_ca_content
+  observee_ca_content         = var.generate_ca ? "generated" : (var.client_existing_secret != null ? "in the Secret" : var.observee_ca_content)
+  client_secret               = coalesce(var.client_existing_secret, "parallax-observer-tls")
+  cache                       = var.cache
+  query_frontend              = var.query_frontend
   replica_labels              = var.replica_labels
   query                       = var.query
   prometheus                  = var.prometheus
@@ -47,6 +50,7 @@ locals {
 }
 
 resource "kubernetes_secret_v1" "client" {
+  count = var.client_existing_secret == null ? 1 : 0
   metadata {
     name      = "parallax-observer-tls"
     namespace = local.namespace
@@ -61,7 +65,7 @@ resource "kubernetes_secret_v1" "client" {
   lifecycle {
     precondition {
       condition     = var.generate_ca || nonsensitive(var.client != null)
-      error_message = "The hub has no client certificate: set client to module.pki.clients[\"${var.cluster_name}\"] (or generate_ca = true)."
+      error_message = "The hub has no client certificate: set client to module.pki.clients[\"${var.cluster_name}\"], client_existing_secret, or generate_ca = true."
     }
     precondition {
       condition     = !var.generate_ca || var.trust_domain != null
@@ -83,10 +87,17 @@ resource "kubernetes_secret_v1" "querier" {
     "tls.key" = try(local.client.key_pem, "")
     "ca.crt"  = each.value
   }
+
+  lifecycle {
+    precondition {
+      condition     = var.client_existing_secret == null
+      error_message = "${each.key} has a ca_pem, but the hub's leaf is in a Secret of your own: make one with that leaf and this CA, and name it in existing_secret of the tls_querier."
+    }
+  }
 }
 
 resource "kubernetes_secret_v1" "objstore" {
-  for_each = { for name, gateway in var.store_gateways : name => gateway if gateway.enabled }
+  for_each = { for name, gateway in var.store_gateways : name => gateway if gateway.enabled && gateway.existing_secret == null }
   metadata {
     name      = "parallax-objstore-${replace(each.key, ".", "-")}"
     namespace = local.namespace

@@ -38,6 +38,8 @@ variable "tls_queriers" {
     existing_secret       = optional(string)
     certificate_dns_names = optional(list(string))
     external_labels       = optional(map(string))
+    # Value of the cluster label, if it is not the key; "" if this cluster has none (mode stacked).
+    cluster = optional(string)
   }))
 }
 
@@ -55,6 +57,19 @@ variable "store_gateways" {
     path_style      = optional(bool, false)
     storage_account = optional(string)
     credentials     = optional(object({ access_key = optional(string), secret_key = optional(string), service_account = optional(string), storage_account_key = optional(string) }))
+    # mode stacked
+    cluster = optional(string)
+    shards  = optional(number, 1)
+    relabel = optional(list(object({
+      action        = string
+      source_labels = optional(list(string))
+      separator     = optional(string)
+      regex         = optional(string)
+      modulus       = optional(number)
+      target_label  = optional(string)
+    })), [])
+    # A Secret that is there, with the objstore YAML under objstore.yaml; none is made then.
+    existing_secret = optional(string)
     replicas        = optional(number, 1)
     min_time        = optional(string)
     max_time        = optional(string)
@@ -64,13 +79,19 @@ variable "store_gateways" {
 }
 
 variable "client" {
-  description = "The hub's client leaf, an element of the pki module's output clients. Null with generate_ca."
+  description = "The hub's client leaf, an element of the pki module's output clients. Null with generate_ca or client_existing_secret."
   type = object({
     cert_pem = string
     key_pem  = string
   })
   default   = null
   sensitive = true
+}
+
+variable "client_existing_secret" {
+  description = "A Secret that is there with the hub's leaf: tls.crt, tls.key and ca.crt (the CA of observees); none is made then."
+  type        = string
+  default     = null
 }
 
 variable "observee_ca_content" {
@@ -109,6 +130,34 @@ variable "query" {
     timeout          = optional(string, "2m")
     response_timeout = optional(string, "5s")
     storage_size     = optional(string, "20Gi")
+    # Answer with what is there, and warn of what is missing; false is an error instead.
+    partial_response = optional(bool, true)
+    max_held_bytes   = optional(string, "")
+    sync_interval    = optional(string, "")
+    # mode stacked: what becomes of labels by which a cluster claims to be another (drop, inject, refuse), and the label that holds a cluster's name.
+    foreign_labels = optional(string, "drop")
+    cluster_label  = optional(string, "cluster")
+  })
+  default = {}
+}
+
+variable "cache" {
+  description = "What store gateways remember beside their own memory; see modules/config/observer."
+  type = object({
+    memcached       = optional(object({ replicas = optional(number, 2), memory_megabytes = optional(number, 512) }))
+    index_yaml      = optional(string)
+    chunks_yaml     = optional(string)
+    existing_secret = optional(string, "")
+  })
+  default = {}
+}
+
+variable "query_frontend" {
+  description = "Thanos' query frontend before the querier; Grafana asks it then."
+  type = object({
+    enabled        = optional(bool, false)
+    replicas       = optional(number, 2)
+    split_interval = optional(string, "12h")
   })
   default = {}
 }
@@ -117,7 +166,7 @@ variable "prometheus" {
   description = "The hub's kube-prometheus-stack with Grafana; with install = false only its values are rendered."
   type = object({
     install       = optional(bool, true)
-    version       = optional(string)
+    version       = optional(string, "88.5.3")
     release       = optional(string, "kube-prometheus-stack")
     replicas      = optional(number, 2)
     retention     = optional(string, "24h")

@@ -25,6 +25,7 @@ locals {
         local.brought ? [nonsensitive(side == "observers" ? var.ca.observers_cert_pem : var.ca.observees_cert_pem)] : [],
         [for generation in var.generations : tls_self_signed_cert.ca["${side}/${generation}"].cert_pem if var.generate_ca],
         side == "observers" ? var.additional_trusted_ca.observers : var.additional_trusted_ca.observees,
+        side == "observers" ? var.revocation_lists.observers : var.revocation_lists.observees,
       ) : "${trimspace(pem)}\n"
     ])
   }

@@ -45,6 +45,25 @@ variable "ca" {
   })
   default   = null
   sensitive = true
+
+  validation {
+    condition     = var.ca == null ? true : !strcontains(var.ca.observers_key_pem, "ENCRYPTED") && !strcontains(var.ca.observees_key_pem, "ENCRYPTED")
+    error_message = "ca holds an encrypted key, which Terraform cannot sign with. Issue leaves where the passphrase is (parallax pki issue) and give them to the clusters (server, client, or existing Secrets); here, only trust (additional_trusted_ca)."
+  }
+}
+
+variable "revocation_lists" {
+  description = "PEM revocation lists (`parallax pki revoke`); they travel in the bundles behind the CAs. Parallax refuses what is on them and cuts open connections; other programs pass over them."
+  type = object({
+    observers = optional(list(string), [])
+    observees = optional(list(string), [])
+  })
+  default = {}
+
+  validation {
+    condition     = alltrue([for pem in concat(var.revocation_lists.observers, var.revocation_lists.observees) : can(regex("-----BEGIN X509 CRL-----", pem))])
+    error_message = "revocation_lists must hold PEM revocation lists (-----BEGIN X509 CRL-----)."
+  }
 }
 
 variable "additional_trusted_ca" {

@@ -57,6 +57,13 @@ securityContext:
 imagePullSecrets:
   {{- toYaml . | nindent 2 }}
 {{- end }}
+{{- with .root.Values.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with .root.Values.affinity }}
+affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
 {{- with .root.Values.nodeSelector }}
 nodeSelector:
   {{- toYaml . | nindent 2 }}
@@ -78,7 +85,23 @@ topologySpreadConstraints:
 {{- end }}
 {{- end }}
 
-{{/* The container of one component: {root, args, grpc, mounts, resources, image}. Addresses and logs are added here. */}}
+{{/* Labels of pods, and what the values add: {root, component, name}, config (what a rollout follows). */}}
+{{- define "parallax.podMetadata" -}}
+labels:
+  {{- include "parallax.selector" . | nindent 2 }}
+{{- if or .config .root.Values.podAnnotations }}
+annotations:
+  {{- with .config }}
+  # Read at start: a change is a rollout.
+  parallax/config: {{ . | sha256sum }}
+  {{- end }}
+  {{- with .root.Values.podAnnotations }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- end }}
+{{- end }}
+
+{{/* The container of one component: {root, args, extraArgs, env, grpc, mounts, resources, image}. Logs are added here. */}}
 {{- define "parallax.container" -}}
 - name: parallax
   image: {{ .image | default (include "parallax.image" .root) }}
@@ -89,6 +112,13 @@ topologySpreadConstraints:
     {{- end }}
     - --log.level={{ .root.Values.logLevel }}
     - --log.format=json
+    {{- range .extraArgs }}
+    - {{ . | quote }}
+    {{- end }}
+  {{- with .root.Values.extraEnv }}
+  env:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
   ports:
     - { name: http, containerPort: 10902 }
     {{- if .grpc }}
@@ -190,7 +220,32 @@ metadata:
 {{ .querier.tlsSecret | default .root.Values.observer.tlsSecret }}
 {{- end }}
 
-{{/* Flags of a gRPC client with certificates below `directory`. */}}
+{{/* The name in the certificate: the host of the first store, without what says how to look it up. */}}
 {{- define "parallax.serverName" -}}
-{{ .serverName | default (first (splitList ":" (first .stores))) }}
+{{ .serverName | default (regexReplaceAll "^[a-z]+\\+" (first (splitList ":" (first .stores))) "") }}
+{{- end }}
+
+{{/* The value of the cluster label of an entry of a map: {name, entry}; "" is none. */}}
+{{- define "parallax.clusterOf" -}}
+{{ if kindIs "string" .entry.cluster }}{{ .entry.cluster }}{{ else }}{{ .name }}{{ end }}
+{{- end }}
+
+{{/* The memcached of this release, each pod by its name: a name of several addresses counts as one server. */}}
+{{- define "parallax.memcached" -}}
+type: MEMCACHED
+config:
+  addresses:
+    {{- range $pod := until (int .Values.cache.memcached.replicas) }}
+    - {{ $.Release.Name }}-memcached-{{ $pod }}.{{ $.Release.Name }}-memcached.{{ $.Release.Namespace }}.svc:11211
+    {{- end }}
+  timeout: 500ms
+  max_item_size: 16MiB
+{{- end }}
+
+{{/* The documents of caches, or nothing. */}}
+{{- define "parallax.indexCache" -}}
+{{- if .Values.cache.index }}{{ toYaml .Values.cache.index }}{{ else if .Values.cache.memcached.enabled }}{{ include "parallax.memcached" . }}{{ end }}
+{{- end }}
+{{- define "parallax.chunkCache" -}}
+{{- if .Values.cache.chunks }}{{ toYaml .Values.cache.chunks }}{{ else if .Values.cache.memcached.enabled }}{{ include "parallax.memcached" . }}{{ end }}
 {{- end }}

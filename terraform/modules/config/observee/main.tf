@@ -40,12 +40,27 @@ locals {
       }
     }
     compactor = {
-      enabled        = var.compactor.enabled
-      image          = var.compactor.image
-      retention      = { raw = var.compactor.retention_raw, fiveMinutes = var.compactor.retention_5m, oneHour = var.compactor.retention_1h }
-      downsampling   = var.compactor.downsampling
-      storage        = { size = var.compactor.storage_size }
-      serviceAccount = { annotations = var.compactor.service_account_annotations }
+      enabled = var.compactor.enabled
+      image   = var.compactor.image
+      retention = {
+        raw         = var.compactor.retention_raw
+        fiveMinutes = var.compactor.retention_5m
+        oneHour     = var.compactor.retention_1h
+        dryRun      = var.compactor.retention_dry_run
+        rules = [
+          for rule in var.compactor.retention_rules :
+          { for key, value in { match = rule.match, raw = rule.raw, "5m" = rule.five_minutes, "1h" = rule.one_hour } : key => value if value != null }
+        ]
+      }
+      downsampling       = var.compactor.downsampling
+      replicaLabels      = var.compactor.replica_labels
+      deduplicationFunc  = var.compactor.deduplication
+      verticalCompaction = var.compactor.vertical_compaction
+      concurrency        = var.compactor.concurrency
+      shards             = var.compactor.shards
+      shared             = { enabled = var.compactor.replicas > 1, replicas = max(2, var.compactor.replicas) }
+      storage            = { size = var.compactor.storage_size, className = var.compactor.storage_class }
+      serviceAccount     = { annotations = var.compactor.service_account_annotations }
     }
     monitoring = { prometheusRule = { enabled = true } }
   }

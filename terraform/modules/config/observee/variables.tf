@@ -122,11 +122,28 @@ variable "bucket" {
 variable "compactor" {
   description = "Compaction, downsampling and retention of this cluster's bucket. A retention of 0d keeps that resolution for ever."
   type = object({
-    enabled                     = optional(bool, true)
-    downsampling                = optional(bool, true)
-    retention_raw               = optional(string, "30d")
-    retention_5m                = optional(string, "180d")
-    retention_1h                = optional(string, "0d")
+    enabled           = optional(bool, true)
+    downsampling      = optional(bool, true)
+    retention_raw     = optional(string, "30d")
+    retention_5m      = optional(string, "180d")
+    retention_1h      = optional(string, "0d")
+    retention_dry_run = optional(bool, false)
+    # The first rule that fits a block's external labels decides; what it does not say, the three above do.
+    retention_rules = optional(list(object({
+      match        = string
+      raw          = optional(string)
+      five_minutes = optional(string)
+      one_hour     = optional(string)
+    })), [])
+    # Labels that tell replicas apart: their blocks become one. penalty merges as queries do; "" keeps every sample.
+    replica_labels      = optional(list(string), [])
+    deduplication       = optional(string, "")
+    vertical_compaction = optional(bool, false)
+    concurrency         = optional(number, 1)
+    # Several pods share the bucket by leases; shards give each a fixed part of the groups.
+    replicas                    = optional(number, 1)
+    shards                      = optional(number, 1)
+    storage_class               = optional(string)
     storage_size                = optional(string, "100Gi")
     image                       = optional(string, "")
     service_account_annotations = optional(map(string), {})
@@ -154,6 +171,42 @@ variable "compactor" {
       tonumber(regex("^[0-9]+", var.compactor.retention_5m)) * { h = 1, d = 24, w = 168, y = 8760 }[substr(var.compactor.retention_5m, -1, 1)] > 240
     )
     error_message = "compactor.retention_5m is 10d or less: blocks are downsampled to 1h when they span 10d, so 5m data would be gone before. Keep more than 10d, or set downsampling = false."
+  }
+  validation {
+    condition = alltrue(flatten([
+      for rule in var.compactor.retention_rules : [for value in [rule.raw, rule.five_minutes, rule.one_hour] : value == null ? true : can(regex("^[0-9]+[hdwy]$", value))]
+    ]))
+    error_message = "A time in compactor.retention_rules must be a number with h, d, w or y, such as 30d; 0d keeps everything."
+  }
+  validation {
+    condition = alltrue([
+      for rule in var.compactor.retention_rules : can(regex("^\\{.*\\}$", rule.match)) && !alltrue([for value in [rule.raw, rule.five_minutes, rule.one_hour] : value == null])
+    ])
+    error_message = "Each of compactor.retention_rules needs match, a selector such as {team=\"a\"}, and at least one of raw, five_minutes and one_hour."
+  }
+  validation {
+    condition = !var.compactor.downsampling || alltrue(flatten([
+      for rule in var.compactor.retention_rules : [
+        for value, hours in merge(
+          can(regex("^[0-9]+[hdwy]$", rule.raw)) ? { (rule.raw) = 40 } : {},
+          can(regex("^[0-9]+[hdwy]$", rule.five_minutes)) ? { (rule.five_minutes) = 240 } : {},
+        ) :
+        tonumber(regex("^[0-9]+", value)) == 0 || tonumber(regex("^[0-9]+", value)) * { h = 1, d = 24, w = 168, y = 8760 }[substr(value, -1, 1)] > hours
+      ]
+    ]))
+    error_message = "One of compactor.retention_rules keeps less than downsampling needs: more than 40h of raw and 10d of five_minutes, or set downsampling = false."
+  }
+  validation {
+    condition     = contains(["", "penalty"], var.compactor.deduplication)
+    error_message = "compactor.deduplication \"${var.compactor.deduplication}\" is not known: use \"\" (every sample is kept) or penalty (as queries do)."
+  }
+  validation {
+    condition     = var.compactor.deduplication == "" || length(var.compactor.replica_labels) > 0
+    error_message = "compactor.deduplication needs compactor.replica_labels, the labels that tell replicas apart (here: [\"prometheus_replica\"])."
+  }
+  validation {
+    condition     = var.compactor.image == "" || (length(var.compactor.retention_rules) == 0 && !var.compactor.retention_dry_run && var.compactor.replicas == 1 && var.compactor.shards == 1)
+    error_message = "compactor.image is another program's: retention_rules, retention_dry_run, replicas and shards are Parallax' own. Leave them out, or image."
   }
 }
 

@@ -12,7 +12,7 @@ locals {
     for name, querier in local.queriers : name
     if querier.existing_secret == null && querier.ca_pem == null && var.observee_ca_content == ""
   ]
-  url = "http://parallax-query.${var.namespace}.svc:10902"
+  url = var.query_frontend.enabled ? "http://parallax-query-frontend.${var.namespace}.svc:10902" : "http://parallax-query.${var.namespace}.svc:10902"
 
   chart_values = {
     image = var.image
@@ -23,20 +23,36 @@ locals {
       queryTimeout    = var.query.timeout
       responseTimeout = var.query.response_timeout
       tlsSecret       = var.client_secret
+      partialResponse = var.query.partial_response
+      maxHeldBytes    = var.query.max_held_bytes
+      syncInterval    = var.query.sync_interval
+      foreignLabels   = var.query.foreign_labels
+      clusterLabel    = var.query.cluster_label
       storage         = { size = var.query.storage_size }
       serviceAccount  = { annotations = var.service_account_annotations }
+    }
+    queryFrontend = { enabled = var.query_frontend.enabled, replicas = var.query_frontend.replicas, splitInterval = var.query_frontend.split_interval }
+    cache = {
+      memcached      = merge({ enabled = var.cache.memcached != null }, var.cache.memcached == null ? {} : { replicas = var.cache.memcached.replicas, memoryMegabytes = var.cache.memcached.memory_megabytes })
+      index          = try(yamldecode(var.cache.index_yaml), null)
+      chunks         = try(yamldecode(var.cache.chunks_yaml), null)
+      existingSecret = var.cache.existing_secret
     }
     tlsQueriers = {
       for name, querier in local.queriers : name => {
         stores     = querier.stores
-        serverName = coalesce(querier.server_name, split(":", querier.stores[0])[0])
+        serverName = coalesce(querier.server_name, split(":", trimprefix(querier.stores[0], "dns+"))[0])
         identity   = querier.identity
         tlsSecret  = local.secrets[name]
+        cluster    = querier.cluster
       }
     }
     storeGateways = {
       for name, gateway in local.gateways : name => {
-        objstoreSecret = "parallax-objstore-${replace(name, ".", "-")}"
+        objstoreSecret = coalesce(gateway.existing_secret, "parallax-objstore-${replace(name, ".", "-")}")
+        cluster        = gateway.cluster
+        shards         = gateway.shards
+        relabel        = [for rule in gateway.relabel : { for key, value in rule : key => value if value != null }]
         replicas       = gateway.replicas
         minTime        = gateway.min_time
         maxTime        = gateway.max_time

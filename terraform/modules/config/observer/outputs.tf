@@ -11,8 +11,19 @@ output "helm_values" {
     error_message = "A tls_querier has several stores: mode inline asks one address per cluster. Put a load balancer before them, make each a tls_querier, or use mode = \"stacked\"."
   }
   precondition {
-    condition     = var.mode == "stacked" || length(setsubtract(keys(local.gateways), keys(local.queriers))) == 0
-    error_message = "store_gateways without a tls_querier of the same name: ${join(", ", setsubtract(keys(local.gateways), keys(local.queriers)))}. In mode inline a bucket belongs to a cluster that is asked; add it to tls_queriers or use mode = \"stacked\"."
+    condition     = var.mode == "stacked" || !anytrue(flatten([for querier in local.queriers : [for store in querier.stores : strcontains(store, "+")]]))
+    error_message = "A tls_querier has a name to look up (dns+, dnssrv+): mode inline asks one address per cluster. Give host:port, or use mode = \"stacked\"."
+  }
+  precondition {
+    condition = var.mode == "stacked" || (
+      alltrue([for querier in local.queriers : querier.cluster == null]) &&
+      alltrue([for gateway in local.gateways : gateway.cluster == null && gateway.shards == 1 && gateway.replicas == 1 && length(gateway.relabel) == 0 && gateway.min_time == null && gateway.max_time == null])
+    )
+    error_message = "cluster, shards, replicas, relabel, min_time and max_time of tls_queriers and store_gateways need mode = \"stacked\": in mode inline the key is the cluster's name, and each of query.replicas reads every bucket whole."
+  }
+  precondition {
+    condition     = var.mode == "stacked" || (var.query.foreign_labels == "drop" && var.query.cluster_label == "cluster" && var.cache.existing_secret == "")
+    error_message = "query.foreign_labels, query.cluster_label and cache.existing_secret need mode = \"stacked\"; in mode inline, labels by which a cluster claims to be another are dropped."
   }
 }
 

@@ -39,6 +39,8 @@ variable "tls_queriers" {
     existing_secret       = optional(string)
     certificate_dns_names = optional(list(string))
     external_labels       = optional(map(string))
+    # Value of the cluster label, if it is not the key; "" if this cluster has none (mode stacked).
+    cluster = optional(string)
   }))
 
   validation {
@@ -51,9 +53,15 @@ variable "tls_queriers" {
   }
   validation {
     condition = alltrue(flatten([
-      for name, querier in var.tls_queriers : [for store in querier.stores : can(regex("^[a-z0-9.-]+:[0-9]+$", store))]
+      for name, querier in var.tls_queriers : [
+        for store in querier.stores : can(regex("^([a-z0-9.-]+:[0-9]+|dns\\+[a-z0-9.-]+:[0-9]+|dnssrv(noa)?\\+[a-z0-9._-]+(:[0-9]+)?)$", store))
+      ]
     ]))
-    error_message = "A store is host:port, such as eu-1.mesh.example.com:443, without a scheme or a discovery prefix."
+    error_message = "A store is host:port without a scheme, such as eu-1.mesh.example.com:443, or a name to look up: dns+host:port, dnssrv+name, dnssrvnoa+name."
+  }
+  validation {
+    condition     = alltrue([for name, querier in var.tls_queriers : querier.server_name != null || !anytrue([for store in querier.stores : startswith(store, "dnssrv")])])
+    error_message = "A tls_querier finds its hosts by service records (dnssrv+, dnssrvnoa+): give server_name, the name in their certificate."
   }
   validation {
     condition     = length(flatten([for querier in var.tls_queriers : querier.stores])) == length(distinct(flatten([for querier in var.tls_queriers : querier.stores])))
@@ -69,8 +77,8 @@ variable "tls_queriers" {
     condition = alltrue([
       for name, querier in var.tls_queriers : querier.certificate_dns_names == null ? true : anytrue([
         for dns in querier.certificate_dns_names :
-        dns == coalesce(querier.server_name, split(":", querier.stores[0])[0]) ||
-        (startswith(dns, "*.") && replace(coalesce(querier.server_name, split(":", querier.stores[0])[0]), "/^[^.]+/", "*") == dns)
+        dns == coalesce(querier.server_name, split(":", trimprefix(querier.stores[0], "dns+"))[0]) ||
+        (startswith(dns, "*.") && replace(coalesce(querier.server_name, split(":", trimprefix(querier.stores[0], "dns+"))[0]), "/^[^.]+/", "*") == dns)
       ])
     ])
     error_message = "A tls_querier's certificate does not name the host it dials: set server_name to a name in the certificate, or add the host to the certificate's dns_names."
@@ -80,17 +88,30 @@ variable "tls_queriers" {
 variable "store_gateways" {
   description = "Buckets to read, by cluster name; best taken from the outputs of the bucket module."
   type = map(object({
-    enabled                     = optional(bool, true)
-    type                        = optional(string, "S3")
-    bucket                      = string
-    region                      = optional(string)
-    endpoint                    = optional(string)
-    prefix                      = optional(string, "")
-    kms_key_id                  = optional(string)
-    insecure                    = optional(bool, false)
-    path_style                  = optional(bool, false)
-    storage_account             = optional(string)
-    credentials                 = optional(object({ access_key = optional(string), secret_key = optional(string), service_account = optional(string), storage_account_key = optional(string) }))
+    enabled         = optional(bool, true)
+    type            = optional(string, "S3")
+    bucket          = string
+    region          = optional(string)
+    endpoint        = optional(string)
+    prefix          = optional(string, "")
+    kms_key_id      = optional(string)
+    insecure        = optional(bool, false)
+    path_style      = optional(bool, false)
+    storage_account = optional(string)
+    credentials     = optional(object({ access_key = optional(string), secret_key = optional(string), service_account = optional(string), storage_account_key = optional(string) }))
+    # mode stacked
+    cluster = optional(string)
+    shards  = optional(number, 1)
+    relabel = optional(list(object({
+      action        = string
+      source_labels = optional(list(string))
+      separator     = optional(string)
+      regex         = optional(string)
+      modulus       = optional(number)
+      target_label  = optional(string)
+    })), [])
+    # A Secret that is there, with the objstore YAML under objstore.yaml; none is made then.
+    existing_secret             = optional(string)
     replicas                    = optional(number, 1)
     min_time                    = optional(string)
     max_time                    = optional(string)
@@ -132,6 +153,46 @@ variable "query" {
     timeout          = optional(string, "2m")
     response_timeout = optional(string, "5s")
     storage_size     = optional(string, "20Gi")
+    # Answer with what is there, and warn of what is missing; false is an error instead.
+    partial_response = optional(bool, true)
+    max_held_bytes   = optional(string, "")
+    sync_interval    = optional(string, "")
+    # mode stacked: what becomes of labels by which a cluster claims to be another (drop, inject, refuse), and the label that holds a cluster's name.
+    foreign_labels = optional(string, "drop")
+    cluster_label  = optional(string, "cluster")
+  })
+  default = {}
+}
+
+variable "cache" {
+  description = <<-EOT
+    What store gateways remember beside their own memory. `memcached`: one in this cluster, for gateways and the query frontend. `index_yaml` and `chunks_yaml`: Thanos'
+    documents of --index-cache.config and --store.caching-bucket.config. `existing_secret` (mode stacked): a Secret with index-cache.yaml and caching-bucket.yaml.
+  EOT
+  type = object({
+    memcached       = optional(object({ replicas = optional(number, 2), memory_megabytes = optional(number, 512) }))
+    index_yaml      = optional(string)
+    chunks_yaml     = optional(string)
+    existing_secret = optional(string, "")
+  })
+  default = {}
+
+  validation {
+    condition     = alltrue([for text in [var.cache.index_yaml, var.cache.chunks_yaml] : text == null ? true : contains(["IN-MEMORY", "MEMCACHED", "REDIS"], try(yamldecode(text).type, ""))])
+    error_message = "cache.index_yaml and cache.chunks_yaml are YAML documents with a type: IN-MEMORY, MEMCACHED or REDIS."
+  }
+  validation {
+    condition     = alltrue([for text in [var.cache.index_yaml, var.cache.chunks_yaml] : text == null ? true : !can(yamldecode(text).config.password)])
+    error_message = "cache.index_yaml or cache.chunks_yaml holds a password, which would stand in a ConfigMap: put both documents in a Secret and name it in cache.existing_secret (mode = \"stacked\")."
+  }
+}
+
+variable "query_frontend" {
+  description = "Thanos' query frontend before the querier; Grafana asks it then."
+  type = object({
+    enabled        = optional(bool, false)
+    replicas       = optional(number, 2)
+    split_interval = optional(string, "12h")
   })
   default = {}
 }

@@ -70,3 +70,36 @@ run "a_key_in_the_bundle_is_refused" {
   }
   expect_failures = [var.trusted_ca_content]
 }
+
+run "secrets_that_are_there" {
+  variables {
+    server      = null
+    certificate = { dns_names = ["eu-1.mesh.example"], existing_secret = "from-pki" }
+    bucket      = { bucket = "metrics-eu-1", region = "eu-west-3", existing_secret = "from-vault" }
+  }
+  assert {
+    condition     = length(kubernetes_secret_v1.entry) + length(kubernetes_secret_v1.trusted_ca) + length(kubernetes_secret_v1.objstore) == 0
+    error_message = "nothing is made"
+  }
+  assert {
+    condition     = yamldecode(helm_release.parallax.values[0]).entry.tls.existingSecret == "from-pki" && yamldecode(helm_release.parallax.values[0]).objstore.existingSecret == "from-vault" && strcontains(helm_release.prometheus_stack[0].values[0], "from-vault")
+    error_message = "they are used"
+  }
+}
+
+run "cert_manager_over_ones_own_secret_is_refused" {
+  command = plan
+  variables {
+    certificate = { dns_names = ["eu-1.mesh.example"], existing_secret = "mine", issuer = { name = "mesh" } }
+  }
+  expect_failures = [var.certificate]
+}
+
+run "a_directory_cannot_be_shared_by_compactors" {
+  command = plan
+  variables {
+    bucket    = { type = "FILESYSTEM", bucket = "/data" }
+    compactor = { replicas = 2 }
+  }
+  expect_failures = [helm_release.parallax]
+}

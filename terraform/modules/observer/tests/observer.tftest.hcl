@@ -12,7 +12,7 @@ variables {
 
 run "secrets_and_releases" {
   assert {
-    condition     = kubernetes_secret_v1.client.data["ca.crt"] == var.observee_ca_content && strcontains(kubernetes_secret_v1.objstore["observee"].data["objstore.yaml"], "metrics")
+    condition     = kubernetes_secret_v1.client[0].data["ca.crt"] == var.observee_ca_content && strcontains(kubernetes_secret_v1.objstore["observee"].data["objstore.yaml"], "metrics")
     error_message = "secrets"
   }
   assert {
@@ -53,4 +53,26 @@ run "a_key_in_the_bundle_is_refused" {
     observee_ca_content = "-----BEGIN PRIVATE KEY-----"
   }
   expect_failures = [var.observee_ca_content]
+}
+
+run "a_secret_that_is_there" {
+  variables {
+    client                 = null
+    observee_ca_content    = ""
+    client_existing_secret = "from-pki"
+  }
+  assert {
+    condition     = length(kubernetes_secret_v1.client) == 0 && yamldecode(helm_release.parallax.values[0]).observer.tlsSecret == "from-pki"
+    error_message = "it is used, and none is made"
+  }
+}
+
+run "another_ca_beside_a_secret_that_is_there_is_refused" {
+  command = plan
+  variables {
+    client                 = null
+    client_existing_secret = "from-pki"
+    tls_queriers           = { observee = { stores = ["observee.mesh.example:443"], ca_pem = "other" } }
+  }
+  expect_failures = [kubernetes_secret_v1.querier]
 }

@@ -109,3 +109,30 @@ run "a_curve_that_parallax_refuses_is_refused" {
   }
   expect_failures = [var.curve]
 }
+
+run "revocation_lists_travel_behind_the_cas" {
+  variables {
+    revocation_lists = { observers = ["-----BEGIN X509 CRL-----\nA\n-----END X509 CRL-----\n"] }
+  }
+  assert {
+    condition     = strcontains(output.trusted_ca_content, "X509 CRL") && !strcontains(output.observee_ca_content, "X509 CRL")
+    error_message = "the list is in the bundle of its side only"
+  }
+}
+
+run "a_revocation_list_that_is_none_is_refused" {
+  command = plan
+  variables {
+    revocation_lists = { observers = ["revoked: eu-1"] }
+  }
+  expect_failures = [var.revocation_lists]
+}
+
+run "an_encrypted_ca_key_is_refused" {
+  command = plan
+  variables {
+    generate_ca = false
+    ca          = { observers_cert_pem = "oc", observers_key_pem = "-----BEGIN ENCRYPTED PRIVATE KEY-----", observees_cert_pem = "ec", observees_key_pem = "ek" }
+  }
+  expect_failures = [var.ca]
+}

@@ -122,3 +122,56 @@ run "a_cluster_name_that_no_certificate_can_carry_is_refused" {
   }
   expect_failures = [var.cluster_name]
 }
+
+run "rules_of_retention_and_shared_compactors" {
+  command = plan
+  variables {
+    compactor = {
+      retention_rules = [{ match = "{team=\"a\"}", raw = "7d", one_hour = "0d" }]
+      replica_labels  = ["prometheus_replica"]
+      deduplication   = "penalty"
+      replicas        = 2
+      shards          = 3
+    }
+  }
+  assert {
+    condition     = yamldecode(output.helm_values).compactor.retention.rules == [{ "1h" = "0d", match = "{team=\"a\"}", raw = "7d" }]
+    error_message = "the rule"
+  }
+  assert {
+    condition     = yamldecode(output.helm_values).compactor.shared == { enabled = true, replicas = 2 } && yamldecode(output.helm_values).compactor.shards == 3
+    error_message = "shared"
+  }
+}
+
+run "a_rule_below_downsampling_is_refused" {
+  command = plan
+  variables {
+    compactor = { retention_rules = [{ match = "{team=\"a\"}", five_minutes = "9d" }] }
+  }
+  expect_failures = [var.compactor]
+}
+
+run "a_rule_that_says_nothing_is_refused" {
+  command = plan
+  variables {
+    compactor = { retention_rules = [{ match = "{team=\"a\"}" }] }
+  }
+  expect_failures = [var.compactor]
+}
+
+run "deduplication_without_replica_labels_is_refused" {
+  command = plan
+  variables {
+    compactor = { deduplication = "penalty" }
+  }
+  expect_failures = [var.compactor]
+}
+
+run "what_only_parallax_has_is_refused_for_another_image" {
+  command = plan
+  variables {
+    compactor = { image = "quay.io/thanos/thanos:v0.41.0", replicas = 2 }
+  }
+  expect_failures = [var.compactor]
+}

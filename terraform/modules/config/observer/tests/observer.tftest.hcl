@@ -125,10 +125,39 @@ run "a_host_that_the_certificate_does_not_name_is_refused" {
   expect_failures = [var.tls_queriers]
 }
 
-run "a_store_with_a_discovery_prefix_is_refused" {
+run "a_store_with_an_unknown_prefix_is_refused" {
+  command = plan
+  variables {
+    tls_queriers = { eu-1 = { stores = ["https://eu-1.mesh.example:443"] } }
+  }
+  expect_failures = [var.tls_queriers]
+}
+
+run "a_name_to_look_up_needs_stacked" {
   command = plan
   variables {
     tls_queriers = { eu-1 = { stores = ["dns+eu-1.mesh.example:443"] } }
+  }
+  expect_failures = [output.helm_values]
+}
+
+run "stacked_looks_names_up" {
+  command = plan
+  variables {
+    mode         = "stacked"
+    tls_queriers = { eu-1 = { stores = ["dns+eu-1.mesh.example:443"], certificate_dns_names = ["eu-1.mesh.example"] } }
+  }
+  assert {
+    condition     = yamldecode(output.helm_values).tlsQueriers["eu-1"].serverName == "eu-1.mesh.example"
+    error_message = "the prefix is no part of the name in the certificate"
+  }
+}
+
+run "service_records_need_the_name_in_the_certificate" {
+  command = plan
+  variables {
+    mode         = "stacked"
+    tls_queriers = { eu-1 = { stores = ["dnssrv+_grpc._tcp.eu-1.mesh.example"] } }
   }
   expect_failures = [var.tls_queriers]
 }
@@ -141,12 +170,83 @@ run "several_stores_need_stacked" {
   expect_failures = [output.helm_values]
 }
 
-run "a_bucket_without_a_querier_needs_stacked" {
+run "a_cluster_that_is_no_more_keeps_its_bucket" {
   command = plan
   variables {
     store_gateways = { old = { bucket = "old", region = "eu-west-3" } }
   }
+  assert {
+    condition     = output.clusters == tolist(["eu-1", "old", "us-1"])
+    error_message = "its history is expected, too"
+  }
+}
+
+run "shards_need_stacked" {
+  command = plan
+  variables {
+    store_gateways = { eu-1 = { bucket = "metrics-eu-1", region = "eu-west-3", shards = 2 } }
+  }
   expect_failures = [output.helm_values]
+}
+
+run "a_cluster_of_another_name_needs_stacked" {
+  command = plan
+  variables {
+    tls_queriers = { eu-1 = { stores = ["eu-1.mesh.example:443"], cluster = "other" } }
+  }
+  expect_failures = [output.helm_values]
+}
+
+run "foreign_labels_need_stacked" {
+  command = plan
+  variables {
+    query = { foreign_labels = "refuse" }
+  }
+  expect_failures = [output.helm_values]
+}
+
+run "shards_rules_and_caches_of_gateways" {
+  command = plan
+  variables {
+    mode = "stacked"
+    store_gateways = {
+      eu-1 = { bucket = "metrics-eu-1", region = "eu-west-3", shards = 2, relabel = [{ action = "keep", source_labels = ["team"], regex = "a" }], existing_secret = "mine" }
+    }
+    cache          = { memcached = { replicas = 3 }, chunks_yaml = "type: REDIS\nconfig: {addr: redis:6379}\n" }
+    query_frontend = { enabled = true }
+  }
+  assert {
+    condition     = yamldecode(output.helm_values).storeGateways["eu-1"].shards == 2 && yamldecode(output.helm_values).storeGateways["eu-1"].relabel == [{ action = "keep", source_labels = ["team"], regex = "a" }]
+    error_message = "shards and rules"
+  }
+  assert {
+    condition     = yamldecode(output.helm_values).storeGateways["eu-1"].objstoreSecret == "mine"
+    error_message = "a Secret that is there"
+  }
+  assert {
+    condition     = yamldecode(output.helm_values).cache.memcached.replicas == 3 && yamldecode(output.helm_values).cache.chunks.type == "REDIS" && yamldecode(output.helm_values).cache.index == null
+    error_message = "caches"
+  }
+  assert {
+    condition     = output.query_url == "http://parallax-query-frontend.monitoring.svc:10902"
+    error_message = "Grafana asks the frontend"
+  }
+}
+
+run "a_password_in_a_document_is_refused" {
+  command = plan
+  variables {
+    cache = { index_yaml = "type: REDIS\nconfig: {addr: redis:6379, password: p}\n" }
+  }
+  expect_failures = [var.cache]
+}
+
+run "an_unknown_cache_is_refused" {
+  command = plan
+  variables {
+    cache = { index_yaml = "type: GROUPCACHE\n" }
+  }
+  expect_failures = [var.cache]
 }
 
 run "stacked_takes_both" {

@@ -30,6 +30,7 @@ dependency "pki" {
     clients             = { observer = { cert_pem = "mock", key_pem = "mock", ca_pem = "mock" } }
     observee_ca_content = "-----BEGIN CERTIFICATE-----\nMOCK\n-----END CERTIFICATE-----\n"
   }
+  mock_outputs_allowed_terraform_commands = ["init", "validate", "plan"]
 }
 
 dependency "iam" {
@@ -37,6 +38,7 @@ dependency "iam" {
   mock_outputs = {
     service_account_annotations = {}
   }
+  mock_outputs_allowed_terraform_commands = ["init", "validate", "plan"]
 }
 
 inputs = {
@@ -44,6 +46,7 @@ inputs = {
   client                      = dependency.pki.outputs.clients[local.values.name]
   observee_ca_content         = dependency.pki.outputs.observee_ca_content
   service_account_annotations = dependency.iam.outputs.service_account_annotations
+  image                       = { repository = local.values.image_repository, tag = local.values.image_tag }
   tls_queriers                = { for name, unit in dependency : name => unit.outputs.tls_querier if can(unit.outputs.tls_querier) }
   store_gateways              = { for name, unit in dependency : name => unit.outputs.store_gateway if can(unit.outputs.store_gateway) }
 }

@@ -23,6 +23,7 @@ dependency "eks" {
     oidc_provider_arn       = "arn:aws:iam::123456789012:oidc-provider/oidc.example.com/id/MOCK"
     cluster_oidc_issuer_url = "https://oidc.example.com/id/MOCK"
   }
+  mock_outputs_allowed_terraform_commands = ["init", "validate", "plan"]
 }
 
 inputs = {

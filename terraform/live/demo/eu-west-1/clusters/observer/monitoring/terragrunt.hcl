@@ -16,6 +16,7 @@ dependency "observer" {
   mock_outputs = {
     clusters = ["observee"]
   }
+  mock_outputs_allowed_terraform_commands = ["init", "validate", "plan"]
 }
 
 inputs = {
