@@ -3,8 +3,9 @@
 
     examples.py --parallax BIN --helm BIN --kubeconform BIN --work DIR [--write]
 
-*.values.yaml are rendered with the chart and validated; *.args are started as processes; observer and observee files are read by the binary; quickstart runs;
-manifests/ must be what the chart renders (--write writes them).
+*.values.yaml are rendered with the chart, validated, and left for dry_start.py; *.args are started as processes; observer and observee files are read by the binary; quickstart
+runs; manifests/ must be what the chart renders (--write writes them). In every README, each flag of a `parallax` command is one that it has, and each file that a command or a
+table names is there.
 """
 import argparse
 import os
@@ -45,6 +46,9 @@ def render(options):
         text, error = helm(options, ["-f", str(values)])
         expect(not error, f"{values}: {error}")
         valid(options, values, text)
+        rendered = pathlib.Path(options.work) / "rendered"
+        rendered.mkdir(exist_ok=True)
+        (rendered / f"{values.parent.name}-{values.name}").write_text(text)
     for file in EXAMPLES.glob("*/*.yaml"):
         expect(any(yaml.safe_load_all(file.read_text())), f"{file}: empty")
     for example in EXAMPLES.iterdir():
@@ -120,6 +124,43 @@ def run(options):
     expect(done.returncode == 0, f"quickstart: {done.stdout}{done.stderr}")
 
 
+def commands(text):
+    """Lines of code that start with `parallax`, continued lines joined."""
+    text = re.sub(r" *\\\n *", " ", text)
+    code = re.findall(r"(?m)^(?:    |       )?(?:\$ )?(parallax [^`\n#]+)", text) + re.findall(r"`(parallax [^`]+)`", text)
+    return [line.strip() for line in code]
+
+
+def readmes(options):
+    helps = {}
+
+    def help_of(path):
+        if path not in helps:
+            helps[path] = subprocess.run([options.parallax, *path, "--help"], capture_output=True, text=True)
+        return helps[path]
+    checked = 0
+    for readme in [*EXAMPLES.glob("**/README.md"), TERRAFORM / "README.md"]:
+        text = readme.read_text()
+        for command in commands(text):
+            words = command.split()[1:]
+            path = []
+            while words and re.fullmatch(r"[a-z]+", words[0]) and help_of((*path, words[0])).returncode == 0 and len(path) < 3:
+                path.append(words.pop(0))
+            if not path:
+                continue
+            said = help_of(tuple(path))
+            checked += 1
+            for flag in (word.split("=")[0] for word in words if word.startswith("--")):
+                expect(re.search(rf"(?<![\w-]){re.escape(flag)}(?![\w.-])", said.stdout.replace("--[no-]", "--")), f"{readme}: {' '.join(path)} has no {flag}: {command}")
+        if readme.parent.parent != EXAMPLES:
+            continue
+        for name in re.findall(r"`(\w[\w.-]*\.(?:yaml|args|hcl))`", text) + re.findall(r"(?:-f |objstore\.yaml=)([\w.-]+\.yaml)", text):
+            expect((readme.parent / name).exists() or name in ("bucket.yaml", "peers.yaml", "observer.yaml", "objstore.yaml"), f"{readme}: there is no {name}")
+        for name in re.findall(r"\]\((\.\.?/[^)#]+)\)", text):
+            expect((readme.parent / name).exists(), f"{readme}: there is no {name}")
+    expect(checked > 10, f"only {checked} commands found in the READMEs")
+
+
 def image(options):
     """The recipe copies a static binary called parallax, runs it as nobody, and leaves the command to whoever passes arguments."""
     text = (TERRAFORM / "image/Containerfile").read_text()
@@ -140,7 +181,7 @@ def main():
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
-    for step in (render, manifests, documents, run, image):
+    for step in (render, manifests, documents, readmes, run, image):
         step(options)
     for error in errors:
         print(f"examples: {error}")

@@ -135,6 +135,10 @@ def main():
     _, more = apply(copy, modules, terraform, work / "one-more", hub.parent)
     if more.keys() - endpoints.keys() != {"third"} or more["third"] != ["third.mesh.example.com:443"]:
         sys.exit(f"live: after a folder and a line the observer asks {more}")
+    difference = subprocess.run(["diff", "-rq", live, copy], capture_output=True, text=True).stdout.splitlines()
+    lines = subprocess.run(["diff", observer / "terragrunt.hcl", hub], capture_output=True, text=True).stdout.count("\n> ")
+    if len(difference) != 2 or lines != 1:
+        sys.exit(f"live: a third cluster is more than a folder and a line: {difference}, {lines} lines")
     print(f"live: a folder and a line more: {', '.join(more)}")
 
 

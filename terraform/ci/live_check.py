@@ -88,6 +88,9 @@ class Unit:
                 self.source = bare(body["source"])
         for name, body in blocks(document, "dependency").items():
             mocks = body.get("mock_outputs", {})
+            allowed = {bare(command) for command in body.get("mock_outputs_allowed_terraform_commands", ["apply"])}
+            if mocks and not allowed <= {"init", "validate", "plan"}:
+                errors.append(f"{self.directory}: dependency {name}: mocks could be applied; set mock_outputs_allowed_terraform_commands to init, validate and plan")
             known = self.dependencies.setdefault(name, (self.path(body["config_path"]), set()))
             known[1].update(own_keys(mocks))
         self.inputs |= own_keys(document.get("inputs", {}))
@@ -165,7 +168,7 @@ def check_clusters(live, units):
     names = {}
     for file in live.rglob("cluster_values.yaml"):
         values = yaml.safe_load(file.read_text())
-        for part in ("vpc", "eks", "eks-addons"):
+        for part in ("vpc", "ebs-role", "eks", "iam", "eks-addons", *(["bucket"] if values["role"] == "observee" else [])):
             if file.parent / part not in units:
                 errors.append(f"{file.parent}: no unit {part}")
         if values["name"] in names:

@@ -30,6 +30,11 @@ TERRAFORM = pathlib.Path(__file__).resolve().parent.parent
 KUBERNETES = "1.33.0"
 PATIENCE_S = 90
 SECRET_WORDS = ("PRIVATE KEY", "secret_key")
+# Static keys of one cluster's bucket, so that there is such a secret to look for.
+ACCESS_KEY, SECRET_KEY = "the-access-key-of-us-1", "nobody-must-see-this-key"
+# Caches, so that their metrics are there and their documents are read; a bucket's blocks shared by two gateways.
+CACHES = {"cache": {"index": {"type": "IN-MEMORY"}, "chunks": {"type": "IN-MEMORY"}}}
+STACKED = {**CACHES, "observer": {"mode": "stacked"}, "storeGateways": {"eu-1": {"shards": 2}}}
 
 
 def fail(message):
@@ -45,6 +50,32 @@ def run(*command, cwd=None):
 
 # ---- what Terraform describes ----
 
+def with_static_keys(text):
+    """The example, with keys for the bucket of us-1: for the observee's Secret and for the hub's."""
+    keys = f'{{ access_key = "{ACCESS_KEY}", secret_key = "{SECRET_KEY}" }}'
+    for before, after in (('  cluster_name                = "us-1"\n', f'  cluster_name                = "us-1"\n  bucket_credentials          = {keys}\n'),
+                          ("us-1 = module.observee_us_1.store_gateway", f"us-1 = merge(module.observee_us_1.store_gateway, {{ credentials = {keys} }})")):
+        if text.count(before) != 1:
+            fail(f"examples/plain has no line {before.strip()!r}")
+        text = text.replace(before, after)
+    return text
+
+
+def secrets_of(modules):
+    """Every secret of the state, and lines of keys."""
+    found = {ACCESS_KEY, SECRET_KEY}
+    for resources in modules.values():
+        for resource in resources:
+            for value in [*resource["values"].values(), *(resource["values"].get("data") or {}).values()]:
+                if isinstance(value, str) and "PRIVATE KEY" in value:
+                    found |= {line for line in value.splitlines() if len(line) > 40 and "-----" not in line}
+    return found
+
+
+def shows(text, secrets):
+    return next((secret for secret in (*SECRET_WORDS, *secrets) if secret in text), None)
+
+
 def apply(terraform, work):
     """The state of examples/plain after an apply, as the resources of its modules."""
     tree = work / "tree"
@@ -52,11 +83,10 @@ def apply(terraform, work):
     for part in ("modules", "charts", "examples"):
         shutil.copytree(TERRAFORM / part, tree / part, ignore=shutil.ignore_patterns(".terraform", "*.tfstate*"))
     root = tree / "examples/plain"
+    (root / "main.tf").write_text(with_static_keys((root / "main.tf").read_text()))
     run(terraform, "init", "-input=false", "-no-color", cwd=root)
     said = run(terraform, "plan", "-input=false", "-no-color", cwd=root) + run(terraform, "apply", "-auto-approve", "-input=false", "-no-color", cwd=root)
-    for word in SECRET_WORDS:
-        if word in said:
-            fail(f"the plan shows {word!r}")
+    said += run(terraform, "output", "-no-color", cwd=root)
     # A second plan finds nothing to do; it would exit with 2.
     run(terraform, "plan", "-detailed-exitcode", "-input=false", "-no-color", cwd=root)
     state = json.loads(run(terraform, "show", "-json", cwd=root))
@@ -68,13 +98,18 @@ def apply(terraform, work):
         for child in module.get("child_modules", []):
             walk(child, name or child["address"].removeprefix("module."))
     walk(state["values"]["root_module"], "")
-    return root, modules
+    secrets = secrets_of(modules)
+    if len(secrets) < 10:
+        fail(f"only {len(secrets)} secrets in the state: this check sees nothing")
+    if shows(said, secrets):
+        fail(f"the plan or an output shows {shows(said, secrets)!r}")
+    return root, modules, secrets
 
 
 class Side:
     """One module that installs the chart: its manifests, its Secrets."""
 
-    def __init__(self, name, resources, root, helm, work, extra=()):
+    def __init__(self, name, resources, root, helm, work, hidden, variant="", more=None):
         self.name = name
         self.secrets = {}
         self.stack_values = None
@@ -89,18 +124,23 @@ class Side:
                 self.stack_values = yaml.safe_load(values["values"][0])
         manifests = work / "manifests"
         manifests.mkdir(parents=True, exist_ok=True)
-        values_file = work / f"{name}.values.yaml"
-        values_file.write_text(release["values"][0])
+        values = []
+        for part, text in (("", release["values"][0]), (".more", json.dumps(more or {}))):
+            file = work / f"{name}{variant}{part}.values.yaml"
+            file.write_text(text)
+            values += ["-f", file]
         chart = (root / release["chart"]).resolve()
-        lint = subprocess.run([helm, "lint", "--strict", "--kube-version", KUBERNETES, chart, "-f", values_file, *extra], capture_output=True, text=True)
+        lint = subprocess.run([helm, "lint", "--strict", "--kube-version", KUBERNETES, chart, *values], capture_output=True, text=True)
         if lint.returncode != 0:
             fail(f"helm lint of the values of {name}:\n{lint.stdout}{lint.stderr}")
-        text = run(helm, "template", release["name"], chart, "-n", "monitoring", "--kube-version", KUBERNETES, "-f", values_file, *extra)
-        (manifests / f"{name}{'-stacked' if extra else ''}.yaml").write_text(text)
+        text = run(helm, "template", release["name"], chart, "-n", "monitoring", "--kube-version", KUBERNETES, *values)
+        (manifests / f"{name}{variant}.yaml").write_text(text)
         self.documents = [document for document in yaml.safe_load_all(text) if document]
         for document in self.documents:
-            if document["kind"] != "Secret" and any(word in json.dumps(document) for word in SECRET_WORDS):
+            if document["kind"] != "Secret" and shows(json.dumps(document), hidden):
                 fail(f"{name}: {document['kind']} {document['metadata']['name']} holds a secret")
+        if self.stack_values and shows(json.dumps(self.stack_values), hidden):
+            fail(f"{name}: the values of kube-prometheus-stack hold a secret")
 
     def config_maps(self):
         return {document["metadata"]["name"]: document["data"] for document in self.documents if document["kind"] == "ConfigMap"}
@@ -275,6 +315,10 @@ def question(url, clusters, replicas):
     found = {row["metric"]["cluster"]: row["value"][1] for row in answer["data"]["result"]}
     if found != {cluster: "1" for cluster in clusters} or answer.get("warnings"):
         return f"history is {found}, {answer.get('warnings')}"
+    answer = ask(url, "min by (cluster) (parallax_cluster_up) * min by (cluster) (parallax_cluster_coverage_ratio)")
+    found = {row["metric"]["cluster"]: row["value"][1] for row in answer["data"]["result"]}
+    if found != {cluster: "1" for cluster in clusters}:
+        return f"coverage is {found}"
     return True
 
 
@@ -288,6 +332,22 @@ def evaluate(url):
                 fail(f"{path.name}: {expression}: {error.read().decode()}")
 
 
+def paths(node, base=""):
+    """Keys of a document, with dots."""
+    if not isinstance(node, dict):
+        return {base}
+    return {path for key, value in node.items() for path in paths(value, f"{base}.{key}" if base else key)}
+
+
+def follow_the_module(observees):
+    """The examples' values of kube-prometheus-stack set nothing that the modules do not."""
+    known = set.union(*(paths(side.stack_values) for side in observees.values()))
+    known |= {path.rsplit(".", 1)[0] for path in known if "externalLabels" in path}
+    for file in sorted((TERRAFORM.parent / "examples").glob("*/*.kps.yaml")):
+        for path in paths(yaml.safe_load(file.read_text())) - known:
+            fail(f"{file}: {path} is not set by modules/config/observee: a typing error?")
+
+
 def main():
     arguments = argparse.ArgumentParser()
     for name in ("parallax", "helm", "terraform", "work"):
@@ -297,11 +357,12 @@ def main():
     for old in work.glob("*"):
         shutil.rmtree(old) if old.is_dir() else old.unlink()
     work.mkdir(parents=True, exist_ok=True)
-    root, modules = apply(arguments.terraform, work)
-    sides = {name: Side(name, resources, root, arguments.helm, work) for name, resources in modules.items()
+    root, modules, hidden = apply(arguments.terraform, work)
+    sides = {name: Side(name, resources, root, arguments.helm, work, hidden, more=CACHES if name == "observer" else None) for name, resources in modules.items()
              if any(resource["type"] == "helm_release" for resource in resources)}
     observees = {name.removeprefix("observee_").replace("_", "-"): side for name, side in sides.items() if name.startswith("observee_")}
-    stacked = Side("observer", modules["observer"], root, arguments.helm, work, ("--set", "observer.mode=stacked"))
+    stacked = Side("observer", modules["observer"], root, arguments.helm, work, hidden, "-stacked", STACKED)
+    follow_the_module(observees)
     mesh = Mesh(pathlib.Path(arguments.parallax).resolve(), work)
     try:
         scrape, entries = [], {}
@@ -335,8 +396,10 @@ def main():
     finally:
         mesh.stop()
     for log in work.glob("*.log"):
-        if any(word in log.read_text() for word in SECRET_WORDS):
+        if shows(log.read_text(), hidden):
             fail(f"{log.name} shows a secret")
+    print(f"mesh: none of {len(hidden)} secrets in the plan, an output, a ConfigMap, values, or {len(list(work.glob('*.log')))} logs")
 
 
-main()
+if __name__ == "__main__":
+    main()

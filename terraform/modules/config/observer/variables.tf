@@ -75,6 +75,14 @@ variable "tls_queriers" {
   }
   validation {
     condition = alltrue([
+      for name, querier in var.tls_queriers : querier.external_labels == null ? true : (
+        (querier.cluster == null ? name : querier.cluster) == "" || lookup(querier.external_labels, var.query.cluster_label, "") == (querier.cluster == null ? name : querier.cluster)
+      )
+    ])
+    error_message = "A key of tls_queriers is not the cluster's own value of the label `cluster`: what a cluster sends under another name is left out of answers. Give each cluster its own value of the label `cluster`, and use it as key (or set cluster of the tls_querier, in mode stacked)."
+  }
+  validation {
+    condition = alltrue([
       for name, querier in var.tls_queriers : querier.certificate_dns_names == null ? true : anytrue([
         for dns in querier.certificate_dns_names :
         dns == coalesce(querier.server_name, split(":", trimprefix(querier.stores[0], "dns+"))[0]) ||

@@ -97,6 +97,14 @@ run "equal_external_labels_are_refused" {
   expect_failures = [var.tls_queriers]
 }
 
+run "a_key_that_is_not_the_clusters_name_is_refused" {
+  command = plan
+  variables {
+    tls_queriers = { eu-1 = { stores = ["eu-1.mesh.example:443"], external_labels = { cluster = "other" } } }
+  }
+  expect_failures = [var.tls_queriers]
+}
+
 run "one_store_in_two_clusters_is_refused" {
   command = plan
   variables {
