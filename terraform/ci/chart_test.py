@@ -81,7 +81,7 @@ class Chart(unittest.TestCase):
     def test_the_stacked_observer_asks_every_querier_and_gateway(self):
         out = self.render("observer", {"observer": {"mode": "stacked"}, "localStores": ["ruler:10901", "dns+receive:10901"]})
         self.assertEqual(out.file("parallax-query", "endpoints.yaml")["endpoints"], [
-            {"address": "parallax-querier-eu-1.monitoring.svc:10901", "cluster": "eu-1"}, {"address": "parallax-store-eu-1.monitoring.svc:10901", "cluster": "eu-1"},
+            {"address": "parallax-querier-eu-1.monitoring.svc:10901", "cluster": "eu-1"}, {"address": "parallax-store-eu-1.monitoring.svc:10901"},
             {"address": "ruler:10901"}, {"address": "dns+receive:10901"}])
         self.assertEqual(out.file("parallax-querier-eu-1", "endpoints.yaml")["default_client_config"]["server_name"], "eu-1.mesh.example.com")
         self.assertIn("--endpoint.sd-config-file=/etc/parallax/config/endpoints.yaml", out.args("Deployment", "parallax-querier-eu-1"))
@@ -102,7 +102,9 @@ class Chart(unittest.TestCase):
         self.assertEqual(out.file("parallax-querier-thanos", "endpoints.yaml")["endpoints"], [{"address": "thanos.example.com:443"}])
         self.assertIn("--endpoint.foreign-labels=refuse", out.args("Deployment", "parallax-query"))
         entry = self.render("observee", {"entry": {"endpoints": ["dnssrv+_grpc._tcp.prometheus-operated.monitoring.svc"]}})
-        self.assertIn("--endpoint=dnssrv+_grpc._tcp.prometheus-operated.monitoring.svc", entry.args("Deployment", "parallax-entry"))
+        self.assertEqual(entry.file("parallax-entry", "endpoints.yaml")["endpoints"], [{"address": "dnssrv+_grpc._tcp.prometheus-operated.monitoring.svc", "cluster": "eu-1"}])
+        loose = self.render("observee", {"entry": {"endpoints": ["a:1"], "declareCluster": False}})
+        self.assertEqual(loose.file("parallax-entry", "endpoints.yaml")["endpoints"], [{"address": "a:1"}])
 
     def test_a_cluster_that_is_no_more_keeps_its_history(self):
         values = {"storeGateways": {"old": {"objstoreSecret": "old"}}}
@@ -257,6 +259,29 @@ class Chart(unittest.TestCase):
         self.assertIn("ParallaxUploadLagNearsRetention", alerts)
         self.assertEqual(len(out.names("ConfigMap")), len(list((CHART / "dashboards").glob("*.json"))))
         self.assertEqual(list(out.pods()), [])
+
+    def test_an_expected_cluster_is_absent_only_if_no_form_of_the_observer_knows_it(self):
+        values = {"mesh": {"role": "monitoring"}, "monitoring": {"prometheusRule": {"enabled": True}, "clusters": ["eu-1", "us.2", "old", "big", "gone"]}}
+        out = Rendered(self, None, values)
+        home = WORK / "expected"
+        home.mkdir(exist_ok=True)
+        (home / "rules.yaml").write_text(yaml.safe_dump({"groups": out.one("PrometheusRule", "parallax")["spec"]["groups"]}))
+        up = "parallax_querier_endpoint_up"
+        known = [f'{up}{{querier="eu-1",endpoint="eu-1.mesh:443"}}', f'{up}{{endpoint="parallax-querier-us-2.monitoring.svc:10901"}}', f'{up}{{endpoint="store gateway old"}}',
+                 f'{up}{{endpoint="parallax-store-big-0.monitoring.svc:10901"}}']
+        test = {"rule_files": ["rules.yaml"], "evaluation_interval": "1m", "tests": [{
+            "interval": "1m", "input_series": [{"series": series, "values": "0x40"} for series in known],
+            "promql_expr_test": [{"expr": 'count by (cluster) (ALERTS{alertname="ParallaxClusterAbsent",alertstate="firing"})', "eval_time": "30m",
+                                  "exp_samples": [{"labels": '{cluster="gone"}', "value": 1}]}]}]}
+        (home / "test.yaml").write_text(yaml.safe_dump(test))
+        done = subprocess.run(["promtool", "test", "rules", str(home / "test.yaml")], capture_output=True, text=True)
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+
+    def test_grafana_finds_the_mesh(self):
+        out = self.render("observer", {"monitoring": {"dataSource": {"enabled": True}}, "queryFrontend": {"enabled": True}})
+        source = out.file("parallax-datasource", "parallax.yaml")["datasources"][0]
+        self.assertEqual((source["uid"], source["url"]), ("parallax", "http://parallax-query-frontend.monitoring.svc:10902"))
+        self.assertEqual(out.one("ConfigMap", "parallax-datasource")["metadata"]["labels"]["grafana_datasource"], "1")
 
     def test_rules_keep_their_templates(self):
         out = self.render("observer")
