@@ -68,6 +68,7 @@ const SIDECAR: &[&str] = &[
     "--reloader.retry-interval=1s",
     "--reloader.method=signal",
     "--reloader.process-name=prom",
+    "--reloader.tolerate-unset-variables",
 ];
 
 const STORE: &[&str] = &[

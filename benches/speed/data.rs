@@ -57,6 +57,17 @@ pub fn bucket(shape: Shape, replicas: usize, dir: &Path) -> anyhow::Result<PathB
     Ok(bucket)
 }
 
+/// As [`bucket`], of request counters only, in one replica.
+pub fn requests(shape: Shape, dir: &Path) -> anyhow::Result<PathBuf> {
+    let bucket = dir.join(format!("{}-requests-{}-hours", shape.series, shape.hours));
+    if !bucket.exists() {
+        let unfinished = bucket.with_extension("unfinished");
+        write_metrics(shape, 1, &unfinished, &[Metric::Requests])?;
+        std::fs::rename(unfinished, &bucket)?;
+    }
+    Ok(bucket)
+}
+
 fn write_metrics(shape: Shape, replicas: usize, bucket: &Path, metrics: &[Metric]) -> anyhow::Result<()> {
     let started = Instant::now();
     std::fs::create_dir_all(bucket)?;

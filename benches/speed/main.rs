@@ -1,13 +1,14 @@
 //! The speed harness: the same questions to Parallax and to the real Thanos and Prometheus, in the same run.
 //!
 //!     cargo bench --bench speed                        everything
-//!     cargo bench --bench speed -- decode store        some parts: decode, store, query, targets, footprint
+//!     cargo bench --bench speed -- decode store        some parts: decode, store, query, targets, footprint, sidecar
 //!
 //! The real ones are the Go program tests/peers (Thanos' store gateway, its StoreAPI client and querier, Prometheus' engine), which
 //! `PARALLAX_PEERS` names; `tests/run` builds it, and so does `cd tests/peers && go build -tags slicelabels -o FILE .`.
 //! Environment:
 //!
 //! - `SPEED_SERIES` (20000), `SPEED_HOURS` (6, in blocks of 2 h), `SPEED_ROUNDS` (7): the size of the data and how often each thing is measured
+//! - `SPEED_SIDECAR_SERIES` (100000): what is read through a sidecar, over two hours
 //! - `SPEED_DIR`: a folder in which the data stays for the next run; otherwise it is temporary
 //! - `THANOS_BIN`: a real `thanos`, asked as `thanos store` and `thanos query` (with both of its engines) instead of the stand-in
 //! - `PROMETHEUS_BIN`: a real `prometheus`, asked over HTTP on the same blocks instead of the stand-in
@@ -27,6 +28,7 @@ mod measure;
 #[path = "../../tests/peers_support/peer.rs"]
 mod peer;
 mod query;
+mod sidecar;
 mod store;
 mod targets;
 
@@ -46,7 +48,7 @@ pub struct Options {
     pub prometheus: Option<PathBuf>,
 }
 
-const PARTS: [&str; 5] = ["decode", "store", "query", "targets", "footprint"];
+const PARTS: [&str; 6] = ["decode", "store", "query", "targets", "footprint", "sidecar"];
 
 fn main() -> anyhow::Result<()> {
     let number = |name: &str, default: usize| {
@@ -65,7 +67,11 @@ fn main() -> anyhow::Result<()> {
         );
         return Ok(());
     }
-    let Some(peers) = peer::program_or_leave_out("the speed harness") else { return Ok(()) };
+    // The sidecar is compared with real programs only.
+    let needs_peers = wanted.is_empty() || wanted.iter().any(|part| part != "sidecar");
+    let peers =
+        if needs_peers { peer::program_or_leave_out("the speed harness") } else { Some(PathBuf::new()) };
+    let Some(peers) = peers else { return Ok(()) };
     let options = Options {
         shape: Shape { series: number("SPEED_SERIES", 20_000)?, hours: number("SPEED_HOURS", 6)? },
         rounds: number("SPEED_ROUNDS", 7)?.max(1),
@@ -75,10 +81,10 @@ fn main() -> anyhow::Result<()> {
         prometheus: real("PROMETHEUS_BIN")?,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(run(&options, &wanted))
+    runtime.block_on(run(&options, number("SPEED_SIDECAR_SERIES", 100_000)?, &wanted))
 }
 
-async fn run(options: &Options, wanted: &[String]) -> anyhow::Result<()> {
+async fn run(options: &Options, sidecar_series: usize, wanted: &[String]) -> anyhow::Result<()> {
     let is_wanted = |part: &str| wanted.is_empty() || wanted.iter().any(|wanted| wanted == part);
     let temporary = tempfile::tempdir()?;
     let kept = std::env::var_os("SPEED_DIR").map(PathBuf::from);
@@ -95,6 +101,9 @@ async fn run(options: &Options, wanted: &[String]) -> anyhow::Result<()> {
     }
     if is_wanted("footprint") {
         footprint::run(options, &data::bucket(options.shape, 1, dir)?).await?;
+    }
+    if is_wanted("sidecar") {
+        sidecar::run(options, sidecar_series, dir).await?;
     }
     if is_wanted("targets") {
         targets::run(options, dir, &decoded).await?;

@@ -13,7 +13,7 @@ use parallax_compactor::{Compactor, CompactorConfig, Retention};
 use parallax_net::{Context, GrpcServerConfig};
 use parallax_pki::Purpose;
 use parallax_querier::{Connection, EndpointConfig, EndpointOptions, EndpointSet, Proxy, ProxyConfig};
-use parallax_sidecar::{ShipperConfig, Sidecar, SidecarConfig};
+use parallax_sidecar::{ReloadMethod, ReloaderConfig, ShipperConfig, Sidecar, SidecarConfig};
 use serde::Deserialize;
 
 use super::compact::merge_mode;
@@ -79,6 +79,42 @@ struct PrometheusSection {
     ship_interval: Option<DurationText>,
     #[serde(default)]
     upload_compacted: bool,
+    /// As `--prometheus.http-client`.
+    http_client: Option<serde_json::Value>,
+    /// Watches Prometheus' configuration and rules.
+    reload: Option<ReloadSection>,
+}
+
+/// As the flags `--reloader.*` of `parallax sidecar`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ReloadSection {
+    config_file: Option<PathBuf>,
+    config_envsubst_file: Option<PathBuf>,
+    #[serde(default)]
+    rule_dirs: Vec<PathBuf>,
+    watch_interval: Option<DurationText>,
+    retry_interval: Option<DurationText>,
+    /// The process that gets the signal; without it Prometheus is told over HTTP.
+    signal_process: Option<String>,
+    #[serde(default)]
+    tolerate_unset_variables: bool,
+}
+
+impl ReloadSection {
+    fn config(&self) -> ReloaderConfig {
+        let defaults = ReloaderConfig::default();
+        let method = self.signal_process.clone().map(|process_name| ReloadMethod::Signal { process_name });
+        ReloaderConfig {
+            config_file: self.config_file.clone(),
+            output_file: self.config_envsubst_file.clone(),
+            rule_directories: self.rule_dirs.clone(),
+            watch_interval: self.watch_interval.map_or(defaults.watch_interval, |interval| interval.0),
+            retry_interval: self.retry_interval.map_or(defaults.retry_interval, |interval| interval.0),
+            method: method.unwrap_or(defaults.method),
+            tolerate_unset_variables: self.tolerate_unset_variables,
+        }
+    }
 }
 
 pub fn run(path: &str, check_only: bool) -> Result<(), Failure> {
@@ -221,7 +257,10 @@ impl PrometheusSection {
             heartbeat_interval: self
                 .heartbeat_interval
                 .map_or(defaults.heartbeat_interval, |interval| interval.0),
+            // JSON is YAML.
+            http_client_yaml: self.http_client.as_ref().map(ToString::to_string).unwrap_or_default(),
             shipper,
+            reloader: self.reload.as_ref().map(ReloadSection::config),
             ..defaults
         }
     }

@@ -5,7 +5,7 @@ use axum::Router;
 use parallax_block::HashFunction;
 use parallax_bucket::Access;
 use parallax_net::Context;
-use parallax_sidecar::{ShipperConfig, Sidecar, SidecarConfig};
+use parallax_sidecar::{ReloadMethod, ReloaderConfig, ShipperConfig, Sidecar, SidecarConfig};
 
 use super::{objstore, tls};
 use crate::flags::Values;
@@ -56,8 +56,30 @@ fn config(values: &Values, context: &Context) -> anyhow::Result<SidecarConfig> {
         max_series: size("store.limits.request-series"),
         max_samples: size("store.limits.request-samples"),
         shipper,
+        reloader: reloader(values)?,
         ..SidecarConfig::new(values.text("prometheus.url").context("--prometheus.url is empty")?)
     })
+}
+
+/// The reloader, if it is given anything to watch.
+fn reloader(values: &Values) -> anyhow::Result<Option<ReloaderConfig>> {
+    let method = match values.text("reloader.method").as_deref() {
+        Some("http") | None => ReloadMethod::Http,
+        Some("signal") => ReloadMethod::Signal {
+            process_name: values.text("reloader.process-name").context("--reloader.process-name is empty")?,
+        },
+        Some(other) => bail!("--reloader.method={other}: there are http and signal"),
+    };
+    let config = ReloaderConfig {
+        config_file: values.path("reloader.config-file"),
+        output_file: values.path("reloader.config-envsubst-file"),
+        rule_directories: values.list("reloader.rule-dir").into_iter().map(Into::into).collect(),
+        watch_interval: values.duration("reloader.watch-interval"),
+        retry_interval: values.duration("reloader.retry-interval"),
+        method,
+        tolerate_unset_variables: values.switch("reloader.tolerate-unset-variables"),
+    };
+    Ok((!config.is_empty()).then_some(config))
 }
 
 fn hash_function(values: &Values) -> anyhow::Result<HashFunction> {

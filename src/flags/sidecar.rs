@@ -1,10 +1,11 @@
 //! Flags of `parallax sidecar`.
 
 use super::Flag;
-use super::Kind::{Duration, Number, Switch, Text, Time};
+use super::Kind::{Duration, List, Number, Switch, Text, Time};
 use super::common;
 
-const RELOADER: &str = "the reloader comes with a later version; run Prometheus' config-reloader beside it";
+/// The Prometheus Operator passes tracing to every sidecar of a Prometheus that has it, so it cannot be refused here.
+const NO_TRACES: &str = "this version exports no traces; the sidecar runs without";
 
 pub(super) fn flags() -> Vec<Flag> {
     let own = vec![
@@ -16,7 +17,7 @@ pub(super) fn flags() -> Vec<Flag> {
             "prometheus.http-client",
             Text,
             "",
-            "HTTP client options as YAML (basic_auth, bearer_token_file; tls_config is read, and used by nothing yet)",
+            "HTTP client options as YAML (basic_auth, bearer_token, bearer_token_file, tls_config)",
         ),
         Flag::new("prometheus.http-client-file", Text, "", "File with the HTTP client options"),
         Flag::new("tsdb.path", Text, "./data", "Prometheus' data directory"),
@@ -50,13 +51,33 @@ pub(super) fn flags() -> Vec<Flag> {
         Flag::new("shipper.skip-corrupted-blocks", Switch, "false", "Skip blocks that cannot be read")
             .no_effect("corrupted blocks are always reported and skipped, and the rest goes on"),
         Flag::new("hash-func", Text, "", "Hash of uploaded files in meta.json: empty or SHA256"),
-        Flag::new("reloader.config-file", Text, "", "").refused(RELOADER),
-        Flag::new("reloader.config-envsubst-file", Text, "", "").refused(RELOADER),
-        Flag::new("reloader.rule-dir", Text, "", "").refused(RELOADER),
-        Flag::new("reloader.watch-interval", Duration, "3m", "Reloader").no_effect(RELOADER),
-        Flag::new("reloader.retry-interval", Duration, "5s", "Reloader").no_effect(RELOADER),
-        Flag::new("reloader.method", Text, "http", "Reloader").no_effect(RELOADER),
-        Flag::new("reloader.process-name", Text, "prometheus", "Reloader").no_effect(RELOADER),
+        Flag::new("reloader.config-file", Text, "", "Prometheus' configuration file to watch; may be gzip"),
+        Flag::new(
+            "reloader.config-envsubst-file",
+            Text,
+            "",
+            "Where the watched configuration is written with $(NAME) replaced from the environment",
+        ),
+        Flag::new("reloader.rule-dir", List, "", "Directories of rule files to watch (repeated)"),
+        Flag::new(
+            "reloader.watch-interval",
+            Duration,
+            "3m",
+            "How often configuration and rules are read again",
+        ),
+        Flag::new("reloader.retry-interval", Duration, "5s", "How long after a failure it is tried again"),
+        Flag::new("reloader.method", Text, "http", "How Prometheus is told to reload: http or signal"),
+        Flag::new("reloader.process-name", Text, "prometheus", "Whom to signal where the method is signal"),
+        Flag::new(
+            "reloader.tolerate-unset-variables",
+            Switch,
+            "false",
+            "Leave references to variables that are not set as they are, instead of refusing the configuration",
+        ),
     ];
-    [own, common::series_limits(), common::objstore(), common::server(), common::process()].concat()
+    let process = common::process().into_iter().map(|flag| match flag.name {
+        "tracing.config" | "tracing.config-file" => flag.no_effect(NO_TRACES),
+        _ => flag,
+    });
+    [own, common::series_limits(), common::objstore(), common::server(), process.collect()].concat()
 }

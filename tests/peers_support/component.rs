@@ -22,6 +22,8 @@ pub struct Component {
     process: Process,
     /// Address of its StoreAPI.
     pub grpc: String,
+    /// Address of its HTTP server.
+    pub http: String,
     client: HttpClient,
     _dir: TempDir,
 }
@@ -76,7 +78,8 @@ impl Component {
         let data = dir.path().join("data");
         link_blocks(bucket, &data)?;
         let config = dir.path().join("prometheus.yml");
-        std::fs::write(&config, "global: {scrape_interval: 15s}\n")?;
+        let external = "{cluster: eu-1, prometheus_replica: prometheus-0}";
+        std::fs::write(&config, format!("global: {{scrape_interval: 15s, external_labels: {external}}}\n"))?;
         let http = format!("127.0.0.1:{}", free_port()?);
         let mut child = Command::new(program);
         child.arg(format!("--config.file={}", config.display()));
@@ -113,7 +116,7 @@ impl Component {
             response_timeout: ANSWER_LIMIT,
             ..HttpClientConfig::new(format!("http://{http}"))
         };
-        Ok(Self { process, grpc, client: HttpClient::new(client)?, _dir: dir })
+        Ok(Self { process, grpc, http, client: HttpClient::new(client)?, _dir: dir })
     }
 
     pub fn id(&self) -> u32 {

@@ -20,8 +20,12 @@ const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// How much of a program's output an error quotes.
 const QUOTED_LINES: usize = 20;
 
-/// The program called `name`, on `PATH` or in a directory of system programs.
+/// The program called `name`: what the variable `NAME_BIN` names, or else the one on `PATH` or in a directory of system programs.
 pub fn find_program(name: &str) -> Option<PathBuf> {
+    let variable = format!("{}_BIN", name.to_uppercase().replace('-', "_"));
+    if let Some(named) = std::env::var_os(variable).map(PathBuf::from) {
+        return named.is_file().then_some(named);
+    }
     let path = std::env::var_os("PATH").unwrap_or_default();
     let more = MORE_DIRECTORIES.iter().map(PathBuf::from);
     std::env::split_paths(&path).chain(more).map(|directory| directory.join(name)).find(|file| file.is_file())

@@ -34,6 +34,26 @@ pub enum SidecarError {
     /// One block could not be uploaded; the others go on.
     #[error("block {block}: {reason}")]
     Block { block: String, reason: String },
+    /// Another process ships from the same directory. Its turn ends with it.
+    #[error(
+        "{}: another process ships these blocks; stop one of the two, or give each Prometheus a directory of its own",
+        path.display()
+    )]
+    ShippedByAnother { path: PathBuf },
+    /// The bucket has a block of another Prometheus that says it is this one.
+    #[error(
+        "block {block}: block {other} in the bucket covers the same time, has the same external labels {labels}, and is not from this \
+         Prometheus; give every Prometheus external labels of its own, then delete the blocks that have the wrong ones"
+    )]
+    SameLabels { block: String, other: String, labels: String },
+    #[error("reloader: {0}")]
+    ReloaderConfig(String),
+    /// Prometheus keeps the configuration that it has. Tried again.
+    #[error("prometheus {url} did not reload its configuration: {reason}")]
+    Reload { url: String, reason: String },
+    /// A process that should get a signal.
+    #[error("process {name:?}: {reason}")]
+    Process { name: String, reason: String },
     /// Too many remote reads at once. Try again later.
     #[error("prometheus {url}: all {reads} remote reads have been busy for {waited_seconds} s")]
     Busy { url: String, reads: usize, waited_seconds: f64 },
@@ -57,9 +77,28 @@ impl SidecarError {
             Self::NoExternalLabels { .. } | Self::UnequalBlockDurations { .. } => {
                 tonic::Status::failed_precondition(self.to_string())
             }
-            Self::Unreadable { .. } | Self::HttpClient(_) | Self::File { .. } | Self::Block { .. } => {
-                tonic::Status::internal(self.to_string())
-            }
+            Self::Unreadable { .. }
+            | Self::HttpClient(_)
+            | Self::File { .. }
+            | Self::Block { .. }
+            | Self::ShippedByAnother { .. }
+            | Self::SameLabels { .. }
+            | Self::ReloaderConfig(_)
+            | Self::Reload { .. }
+            | Self::Process { .. } => tonic::Status::internal(self.to_string()),
+        }
+    }
+
+    /// What kind of failure of Prometheus this is, as a label of a metric; `None` if it is none of Prometheus'.
+    pub(crate) fn kind(&self) -> Option<&'static str> {
+        match self {
+            Self::Unreachable { .. } => Some("unreachable"),
+            Self::Refused { status: 500.., .. } => Some("failed"),
+            Self::Refused { .. } => Some("refused"),
+            Self::Unreadable { .. } => Some("unreadable"),
+            Self::NoExternalLabels { .. } => Some("no_external_labels"),
+            Self::Busy { .. } => Some("busy"),
+            _ => None,
         }
     }
 }

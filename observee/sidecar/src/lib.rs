@@ -1,7 +1,7 @@
 //! Prometheus to StoreAPI, and its finished blocks to the bucket.
 //!
-//! A [`Sidecar`] stands beside one Prometheus. Three things run: a heartbeat that keeps what is known of Prometheus current
-//! (`state`), the StoreAPI over remote read (`store`), and, if there is a bucket, the shipper (`shipper`). They share
+//! A [`Sidecar`] stands beside one Prometheus. A heartbeat keeps what is known of Prometheus current (`state`), the StoreAPI answers over remote
+//! read (`store`); if there is a bucket the shipper runs (`shipper`), and if there is something to watch the reloader (`reloader`). They share
 //! nothing but the last known state; whatever Prometheus does, the sidecar stays up and says what it sees in
 //! readiness, Info and metrics.
 
@@ -11,11 +11,13 @@ mod error;
 mod http_client;
 mod metrics;
 mod prometheus;
+mod reloader;
 mod samples;
 mod shipper;
 mod side;
 mod state;
 mod store;
+mod trouble;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -24,16 +26,20 @@ use std::time::Duration;
 use parallax_block::HashFunction;
 use parallax_bucket::Bucket;
 use parallax_model::Labels;
-use parallax_net::{Context, HttpClient, HttpClientConfig};
+use parallax_net::{Context, HttpClient};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
 pub use error::SidecarError;
+pub use reloader::{ReloadMethod, ReloaderConfig};
+pub use shipper::Shipping;
 
 use metrics::SidecarMetrics;
 use prometheus::Prometheus;
-use shipper::Shipper;
+use reloader::Reloader;
+use shipper::{Lag, Shipper};
 use state::{Heartbeat, State};
+use trouble::Troubles;
 
 /// How a sidecar is set up.
 #[derive(Clone)]
@@ -58,6 +64,8 @@ pub struct SidecarConfig {
     pub max_read_wait: Duration,
     /// Ships blocks, if set.
     pub shipper: Option<ShipperConfig>,
+    /// Watches configuration and rules, if set.
+    pub reloader: Option<ReloaderConfig>,
 }
 
 /// How blocks are shipped.
@@ -93,6 +101,7 @@ impl SidecarConfig {
             max_concurrent_reads: 10,
             max_read_wait: Duration::from_secs(20),
             shipper: None,
+            reloader: None,
         }
     }
 }
@@ -125,20 +134,20 @@ pub struct Sidecar {
     failure: watch::Receiver<Option<String>>,
     reads: Arc<Semaphore>,
     metrics: SidecarMetrics,
+    troubles: Troubles,
+    lag: Option<Arc<Lag>>,
 }
 
 impl Sidecar {
-    /// Starts the heartbeat and the shipper. Returns at once: until Prometheus has answered, the store is not ready.
+    /// Starts the heartbeat, the shipper and the reloader. Returns at once: until Prometheus has answered, the store is not ready.
     ///
     /// The handle gives the reason if the sidecar cannot go on: Prometheus was never ready within the configured time.
     ///
     /// # Errors
     /// If the configuration is unusable.
     pub fn start(config: SidecarConfig, context: &Context) -> Result<(Arc<Self>, Running), SidecarError> {
-        let auth = http_client::auth(&config.http_client_yaml)?;
-        let http =
-            HttpClient::new(HttpClientConfig { auth, ..HttpClientConfig::new(&config.prometheus_url) })
-                .map_err(|error| SidecarError::HttpClient(error.to_string()))?;
+        let http = http_client::config(&config.prometheus_url, &config.http_client_yaml)?;
+        let http = HttpClient::new(http).map_err(|error| SidecarError::HttpClient(error.to_string()))?;
         let prometheus = Prometheus::new(&config.prometheus_url, http);
         let metrics = SidecarMetrics::new(&context.metrics);
         let (publish, state) = watch::channel(None);
@@ -148,6 +157,11 @@ impl Sidecar {
             let metrics = metrics.clone();
             Shipper::new(shipper, prometheus.clone(), state.clone(), metrics)
         });
+        let lag = shipper.as_ref().map(Shipper::lag);
+        let reloader = config.reloader.clone();
+        let reloader = reloader
+            .map(|reloader| Reloader::new(reloader, prometheus.clone(), &context.metrics))
+            .transpose()?;
         let shutdown = context.shutdown.clone();
         let task = tokio::spawn(async move {
             let shipping = async {
@@ -156,14 +170,27 @@ impl Sidecar {
                     None => std::future::pending().await,
                 }
             };
+            let reloading = async {
+                match reloader {
+                    Some(reloader) => reloader.run().await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 () = shutdown.cancelled() => Ok(()),
                 result = heartbeat.run() => result,
                 () = shipping => Ok(()),
+                () = reloading => Ok(()),
             }
         });
         let reads = Arc::new(Semaphore::new(config.max_concurrent_reads.max(1)));
-        Ok((Arc::new(Self { config, prometheus, state, failure, reads, metrics }), task))
+        let troubles = Troubles::new(metrics.clone());
+        Ok((Arc::new(Self { config, prometheus, state, failure, reads, metrics, troubles, lag }), task))
+    }
+
+    /// How far the bucket is behind, as of the last look; `None` where nothing is shipped.
+    pub fn shipping(&self) -> Option<Shipping> {
+        self.lag.as_ref().map(|lag| lag.now())
     }
 
     /// The external labels of Prometheus, once they are known.

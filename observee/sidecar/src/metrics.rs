@@ -4,7 +4,10 @@ use std::sync::atomic::AtomicU64;
 
 use parallax_telemetry::Metrics;
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
+
+use crate::SidecarError;
 
 type FloatGauge = Gauge<f64, AtomicU64>;
 
@@ -20,6 +23,13 @@ pub(crate) struct SidecarMetrics {
     pub last_upload_seconds: FloatGauge,
     pub corrupted_blocks: Counter,
     pub series_requests: Counter,
+    pub upload_lag_seconds: FloatGauge,
+    pub retention_seconds: FloatGauge,
+    pub lag_nears_retention: Gauge,
+    /// 1 while compacted blocks are uploaded, too, and all of them are.
+    pub compacted_done: Gauge,
+    pub skipped_blocks: Family<[(String, String); 1], Counter>,
+    prometheus_failures: Family<[(String, String); 1], Counter>,
 }
 
 impl SidecarMetrics {
@@ -71,6 +81,47 @@ impl SidecarMetrics {
                 "Series calls answered",
                 Counter::default(),
             ),
+            upload_lag_seconds: metrics.register(
+                "parallax_shipper_upload_lag_seconds",
+                "How long the time of the oldest block that is not in the bucket has been over; 0 if none waits",
+                FloatGauge::default(),
+            ),
+            retention_seconds: metrics.register(
+                "parallax_shipper_prometheus_retention_seconds",
+                "How long Prometheus keeps samples; 0 if that is not known, or not limited by time",
+                FloatGauge::default(),
+            ),
+            lag_nears_retention: metrics.register(
+                "parallax_shipper_lag_nears_retention",
+                "Whether Prometheus is about to delete blocks that are not in the bucket",
+                Gauge::default(),
+            ),
+            compacted_done: metrics.register(
+                "thanos_shipper_upload_compacted_done",
+                "Whether all blocks are in the bucket, those that Prometheus compacted included",
+                Gauge::default(),
+            ),
+            skipped_blocks: metrics.register(
+                "parallax_shipper_skipped_blocks",
+                "Blocks that are left where they are, by reason",
+                Family::default(),
+            ),
+            prometheus_failures: metrics.register(
+                "parallax_sidecar_prometheus_failures",
+                "Questions that Prometheus did not answer as it should, by what was wrong",
+                Family::default(),
+            ),
         }
+    }
+
+    /// Counts a failure that is Prometheus'.
+    pub fn failed(&self, error: &SidecarError) {
+        if let Some(kind) = error.kind() {
+            self.failed_by(kind);
+        }
+    }
+
+    pub fn failed_by(&self, reason: &str) {
+        self.prometheus_failures.get_or_create(&[("reason".to_owned(), reason.to_owned())]).inc();
     }
 }

@@ -7,6 +7,7 @@ mod json;
 mod metric_metadata;
 pub mod remote_read;
 mod rules;
+mod runtime;
 mod targets;
 mod tsdb_status;
 
@@ -47,6 +48,9 @@ pub struct Flags {
     pub max_block_duration: String,
     #[serde(rename = "storage.tsdb.delay-compact-file.path")]
     pub delay_compact_file: String,
+    /// Prometheus' data directory as it sees it itself; a sidecar may have it mounted elsewhere.
+    #[serde(rename = "storage.tsdb.path")]
+    pub data_directory: String,
 }
 
 /// Every JSON answer of Prometheus' API.

@@ -17,7 +17,6 @@ use parallax_storeapi::{
 };
 use tonic::{Request, Status};
 
-use crate::store::within;
 use crate::{Sidecar, SidecarError};
 
 /// Metrics in one message.
@@ -38,7 +37,7 @@ impl Sidecar {
             let _place = self.permit().await?;
             work.await
         };
-        within(deadline_of(request), self.prometheus.url(), placed).await
+        self.within(deadline_of(request), placed).await
     }
 }
 

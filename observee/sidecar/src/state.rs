@@ -98,6 +98,7 @@ impl Heartbeat {
                 Err(error) => {
                     let text = error.to_string();
                     self.metrics.prometheus_up.set(0);
+                    self.metrics.failed(&error);
                     self.failure.send_replace(Some(text.clone()));
                     self.condition.not_ready(text.clone());
                     if self.publish.borrow().is_none() && started.elapsed() >= self.ready_timeout {

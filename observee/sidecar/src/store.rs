@@ -26,11 +26,12 @@ use parallax_storeapi::{
     SeriesStream, SideServices, Store, chunks, deadline, deadline_of, frames, labels, matchers,
 };
 use tokio::sync::OwnedSemaphorePermit;
-use tonic::{Request, Status};
+use tonic::{Code, Request, Status};
 
 use crate::prometheus::MetadataCall;
 use crate::prometheus::remote_read::{ReadCall, ReadChunk, ReadSeries};
 use crate::state::State;
+use crate::trouble::Troubles;
 use crate::{Sidecar, SidecarConfig, SidecarError};
 
 /// What Info calls this component.
@@ -82,6 +83,22 @@ impl Sidecar {
         }
     }
 
+    /// The outcome of `work` before `deadline`; what fails is counted and logged.
+    pub(crate) async fn within<T>(
+        &self,
+        deadline: Option<Instant>,
+        work: impl Future<Output = Result<T, SidecarError>>,
+    ) -> Result<T, Status> {
+        let done = match deadline {
+            None => work.await,
+            Some(deadline) => match tokio::time::timeout_at(deadline.into(), work).await {
+                Ok(done) => done,
+                Err(_) => return Err(self.troubles.late(self.prometheus.url())),
+            },
+        };
+        done.map_err(|error| self.troubles.report(&error))
+    }
+
     /// The series of a call, without the labels `removed`, in order of what remains.
     async fn read(
         &self,
@@ -100,7 +117,7 @@ impl Sidecar {
             let mut found: Vec<_> = found.iter().map(|own| labels::to_wire(&own.without(removed))).collect();
             found.sort_by(|a, b| labels::compare(a, b));
             let series = found.into_iter().map(|labels| Ok(ReadSeries { labels, chunks: Vec::new() }));
-            return Ok(to_frames(futures::stream::iter(series)));
+            return Ok(to_frames(futures::stream::iter(series), self.troubles.clone()));
         }
         let hints = request.query_hints.as_ref();
         let call = ReadCall {
@@ -112,7 +129,7 @@ impl Sidecar {
             function: hints.and_then(|hints| hints.func.as_ref()).map_or("", |function| &function.name),
             removed,
         };
-        Ok(to_frames(self.prometheus.remote_read(&call).await?))
+        Ok(to_frames(self.prometheus.remote_read(&call).await?, self.troubles.clone()))
     }
 }
 
@@ -179,7 +196,7 @@ impl Store for Sidecar {
             let permit = self.permit().await?;
             Ok((permit, self.read(&request, &matchers, range, &removed).await?))
         };
-        let (permit, stream) = within(deadline, self.prometheus.url(), opening).await?;
+        let (permit, stream) = self.within(deadline, opening).await?;
         let kept = resort(stream, resorter).filter(move |frame| {
             let keep = match frame {
                 Ok(SeriesResponse { result: Some(Frame::Series(series)) }) => shard.matches(&series.labels),
@@ -187,11 +204,15 @@ impl Store for Sidecar {
             };
             std::future::ready(keep)
         });
-        let limited = Limits::of(self).apply(Box::pin(kept));
-        let held: SeriesStream = Box::pin(limited.inspect(move |_| {
+        let limited = deadline::until(Limits::of(self).apply(Box::pin(kept)), deadline);
+        let (troubles, url) = (self.troubles.clone(), self.prometheus.url().to_owned());
+        let held: SeriesStream = Box::pin(limited.inspect(move |frame| {
             let _alive_with_the_stream = &permit;
+            if frame.as_ref().is_err_and(|status| status.code() == Code::DeadlineExceeded) {
+                troubles.late(&url);
+            }
         }));
-        Ok(frames::respond(deadline::until(held, deadline), &request))
+        Ok(frames::respond(held, &request))
     }
 
     async fn label_names(&self, request: Request<LabelNamesRequest>) -> Result<LabelNamesResponse, Status> {
@@ -204,7 +225,7 @@ impl Store for Sidecar {
         let limit = usize::try_from(request.limit).unwrap_or(0);
         let call =
             MetadataCall { matchers: &matchers, min_time_ms: range.min_ms, max_time_ms: range.max_ms, limit };
-        let found = within(deadline, self.prometheus.url(), self.prometheus.label_names(&call)).await?;
+        let found = self.within(deadline, self.prometheus.label_names(&call)).await?;
         let mut names: Vec<String> = found;
         // External labels stand on every series there is.
         if !names.is_empty() || matchers.is_empty() {
@@ -233,15 +254,12 @@ impl Store for Sidecar {
         let call =
             MetadataCall { matchers: &matchers, min_time_ms: range.min_ms, max_time_ms: range.max_ms, limit };
         let values = match state.external_labels.get(&request.label) {
-            None => {
-                within(deadline, self.prometheus.url(), self.prometheus.label_values(&request.label, &call))
-                    .await?
-            }
+            None => self.within(deadline, self.prometheus.label_values(&request.label, &call)).await?,
             Some(value) if matchers.is_empty() => vec![value.to_owned()],
             Some(value) => {
                 // Only if there is a series that matches does the external label have a value.
                 let one = MetadataCall { limit: 1, ..call };
-                let found = within(deadline, self.prometheus.url(), self.prometheus.series(&one)).await?;
+                let found = self.within(deadline, self.prometheus.series(&one)).await?;
                 if found.is_empty() { Vec::new() } else { vec![value.to_owned()] }
             }
         };
@@ -260,18 +278,6 @@ fn sorted(mut texts: Vec<String>, limit: usize) -> Vec<String> {
         texts.truncate(limit);
     }
     texts
-}
-
-pub(crate) async fn within<T>(
-    deadline: Option<Instant>,
-    url: &str,
-    work: impl Future<Output = Result<T, SidecarError>>,
-) -> Result<T, Status> {
-    let Some(deadline) = deadline else { return work.await.map_err(|error| error.to_status()) };
-    match tokio::time::timeout_at(deadline.into(), work).await {
-        Ok(result) => result.map_err(|error| error.to_status()),
-        Err(_) => Err(Status::deadline_exceeded(format!("prometheus {url} did not answer in time"))),
-    }
 }
 
 /// The limits of one Series answer, used up as it passes.
@@ -325,9 +331,12 @@ impl Limits {
 }
 
 /// Frames of single series; parts of one series that Prometheus sent apart stay apart and adjacent.
-fn to_frames(series: impl Stream<Item = Result<ReadSeries, SidecarError>> + Send + 'static) -> SeriesStream {
-    Box::pin(series.map(|item| {
-        let series = item.map_err(|error| error.to_status())?;
+fn to_frames(
+    series: impl Stream<Item = Result<ReadSeries, SidecarError>> + Send + 'static,
+    troubles: Troubles,
+) -> SeriesStream {
+    Box::pin(series.map(move |item| {
+        let series = item.map_err(|error| troubles.report(&error))?;
         let chunks = series.chunks.into_iter().map(to_wire).collect();
         Ok(frames::series(Series { labels: series.labels, chunks }))
     }))

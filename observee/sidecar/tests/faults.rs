@@ -365,3 +365,58 @@ async fn a_prometheus_that_never_gets_ready_ends_the_sidecar_with_the_reason() {
     assert!(matches!(error, SidecarError::NotReady { .. }), "{error}");
     assert!(error.to_string().contains(&format!("http://127.0.0.1:{port} was not ready")), "{error}");
 }
+
+fn failures(context: &parallax_net::Context, reason: &str) -> u64 {
+    let name = format!("parallax_sidecar_prometheus_failures_total{{reason=\"{reason}\"}} ");
+    let text = context.metrics.encode().unwrap();
+    text.lines().find_map(|line| line.strip_prefix(&name)).map_or(0, |number| number.parse().unwrap())
+}
+
+#[tokio::test]
+async fn each_way_in_which_prometheus_fails_is_counted_by_its_name() {
+    let beside = start(three_series(), |config| config).await;
+    let half = beside.fake.frames().concat().len() / 2;
+    let garbage = Fault::Answer { kind: "text/html", body: b"<html>".to_vec() };
+    for (fault, reason) in [
+        (Fault::Status(500), "failed"),
+        (Fault::Status(401), "refused"),
+        (garbage, "unreadable"),
+        (Fault::FlipBit(half), "unreadable"),
+        (Fault::CutAfter(half), "unreadable"),
+        (Fault::BreakAfter(half), "unreachable"),
+        (Fault::HangAfter(half), "late"),
+        (Fault::HangBeforeHeaders, "late"),
+    ] {
+        let before = failures(&beside.context, reason);
+        beside.fake.set(fault.clone());
+        let deadline = Instant::now() + Duration::from_millis(200);
+        let request = match reason {
+            "late" => with_deadline(everything(), Some(deadline)),
+            _ => Request::new(everything()),
+        };
+        let failed = match beside.sidecar.series(request).await {
+            Err(_) => true,
+            Ok(stream) => frames::collect(stream).await.is_err(),
+        };
+        assert!(failed, "{fault:?}");
+        assert_eq!(failures(&beside.context, reason), before + 1, "{fault:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_prometheus_that_says_nothing_is_not_ready_for_that_reason() {
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut config = parallax_sidecar::SidecarConfig::new(format!("http://{}", silent.local_addr().unwrap()));
+    config.heartbeat_timeout = Duration::from_millis(50);
+    config.heartbeat_interval = Duration::from_millis(10);
+    let context = parallax_net::Context::for_test();
+    let (sidecar, _) = parallax_sidecar::Sidecar::start(config, &context).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !context.readiness.reasons().join("").contains("no answer within 0.05 s") {
+        assert!(Instant::now() < deadline, "{:?}", context.readiness.reasons());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(failures(&context, "unreachable") >= 1);
+    assert!(sidecar.info().await.unwrap_err().message().contains("no answer within"));
+    context.shutdown.cancel();
+}

@@ -21,6 +21,8 @@ pub(crate) struct Journal {
     uploaded: BTreeSet<BlockId>,
     /// As last read or written, so that nothing is rewritten for nothing.
     on_disk: Option<BTreeSet<BlockId>>,
+    /// The file is not ours to write.
+    unusable: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -41,7 +43,7 @@ impl Journal {
         match serde_json::from_slice::<File>(&bytes) {
             Ok(file) if file.version == VERSION => {
                 let uploaded: BTreeSet<BlockId> = file.uploaded.unwrap_or_default().into_iter().collect();
-                Ok(Self { on_disk: Some(uploaded.clone()), uploaded })
+                Ok(Self { on_disk: Some(uploaded.clone()), uploaded, unusable: false })
             }
             Ok(file) => Err(file_error(path, &format!("version {} is not supported", file.version))),
             Err(error) => {
@@ -49,6 +51,15 @@ impl Journal {
                 Ok(Self::default())
             }
         }
+    }
+
+    /// In place of one that cannot be read: it knows nothing, and is never written.
+    pub fn unusable() -> Self {
+        Self { unusable: true, ..Self::default() }
+    }
+
+    pub fn ids(&self) -> &BTreeSet<BlockId> {
+        &self.uploaded
     }
 
     pub fn contains(&self, id: &BlockId) -> bool {
@@ -68,7 +79,7 @@ impl Journal {
     /// # Errors
     /// If the file cannot be written.
     pub fn write(&mut self, path: &Path) -> Result<(), SidecarError> {
-        if self.on_disk.as_ref() == Some(&self.uploaded) {
+        if self.unusable || self.on_disk.as_ref() == Some(&self.uploaded) {
             return Ok(());
         }
         let file = File { version: VERSION, uploaded: Some(self.uploaded.iter().copied().collect()) };

@@ -17,7 +17,11 @@ const FILES: [&str; 2] = ["index", "meta.json"];
 
 /// A directory of links.
 #[derive(Debug)]
-pub(super) struct Staged(PathBuf);
+pub(super) struct Staged {
+    path: PathBuf,
+    /// Whether there are links; else it is the block's own directory.
+    is_linked: bool,
+}
 
 impl Staged {
     /// Links the files of `block`; `None` if Prometheus has deleted it.
@@ -26,38 +30,47 @@ impl Staged {
     /// If links cannot be made.
     pub fn new(tsdb_path: &Path, block: BlockId) -> Result<Option<Self>, SidecarError> {
         let source = tsdb_path.join(block.to_string());
-        let staged = Self(root(tsdb_path).join(block.to_string()));
+        let staged = Self { path: root(tsdb_path).join(block.to_string()), is_linked: true };
         // What an interrupted round left behind may be incomplete.
-        remove(&staged.0)?;
+        remove(&staged.path)?;
         match staged.link(&source) {
             Ok(true) => Ok(Some(staged)),
             // Prometheus renames a block before it deletes it, so it goes as a whole.
             _ if !source.exists() => Ok(None),
             // Verification will say what a missing file means.
             Ok(false) => Ok(Some(staged)),
-            Err(error) => Err(error),
+            // Links take room for names. Without, the upload fails should Prometheus delete the block meanwhile, and harms nothing.
+            Err(LinkError { is_full: true, error }) => {
+                tracing::warn!(
+                    block = block.to_string(),
+                    error = error.to_string(),
+                    "disk is full, uploading without links"
+                );
+                Ok(Some(Self { path: source, is_linked: false }))
+            }
+            Err(LinkError { error, .. }) => Err(error),
         }
     }
 
     pub fn path(&self) -> &Path {
-        &self.0
+        &self.path
     }
 
     /// Whether everything was there.
-    fn link(&self, source: &Path) -> Result<bool, SidecarError> {
-        create(&self.0)?;
+    fn link(&self, source: &Path) -> Result<bool, LinkError> {
+        create(&self.path)?;
         let mut complete = true;
         for name in FILES {
-            complete &= link(&source.join(name), &self.0.join(name))?;
+            complete &= link(&source.join(name), &self.path.join(name))?;
         }
-        let (from, to) = (source.join("chunks"), self.0.join("chunks"));
+        let (from, to) = (source.join("chunks"), self.path.join("chunks"));
         create(&to)?;
         let entries = match std::fs::read_dir(&from) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
-            entries => entries.map_err(|error| file_error(&from, &error))?,
+            entries => entries.map_err(|error| LinkError::new(&from, &error, ""))?,
         };
         for entry in entries {
-            let name = entry.map_err(|error| file_error(&from, &error))?.file_name();
+            let name = entry.map_err(|error| LinkError::new(&from, &error, ""))?.file_name();
             complete &= link(&from.join(&name), &to.join(&name))?;
         }
         Ok(complete)
@@ -66,7 +79,9 @@ impl Staged {
 
 impl Drop for Staged {
     fn drop(&mut self) {
-        if let Err(error) = remove(&self.0) {
+        if self.is_linked
+            && let Err(error) = remove(&self.path)
+        {
             tracing::debug!(error = error.to_string(), "cannot remove links");
         }
     }
@@ -96,8 +111,27 @@ fn root(tsdb_path: &Path) -> PathBuf {
     DIRECTORY.iter().fold(tsdb_path.to_path_buf(), |path, part| path.join(part))
 }
 
-fn create(directory: &Path) -> Result<(), SidecarError> {
-    std::fs::create_dir_all(directory).map_err(|error| file_error(directory, &error))
+/// Why a link could not be made.
+struct LinkError {
+    is_full: bool,
+    error: SidecarError,
+}
+
+impl LinkError {
+    fn new(path: &Path, error: &std::io::Error, hint: &str) -> Self {
+        let is_full = matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded);
+        Self { is_full, error: file_error(path, &format!("{error}{hint}")) }
+    }
+}
+
+fn create(directory: &Path) -> Result<(), LinkError> {
+    std::fs::create_dir_all(directory).map_err(|error| {
+        let hint = match error.kind() {
+            ErrorKind::ReadOnlyFilesystem => "; the sidecar needs to write to Prometheus' data directory",
+            _ => "",
+        };
+        LinkError::new(directory, &error, hint)
+    })
 }
 
 fn remove(directory: &Path) -> Result<(), SidecarError> {
@@ -108,7 +142,7 @@ fn remove(directory: &Path) -> Result<(), SidecarError> {
 }
 
 /// Whether the file was there.
-fn link(from: &Path, to: &Path) -> Result<bool, SidecarError> {
+fn link(from: &Path, to: &Path) -> Result<bool, LinkError> {
     match std::fs::hard_link(from, to) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
@@ -121,7 +155,8 @@ fn link(from: &Path, to: &Path) -> Result<bool, SidecarError> {
                 ErrorKind::ReadOnlyFilesystem => "; the sidecar needs to write to Prometheus' data directory",
                 _ => "",
             };
-            Err(file_error(from, &format!("cannot be linked to {}: {error}{hint}", to.display())))
+            let hint = format!(" (linking to {}){hint}", to.display());
+            Err(LinkError::new(from, &error, &hint))
         }
     }
 }

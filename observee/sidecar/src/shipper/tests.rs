@@ -22,6 +22,8 @@ use parallax_simulate::stand_in::{self, StandIn};
 
 use super::*;
 
+mod outages;
+
 /// Lets so many writes pass; the one after is cut short of its object, as a kill would do it.
 #[derive(Debug)]
 struct Failing {
@@ -94,7 +96,7 @@ const WRITES_PER_BLOCK: usize = 3;
 struct Setup {
     fleet: Fleet,
     data: tempfile::TempDir,
-    bucket: tempfile::TempDir,
+    bucket: Arc<tempfile::TempDir>,
     writes_left: Arc<AtomicUsize>,
     context: Context,
     blocks: Vec<BlockId>,
@@ -102,8 +104,13 @@ struct Setup {
 
 impl Setup {
     fn new(blocks: i64) -> Self {
-        let fleet = Fleet { cluster: "eu-1".to_owned(), replica: 0, instances: 1, seed: 5 };
-        let (data, bucket) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        Self::with_seed(blocks, 5)
+    }
+
+    /// Another seed is another Prometheus: other blocks.
+    fn with_seed(blocks: i64, seed: u64) -> Self {
+        let fleet = Fleet { cluster: "eu-1".to_owned(), replica: 0, instances: 1, seed };
+        let (data, bucket) = (tempfile::tempdir().unwrap(), Arc::new(tempfile::tempdir().unwrap()));
         let range = TimeRange::new(FIRST_BLOCK_MS, FIRST_BLOCK_MS + blocks * BLOCK_RANGE_MS - 1);
         let blocks = history::write(&fleet, range, data.path()).unwrap();
         let writes_left = Arc::new(AtomicUsize::new(usize::MAX));
@@ -305,7 +312,7 @@ async fn a_block_deleted_meanwhile_is_no_failure() {
     let id = setup.blocks[0];
     let meta = BlockMeta::parse_of(id, &std::fs::read(setup.in_data(id, "meta.json")).unwrap()).unwrap();
     std::fs::remove_dir_all(setup.data.path().join(id.to_string())).unwrap();
-    let shipped = setup.shipper(|_| {}).ship(id, meta, &setup.labels()).await.unwrap();
+    let shipped = setup.shipper(|_| {}).ship(id, meta, &setup.labels(), &BTreeSet::new()).await.unwrap();
     assert_eq!(shipped, Shipped::Gone);
     setup.no_links_are_left();
     assert_eq!(setup.in_bucket().1, []);

@@ -1,0 +1,12 @@
+//! `parallax sidecar` as a whole: the arguments that it is really given, and what a bucket looks like after it was killed.
+
+#[path = "sidecar/crashes.rs"]
+mod crashes;
+#[path = "sidecar/operator.rs"]
+mod operator;
+#[path = "support/program.rs"]
+mod program;
+#[path = "sidecar/s3.rs"]
+mod s3;
+#[path = "sidecar/world.rs"]
+mod world;
