@@ -186,6 +186,15 @@ class Chart(unittest.TestCase):
         self.assertEqual(out.one("Certificate", "parallax-entry")["spec"]["uris"], ["spiffe://m/observee/eu-1"])
         self.assertIn("--grpc-server-tls-client-ca=/etc/parallax/trusted-ca/ca.crt", out.args("Deployment", "parallax-entry"))
 
+    def test_cert_manager_makes_the_hubs_leaf_and_others_say_whom_to_trust(self):
+        values = {"observer": {"certManager": {"enabled": True, "uri": "spiffe://m/observer/hub", "issuerRef": {"name": "mesh"}}}}
+        out = self.render("observer", values)
+        self.assertEqual(out.one("Certificate", "parallax-observer")["spec"]["uris"], ["spiffe://m/observer/hub"])
+        self.assertEqual(out.file("parallax-query", "observer.yaml")["clusters"][0]["tls"]["ca"], "/etc/parallax/trusted-ca/ca.crt")
+        stacked = self.render("observer", {"observer": {**values["observer"], "mode": "stacked"}, "tlsQueriers": {"us-1": {"stores": ["us-1.example.com:443"], "tlsSecret": "own"}}})
+        authorities = [stacked.file(f"parallax-querier-{name}", "endpoints.yaml")["default_client_config"]["tls_config"]["ca_file"] for name in ("eu-1", "us-1")]
+        self.assertEqual(authorities, ["/etc/parallax/trusted-ca/ca.crt", "/etc/parallax/tls/ca.crt"])
+
     def test_the_compactor_is_one_pod_and_may_keep_everything(self):
         out = self.render("observee", {"compactor": {"retention": {"raw": "0d"}, "downsampling": False}})
         self.assertEqual(out.one("StatefulSet", "parallax-compactor")["spec"]["replicas"], 1)

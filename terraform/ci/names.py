@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Every metric that a dashboard or an alert names is one that our binaries export, and every expression parses.
+"""Every metric that a dashboard or an alert names is one that our binaries export, every expression parses, and every alert has a test in which it fires.
 
     names.py SOURCES PROMTOOL [SCRAPES]
 
@@ -92,6 +92,18 @@ def rule_expressions(path):
                     yield f"__alert_{rule['alert']}_lacks_{'_and_'.join(sorted(lacking))}"
 
 
+def untested():
+    """Alerts that no unit test sees firing."""
+    alerts = {rule["alert"] for path in (CHART / "rules").glob("*.yaml") for group in yaml.safe_load(path.read_text())["groups"] for rule in group["rules"] if "alert" in rule}
+    for path in (CHART / "rules/tests").glob("*.yaml"):
+        for test in yaml.safe_load(path.read_text())["tests"]:
+            alerts -= {case["alertname"] for case in test.get("alert_rule_test", []) if case.get("exp_alerts")}
+            for case in test.get("promql_expr_test", []):
+                if case.get("exp_samples"):
+                    alerts -= set(re.findall(r'alertname="(\w+)"', " ".join([case["expr"], *(sample["labels"] for sample in case["exp_samples"])])))
+    return sorted(alerts)
+
+
 def files():
     return [*sorted((CHART / "rules").glob("*.yaml")), *sorted((CHART / "dashboards").glob("*.json"))]
 
@@ -121,6 +133,7 @@ def main():
                     wrong.append(f"{path.name}: {name} is exported by nothing (in: {expression.strip()})")
                 elif shown is not None and name not in shown | EVENTS | ANSWERED:
                     wrong.append(f"{path.name}: {name} was shown by no component of the mesh (in: {expression.strip()})")
+    wrong += [f"no test sees {alert} firing" for alert in untested()]
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
         yaml.safe_dump({"groups": [{"name": "all", "rules": [{"record": f"x:{number}", "expr": expression} for number, expression in enumerate(every)]}]}, file)
         file.flush()

@@ -55,7 +55,10 @@ inputs = {
       "external-dns.alpha.kubernetes.io/hostname" = local.host
     }
   }
-  bucket                      = { bucket = dependency.bucket.outputs.bucket, region = dependency.bucket.outputs.region }
-  external_labels             = { region = local.values.aws_region }
+  bucket          = { bucket = dependency.bucket.outputs.bucket, region = dependency.bucket.outputs.region }
+  external_labels = { region = local.values.aws_region }
+  # Of cluster_values.yaml, if it says: compactor: { retention_raw: 90d }, prometheus: { retention: 48h }.
+  compactor                   = lookup(local.values, "compactor", {})
+  prometheus                  = lookup(local.values, "prometheus", {})
   service_account_annotations = dependency.iam.outputs.service_account_annotations
 }

@@ -1,7 +1,9 @@
 # One cluster of the mesh: its Secrets, Prometheus with our sidecar, the entry for observers and the compactor.
 
 locals {
-  chart = coalesce(var.chart.chart, "${path.module}/../../charts/parallax")
+  # Whether there is a leaf is no secret, its key is.
+  makes_ingress = nonsensitive(var.ingress != null)
+  chart         = coalesce(var.chart.chart, "${path.module}/../../charts/parallax")
 }
 
 module "config" {
@@ -10,7 +12,7 @@ module "config" {
   cluster_name    = var.cluster_name
   trust_domain    = var.trust_domain
   namespace       = var.namespace
-  entry           = var.entry
+  entry           = merge(var.entry, { proxy_secret = var.entry.proxy_secret != null || !local.makes_ingress ? var.entry.proxy_secret : "parallax-ingress-tls" })
   certificate     = { dns_names = var.certificate.dns_names, issuer = var.certificate.issuer, secret_name = coalesce(var.certificate.existing_secret, "parallax-entry-tls") }
   bucket          = { secret_name = coalesce(var.bucket.existing_secret, "parallax-objstore") }
   external_labels = var.external_labels
@@ -69,6 +71,20 @@ resource "kubernetes_secret_v1" "entry" {
   }
 }
 
+resource "kubernetes_secret_v1" "ingress" {
+  count = local.makes_ingress ? 1 : 0
+  metadata {
+    name      = "parallax-ingress-tls"
+    namespace = local.namespace
+  }
+  type = "kubernetes.io/tls"
+  data = {
+    "tls.crt" = var.ingress.cert_pem
+    "tls.key" = var.ingress.key_pem
+    "ca.crt"  = var.ingress.ca_pem
+  }
+}
+
 # With cert-manager the Secret is its own; whom to trust still comes from here.
 resource "kubernetes_secret_v1" "trusted_ca" {
   count = var.certificate.issuer == null ? 0 : 1
@@ -95,7 +111,7 @@ resource "helm_release" "parallax" {
   }
 
   # The stack brings the kinds ServiceMonitor and PrometheusRule.
-  depends_on = [kubernetes_secret_v1.objstore, kubernetes_secret_v1.entry, kubernetes_secret_v1.trusted_ca, helm_release.prometheus_stack]
+  depends_on = [kubernetes_secret_v1.objstore, kubernetes_secret_v1.entry, kubernetes_secret_v1.trusted_ca, kubernetes_secret_v1.ingress, helm_release.prometheus_stack]
 }
 
 resource "helm_release" "prometheus_stack" {

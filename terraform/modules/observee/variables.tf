@@ -44,6 +44,17 @@ variable "server" {
   sensitive = true
 }
 
+variable "ingress" {
+  description = "The leaf by which nginx asks Parallax (entry.mode nginx), an element of the pki module's output ingresses. Without it, name a Secret in entry.proxy_secret."
+  type = object({
+    cert_pem = string
+    key_pem  = string
+    ca_pem   = string
+  })
+  default   = null
+  sensitive = true
+}
+
 variable "certificate" {
   description = <<-EOT
     What the server certificate names, and where it comes from if not from `server`: a cert-manager issuer, or a Secret that is there

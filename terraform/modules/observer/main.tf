@@ -30,6 +30,7 @@ module "config" {
   client_secret               = coalesce(var.client_existing_secret, "parallax-observer-tls")
   cache                       = var.cache
   query_frontend              = var.query_frontend
+  client_certificate          = var.client_issuer == null ? null : { issuer = var.client_issuer, trust_domain = coalesce(var.trust_domain, "trust-domain-is-not-set") }
   replica_labels              = var.replica_labels
   query                       = var.query
   prometheus                  = var.prometheus
@@ -50,7 +51,7 @@ locals {
 }
 
 resource "kubernetes_secret_v1" "client" {
-  count = var.client_existing_secret == null ? 1 : 0
+  count = var.client_existing_secret == null && var.client_issuer == null ? 1 : 0
   metadata {
     name      = "parallax-observer-tls"
     namespace = local.namespace
@@ -65,11 +66,32 @@ resource "kubernetes_secret_v1" "client" {
   lifecycle {
     precondition {
       condition     = var.generate_ca || nonsensitive(var.client != null)
-      error_message = "The hub has no client certificate: set client to module.pki.clients[\"${var.cluster_name}\"], client_existing_secret, or generate_ca = true."
+      error_message = "The hub has no client certificate: set client to module.pki.clients[\"${var.cluster_name}\"], client_existing_secret, client_issuer, or generate_ca = true."
     }
     precondition {
       condition     = !var.generate_ca || var.trust_domain != null
       error_message = "generate_ca needs trust_domain, the name of the mesh in certificates."
+    }
+  }
+}
+
+# With cert-manager the leaf's Secret is its own; whom to trust still comes from here.
+resource "kubernetes_secret_v1" "observee_ca" {
+  count = var.client_issuer == null ? 0 : 1
+  metadata {
+    name      = "parallax-observee-ca"
+    namespace = local.namespace
+  }
+  data = { "ca.crt" = local.ca }
+
+  lifecycle {
+    precondition {
+      condition     = var.trust_domain != null
+      error_message = "client_issuer needs trust_domain, the name of the mesh in certificates."
+    }
+    precondition {
+      condition     = var.client_existing_secret == null && !var.generate_ca
+      error_message = "The hub's leaf comes from one place: keep client_issuer, client_existing_secret or generate_ca."
     }
   }
 }
@@ -90,8 +112,8 @@ resource "kubernetes_secret_v1" "querier" {
 
   lifecycle {
     precondition {
-      condition     = var.client_existing_secret == null
-      error_message = "${each.key} has a ca_pem, but the hub's leaf is in a Secret of your own: make one with that leaf and this CA, and name it in existing_secret of the tls_querier."
+      condition     = var.client_existing_secret == null && var.client_issuer == null
+      error_message = "${each.key} has a ca_pem, but the hub's leaf is not from here: make one with that leaf and this CA, and name it in existing_secret of the tls_querier."
     }
   }
 }
@@ -114,7 +136,7 @@ resource "helm_release" "parallax" {
   values     = concat([module.config.helm_values], var.extra_values)
 
   # The stack brings the kinds ServiceMonitor and PrometheusRule.
-  depends_on = [kubernetes_secret_v1.client, kubernetes_secret_v1.querier, kubernetes_secret_v1.objstore, helm_release.prometheus_stack]
+  depends_on = [kubernetes_secret_v1.client, kubernetes_secret_v1.querier, kubernetes_secret_v1.observee_ca, kubernetes_secret_v1.objstore, helm_release.prometheus_stack]
 }
 
 resource "helm_release" "prometheus_stack" {

@@ -4,7 +4,7 @@ variable "cluster_name" {
 }
 
 variable "trust_domain" {
-  description = "Name of the mesh in certificates; needed with generate_ca."
+  description = "Name of the mesh in certificates; needed with generate_ca and client_issuer."
   type        = string
   default     = null
 }
@@ -91,6 +91,12 @@ variable "client" {
 variable "client_existing_secret" {
   description = "A Secret that is there with the hub's leaf: tls.crt, tls.key and ca.crt (the CA of observees); none is made then."
   type        = string
+  default     = null
+}
+
+variable "client_issuer" {
+  description = "A cert-manager issuer that makes the hub's leaf, instead of client: its key is in no state then. It needs trust_domain, and observees trust that issuer's CA."
+  type        = object({ name = string, kind = optional(string, "ClusterIssuer") })
   default     = null
 }
 

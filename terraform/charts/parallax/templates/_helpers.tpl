@@ -220,6 +220,11 @@ metadata:
 {{ .querier.tlsSecret | default .root.Values.observer.tlsSecret }}
 {{- end }}
 
+{{/* File with the CA of observees, for a Secret of the hub's: {root, secret, directory}. */}}
+{{- define "parallax.observeeCa" -}}
+{{ if and .root.Values.observer.certManager.enabled (eq .secret .root.Values.observer.tlsSecret) }}/etc/parallax/trusted-ca/ca.crt{{ else }}{{ .directory }}/ca.crt{{ end }}
+{{- end }}
+
 {{/* The name in the certificate: the host of the first store, without what says how to look it up. */}}
 {{- define "parallax.serverName" -}}
 {{ .serverName | default (regexReplaceAll "^[a-z]+\\+" (first (splitList ":" (first .stores))) "") }}

@@ -23,6 +23,12 @@ locals {
       queryTimeout    = var.query.timeout
       responseTimeout = var.query.response_timeout
       tlsSecret       = var.client_secret
+      certManager = var.client_certificate == null ? { enabled = false, issuerRef = null, uri = "", trustedCaSecret = "" } : {
+        enabled         = true
+        issuerRef       = var.client_certificate.issuer
+        uri             = "spiffe://${var.client_certificate.trust_domain}/observer/${var.cluster_name}"
+        trustedCaSecret = var.client_certificate.trusted_ca_secret
+      }
       partialResponse = var.query.partial_response
       maxHeldBytes    = var.query.max_held_bytes
       syncInterval    = var.query.sync_interval

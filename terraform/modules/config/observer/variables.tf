@@ -148,6 +148,16 @@ variable "client_secret" {
   default     = "parallax-observer-tls"
 }
 
+variable "client_certificate" {
+  description = "Lets cert-manager fill client_secret: its issuer, and the mesh's trust domain for the identity. ca.crt of the Secret trusted_ca_secret then says whom to trust."
+  type = object({
+    issuer            = object({ name = string, kind = optional(string, "ClusterIssuer") })
+    trust_domain      = string
+    trusted_ca_secret = optional(string, "parallax-observee-ca")
+  })
+  default = null
+}
+
 variable "replica_labels" {
   description = "Labels that tell replicas apart."
   type        = list(string)

@@ -76,3 +76,28 @@ run "another_ca_beside_a_secret_that_is_there_is_refused" {
   }
   expect_failures = [kubernetes_secret_v1.querier]
 }
+
+run "cert_manager_makes_the_leaf" {
+  variables {
+    client        = null
+    client_issuer = { name = "observers" }
+    trust_domain  = "mesh.example"
+  }
+  assert {
+    condition     = length(kubernetes_secret_v1.client) == 0 && kubernetes_secret_v1.observee_ca[0].data["ca.crt"] == var.observee_ca_content
+    error_message = "only whom to trust comes from here"
+  }
+  assert {
+    condition     = yamldecode(helm_release.parallax.values[0]).observer.certManager == { enabled = true, issuerRef = { kind = "ClusterIssuer", name = "observers" }, trustedCaSecret = "parallax-observee-ca", uri = "spiffe://mesh.example/observer/hub" }
+    error_message = "the certificate"
+  }
+}
+
+run "cert_manager_without_a_trust_domain_is_refused" {
+  command = plan
+  variables {
+    client        = null
+    client_issuer = { name = "observers" }
+  }
+  expect_failures = [kubernetes_secret_v1.observee_ca]
+}
