@@ -8,7 +8,7 @@ the certificates of modules/pki are used for every hop.
 
     mesh.py --parallax BIN --helm BIN --terraform BIN --work DIR [--mode inline|stacked|both]
 
-Needs `prometheus` and `promtool`. Leaves the manifests in DIR/manifests and scraped metrics in DIR/metrics.
+Needs `prometheus` and `promtool`; the stacked hub's caches are in a real memcached, if there is one. Leaves the manifests in DIR/manifests and scraped metrics in DIR/metrics.
 """
 import argparse
 import json
@@ -33,8 +33,8 @@ SECRET_WORDS = ("PRIVATE KEY", "secret_key")
 # Static keys of one cluster's bucket, so that there is such a secret to look for.
 ACCESS_KEY, SECRET_KEY = "the-access-key-of-us-1", "nobody-must-see-this-key"
 # Caches, so that their metrics are there and their documents are read; a bucket's blocks shared by two gateways.
-CACHES = {"cache": {"index": {"type": "IN-MEMORY"}, "chunks": {"type": "IN-MEMORY"}}}
-STACKED = {**CACHES, "observer": {"mode": "stacked"}, "storeGateways": {"eu-1": {"shards": 2}}}
+INLINE = {"cache": {"index": {"type": "IN-MEMORY"}, "chunks": {"type": "IN-MEMORY"}}}
+STACKED = {"observer": {"mode": "stacked"}, "storeGateways": {"eu-1": {"shards": 2}}, "cache": {"memcached": {"enabled": True, "replicas": 1}}}
 
 
 def fail(message):
@@ -350,6 +350,23 @@ def follow_the_module(sides):
             fail(f"{file}: {path} is set by no module: a typing error?")
 
 
+def start_memcached(mesh, addresses):
+    """Where the manifests' memcached is here."""
+    port = free_port()
+    mesh.start("memcached", ["memcached", "-l", "127.0.0.1", "-p", port, "-m", "64", "-I", "16m", "-u", "nobody"])
+    addresses["parallax-memcached-0.parallax-memcached.monitoring.svc:11211"] = f"127.0.0.1:{port}"
+    return port
+
+
+def memcached_counts(port):
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+        connection.sendall(b"stats\r\n")
+        text = b""
+        while not text.endswith(b"END\r\n"):
+            text += connection.recv(65536)
+    return {name: int(value) for name, value in re.findall(r"STAT (\w+) (\d+)\r\n", text.decode())}
+
+
 def main():
     arguments = argparse.ArgumentParser()
     for name in ("parallax", "helm", "terraform", "work"):
@@ -360,7 +377,7 @@ def main():
         shutil.rmtree(old) if old.is_dir() else old.unlink()
     work.mkdir(parents=True, exist_ok=True)
     root, modules, hidden = apply(arguments.terraform, work)
-    sides = {name: Side(name, resources, root, arguments.helm, work, hidden, more=CACHES if name == "observer" else None) for name, resources in modules.items()
+    sides = {name: Side(name, resources, root, arguments.helm, work, hidden, more=INLINE if name == "observer" else None) for name, resources in modules.items()
              if any(resource["type"] == "helm_release" for resource in resources)}
     observees = {name.removeprefix("observee_").replace("_", "-"): side for name, side in sides.items() if name.startswith("observee_")}
     stacked = Side("observer", modules["observer"], root, arguments.helm, work, hidden, "-stacked", STACKED)
@@ -379,7 +396,8 @@ def main():
         wait_for("the first blocks in the buckets", lambda: len(mesh.buckets) == len(observees) and all(any(bucket.glob("*/meta.json")) for bucket in mesh.buckets.values()), mesh)
         for mode, side in (("inline", sides["observer"]), ("stacked", stacked)):
             addresses = dict(entries)
-            workloads = list(side.workloads())
+            workloads = [(name, pod) for name, pod in side.workloads() if pod["containers"][0]["name"] == "parallax"]
+            memcached = start_memcached(mesh, addresses) if mode == "stacked" and shutil.which("memcached") else None
             # The global querier last: it asks the others.
             workloads.sort(key=lambda pair: pair[0] == "parallax-query")
             url = None
@@ -390,6 +408,8 @@ def main():
                 url = http
             wait_for(f"the answer of the {mode} observer", lambda: question(url, list(observees), 2), mesh)
             evaluate(url)
+            if memcached and memcached_counts(memcached)["cmd_set"] == 0:
+                fail("the gateways put nothing into the memcached of the manifests")
             print(f"mesh: {mode}: {len(workloads)} workloads of the hub; {', '.join(observees)} answer over mTLS with fresh data and history, no warnings")
         metrics = work / "metrics"
         metrics.mkdir()

@@ -65,6 +65,8 @@ resource "helm_release" "monitoring" {
   repository = var.chart.repository
   version    = var.chart.version
   values     = [yamlencode(local.values)]
+  # Images, volumes and load balancers of a new cluster take their time.
+  timeout = 900
 }
 
 output "values" {

@@ -102,6 +102,8 @@ resource "helm_release" "parallax" {
   repository = var.chart.repository
   version    = var.chart.version
   values     = concat([module.config.helm_values], var.extra_values)
+  # Images, volumes and load balancers of a new cluster take their time.
+  timeout = 900
 
   lifecycle {
     precondition {
@@ -122,6 +124,8 @@ resource "helm_release" "prometheus_stack" {
   repository = "https://prometheus-community.github.io/helm-charts"
   version    = var.prometheus.version
   values     = concat([module.config.prometheus_stack_values], var.prometheus_stack_extra_values)
+  # Images, volumes and load balancers of a new cluster take their time.
+  timeout = 900
 
   depends_on = [kubernetes_secret_v1.objstore]
 }

@@ -134,6 +134,8 @@ resource "helm_release" "parallax" {
   repository = var.chart.repository
   version    = var.chart.version
   values     = concat([module.config.helm_values], var.extra_values)
+  # Images, volumes and load balancers of a new cluster take their time.
+  timeout = 900
 
   # The stack brings the kinds ServiceMonitor and PrometheusRule.
   depends_on = [kubernetes_secret_v1.client, kubernetes_secret_v1.querier, kubernetes_secret_v1.observee_ca, kubernetes_secret_v1.objstore, helm_release.prometheus_stack]
@@ -147,4 +149,6 @@ resource "helm_release" "prometheus_stack" {
   repository = "https://prometheus-community.github.io/helm-charts"
   version    = var.prometheus.version
   values     = concat([module.config.prometheus_stack_values], var.prometheus_stack_extra_values)
+  # Images, volumes and load balancers of a new cluster take their time.
+  timeout = 900
 }
