@@ -17,7 +17,7 @@ import yaml
 
 CHART = pathlib.Path(__file__).resolve().parent.parent / "charts/parallax"
 # Of Prometheus itself, kubelet, kube-state-metrics and API servers: shown by the clusters, not by us.
-FOREIGN = {"up", "ALERTS", "prometheus_tsdb_retention_limit_seconds", "prometheus_tsdb_head_series", "container_cpu_usage_seconds_total", "container_memory_working_set_bytes",
+FOREIGN = {"up", "ALERTS", "prometheus_tsdb_head_series", "container_cpu_usage_seconds_total", "container_memory_working_set_bytes",
            "kube_node_status_condition", "kube_pod_status_phase", "kube_pod_container_status_restarts_total", "apiserver_request_total",
            "kubelet_volume_stats_available_bytes", "kubelet_volume_stats_capacity_bytes", "kube_pod_container_resource_requests", "kube_pod_container_resource_limits",
            "kube_pod_container_status_waiting_reason", "kube_deployment_spec_replicas", "kube_deployment_status_replicas_available", "container_network_receive_bytes_total",
@@ -28,7 +28,7 @@ ANSWERED = {"parallax_cluster_up", "parallax_cluster_coverage_ratio"}
 # Families without a series until something happens.
 EVENTS = {"parallax_querier_coverage_gaps_total", "parallax_tls_handshake_failures_total", "parallax_server_connections_refused_total",
           "thanos_bucket_store_queries_dropped_total", "parallax_querier_foreign_labels_total", "parallax_store_warnings_total", "parallax_bucket_cache_wrong_values_total",
-          "parallax_tls_crl_next_update_timestamp_seconds"}
+          "parallax_tls_crl_next_update_timestamp_seconds", "parallax_shipper_skipped_blocks", "parallax_sidecar_prometheus_failures_total"}
 # Event families of the compactor: no group has enough blocks in the short life of the mesh.
 EVENTS |= {f"thanos_compact_{name}_total" for name in ("downsample", "downsample_failures", "blocks_marked", "group_compactions", "group_compactions_failures",
                                                       "group_compaction_runs_started")}
