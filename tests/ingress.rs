@@ -15,10 +15,10 @@ use parallax_testkit::process::{Process, free_port, program_or_leave_out};
 use program::{PATIENCE, Program, command};
 use question::{ask, ask_until, get};
 use serde_json::{Value, json};
-use sides::{Keys, Leaf, MACHINES, MACHINES_UP, Observee, observer, server_name};
+use sides::{Keys, Leaf, MACHINES, MACHINES_UP, Observee, named_observer, observer, server_name};
 use tempfile::TempDir;
 
-/// Ends mTLS with the cluster's server leaf and shows `client` to the observee behind it.
+/// Ends mTLS with the cluster's server leaf and shows `client` to the observee behind it, with the certificate that it was shown itself.
 fn configuration(port: u16, backend: &str, server: &Leaf, client: &Leaf, directory: &Path) -> String {
     let name = server_name("eu-1");
     let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
@@ -52,6 +52,7 @@ http {{
             grpc_ssl_name {name};
             grpc_ssl_server_name on;
             grpc_ssl_protocols TLSv1.3;
+            grpc_set_header x-ssl-client-cert $ssl_client_escaped_cert;
         }}
     }}
 }}
@@ -78,10 +79,15 @@ struct Cluster {
 
 impl Cluster {
     async fn start(program: &Path) -> Self {
+        Self::start_with(program, json!({})).await
+    }
+
+    /// With more keys in the observee's file.
+    async fn start_with(program: &Path, more: Value) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let keys = Keys::new(directory.path(), "mesh.test");
         let server = keys.observee("eu-1");
-        let observee = Observee::start("eu-1", Some(&server), directory.path()).await;
+        let observee = Observee::start_with("eu-1", Some(&server), more, directory.path()).await;
         let port = free_port().unwrap();
         let home = directory.path().join("nginx");
         std::fs::create_dir(&home).unwrap();
@@ -205,4 +211,31 @@ async fn a_client_without_a_certificate_is_refused_and_the_answer_says_why() {
     assert!(answer.by("cluster").is_empty(), "{answer:?}");
     let warnings = answer.warnings().join("\n");
     assert!(warnings.contains(&cluster.ingress) && warnings.contains("certificate"), "{warnings:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_observee_behind_the_ingress_tells_observers_apart_by_the_certificates_it_forwards() {
+    let Some(program) =
+        nginx("an_observee_behind_the_ingress_tells_observers_apart_by_the_certificates_it_forwards")
+    else {
+        return;
+    };
+    let more = json!({"allowed_observers": ["hub"], "forwarded_certificates": "nginx"});
+    let cluster = Cluster::start_with(&program, more).await;
+    let sections = [cluster.section("eu-1")];
+    let directory = cluster.directory.path();
+    let mut hub = named_observer("hub", &sections, Some(&cluster.keys.observer("hub")), directory);
+    let answer = ask_until(&hub.http().await, MACHINES_UP, |answer| {
+        answer.warnings().is_empty() && !answer.by("cluster").is_empty()
+    })
+    .await;
+    assert_eq!(answer.by("cluster").get("eu-1"), Some(&MACHINES));
+    let mut other = named_observer("other", &sections, Some(&cluster.keys.observer("other")), directory);
+    let answer = ask(&other.ready().await, MACHINES_UP).await;
+    assert!(answer.by("cluster").is_empty(), "{answer:?}");
+    let warnings = answer.warnings().join("\n");
+    assert!(
+        warnings.contains("spiffe://mesh.test/observer/other is not on this server's list"),
+        "{warnings}"
+    );
 }

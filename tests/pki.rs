@@ -1,5 +1,7 @@
 //! `parallax pki` as it is typed: the newcomer's page, what is refused and with which exit code, and what other programs make of it.
 
+#[path = "support/desk.rs"]
+mod desk;
 #[path = "support/program.rs"]
 mod program;
 
@@ -8,58 +10,10 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
 
+use desk::Desk;
 use parallax_testkit::process::{Process, free_port, program_or_leave_out};
-use program::{Finished, PATIENCE, command, finish};
+use program::PATIENCE;
 use serde_json::Value;
-
-const PASSPHRASE: &str = "correct horse battery staple";
-
-/// A directory with a state `pki` in it, and commands run there.
-struct Desk {
-    home: tempfile::TempDir,
-}
-
-impl Desk {
-    fn empty() -> Self {
-        Self { home: tempfile::tempdir().unwrap() }
-    }
-
-    fn new() -> Self {
-        let desk = Self::empty();
-        desk.ok("init --state file:pki --trust-domain mesh.example");
-        desk
-    }
-
-    fn path(&self, name: &str) -> std::path::PathBuf {
-        self.home.path().join(name)
-    }
-
-    fn text(&self, name: &str) -> String {
-        fs::read_to_string(self.path(name)).unwrap()
-    }
-
-    /// `parallax pki` with these words.
-    fn pki(&self, words: &str) -> Finished {
-        let mut command = command(std::iter::once("pki").chain(words.split_whitespace()));
-        finish(command.current_dir(self.home.path()).env("PARALLAX_PKI_PASSPHRASE", PASSPHRASE))
-    }
-
-    fn ok(&self, words: &str) -> String {
-        let finished = self.pki(words);
-        assert_eq!(finished.code, Some(0), "pki {words}: {finished:?}");
-        finished.stdout
-    }
-
-    fn json(&self, words: &str) -> Value {
-        serde_json::from_str(&self.ok(&format!("{words} --output json"))).unwrap()
-    }
-
-    fn code(&self, words: &str, code: i32) -> String {
-        let finished = self.pki(words);
-        assert_eq!(finished.code, Some(code), "pki {words}: {finished:?}");
-        format!("{}{}", finished.stdout, finished.stderr)
-    }
-}
 
 /// Commands of the page that need no running mesh.
 fn page_commands() -> Vec<String> {
@@ -156,7 +110,7 @@ fn bad_input_07_no_name_leaves_the_state_directory() {
         desk.code(&format!("issue --state file:pki --observee {name}"), 2);
     }
     let names: Vec<_> =
-        fs::read_dir(desk.home.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        fs::read_dir(desk.path("")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(names, ["pki"]);
     assert_eq!(fs::read_dir(desk.path("pki/leaves")).unwrap().count(), 0);
 }
@@ -204,7 +158,7 @@ fn exports_are_what_the_other_programs_read() {
     let cert = secret.lines().find_map(|line| line.trim().strip_prefix("tls.crt: ")).unwrap();
     fs::write(desk.path("secret.b64"), cert).unwrap();
     let decoded =
-        Command::new("base64").args(["-d", "secret.b64"]).current_dir(desk.home.path()).output().unwrap();
+        Command::new("base64").args(["-d", "secret.b64"]).current_dir(desk.path("")).output().unwrap();
     assert_eq!(String::from_utf8(decoded.stdout).unwrap(), desk.text("certs/eu-1/tls.crt"));
     assert!(secret.contains("kubernetes.io/tls") && secret.contains("namespace: monitoring"), "{secret}");
     let tfvars = export("--observee eu-1 --format tfvars");
@@ -244,7 +198,7 @@ fn ask(desk: &Desk, port: u16, leaf: &str) -> String {
             "-servername",
             "eu-1.example",
         ])
-        .current_dir(desk.home.path())
+        .current_dir(desk.path(""))
         .stdin(fs::File::open(desk.path("request")).unwrap())
         .output()
         .unwrap();
@@ -270,7 +224,7 @@ async fn nginx_takes_what_is_exported_and_refuses_what_is_revoked() {
     let server = server
         .replace("listen 443 ssl http2", &format!("listen 127.0.0.1:{port} ssl"))
         .replace("grpc_pass grpc://127.0.0.1:1;", "return 200 hello;");
-    let home = desk.home.path().display().to_string();
+    let home = desk.path("").display().to_string();
     let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
         .iter()
         .map(|kind| format!("{kind}_temp_path {home}/{kind};\n"))
@@ -282,7 +236,7 @@ async fn nginx_takes_what_is_exported_and_refuses_what_is_revoked() {
     fs::write(desk.path("request"), "GET / HTTP/1.1\r\nHost: eu-1.example\r\nConnection: close\r\n\r\n")
         .unwrap();
     let mut start = Command::new(nginx);
-    start.arg("-p").arg(desk.home.path()).arg("-c").arg(desk.path("nginx.conf")).args(["-e", "stderr"]);
+    start.arg("-p").arg(desk.path("")).arg("-c").arg(desk.path("nginx.conf")).args(["-e", "stderr"]);
     let mut process = Process::spawn(&mut start, &desk.path("nginx.log")).unwrap();
     process.wait_for_tcp(SocketAddr::from(([127, 0, 0, 1], port)), PATIENCE).await.unwrap();
     let taken = ask(&desk, port, "hub");

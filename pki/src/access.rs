@@ -1,29 +1,35 @@
-//! The identity rules: who may ask, who may answer for a cluster, and which labels an answer may carry. Pure.
+//! The identity rules: who may ask a server, and whose certificate answers for a cluster. Pure.
 //!
 //! Invariants: a rule is given a parsed identity, compares bytes, and says in its refusal which rule it was, who asked and what to do. Whether a
-//! certificate is good at all has been settled by the handshake.
+//! certificate is good at all has been settled by the handshake. Which labels an answer may carry is judged where answers are merged (the querier's
+//! claims).
 
 use std::collections::BTreeSet;
+use std::fmt;
+use std::str::FromStr;
 
-use crate::identity::{PeerIdentity, Role};
+use crate::Error;
+use crate::identity::{MAX_NAME_BYTES, PeerIdentity, Role, check_dns_name, check_name};
 
 /// A refusal by a rule.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AccessDenied {
-    #[error("the client's certificate carries no identity; observers need one (pki issue --observer)")]
+    #[error(
+        "rule of allowed identities: the client's certificate carries no identity; give it one (parallax pki issue --observer), or allow one of its DNS names (dns:NAME)"
+    )]
     NoIdentity,
-    #[error("{0} is an {role}; only observers may ask here", role = .0.role())]
-    NotAnObserver(PeerIdentity),
-    #[error("{0} is not among the observers that this observee allows")]
+    #[error(
+        "rule of allowed identities: {0} is not on this server's list; if it may ask, add it there (--grpc-server-allowed-identity, or allowed_observers in the file)"
+    )]
     NotAllowed(PeerIdentity),
-    #[error("{presented} answers for the cluster {expected:?}, which only its own certificate may")]
-    WrongCluster { presented: String, expected: String },
-    #[error("the series carries {name}={value:?}, but the endpoint speaks for {allowed}")]
-    ForeignLabel { name: String, value: String, allowed: String },
-    #[error("the series carries the label {name} {count} times")]
-    RepeatedLabel { name: String, count: usize },
-    #[error("the series carries no label {name}")]
-    MissingLabel { name: String },
+    #[error(
+        "rule of allowed identities: the ingress {0} forwards no client's certificate, and is not on this server's list itself; let it forward them, or add it (--grpc-server-allowed-identity, or allowed_observers in the file)"
+    )]
+    NotForwarded(PeerIdentity),
+    #[error(
+        "rule of cluster identities: {presented} answers for the cluster {expected:?}, which only that cluster's own certificate may; mend the address, or state the identity to expect"
+    )]
+    WrongCluster { presented: PeerIdentity, expected: String },
 }
 
 impl AccessDenied {
@@ -31,93 +37,128 @@ impl AccessDenied {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::NoIdentity => "no_identity",
-            Self::NotAnObserver(_) => "not_an_observer",
             Self::NotAllowed(_) => "not_allowed",
+            Self::NotForwarded(_) => "not_forwarded",
             Self::WrongCluster { .. } => "wrong_cluster",
-            Self::ForeignLabel { .. } => "foreign_label",
-            Self::RepeatedLabel { .. } => "repeated_label",
-            Self::MissingLabel { .. } => "missing_label",
         }
     }
 }
 
-/// Whom an observee serves.
+/// One entry of the list of who may ask.
+///
+/// Its text is `spiffe://mesh.example/observer/hub` (that identity), `observer/hub` or `hub` (that hub of the trust domain that the handshake takes), `observer/*`
+/// or `*` (any observer), `ingress/eu-1`, `ingress/*`, or `dns:querier.example` (a certificate with that DNS name, for clients of other makes).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum AllowedClient {
+    Identity(PeerIdentity),
+    /// `None`: every name of the role.
+    Named(Role, Option<String>),
+    Dns(String),
+}
+
+impl AllowedClient {
+    fn covers(&self, identity: &PeerIdentity) -> bool {
+        match self {
+            Self::Identity(allowed) => allowed == identity,
+            Self::Named(role, name) => {
+                *role == identity.role() && name.as_ref().is_none_or(|name| name == identity.name())
+            }
+            Self::Dns(_) => false,
+        }
+    }
+}
+
+impl FromStr for AllowedClient {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        if text.starts_with("spiffe:") {
+            let identity: PeerIdentity = text.parse()?;
+            return match identity.role() {
+                Role::Observer | Role::Ingress => Ok(Self::Identity(identity)),
+                Role::Observee => Err(not_asking(text)),
+            };
+        }
+        if let Some(name) = text.strip_prefix("dns:") {
+            check_dns_name(name)?;
+            return Ok(Self::Dns(name.to_owned()));
+        }
+        let (role, name) = match text.split_once('/') {
+            None => (Role::Observer, text),
+            Some(("observer", name)) => (Role::Observer, name),
+            Some(("ingress", name)) => (Role::Ingress, name),
+            Some(_) => return Err(not_asking(text)),
+        };
+        if name == "*" {
+            return Ok(Self::Named(role, None));
+        }
+        check_name("allowed identity", name, MAX_NAME_BYTES)?;
+        Ok(Self::Named(role, Some(name.to_owned())))
+    }
+}
+
+fn not_asking(text: &str) -> Error {
+    Error::Name {
+        what: "allowed identity",
+        text: text.chars().take(120).collect(),
+        reason: "only observers and ingresses ask: write it as observer/hub, ingress/eu-1, observer/* or dns:name",
+    }
+}
+
+impl fmt::Display for AllowedClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Identity(identity) => identity.fmt(f),
+            Self::Named(role, name) => write!(f, "{role}/{}", name.as_deref().unwrap_or("*")),
+            Self::Dns(name) => write!(f, "dns:{name}"),
+        }
+    }
+}
+
+/// Whom a server serves.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum AllowedObservers {
-    /// Whoever the CA vouches for, with an identity or without: as Thanos does.
+pub enum AllowedClients {
+    /// Whoever the handshake lets in, with an identity or without: as Thanos does.
     #[default]
     Anybody,
-    /// Every observer of the trust domain.
-    Observers,
-    /// These hubs.
-    Named(BTreeSet<String>),
+    /// These, and nobody else.
+    Listed(BTreeSet<AllowedClient>),
 }
 
-impl AllowedObservers {
-    /// A1: may this client ask? An ingress passes on what an observer asks; it is checked by [`crate::forwarded`] first.
-    pub fn admit(&self, identity: Option<&PeerIdentity>) -> Result<(), AccessDenied> {
-        if *self == Self::Anybody {
-            return Ok(());
-        }
-        let identity = identity.ok_or(AccessDenied::NoIdentity)?;
-        if identity.role() != Role::Observer {
-            return Err(AccessDenied::NotAnObserver(identity.clone()));
-        }
-        match self {
-            Self::Named(hubs) if !hubs.contains(identity.name()) => {
-                Err(AccessDenied::NotAllowed(identity.clone()))
-            }
-            _ => Ok(()),
-        }
-    }
-}
-
-/// A2: an endpoint of `cluster` shows that cluster's certificate. For what is not settled by an expected identity in the handshake.
-pub fn check_endpoint(identity: Option<&PeerIdentity>, cluster: &str) -> Result<(), AccessDenied> {
-    match identity {
-        Some(identity) if identity.role() == Role::Observee && identity.name() == cluster => Ok(()),
-        presented => Err(AccessDenied::WrongCluster {
-            presented: presented.map_or_else(|| "a server without identity".to_owned(), ToString::to_string),
-            expected: cluster.to_owned(),
-        }),
-    }
-}
-
-/// A3: what an endpoint may say. A hub that stands for several clusters is allowed each of them.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LabelRule {
-    /// Name of the label that tells clusters apart.
-    pub label: Vec<u8>,
-    /// Values that the endpoint may use.
-    pub clusters: BTreeSet<Vec<u8>>,
-}
-
-impl LabelRule {
-    /// Judges one label set: the label is there exactly once, with an allowed value, byte for byte.
-    pub fn check<'l>(
+impl AllowedClients {
+    /// A1: may this client ask? `dns_names` are those of its certificate. What an ingress forwards is checked by [`crate::forwarded`] first, and then judged
+    /// as if it had come directly.
+    pub fn admit(
         &self,
-        labels: impl IntoIterator<Item = (&'l [u8], &'l [u8])>,
+        identity: Option<&PeerIdentity>,
+        dns_names: impl FnOnce() -> Vec<String>,
     ) -> Result<(), AccessDenied> {
-        let name = || String::from_utf8_lossy(&self.label).into_owned();
-        let mut values = labels.into_iter().filter(|(label, _)| *label == self.label).map(|(_, value)| value);
-        // An empty value is the same as no label.
-        let Some(value) = values.next().filter(|value| !value.is_empty()) else {
-            return Err(AccessDenied::MissingLabel { name: name() });
-        };
-        let more = values.count();
-        if more > 0 {
-            return Err(AccessDenied::RepeatedLabel { name: name(), count: more + 1 });
-        }
-        if self.clusters.contains(value) {
+        let Self::Listed(entries) = self else { return Ok(()) };
+        if identity.is_some_and(|identity| entries.iter().any(|entry| entry.covers(identity))) {
             return Ok(());
         }
-        let allowed: Vec<_> = self.clusters.iter().map(|cluster| String::from_utf8_lossy(cluster)).collect();
-        Err(AccessDenied::ForeignLabel {
-            name: name(),
-            value: String::from_utf8_lossy(value).chars().take(120).collect(),
-            allowed: allowed.join(", "),
+        if entries.iter().any(|entry| matches!(entry, AllowedClient::Dns(_))) {
+            let shown = dns_names();
+            if entries.iter().any(|entry| matches!(entry, AllowedClient::Dns(name) if shown.contains(name))) {
+                return Ok(());
+            }
+        }
+        Err(match identity {
+            None => AccessDenied::NoIdentity,
+            Some(identity) if identity.role() == Role::Ingress => {
+                AccessDenied::NotForwarded(identity.clone())
+            }
+            Some(identity) => AccessDenied::NotAllowed(identity.clone()),
         })
     }
+}
+
+/// A2: of the certificates that carry an identity, only `cluster`'s own answers for it.
+pub fn check_endpoint(identity: &PeerIdentity, cluster: &str) -> Result<(), AccessDenied> {
+    if identity.role() == Role::Observee && identity.name() == cluster {
+        return Ok(());
+    }
+    Err(AccessDenied::WrongCluster { presented: identity.clone(), expected: cluster.to_owned() })
 }
 
 #[cfg(test)]
@@ -128,49 +169,70 @@ mod tests {
         text.parse().unwrap()
     }
 
+    fn listed(entries: &[&str]) -> AllowedClients {
+        AllowedClients::Listed(entries.iter().map(|entry| entry.parse().unwrap()).collect())
+    }
+
     #[test]
-    fn an_observee_serves_the_observers_it_allows_and_nobody_else() {
+    fn a_server_serves_those_on_its_list_and_nobody_else() {
         let hub = identity("spiffe://mesh.example/observer/hub");
         let other = identity("spiffe://mesh.example/observer/other");
-        let observee = identity("spiffe://mesh.example/observee/hub");
-        let named = AllowedObservers::Named(["hub".to_owned()].into());
-        assert_eq!(named.admit(Some(&hub)), Ok(()));
-        assert_eq!(named.admit(Some(&other)).unwrap_err().reason(), "not_allowed");
-        for rule in [&named, &AllowedObservers::Observers] {
-            assert_eq!(rule.admit(None), Err(AccessDenied::NoIdentity));
-            assert_eq!(rule.admit(Some(&observee)).unwrap_err().reason(), "not_an_observer");
+        let elsewhere = identity("spiffe://other.example/observer/hub");
+        let ingress = identity("spiffe://mesh.example/ingress/hub");
+        let admits = |entries: &[&str], who: &PeerIdentity| {
+            listed(entries).admit(Some(who), Vec::new).map_err(|denied| denied.reason())
+        };
+        for entries in
+            [["hub"], ["observer/hub"], ["spiffe://mesh.example/observer/hub"], ["*"], ["observer/*"]]
+        {
+            assert_eq!(admits(&entries, &hub), Ok(()), "{entries:?}");
+            assert_eq!(admits(&entries, &ingress), Err("not_forwarded"), "{entries:?}");
         }
-        assert_eq!(AllowedObservers::Observers.admit(Some(&other)), Ok(()));
-        assert_eq!(AllowedObservers::Anybody.admit(None), Ok(()));
+        assert_eq!(admits(&["hub"], &other), Err("not_allowed"));
+        assert_eq!(admits(&["hub", "other"], &other), Ok(()));
+        assert_eq!(admits(&["spiffe://mesh.example/observer/hub"], &elsewhere), Err("not_allowed"));
+        assert_eq!(admits(&["ingress/hub"], &ingress), Ok(()));
+        assert_eq!(admits(&["ingress/*"], &hub), Err("not_allowed"));
+        assert_eq!(listed(&["*"]).admit(None, Vec::new), Err(AccessDenied::NoIdentity));
+        assert_eq!(listed(&[]).admit(Some(&hub), Vec::new).unwrap_err().reason(), "not_allowed");
+        assert_eq!(AllowedClients::Anybody.admit(None, Vec::new), Ok(()));
+    }
+
+    #[test]
+    fn a_client_of_another_make_is_known_by_a_name_in_its_certificate() {
+        let rule = listed(&["dns:querier.example"]);
+        let names = |name: &str| vec!["other.example".to_owned(), name.to_owned()];
+        assert_eq!(rule.admit(None, || names("querier.example")), Ok(()));
+        assert_eq!(rule.admit(None, || names("querier.example.org")), Err(AccessDenied::NoIdentity));
+    }
+
+    #[test]
+    fn entries_print_what_they_were_read_from_and_nonsense_is_refused() {
+        for text in ["spiffe://mesh.example/observer/hub", "observer/hub", "ingress/*", "dns:a.example"] {
+            assert_eq!(text.parse::<AllowedClient>().unwrap().to_string(), text);
+        }
+        for text in [
+            "",
+            "Hub",
+            "observee/eu-1",
+            "spiffe://m/observee/a",
+            "observer/",
+            "observer/a/b",
+            "dns:",
+            "dns:*",
+            "a b",
+            "hub*",
+        ] {
+            assert!(text.parse::<AllowedClient>().is_err(), "{text:?} was accepted");
+        }
     }
 
     #[test]
     fn a_cluster_answers_with_its_own_certificate() {
-        let own = identity("spiffe://mesh.example/observee/eu-1");
-        assert_eq!(check_endpoint(Some(&own), "eu-1"), Ok(()));
-        for wrong in [
-            None,
-            Some(identity("spiffe://mesh.example/observee/us-1")),
-            Some(identity("spiffe://mesh.example/observer/eu-1")),
-        ] {
-            let denied = check_endpoint(wrong.as_ref(), "eu-1").unwrap_err();
-            assert!(denied.to_string().contains("eu-1"), "{denied}");
+        assert_eq!(check_endpoint(&identity("spiffe://mesh.example/observee/eu-1"), "eu-1"), Ok(()));
+        for wrong in ["spiffe://mesh.example/observee/us-1", "spiffe://mesh.example/observer/eu-1"] {
+            let denied = check_endpoint(&identity(wrong), "eu-1").unwrap_err();
+            assert!(denied.to_string().contains("eu-1") && denied.to_string().contains(wrong), "{denied}");
         }
-    }
-
-    #[test]
-    fn labels_of_another_cluster_are_told_apart_byte_by_byte() {
-        let rule = LabelRule { label: b"cluster".to_vec(), clusters: [b"eu-1".to_vec()].into() };
-        let check = |labels: &[(&str, &str)]| {
-            let labels = labels.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes()));
-            rule.check(labels).map_err(|denied| denied.reason())
-        };
-        assert_eq!(check(&[("__name__", "up"), ("cluster", "eu-1")]), Ok(()));
-        for spoofed in ["us-1", "EU-1", "eu-1 ", "eu\u{2010}1", "\u{435}u-1"] {
-            assert_eq!(check(&[("cluster", spoofed)]), Err("foreign_label"), "{spoofed:?}");
-        }
-        assert_eq!(check(&[("cluster", "")]), Err("missing_label"));
-        assert_eq!(check(&[("Cluster", "eu-1")]), Err("missing_label"));
-        assert_eq!(check(&[("cluster", "eu-1"), ("cluster", "us-1")]), Err("repeated_label"));
     }
 }

@@ -232,9 +232,9 @@ fn rejection_reason(rejection: &PeerRejection) -> FailureReason {
         PeerRejection::WrongRole { .. } | PeerRejection::WrongUsage(_) | PeerRejection::NoUsage(_) => {
             FailureReason::WrongRole
         }
-        PeerRejection::WrongIdentity { .. } | PeerRejection::WrongTrustDomain { .. } => {
-            FailureReason::WrongName
-        }
+        PeerRejection::WrongIdentity { .. }
+        | PeerRejection::WrongCluster(_)
+        | PeerRejection::WrongTrustDomain { .. } => FailureReason::WrongName,
         PeerRejection::AnchorsExpired => FailureReason::WrongCa,
         _ => FailureReason::BadCertificate,
     }

@@ -70,6 +70,10 @@ pub enum ForwardedError {
     Contradiction { certificate: String, stated: String },
     #[error("the forwarded certificate is refused: {0}")]
     Unverified(String),
+    #[error(
+        "the forwarded certificate is of {0}; an ingress forwards those of observers of its own trust domain"
+    )]
+    NotAnObserver(PeerIdentity),
 }
 
 impl ForwardedError {
@@ -83,6 +87,7 @@ impl ForwardedError {
             Self::NoIdentity => "no_identity",
             Self::Contradiction { .. } => "contradiction",
             Self::Unverified(_) => "unverified",
+            Self::NotAnObserver(_) => "not_an_observer",
         }
     }
 }
@@ -108,14 +113,18 @@ pub fn accept(
         [header] => *header,
         more => return Err(ForwardedError::Several(more.len())),
     };
-    match peer {
-        Some(identity) if identity.role() == Role::Ingress => {}
+    let ingress = match peer {
+        Some(identity) if identity.role() == Role::Ingress => identity,
         other => {
             let name = other.map_or_else(|| "a peer without identity".to_owned(), ToString::to_string);
             return Err(ForwardedError::NotFromAnIngress(name));
         }
-    }
+    };
     let forwarded = parse(header, format)?;
+    let identity = &forwarded.identity;
+    if identity.role() != Role::Observer || identity.trust_domain() != ingress.trust_domain() {
+        return Err(ForwardedError::NotAnObserver(forwarded.identity));
+    }
     if !forwarded.chain.is_empty() {
         verify(&forwarded.chain).map_err(ForwardedError::Unverified)?;
     }
@@ -306,6 +315,15 @@ mod tests {
         for peer in [None, Some(HUB), Some("spiffe://mesh.example/observee/eu-1")] {
             let refused = judge(peer, &[header]).unwrap_err();
             assert_eq!(refused.reason(), "not_from_an_ingress");
+        }
+        for other in ["mesh.example/observee/eu-1", "mesh.example/ingress/eu-1", "other.example/observer/hub"]
+        {
+            let header = format!("URI=spiffe://{other}");
+            assert_eq!(
+                judge(ingress, &[header.as_bytes()]).unwrap_err().reason(),
+                "not_an_observer",
+                "{other}"
+            );
         }
     }
 }

@@ -150,7 +150,7 @@ impl FromStr for PeerIdentity {
     }
 }
 
-fn check_name(what: &'static str, text: &str, limit_bytes: usize) -> Result<(), Error> {
+pub(crate) fn check_name(what: &'static str, text: &str, limit_bytes: usize) -> Result<(), Error> {
     let refuse = |reason| Err(Error::Name { what, text: shortened(text), reason });
     if text.is_empty() {
         return refuse("it is empty");

@@ -36,6 +36,7 @@ pub mod rotation;
 mod state;
 pub mod verify;
 
+pub use access::{AllowedClient, AllowedClients};
 pub use authority::{Authority, AuthorityOptions, ImportedAuthority, OpenOptions};
 pub use bundle::TrustBundle;
 pub use credentials::{CredentialFiles, CredentialSource, CredentialStatus};
@@ -49,7 +50,7 @@ pub use ledger::{Ledger, RevocationReason};
 pub use material::{CredentialPem, Material, Purpose, TlsProfile, TlsVersion};
 pub use profile::{Hierarchy, KeyKind, LeafRequest};
 pub use state::read_bounded;
-pub use verify::PeerRejection;
+pub use verify::{ExpectedServer, PeerRejection};
 
 use std::sync::Arc;
 

@@ -24,7 +24,7 @@ use crate::crl::RevocationList;
 use crate::explain::{Explanation, Side, explain};
 use crate::identity::{PeerIdentity, TrustDomain};
 use crate::verify::{
-    Anchors, ClientVerifier, Expectation, PeerSide, ServerVerifier, check_leaf, identity_of,
+    Anchors, ClientVerifier, ExpectedServer, PeerSide, ServerVerifier, check_leaf, identity_of,
 };
 
 /// The protocol id of HTTP/2, which gRPC negotiates.
@@ -111,6 +111,8 @@ pub struct Material {
     profile: TlsProfile,
     own: Option<Own>,
     anchors: Option<Anchors>,
+    /// Of the anchors, in the order of the bundle, as DER.
+    anchor_names: Vec<Vec<u8>>,
     server: Option<Arc<ServerConfig>>,
     client_by_name: Option<Arc<ClientConfig>>,
     clients: Option<Arc<ClientVerifier>>,
@@ -160,6 +162,7 @@ impl Material {
         let mut material = Self {
             profile,
             own,
+            anchor_names: names(anchors.as_ref()),
             anchors,
             server: None,
             client_by_name: None,
@@ -176,7 +179,7 @@ impl Material {
                 if material.anchors.is_none() && !skip_verify {
                     return Err(Error::NoTrust);
                 }
-                let config = material.build_client(Expectation::Name)?;
+                let config = material.build_client(ExpectedServer::Name)?;
                 material.client_by_name = Some(Arc::new(config));
             }
         }
@@ -188,13 +191,12 @@ impl Material {
         self.server.clone().ok_or_else(|| self.wrong_purpose("server"))
     }
 
-    /// The configuration for connecting. With `expected`, the server must carry that identity, whatever name it was dialled by; without, its certificate
-    /// must carry the dialled name. Errors: these are server credentials.
-    pub fn client_config(&self, expected: Option<&PeerIdentity>) -> Result<Arc<ClientConfig>, Error> {
+    /// The configuration for connecting to a server that is `expected`. Errors: these are server credentials.
+    pub fn client_config(&self, expected: &ExpectedServer) -> Result<Arc<ClientConfig>, Error> {
         let by_name = self.client_by_name.as_ref().ok_or_else(|| self.wrong_purpose("client"))?;
         match expected {
-            None => Ok(Arc::clone(by_name)),
-            Some(identity) => Ok(Arc::new(self.build_client(Expectation::Identity(identity.clone()))?)),
+            ExpectedServer::Name => Ok(Arc::clone(by_name)),
+            other => Ok(Arc::new(self.build_client(other.clone())?)),
         }
     }
 
@@ -228,6 +230,15 @@ impl Material {
         self.anchors.iter().flat_map(Anchors::certificates).filter_map(|der| Facts::read(der).ok())
     }
 
+    /// True if a peer whose leaf has this issuer (DER) shows a leaf of a CA that is on its way out: the bundle's first CA is the one that signs, and the issuer
+    /// is another one of the bundle. Of a bundle that others made the order may mean nothing.
+    pub fn is_of_former_ca(&self, issuer: &[u8]) -> bool {
+        match self.anchor_names.split_first() {
+            Some((signing, others)) => signing != issuer && others.iter().any(|name| name == issuer),
+            None => false,
+        }
+    }
+
     /// True if the DER certificate `anchor` verifies peers.
     pub(crate) fn trusts(&self, anchor: &CertificateDer<'_>) -> bool {
         self.anchors.iter().flat_map(Anchors::certificates).any(|known| known == anchor)
@@ -254,12 +265,10 @@ impl Material {
         &self,
         chain: &[CertificateDer<'_>],
         name: &ServerName<'_>,
-        expected: Option<&PeerIdentity>,
+        expected: &ExpectedServer,
         now: SystemTime,
     ) -> Result<(), Explanation> {
-        let expectation =
-            expected.map_or(Expectation::Name, |identity| Expectation::Identity(identity.clone()));
-        let verifier = self.server_verifier(expectation);
+        let verifier = self.server_verifier(expected.clone());
         let verified = match chain.split_first() {
             Some((leaf, intermediates)) => {
                 verifier.verify_server_cert(leaf, intermediates, name, &[], unix_time(now))
@@ -284,7 +293,7 @@ impl Material {
         bundle: &str,
         chain: &[CertificateDer<'_>],
         name: &ServerName<'_>,
-        expected: Option<&PeerIdentity>,
+        expected: &ExpectedServer,
         now: SystemTime,
     ) -> Result<Result<(), Explanation>, Error> {
         let material = Self::trusting(bundle, Purpose::Client { skip_verify: false }, now)?;
@@ -299,6 +308,7 @@ impl Material {
             profile: purpose.into(),
             own: None,
             anchors: Some(anchors),
+            anchor_names: Vec::new(),
             server: None,
             client_by_name: None,
             clients: None,
@@ -309,7 +319,7 @@ impl Material {
         Ok(material)
     }
 
-    fn server_verifier(&self, expectation: Expectation) -> ServerVerifier {
+    fn server_verifier(&self, expectation: ExpectedServer) -> ServerVerifier {
         let skip = self.profile.purpose == (Purpose::Client { skip_verify: true });
         let anchors = if skip { None } else { self.anchors.clone() };
         ServerVerifier::new(anchors, crate::provider(), self.trust_domain(), expectation)
@@ -357,7 +367,7 @@ impl Material {
         Ok(config)
     }
 
-    fn build_client(&self, expectation: Expectation) -> Result<ClientConfig, Error> {
+    fn build_client(&self, expectation: ExpectedServer) -> Result<ClientConfig, Error> {
         let verifier = self.server_verifier(expectation);
         let builder = ClientConfig::builder_with_provider(crate::provider())
             .with_protocol_versions(self.profile.min_version.supported())
@@ -374,6 +384,11 @@ impl Material {
         config.alpn_protocols = vec![ALPN_HTTP2.to_vec()];
         Ok(config)
     }
+}
+
+fn names(anchors: Option<&Anchors>) -> Vec<Vec<u8>> {
+    let certificates = anchors.into_iter().flat_map(Anchors::certificates);
+    certificates.filter_map(|der| Facts::read(der).ok()).map(|facts| facts.subject_raw).collect()
 }
 
 fn unix_time(time: SystemTime) -> UnixTime {

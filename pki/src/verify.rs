@@ -23,6 +23,7 @@ use rustls::{
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 use crate::Error;
+use crate::access::{AccessDenied, check_endpoint};
 use crate::bundle::TrustBundle;
 use crate::certificate::{Facts, format_time};
 use crate::crl::RevocationList;
@@ -49,6 +50,8 @@ pub enum PeerRejection {
     WrongTrustDomain { identity: PeerIdentity, expected: TrustDomain },
     #[error("it belongs to {presented}, but {expected} was expected")]
     WrongIdentity { presented: String, expected: PeerIdentity },
+    #[error(transparent)]
+    WrongCluster(#[from] AccessDenied),
     #[error("every CA that could vouch for it has expired")]
     AnchorsExpired,
 }
@@ -325,10 +328,13 @@ impl ClientCertVerifier for ClientVerifier {
 }
 
 /// How a client decides that a server is the right one.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Expectation {
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum ExpectedServer {
     /// The dialled name (or its override) must stand in the certificate.
+    #[default]
     Name,
+    /// As [`ExpectedServer::Name`]; and if the certificate carries an identity, it is this cluster's. One without (from a public CA) is taken by its name.
+    NameOfCluster(String),
     /// The certificate must carry this identity; names play no part, so addresses, discovery and shared ingresses work.
     Identity(PeerIdentity),
 }
@@ -340,7 +346,7 @@ pub(crate) struct ServerVerifier {
     anchors: Option<Anchors>,
     provider: Arc<CryptoProvider>,
     trust_domain: Option<TrustDomain>,
-    expectation: Expectation,
+    expectation: ExpectedServer,
 }
 
 impl ServerVerifier {
@@ -348,7 +354,7 @@ impl ServerVerifier {
         anchors: Option<Anchors>,
         provider: Arc<CryptoProvider>,
         trust_domain: Option<TrustDomain>,
-        expectation: Expectation,
+        expectation: ExpectedServer,
     ) -> Self {
         Self { anchors, provider, trust_domain, expectation }
     }
@@ -357,7 +363,7 @@ impl ServerVerifier {
 /// For a client that is told to trust whoever answers (`insecure_skip_verify`): any certificate will do, but the handshake must be signed with
 /// its key.
 pub fn any_server(provider: Arc<CryptoProvider>) -> Arc<dyn ServerCertVerifier> {
-    Arc::new(ServerVerifier::new(None, provider, None, Expectation::Name))
+    Arc::new(ServerVerifier::new(None, provider, None, ExpectedServer::Name))
 }
 
 impl ServerCertVerifier for ServerVerifier {
@@ -378,9 +384,15 @@ impl ServerCertVerifier for ServerVerifier {
         let identity =
             check_leaf(end_entity, PeerSide::Server, self.trust_domain.as_ref()).map_err(rejection)?;
         match &self.expectation {
-            Expectation::Name => verify_server_name(&parsed, server_name)?,
-            Expectation::Identity(expected) if identity.as_ref() == Some(expected) => {}
-            Expectation::Identity(expected) => {
+            ExpectedServer::Name => verify_server_name(&parsed, server_name)?,
+            ExpectedServer::NameOfCluster(cluster) => {
+                if let Some(identity) = &identity {
+                    check_endpoint(identity, cluster).map_err(|denied| rejection(denied.into()))?;
+                }
+                verify_server_name(&parsed, server_name)?;
+            }
+            ExpectedServer::Identity(expected) if identity.as_ref() == Some(expected) => {}
+            ExpectedServer::Identity(expected) => {
                 let presented =
                     identity.map_or_else(|| "no identity".to_owned(), |identity| identity.to_string());
                 return Err(rejection(PeerRejection::WrongIdentity {

@@ -176,7 +176,7 @@ fn a_compromised_ca_leaves_the_bundles_at_once_and_all_its_leaves_are_due() {
             &authority.bundle_pem(EES),
             &chain,
             &name,
-            None,
+            &parallax_pki::ExpectedServer::Name,
             SystemTime::now(),
         )
         .unwrap()

@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use parallax_net::discovery::{DnsName, Target};
 use parallax_net::{ClientTls, Compression, Context, GrpcTarget, watch_credentials};
 use parallax_pki::CredentialSource;
@@ -198,7 +198,7 @@ impl Discovery {
             .iter()
             .map(|found| self.target(entry, client, found))
             .collect::<anyhow::Result<Vec<GrpcTarget>>>()?;
-        let how = format!("{client:?} {:?}", entry.authority);
+        let how = format!("{client:?} {:?} {:?}", entry.authority, entry.identity);
         if entry.group {
             let members: Vec<&str> = found.iter().map(|found| found.address.as_str()).collect();
             let revision = format!("{how} {}", members.join(" "));
@@ -228,8 +228,13 @@ impl Discovery {
         let is_by_name = dns_name(entry).is_some();
         let server_name =
             server_name.filter(|name| !name.is_empty()).or_else(|| is_by_name.then(|| found.host.clone()));
+        let expected = tls::expected_server(entry.identity.as_deref(), entry.cluster.as_deref())?;
+        ensure!(
+            credentials.is_some() || entry.identity.is_none(),
+            "an identity is given, but the connection would be plain text: give its tls_config"
+        );
         let target = GrpcTarget {
-            tls: credentials.map(|source| ClientTls { source, server_name, expected_identity: None }),
+            tls: credentials.map(|source| ClientTls { source, server_name, expected }),
             authority: entry.authority.clone(),
             compression,
             ..GrpcTarget::plain(found.address.as_str())
@@ -248,6 +253,7 @@ fn configured(
 ) -> EndpointConfig {
     EndpointConfig {
         cluster: entry.cluster.clone().filter(|cluster| !cluster.is_empty()),
+        foreign_labels: entry.foreign_labels,
         strict: entry.strict,
         group: entry.group,
         revision,

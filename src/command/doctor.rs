@@ -9,6 +9,7 @@ use anyhow::{anyhow, ensure};
 use futures::StreamExt;
 use parallax_net::inspect::{Finding, Outcome, Step, inspect};
 use parallax_net::{ClientTls, Context, GrpcTarget};
+use parallax_pki::ExpectedServer;
 use parallax_storeapi::proto::thanos::label_matcher::Type;
 use parallax_storeapi::proto::thanos::{LabelMatcher, SeriesRequest};
 use parallax_storeapi::{Store, StoreClient, labels, with_deadline};
@@ -84,7 +85,7 @@ fn patients(values: &Values, context: &Context) -> anyhow::Result<Vec<Patient>> 
             let tls = credentials.clone().map(|source| ClientTls {
                 source,
                 server_name: server_name.clone(),
-                expected_identity: None,
+                expected: ExpectedServer::Name,
             });
             let target = GrpcTarget { tls, ..GrpcTarget::plain(address.as_str()) };
             Patient { name: address, cluster: None, target }

@@ -19,7 +19,7 @@ use serde::Deserialize;
 use super::compact::merge_mode;
 use super::objstore;
 use super::side_file::{self, DurationText, TimeText};
-use super::tls::TlsFiles;
+use super::tls::{self, TlsFiles};
 use crate::process::{self, Failure};
 use crate::serve::{Addresses, Listeners};
 
@@ -41,6 +41,10 @@ struct ObserveeFile {
     grpc_address: String,
     /// Without it the StoreAPI is plain text, for an ingress on the same host.
     tls: Option<TlsFiles>,
+    /// Who may call the StoreAPI, such as `observer/hub`; without it, whoever shows a certificate of the CA.
+    allowed_observers: Option<Vec<String>>,
+    /// The header in which an ingress before the StoreAPI passes client certificates on: `xfcc`, `nginx` or `traefik`.
+    forwarded_certificates: Option<String>,
     prometheus: Vec<PrometheusSection>,
     /// Thanos' objstore YAML. Without it nothing is shipped.
     bucket: Option<serde_json::Value>,
@@ -196,9 +200,11 @@ impl ObserveeFile {
                 "the StoreAPI is plain text and asks for no certificate"
             );
         }
+        let access = tls::access(self.allowed_observers.as_deref(), self.forwarded_certificates.as_deref())
+            .context("allowed_observers, forwarded_certificates")?;
         Ok(Addresses {
             http: self.http_address.clone(),
-            grpc: Some(GrpcServerConfig { tls, ..side_file::grpc_server(&self.grpc_address) }),
+            grpc: Some(GrpcServerConfig { tls, access, ..side_file::grpc_server(&self.grpc_address) }),
         })
     }
 

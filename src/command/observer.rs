@@ -10,11 +10,12 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use parallax_bucket::{BucketConfig, Provider};
 use parallax_net::{ClientTls, Context, GrpcServerConfig, GrpcTarget, watch_credentials};
-use parallax_pki::{CredentialSource, PeerIdentity, Purpose};
+use parallax_pki::{CredentialSource, Purpose};
 use parallax_querier::api::ApiOptions;
 use parallax_querier::query::QueryLimits;
 use parallax_querier::{
-    Connection, EndpointConfig, EndpointOptions, EndpointSet, Proxy, ProxyConfig, Querier, QuerierConfig,
+    Connection, EndpointConfig, EndpointOptions, EndpointSet, ForeignLabels, Proxy, ProxyConfig, Querier,
+    QuerierConfig,
 };
 use parallax_store_gateway::{Caches, StoreGatewayConfig};
 use parallax_storeapi::{MessageLimits, SideService};
@@ -24,7 +25,7 @@ use super::doctor::Patient;
 use super::late_gateway::LateGateway;
 use super::objstore::CacheFlags;
 use super::side_file::{self, DurationText, SizeText};
-use super::tls::TlsFiles;
+use super::tls::{self, TlsFiles};
 use crate::process::{self, Failure};
 use crate::serve::{Addresses, Listeners};
 
@@ -57,6 +58,16 @@ struct ObserverFile {
     response_timeout: Option<DurationText>,
     #[serde(default = "partial_response")]
     partial_response: bool,
+    /// Who may call the StoreAPI; without it, whoever shows a certificate of the CA. Such as `observer/global`.
+    allowed_observers: Option<Vec<String>>,
+    /// The header in which an ingress before the StoreAPI passes client certificates on: `xfcc`, `nginx` or `traefik`.
+    forwarded_certificates: Option<String>,
+    /// The external label that holds the name of a cluster.
+    #[serde(default = "cluster_label")]
+    cluster_label: String,
+    /// What becomes of labels by which a cluster claims to be another: `drop`, `inject` or `refuse`.
+    #[serde(default)]
+    foreign_labels: ForeignLabels,
     /// How often store gateways look for new blocks.
     sync_interval: Option<DurationText>,
     /// How often endpoints are asked how they are.
@@ -83,8 +94,11 @@ struct ClusterSection {
     address: Option<String>,
     /// The name to expect in the ingress' certificate, if it is not the host of the address.
     server_name: Option<String>,
-    /// The identity to expect there, such as `spiffe://mesh.example/observee/eu-1`; by default any leaf of the CA with the name.
+    /// The identity to expect there, such as `spiffe://mesh.example/observee/eu-1`, whatever names the certificate has; or `dns`, for a certificate with the
+    /// name whoever it identifies. By default the name, and no other cluster's identity.
     identity: Option<String>,
+    /// As that of the file, for this cluster.
+    foreign_labels: Option<ForeignLabels>,
     /// What the ingress routes by, if it is not the address.
     authority: Option<String>,
     tls: Option<TlsFiles>,
@@ -99,6 +113,10 @@ struct ClusterSection {
 
 fn data_dir() -> PathBuf {
     PathBuf::from("./data")
+}
+
+fn cluster_label() -> String {
+    "cluster".to_owned()
 }
 
 const fn partial_response() -> bool {
@@ -128,13 +146,15 @@ pub fn run(path: &str, check_only: bool) -> Result<(), Failure> {
                 beneath.push(leaf.endpoints().clone());
                 let name = format!("querier {}", cluster.name);
                 let local = EndpointConfig::new(name, Connection::Local(leaf));
-                endpoints.push(local.with_cluster(cluster.name.as_str()));
+                let local = local.with_cluster(cluster.name.as_str());
+                endpoints.push(local.with_foreign_labels(cluster.foreign_labels));
             }
             if let Some(gateway) = file.store_gateway(cluster, &caches, &context).await? {
                 let name = format!("store gateway {}", cluster.name);
                 endpoints.push(
                     EndpointConfig::new(name, Connection::Local(gateway))
                         .with_cluster(cluster.name.as_str())
+                        .with_foreign_labels(cluster.foreign_labels)
                         .that_may_be_empty(),
                 );
             }
@@ -182,6 +202,12 @@ impl ObserverFile {
                 cluster.address.is_some() || buckets > 0,
                 "cluster {name}: give its address, or its bucket if only its history is left"
             );
+            tls::expected_server(cluster.identity.as_deref(), None)
+                .with_context(|| format!("cluster {name}"))?;
+            ensure!(
+                cluster.identity.is_none() || !cluster.plaintext,
+                "cluster {name}: an identity is given, but plaintext: true has no certificate to find it in"
+            );
             let secured = cluster.tls.is_some() || self.tls.is_some();
             ensure!(
                 secured || cluster.plaintext || cluster.address.is_none(),
@@ -208,10 +234,17 @@ impl ObserverFile {
             .map(|files| files.load(Purpose::Server))
             .transpose()
             .context("grpc_tls")?;
-        let grpc = self
-            .grpc_address
-            .as_ref()
-            .map(|address| GrpcServerConfig { tls, ..side_file::grpc_server(address) });
+        let access = tls::access(self.allowed_observers.as_deref(), self.forwarded_certificates.as_deref())
+            .context("allowed_observers, forwarded_certificates")?;
+        ensure!(
+            self.grpc_address.is_some() || !access.needs_certificates(),
+            "allowed_observers, forwarded_certificates: there is no grpc_address to guard"
+        );
+        let grpc = self.grpc_address.as_ref().map(|address| GrpcServerConfig {
+            tls,
+            access,
+            ..side_file::grpc_server(address)
+        });
         Ok(Addresses { http: self.http_address.clone(), grpc })
     }
 
@@ -219,6 +252,8 @@ impl ObserverFile {
         let defaults = EndpointOptions::default();
         EndpointOptions {
             info_interval: self.info_interval.map_or(defaults.info_interval, |interval| interval.0),
+            cluster_label: self.cluster_label.clone(),
+            foreign_labels: self.foreign_labels,
             message_limits: MessageLimits {
                 frame_bytes: self.max_frame_size.map_or(defaults.message_limits.frame_bytes, |size| size.0),
                 ..defaults.message_limits
@@ -238,8 +273,9 @@ impl ObserverFile {
         let scoped = context.scoped([("querier", cluster.name.as_str())]);
         let target =
             cluster.target(address, hub, &scoped).with_context(|| format!("cluster {}", cluster.name))?;
-        let endpoint =
-            EndpointConfig::new(address, Connection::Remote(target)).with_cluster(cluster.name.as_str());
+        let endpoint = EndpointConfig::new(address, Connection::Remote(target))
+            .with_cluster(cluster.name.as_str())
+            .with_foreign_labels(cluster.foreign_labels);
         let set = EndpointSet::start(
             vec![endpoint],
             self.endpoint_options(),
@@ -331,18 +367,9 @@ impl ClusterSection {
             watch_credentials(&context.metrics, "grpc_client", source);
         }
         let source = if self.plaintext { None } else { own.or_else(|| hub.cloned()) };
-        let expected_identity = self
-            .identity
-            .as_ref()
-            .map(|text| text.parse::<PeerIdentity>())
-            .transpose()
-            .context("identity")?;
+        let expected = tls::expected_server(self.identity.as_deref(), Some(&self.name))?;
         Ok(GrpcTarget {
-            tls: source.map(|source| ClientTls {
-                source,
-                server_name: self.server_name.clone(),
-                expected_identity,
-            }),
+            tls: source.map(|source| ClientTls { source, server_name: self.server_name.clone(), expected }),
             authority: self.authority.clone(),
             ..GrpcTarget::plain(address)
         })

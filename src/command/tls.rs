@@ -3,9 +3,12 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
-use parallax_net::GrpcServerConfig;
-use parallax_pki::{CredentialFiles, CredentialSource, Purpose, TlsProfile, TlsVersion};
+use anyhow::{Context as _, bail, ensure};
+use parallax_net::{GrpcServerConfig, ServerAccess};
+use parallax_pki::{
+    AllowedClients, CredentialFiles, CredentialSource, ExpectedServer, PeerIdentity, Purpose, Role,
+    TlsProfile, TlsVersion,
+};
 use serde::Deserialize;
 
 use crate::flags::Values;
@@ -39,6 +42,38 @@ pub fn watched(files: CredentialFiles, profile: TlsProfile) -> anyhow::Result<Cr
     Ok(CredentialSource::from_files(files, profile)?.poll_every(RELOAD_INTERVAL))
 }
 
+/// Who may call a gRPC server: the identities that are allowed (`None`: whoever shows a certificate of the CA), and the header of forwarded certificates.
+pub fn access(allowed: Option<&[String]>, forwarded: Option<&str>) -> anyhow::Result<ServerAccess> {
+    let allowed = match allowed {
+        None => AllowedClients::Anybody,
+        Some([]) => {
+            bail!("the list of allowed identities is empty: nobody could call; name one, or leave it out")
+        }
+        Some(entries) => AllowedClients::Listed(
+            entries.iter().map(|entry| Ok(entry.parse()?)).collect::<anyhow::Result<_>>()?,
+        ),
+    };
+    let forwarded = forwarded.map(str::parse).transpose()?;
+    Ok(ServerAccess { allowed, forwarded })
+}
+
+/// Which server is the right one for an endpoint that is declared as `cluster`: `identity` is a SPIFFE name, or `dns` for any certificate with the dialled
+/// name.
+pub fn expected_server(identity: Option<&str>, cluster: Option<&str>) -> anyhow::Result<ExpectedServer> {
+    Ok(match (identity.filter(|text| !text.is_empty()), cluster.filter(|name| !name.is_empty())) {
+        (Some("dns"), _) | (None, None) => ExpectedServer::Name,
+        (Some(text), _) => {
+            let identity: PeerIdentity = text.parse().context("identity (or write dns)")?;
+            ensure!(
+                identity.role() == Role::Observee,
+                "identity: {identity} is no observee's, and only those serve"
+            );
+            ExpectedServer::Identity(identity)
+        }
+        (None, Some(cluster)) => ExpectedServer::NameOfCluster(cluster.to_owned()),
+    })
+}
+
 /// The gRPC server of `--grpc-address` and `--grpc-server-tls-*`.
 pub fn grpc_server(values: &Values) -> anyhow::Result<GrpcServerConfig> {
     let address = values.text("grpc-address").context("--grpc-address is empty")?;
@@ -59,8 +94,12 @@ pub fn grpc_server(values: &Values) -> anyhow::Result<GrpcServerConfig> {
         }
         _ => bail!("--grpc-server-tls-cert and --grpc-server-tls-key belong together; give both"),
     };
+    let allowed = values.list("grpc-server-allowed-identity");
+    let allowed = (!allowed.is_empty()).then_some(allowed.as_slice());
+    let access = access(allowed, values.text("grpc-server-forwarded-certificates").as_deref())
+        .context("--grpc-server-allowed-identity, --grpc-server-forwarded-certificates")?;
     let grace_period = values.duration("grpc-grace-period");
-    Ok(GrpcServerConfig { tls, grace_period, ..GrpcServerConfig::new(address) })
+    Ok(GrpcServerConfig { tls, access, grace_period, ..GrpcServerConfig::new(address) })
 }
 
 /// The credentials of `--grpc-client-tls-*`, if TLS is asked for.

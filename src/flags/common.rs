@@ -21,6 +21,18 @@ pub(super) fn server() -> Vec<Flag> {
         Flag::new("grpc-server-tls-key", Text, "", "PEM file with the gRPC server's key"),
         Flag::new("grpc-server-tls-client-ca", Text, "", "PEM file with the CAs that clients must chain to"),
         Flag::new(
+            "grpc-server-allowed-identity",
+            List,
+            "",
+            "Who may call the gRPC server: observer/hub, observer/*, ingress/eu-1, a whole SPIFFE name, or dns:name; may be repeated. Without it, whoever shows a certificate of the CA",
+        ),
+        Flag::new(
+            "grpc-server-forwarded-certificates",
+            Text,
+            "",
+            "Header in which an ingress passes client certificates on (xfcc, nginx or traefik); it counts only from a peer with an ingress certificate",
+        ),
+        Flag::new(
             "grpc-server-tls-min-version",
             Text,
             "1.3",

@@ -140,16 +140,23 @@ pub struct Observee {
 impl Observee {
     /// Without a leaf it speaks plain text. Comes back when it serves data.
     pub async fn start(cluster: &str, leaf: Option<&Leaf>, directory: &Path) -> Self {
+        Self::start_with(cluster, leaf, json!({}), directory).await
+    }
+
+    /// With more keys in its file.
+    pub async fn start_with(cluster: &str, leaf: Option<&Leaf>, more: Value, directory: &Path) -> Self {
         let prometheus = replicas(cluster).await;
         let sections: Vec<Value> =
             prometheus.iter().map(|one| json!({"url": one.url, "heartbeat_interval": "1s"})).collect();
-        let config = json!({
+        let mut config = json!({
             "cluster": cluster,
             "http_address": "127.0.0.1:0",
             "grpc_address": "127.0.0.1:0",
             "tls": leaf.map(Leaf::section),
             "prometheus": sections,
         });
+        let keys = config.as_object_mut().unwrap();
+        keys.extend(more.as_object().unwrap().clone());
         let mut program = side("observee", &config, directory, &format!("observee-{cluster}"));
         program.ready().await;
         let grpc = program.grpc().await;
@@ -166,14 +173,19 @@ pub fn side(side: &str, config: &Value, directory: &Path, name: &str) -> Program
 
 /// An observer of these clusters that looks at them every second; its own leaf is for clusters that have no other.
 pub fn observer(clusters: &[Value], leaf: Option<&Leaf>, directory: &Path) -> Program {
+    named_observer("observer", clusters, leaf, directory)
+}
+
+/// The same, for several in one directory.
+pub fn named_observer(name: &str, clusters: &[Value], leaf: Option<&Leaf>, directory: &Path) -> Program {
     let config = json!({
         "http_address": "127.0.0.1:0",
         "tls": leaf.map(Leaf::section),
         "replica_labels": [REPLICA_LABEL],
-        "data_dir": directory.join("observer-data"),
+        "data_dir": directory.join(format!("{name}-data")),
         "info_interval": "1s",
         "sync_interval": "1s",
         "clusters": clusters,
     });
-    side("observer", &config, directory, "observer")
+    side("observer", &config, directory, name)
 }

@@ -31,6 +31,7 @@ pub(crate) struct ConnectionMetrics {
     handshake_failures: Family<FailureLabels, Counter>,
     refused: Family<RefusalLabels, Counter>,
     cut: Family<RefusalLabels, Counter>,
+    calls_refused: Family<RefusalLabels, Counter>,
     protocol: &'static str,
     pub(crate) open: Gauge,
 }
@@ -58,6 +59,11 @@ impl ConnectionMetrics {
                 "Open connections that were cut because their client is no longer trusted, by protocol and reason",
                 Family::default(),
             ),
+            calls_refused: metrics.register(
+                "parallax_server_calls_refused",
+                "Calls that the rules of allowed identities and forwarded certificates refused, by protocol and reason",
+                Family::default(),
+            ),
             protocol,
             open: open.get_or_create(&ProtocolLabels { protocol }).clone(),
         }
@@ -72,6 +78,11 @@ impl ConnectionMetrics {
     /// A connection was cut for `reason`.
     pub(crate) fn cut(&self, reason: FailureReason) {
         self.cut.get_or_create(&RefusalLabels { protocol: self.protocol, reason: reason.as_str() }).inc();
+    }
+
+    /// A call was refused by a rule about who may call.
+    pub(crate) fn call_refused(&self, reason: &'static str) {
+        self.calls_refused.get_or_create(&RefusalLabels { protocol: self.protocol, reason }).inc();
     }
 
     pub(crate) fn refused(&self, reason: &'static str) {

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use parallax_pki::{CredentialSource, Explanation, FailureReason, Material, PeerIdentity};
+use parallax_pki::{CredentialSource, ExpectedServer, Explanation, FailureReason, Material};
 use rustls_pki_types::{CertificateDer, ServerName};
 use tokio_util::sync::CancellationToken;
 
@@ -18,7 +18,7 @@ pub(crate) struct AcceptedServer {
     pub(crate) address: String,
     pub(crate) chain: Vec<CertificateDer<'static>>,
     pub(crate) name: ServerName<'static>,
-    pub(crate) expected: Option<PeerIdentity>,
+    pub(crate) expected: ExpectedServer,
 }
 
 impl AcceptedServer {
@@ -62,6 +62,6 @@ impl AcceptedServer {
     }
 
     fn judge(&self, material: &Material) -> Option<Explanation> {
-        material.recheck_server(&self.chain, &self.name, self.expected.as_ref(), SystemTime::now()).err()
+        material.recheck_server(&self.chain, &self.name, &self.expected, SystemTime::now()).err()
     }
 }

@@ -14,6 +14,11 @@ pub enum Error {
     /// Credentials that do not fit their use.
     #[error(transparent)]
     Credentials(#[from] parallax_pki::Error),
+    /// Callers shall be told apart where none has to show who it is.
+    #[error(
+        "{address} ({flag}): allowed identities and forwarded certificates need clients that show certificates; give the server's certificate, key and client CA"
+    )]
+    Access { address: String, flag: &'static str },
     /// The gRPC server ended with an error.
     #[error("gRPC server on {address}: {reason}")]
     Serve { address: String, reason: String },

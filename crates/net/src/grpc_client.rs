@@ -2,20 +2,19 @@
 //!
 //! Invariants:
 //! - Each new connection uses the credentials that are current when it is made.
-//! - When they change, a new connection is made and proven (the server has spoken on it, so it has accepted our certificate) before calls move
-//!   over; calls on the old connection end there. If the new one cannot be made, the old one stays and the attempt is repeated.
+//! - When they change, or a connection is old, a new one is made and proven (the server has spoken on it, so it has accepted our certificate) before calls
+//!   move over; calls on the old connection end there. If the new one cannot be made, the old one stays and the attempt is repeated.
 //! - What a call's error says begins with the address and names the cause in words, also if the server refused our certificate, which TLS 1.3 tells a client
 //!   only after its own handshake is done.
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use parallax_pki::{CredentialSource, Material, PeerIdentity, Purpose};
-use tokio::sync::watch;
+use parallax_pki::{CredentialSource, ExpectedServer, Purpose};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::Status;
 use tonic::body::Body;
@@ -31,10 +30,12 @@ mod health;
 mod replay;
 mod status;
 mod stream;
+mod turnover;
 
 use connector::Connector;
 use health::Health;
 use replay::Replayable;
+use turnover::turn_over;
 
 /// A ping after so much silence finds a dead peer ...
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
@@ -43,9 +44,9 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Flow-control windows: what a server may send before the reader takes it, per call and per connection.
 const STREAM_WINDOW_BYTES: u32 = 2 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
-/// Pauses between attempts to connect with new credentials.
-const TURNOVER_BACKOFF: Duration = Duration::from_secs(1);
-const TURNOVER_BACKOFF_LIMIT: Duration = Duration::from_secs(30);
+/// Oldest that a TLS connection grows, unless told otherwise: younger than the age at which servers, ours and Thanos', send clients away (an hour), so
+/// that the client chooses the moment.
+const MAX_CONNECTION_AGE: Duration = Duration::from_secs(45 * 60);
 /// Repetitions of a call whose connection went away before the answer began.
 const RETRIES: usize = 2;
 
@@ -60,6 +61,8 @@ pub struct GrpcTarget {
     pub authority: Option<String>,
     /// For name resolution, TCP and TLS together.
     pub connect_timeout: Duration,
+    /// A TLS connection of about this age is replaced by a new one, which sees what the server shows and trusts now.
+    pub max_connection_age: Duration,
     /// Of requests, and so of answers: a server answers in the encoding of the request.
     pub compression: Option<Compression>,
 }
@@ -72,13 +75,14 @@ impl GrpcTarget {
             tls: None,
             authority: None,
             connect_timeout: Duration::from_secs(5),
+            max_connection_age: MAX_CONNECTION_AGE,
             compression: None,
         }
     }
 
     /// With TLS by `source`; the server must carry the host of `address` as a name.
     pub fn tls(address: impl Into<String>, source: CredentialSource) -> Self {
-        let tls = ClientTls { source, server_name: None, expected_identity: None };
+        let tls = ClientTls { source, server_name: None, expected: ExpectedServer::Name };
         Self { tls: Some(tls), ..Self::plain(address) }
     }
 }
@@ -89,8 +93,8 @@ pub struct ClientTls {
     pub source: CredentialSource,
     /// Sent as SNI and looked for in the certificate, instead of the host of the address.
     pub server_name: Option<String>,
-    /// The server must be this one. Its names then play no part.
-    pub expected_identity: Option<PeerIdentity>,
+    /// Which server is the right one.
+    pub expected: ExpectedServer,
 }
 
 /// A channel to `target`, which connects when it is first used. Must be called within a tokio runtime. Errors: the address or the server name cannot be
@@ -112,7 +116,10 @@ pub fn connect(target: &GrpcTarget) -> Result<GrpcChannel, Error> {
         _stop: stop.clone().drop_guard(),
     });
     if let Some(tls) = &target.tls {
-        tokio::spawn(turn_over(Arc::downgrade(&inner), tls.source.subscribe(), stop));
+        let shown = inner.connector.shown();
+        let turning =
+            turn_over(Arc::downgrade(&inner), tls.source.subscribe(), shown, target.max_connection_age, stop);
+        tokio::spawn(turning);
     }
     Ok(GrpcChannel { inner })
 }
@@ -242,38 +249,6 @@ impl Inner {
             Ok(Ok(channel)) => Ok(Live { channel, health }),
             Ok(Err(reason)) => Err(reason),
             Err(_) => Err(format!("{}: no answer within {:?}", self.address, self.connect_timeout)),
-        }
-    }
-}
-
-/// Moves the channel over to new credentials, each time they change.
-async fn turn_over(inner: Weak<Inner>, mut changes: watch::Receiver<Arc<Material>>, stop: CancellationToken) {
-    let mut backoff = TURNOVER_BACKOFF;
-    let mut pending = false;
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            changed = changes.changed() => {
-                if changed.is_err() {
-                    return;
-                }
-                (pending, backoff) = (true, TURNOVER_BACKOFF);
-            }
-            () = tokio::time::sleep(backoff), if pending => backoff = (backoff * 2).min(TURNOVER_BACKOFF_LIMIT),
-        }
-        let Some(inner) = inner.upgrade() else { return };
-        match inner.prove().await {
-            Ok(live) => {
-                inner.current.store(Arc::new(live));
-                pending = false;
-                tracing::debug!(address = inner.address, "calls moved to a connection with new credentials");
-            }
-            Err(reason) => {
-                tracing::warn!(
-                    reason,
-                    "no connection with the new credentials yet; the old one stays in use"
-                );
-            }
         }
     }
 }

@@ -7,7 +7,9 @@
 //! - When the CAs or revocation lists change, connections whose client would be refused now are cut.
 //! - On shutdown the listener closes first, open calls get [`GrpcServerConfig::grace_period`] to end, then their connections are cut.
 //!
-//! What is served is the caller's [`Routes`]; who may call what is decided there, by [`PeerInfo`](crate::PeerInfo).
+//! - Who may call at all is [`GrpcServerConfig::access`], judged call by call.
+//!
+//! What is served is the caller's [`Routes`]; each call says who it is from by [`PeerInfo`](crate::PeerInfo).
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -28,10 +30,15 @@ use crate::connection_metrics::ConnectionMetrics;
 use crate::listen::listen;
 
 mod acceptor;
+mod access;
 mod live;
+mod refusal_log;
 mod stream;
 
 use acceptor::Acceptor;
+pub use access::ServerAccess;
+use access::{AccessLayer, AccessRule};
+use refusal_log::RefusalLog;
 
 /// Connections whose handshake is done and that wait to be served.
 const ACCEPTED_QUEUE: usize = 64;
@@ -50,6 +57,8 @@ pub struct GrpcServerConfig {
     pub flag: &'static str,
     /// `None`: plain text.
     pub tls: Option<CredentialSource>,
+    /// Who may call.
+    pub access: ServerAccess,
     /// A connection of this age is asked to go away when its calls are done (HTTP/2 GOAWAY). `None`: never.
     pub max_connection_age: Option<Duration>,
     /// For a whole TLS handshake.
@@ -74,6 +83,7 @@ impl GrpcServerConfig {
             address: address.into(),
             flag: "--grpc-address",
             tls: None,
+            access: ServerAccess::default(),
             max_connection_age: Some(Duration::from_secs(60 * 60)),
             handshake_timeout: Duration::from_secs(10),
             max_connections: 4096,
@@ -95,10 +105,17 @@ pub struct GrpcServer {
 }
 
 impl GrpcServer {
-    /// Opens the listener. Errors: the address is bad or taken; the credentials are a client's.
+    /// Opens the listener. Errors: the address is bad or taken; the credentials are a client's; callers shall be told apart, and no certificates are
+    /// asked for.
     pub async fn bind(config: GrpcServerConfig, metrics: &Metrics) -> Result<Self, Error> {
+        let mut asks_for_certificates = false;
         if let Some(source) = &config.tls {
-            source.current().server_config()?;
+            let material = source.current();
+            material.server_config()?;
+            asks_for_certificates = material.requires_client_certificate();
+        }
+        if config.access.needs_certificates() && !asks_for_certificates {
+            return Err(Error::Access { address: config.address, flag: config.flag });
         }
         let (listener, local_addr) = listen(&config.address, config.flag).await?;
         Ok(Self { config, listener, local_addr, metrics: ConnectionMetrics::new(metrics, "grpc") })
@@ -131,9 +148,19 @@ impl GrpcServer {
             server = server.max_connection_age(age);
         }
         let (sender, receiver) = mpsc::channel(ACCEPTED_QUEUE);
-        let acceptor = Arc::new(Acceptor::new(config, metrics, cut.clone(), sender));
+        let refusals = Arc::<RefusalLog>::default();
+        let access = config.access.needs_certificates().then(|| {
+            Arc::new(AccessRule {
+                access: config.access.clone(),
+                source: config.tls.clone(),
+                metrics: metrics.clone(),
+                refusals: Arc::clone(&refusals),
+            })
+        });
+        let acceptor = Arc::new(Acceptor::new(config, metrics, cut.clone(), sender, refusals));
         let accepting = tokio::spawn(acceptor.run(listener, shutdown.clone()));
         let serving = server
+            .layer(AccessLayer(access))
             .layer(CompressionLayer)
             .add_routes(routes)
             .serve_with_incoming_shutdown(ReceiverStream::new(receiver), shutdown.clone().cancelled_owned());

@@ -231,7 +231,7 @@ impl Inspection<'_> {
                 "set the server name",
             );
         };
-        let config = match tls.source.current().client_config(tls.expected_identity.as_ref()) {
+        let config = match tls.source.current().client_config(&tls.expected) {
             Ok(config) => config,
             Err(error) => return self.fail(Step::Tls, began, error, "these are a server's credentials"),
         };

@@ -29,7 +29,7 @@ pub use context::{Condition, Context, Readiness};
 pub use credential_metrics::watch_credentials;
 pub use error::Error;
 pub use grpc_client::{ClientTls, GrpcChannel, GrpcTarget, connect};
-pub use grpc_server::{GrpcServer, GrpcServerConfig};
+pub use grpc_server::{GrpcServer, GrpcServerConfig, ServerAccess};
 pub use http_client::{BodyStream, HttpAuth, HttpClient, HttpClientConfig, HttpResponse, Secret};
 pub use http_server::HttpServer;
 pub use peer::PeerInfo;

@@ -9,8 +9,11 @@ use rustls_pki_types::CertificateDer;
 #[derive(Clone, Debug)]
 pub struct PeerInfo {
     pub address: SocketAddr,
-    /// From the verified client certificate; `None` without mTLS, or if the certificate carries no SPIFFE name.
+    /// From the verified client certificate, or from the one that the ingress forwarded; `None` without mTLS, or if the certificate carries no SPIFFE
+    /// name.
     pub identity: Option<PeerIdentity>,
-    /// The verified client certificate.
+    /// The verified client certificate of the connection.
     pub certificate: Option<CertificateDer<'static>>,
+    /// The ingress that holds the connection, if it forwarded the client's certificate.
+    pub forwarded_by: Option<PeerIdentity>,
 }

@@ -4,14 +4,14 @@
 //! the label, nor rules, targets and exemplars. What the wire lets nobody tell apart (metadata of metrics, statistics) stays.
 
 use parallax_model::{Labels, MatchOp, Matcher};
-use parallax_storeapi::labels;
 use parallax_storeapi::proto::thanos::{Label, LabelMatcher, label_matcher};
 
 use crate::coverage::bounded;
 use crate::endpoint::Metadata;
 
 /// What becomes of labels by which an endpoint that is declared as one cluster claims another one, or none at all.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum ForeignLabels {
     /// Everything the endpoint sends is the declared cluster's, whatever it says.
     Inject,
@@ -49,9 +49,13 @@ impl Claim {
         Labels::from_pairs([(self.label.as_str(), self.cluster.as_str())])
     }
 
-    /// Why a series, rule or target with these labels is not the declared cluster's.
+    /// Why a series, rule or target with these labels is not the declared cluster's: it carries the label once, with the cluster's name, byte by byte.
     pub fn foreign(&self, wire: &[Label]) -> Option<String> {
-        let found = labels::value_of(wire, &self.label);
+        let mut values = wire.iter().filter(|one| one.name == self.label).map(|one| &*one.value);
+        let found = values.next().unwrap_or_default();
+        if values.next().is_some() {
+            return Some(format!("carries the label {} more than once", self.label));
+        }
         (found != self.cluster.as_bytes()).then(|| self.reason(&String::from_utf8_lossy(found)))
     }
 
@@ -95,6 +99,14 @@ impl Claim {
         metadata
     }
 
+    /// The matchers of a call for names or values of labels, or for statistics, whose answer does not say whose it is: it is asked of the declared cluster
+    /// alone. Without matchers it may stay so where the endpoint knows no label of clusters.
+    pub(crate) fn adapt_narrow(&self, matchers: &mut Vec<LabelMatcher>) {
+        if self.mode != ForeignLabels::Inject || !matchers.is_empty() {
+            self.adapt(matchers);
+        }
+    }
+
     /// The matchers for the endpoint, of a request that its declared cluster does not contradict.
     pub(crate) fn adapt(&self, matchers: &mut Vec<LabelMatcher>) {
         match self.mode {
@@ -133,6 +145,8 @@ fn wire(kind: label_matcher::Type, name: &str, value: &str) -> LabelMatcher {
 
 #[cfg(test)]
 mod tests {
+    use parallax_storeapi::labels;
+
     use super::*;
 
     fn set(pairs: &[(&str, &str)]) -> Labels {
@@ -155,6 +169,13 @@ mod tests {
         assert_eq!(claim.foreign(&labels::to_wire(&set(&[("cluster", "eu-1"), ("job", "a")]))), None);
         let other = claim.foreign(&labels::to_wire(&set(&[("cluster", "us-1")]))).unwrap();
         assert_eq!(other, r#"claims cluster="us-1", but its endpoint is declared as "eu-1""#);
+        for alike in ["EU-1", "eu-1 ", "eu\u{2010}1", "\u{435}u-1", "eu-1.", ""] {
+            assert!(claim.foreign(&labels::to_wire(&set(&[("cluster", alike)]))).is_some(), "{alike:?}");
+        }
+        let twice = [set(&[("cluster", "eu-1")]), set(&[("cluster", "us-1")])];
+        let twice: Vec<Label> = twice.iter().flat_map(labels::to_wire).collect();
+        let twice = claim.foreign(&twice).unwrap();
+        assert_eq!(twice, "carries the label cluster more than once");
         let none = claim.foreign(&labels::to_wire(&set(&[("job", "a")]))).unwrap();
         assert_eq!(none, r#"does not say cluster="eu-1", which its endpoint is declared to be"#);
     }

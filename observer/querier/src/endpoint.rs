@@ -72,6 +72,8 @@ pub struct EndpointConfig {
     pub name: String,
     /// The cluster that it has to hold. Should it not advertise it, that is reported.
     pub cluster: Option<String>,
+    /// What becomes of labels by which it claims to be another cluster; `None`: what [`EndpointOptions::foreign_labels`] says.
+    pub foreign_labels: Option<ForeignLabels>,
     /// Thanos' `--endpoint-strict`. Every endpoint is static here and kept when it is down, so this only shows in its status.
     pub strict: bool,
     /// Thanos' `--endpoint-group`: several servers behind one address.
@@ -89,6 +91,7 @@ impl EndpointConfig {
         Self {
             name: name.into(),
             cluster: None,
+            foreign_labels: None,
             strict: false,
             group: false,
             may_be_empty: false,
@@ -100,6 +103,12 @@ impl EndpointConfig {
     #[must_use]
     pub fn with_cluster(mut self, cluster: impl Into<String>) -> Self {
         self.cluster = Some(cluster.into());
+        self
+    }
+
+    #[must_use]
+    pub fn with_foreign_labels(mut self, foreign_labels: Option<ForeignLabels>) -> Self {
+        self.foreign_labels = foreign_labels;
         self
     }
 
@@ -148,6 +157,7 @@ impl Default for EndpointOptions {
 pub struct Endpoint {
     name: String,
     cluster: Option<String>,
+    foreign_labels: Option<ForeignLabels>,
     strict: bool,
     group: bool,
     is_local: bool,
@@ -182,6 +192,7 @@ impl Endpoint {
         Ok(Self {
             name: config.name,
             cluster: config.cluster,
+            foreign_labels: config.foreign_labels,
             strict: config.strict,
             group: config.group,
             is_local,
@@ -204,6 +215,7 @@ impl Endpoint {
         Self {
             name: config.name,
             cluster: config.cluster,
+            foreign_labels: config.foreign_labels,
             strict: config.strict,
             group: config.group,
             is_local: false,
@@ -220,6 +232,7 @@ impl Endpoint {
     fn is_still(&self, config: &EndpointConfig) -> bool {
         let known = (&self.revision, &self.cluster, self.strict, self.group, self.may_be_empty);
         known == (&config.revision, &config.cluster, config.strict, config.group, config.may_be_empty)
+            && self.foreign_labels == config.foreign_labels
     }
 
     pub fn name(&self) -> &str {
@@ -272,7 +285,8 @@ impl Endpoint {
     /// The cluster that everything it sends has to be of; `None` if it is not declared as one.
     pub fn claim(&self) -> Option<Claim> {
         let cluster = self.cluster.as_deref()?;
-        Some(Claim::new(self.options.cluster_label.as_str(), cluster, self.options.foreign_labels))
+        let mode = self.foreign_labels.unwrap_or(self.options.foreign_labels);
+        Some(Claim::new(self.options.cluster_label.as_str(), cluster, mode))
     }
 
     pub(crate) fn foreign_counter(&self) -> &ForeignCounter {

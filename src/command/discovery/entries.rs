@@ -1,10 +1,11 @@
-//! The entries of `--endpoint.sd-config`: Thanos' YAML, with `cluster` and `authority` beside it.
+//! The entries of `--endpoint.sd-config`: Thanos' YAML, with `cluster`, `identity`, `authority` and `foreign_labels` beside it.
 //!
 //! A file that is no such YAML is an error as a whole. An entry that is wrong is kept with the reason: it becomes an endpoint that is down and says why.
 //! Source of the format: the Thanos documentation of `endpoint.sd-config`.
 
 use std::path::PathBuf;
 
+use parallax_querier::ForeignLabels;
 use serde::Deserialize;
 
 /// Most bytes of a file.
@@ -32,6 +33,10 @@ pub struct EndpointEntry {
     pub cluster: Option<String>,
     /// What a proxy in front of it routes by.
     pub authority: Option<String>,
+    /// The identity to expect in its certificate, or `dns`; by default no other cluster's than the declared one's.
+    pub identity: Option<String>,
+    /// What becomes of labels by which it claims to be another cluster: `drop`, `inject` or `refuse`; else as for all endpoints.
+    pub foreign_labels: Option<ForeignLabels>,
 }
 
 /// How to speak to an endpoint.
@@ -113,6 +118,8 @@ endpoints:
   - address: eu.example:10901
     strict: true
     cluster: eu-1
+    identity: spiffe://mesh.example/observee/eu-1
+    foreign_labels: refuse
   - address: dns+us.example:10901
     client_config:
       tls_config:
@@ -132,6 +139,8 @@ endpoints:
         let [eu, us, ap] = &file.endpoints[..] else { panic!("three") };
         assert!(eu.strict && eu.client_config.is_none() && eu.defect().is_none());
         assert_eq!(eu.cluster.as_deref(), Some("eu-1"));
+        assert_eq!((eu.foreign_labels, us.foreign_labels), (Some(ForeignLabels::Refuse), None));
+        assert_eq!(eu.identity.as_deref(), Some("spiffe://mesh.example/observee/eu-1"));
         let config = us.client_config.as_ref().unwrap();
         assert!(us.is_dns() && config.tls_config.as_ref().unwrap().is_enabled());
         assert_eq!(config.tls_config.as_ref().unwrap().min_version.as_deref(), Some("1.2"));

@@ -89,6 +89,11 @@ pub(super) fn renew_cli() -> Command {
             Arg::new("force").long("force").action(ArgAction::SetTrue).help("Also what is not due"),
             Arg::new("keep-key").long("keep-key").action(ArgAction::SetTrue).help("Keep the private key"),
             Arg::new("daemon").long("daemon").action(ArgAction::SetTrue).help("Go on until stopped"),
+            Arg::new("every")
+                .long("every")
+                .default_value("60s")
+                .value_name("DURATION")
+                .help("How often --daemon looks"),
             Arg::new("exec")
                 .long("exec")
                 .value_name("PROGRAM")
@@ -230,7 +235,12 @@ pub(super) fn renew(matches: &ArgMatches) -> anyhow::Result<u8> {
     let select = |leaf: &Leaf| wanted.as_ref().is_none_or(|wanted| leaf.identity == *wanted);
     let exec = text(matches, "exec");
     if matches.get_flag("daemon") {
-        return keep_renewing(&authority, select, policy, exec.as_deref());
+        let every = text(matches, "every").unwrap_or_default();
+        let every = crate::flags::parse_duration(&every).with_context(|| format!("--every={every}"))?;
+        if !(DAEMON_INTERVALS.0..=DAEMON_INTERVALS.1).contains(&every) {
+            bail!("--every={every:?}: between one second and one day");
+        }
+        return keep_renewing(&authority, select, policy, exec.as_deref(), every);
     }
     let renewed = renew_once(&authority, select, policy, exec.as_deref())?;
     report_undelivered(&authority)?;
@@ -288,14 +298,15 @@ fn renew_once(
     Ok(renewed)
 }
 
-/// Looks every minute: cheap, and right after the machine slept.
-const DAEMON_INTERVAL: Duration = Duration::from_secs(60);
+/// How often a daemon may look: at least, at most.
+const DAEMON_INTERVALS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(86_400));
 
 fn keep_renewing(
     authority: &Authority,
     select: impl Fn(&Leaf) -> bool,
     policy: RenewPolicy,
     exec: Option<&str>,
+    every: Duration,
 ) -> anyhow::Result<u8> {
     crate::process::start_logging("info", "logfmt")?;
     if policy.force {
@@ -309,10 +320,13 @@ fn keep_renewing(
                 }
             }
             Err(error) => {
-                tracing::error!(error = format!("{error:#}"), "renewing failed; trying again in a minute")
+                tracing::error!(
+                    error = format!("{error:#}"),
+                    "renewing failed; it is tried again with the next look"
+                );
             }
         }
-        std::thread::sleep(DAEMON_INTERVAL);
+        std::thread::sleep(every);
     }
 }
 

@@ -119,18 +119,15 @@ async fn look_at(
     identity: &PeerIdentity,
     peer: &Peer,
 ) -> anyhow::Result<PeerObservation> {
-    let mut observation = PeerObservation::default();
-    if let Some(address) = &peer.connect {
-        observation.update(look_at_server(authority, identity, address, peer.server_name.as_deref()).await?);
-    }
+    // What is connected to may be another process than those that tell of themselves: an ingress in front of them.
     let mut processes = Vec::new();
+    if let Some(address) = &peer.connect {
+        processes.push(look_at_server(authority, identity, address, peer.server_name.as_deref()).await?);
+    }
     for url in &peer.metrics {
         processes.push(look_at_metrics(authority, identity, url).await?);
     }
-    if let Some(together) = together(processes) {
-        observation.update(together);
-    }
-    Ok(observation)
+    Ok(together(processes).unwrap_or_default())
 }
 
 async fn look_at_server(
@@ -167,8 +164,12 @@ async fn look_at_metrics(
     identity: &PeerIdentity,
     url: &str,
 ) -> anyhow::Result<PeerObservation> {
-    let client = HttpClient::new(HttpClientConfig::new(url))?;
-    let response = client.get("", &[]).await?;
+    // A client asks for paths beneath a base URL; this one is whole.
+    let host = url.find("://").map_or(0, |at| at + "://".len());
+    let path = url.get(host..).and_then(|rest| rest.find('/')).map_or(url.len(), |at| host + at);
+    let (base, path) = url.split_at(path);
+    let client = HttpClient::new(HttpClientConfig::new(base))?;
+    let response = client.get(path, &[]).await?;
     if !response.status().is_success() {
         bail!("{url}: {}", response.status());
     }

@@ -7,7 +7,9 @@ use anyhow::{Context as _, bail};
 use clap::{Arg, ArgMatches, Command};
 use parallax_net::{ServerProbe, probe_server};
 use parallax_pki::certificate::{Facts, format_time, parse_bundle};
-use parallax_pki::{CredentialFiles, CredentialSource, Material, PeerIdentity, Purpose, TrustBundle};
+use parallax_pki::{
+    CredentialFiles, CredentialSource, ExpectedServer, Material, PeerIdentity, Purpose, TrustBundle,
+};
 use rustls_pki_types::{CertificateDer, ServerName};
 use serde_json::{Value, json};
 
@@ -137,7 +139,9 @@ fn judge(
         let name = text(matches, "server-name").or_else(|| facts.dns_names.first().cloned());
         let name = name.unwrap_or_else(|| "localhost".to_owned());
         let name = ServerName::try_from(name.clone()).with_context(|| format!("--server-name={name}"))?;
-        Material::judge_server(bundle, chain, &name, expected, at)
+        let expected =
+            expected.map_or(ExpectedServer::Name, |identity| ExpectedServer::Identity(identity.clone()));
+        Material::judge_server(bundle, chain, &name, &expected, at)
     };
     Ok(judged?.err().map(|explanation| explanation.text))
 }

@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use parallax_dial::{DialError, dial};
-use parallax_pki::{Explanation, FailureReason, Side, explain};
+use parallax_pki::certificate::Facts;
+use parallax_pki::{ExpectedServer, Explanation, FailureReason, Side, explain};
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -22,6 +23,7 @@ use tower::Service;
 
 use super::health::Health;
 use super::stream::{ClientStream, Watched};
+use super::turnover::Shown;
 use super::{ClientTls, GrpcTarget, is_client};
 use crate::Error;
 use crate::distrust::AcceptedServer;
@@ -48,6 +50,7 @@ pub(super) struct Connector {
     tls: Option<Tls>,
     timeout: Duration,
     health: Arc<Health>,
+    shown: Arc<Shown>,
 }
 
 #[derive(Clone)]
@@ -63,7 +66,7 @@ impl Connector {
             None => None,
             Some(settings) => {
                 if !is_client(&settings.source) {
-                    settings.source.current().client_config(None)?;
+                    settings.source.current().client_config(&ExpectedServer::Name)?;
                 }
                 let name = settings.server_name.clone().unwrap_or_else(|| host.clone());
                 let server_name = ServerName::try_from(name.clone()).map_err(|_| Error::Address {
@@ -73,7 +76,19 @@ impl Connector {
                 Some(Tls { settings: settings.clone(), server_name })
             }
         };
-        Ok(Self { host: host.into(), port, tls, timeout: target.connect_timeout, health: Health::new() })
+        Ok(Self {
+            host: host.into(),
+            port,
+            tls,
+            timeout: target.connect_timeout,
+            health: Health::new(),
+            shown: Arc::default(),
+        })
+    }
+
+    /// What servers show on the connections of this one and its clones.
+    pub(super) fn shown(&self) -> Arc<Shown> {
+        Arc::clone(&self.shown)
     }
 
     pub(super) fn reporting_to(&self, health: Arc<Health>) -> Self {
@@ -109,7 +124,7 @@ impl Connector {
         };
         let material = tls.settings.source.current();
         let config = material
-            .client_config(tls.settings.expected_identity.as_ref())
+            .client_config(&tls.settings.expected)
             .map_err(|error| Explanation { reason: FailureReason::Other, text: error.to_string() })?;
         let stream = TlsConnector::from(config)
             .connect(tls.server_name.clone(), stream)
@@ -134,12 +149,15 @@ impl Connector {
         let source = &tls.settings.source;
         let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
         let counted = source.count_connection(chain.first().map(|leaf| &**leaf));
+        if let Some(leaf) = chain.first().and_then(|leaf| Facts::read(leaf).ok()) {
+            self.shown.note(leaf.issuer_raw);
+        }
         let cut = CancellationToken::new();
         let server = AcceptedServer {
             address: format!("{}:{}", self.host, self.port),
             chain: chain.iter().map(|certificate| certificate.clone().into_owned()).collect(),
             name: tls.server_name.clone(),
-            expected: tls.settings.expected_identity.clone(),
+            expected: tls.settings.expected.clone(),
         };
         tokio::spawn(server.watch(source.clone(), accepted_by.map(str::to_owned), cut.clone()));
         ClientStream::tls(stream, Arc::clone(&self.health), Watched::new(cut, counted))

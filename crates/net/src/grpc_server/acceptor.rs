@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parallax_pki::certificate::Facts;
 use parallax_pki::verify::identity_of;
@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::GrpcServerConfig;
 use super::live::Live;
+use super::refusal_log::RefusalLog;
 use super::stream::{Place, ServerStream, Transport};
 use crate::connection_metrics::ConnectionMetrics;
 use crate::peer::PeerInfo;
@@ -30,9 +31,6 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const LINGER: Duration = Duration::from_secs(1);
 /// How much of what it says is read meanwhile.
 const LINGER_BYTES: usize = 64 << 10;
-/// Refusals that are logged in one [`LOG_WINDOW`].
-const LOGGED_REFUSALS: u32 = 20;
-const LOG_WINDOW: Duration = Duration::from_secs(10);
 
 pub(super) struct Acceptor {
     config: GrpcServerConfig,
@@ -41,7 +39,7 @@ pub(super) struct Acceptor {
     sender: mpsc::Sender<io::Result<ServerStream>>,
     places: Arc<Semaphore>,
     pending: Mutex<Pending>,
-    refusal_log: Mutex<RateLimit>,
+    refusals: Arc<RefusalLog>,
     live: Option<Arc<Live>>,
 }
 
@@ -52,32 +50,17 @@ struct Pending {
     running: BTreeMap<u64, Option<AbortHandle>>,
 }
 
-struct RateLimit {
-    window_start: Instant,
-    logged: u32,
-    suppressed: u64,
-}
-
 impl Acceptor {
     pub(super) fn new(
         config: GrpcServerConfig,
         metrics: ConnectionMetrics,
         cut: CancellationToken,
         sender: mpsc::Sender<io::Result<ServerStream>>,
+        refusals: Arc<RefusalLog>,
     ) -> Self {
         let places = Arc::new(Semaphore::new(config.max_connections.clamp(1, Semaphore::MAX_PERMITS)));
-        let refusal_log = RateLimit { window_start: Instant::now(), logged: 0, suppressed: 0 };
         let live = config.tls.as_ref().map(|source| Live::new(metrics.clone(), source.clone()));
-        Self {
-            config,
-            metrics,
-            live,
-            cut,
-            sender,
-            places,
-            pending: Mutex::default(),
-            refusal_log: Mutex::new(refusal_log),
-        }
+        Self { config, metrics, live, cut, sender, places, pending: Mutex::default(), refusals }
     }
 
     /// Accepts until `shutdown`; then the listener is closed.
@@ -106,7 +89,7 @@ impl Acceptor {
     fn admit(self: &Arc<Self>, stream: TcpStream, address: SocketAddr) {
         let Ok(permit) = Arc::clone(&self.places).try_acquire_owned() else {
             self.metrics.refused("too_many_connections");
-            self.log_refusal(address, "too many connections are open");
+            self.refusals.note(address, "too many connections are open");
             return;
         };
         let place = Place::new(permit, self.metrics.open.clone());
@@ -114,7 +97,7 @@ impl Acceptor {
         let _ = stream.set_nodelay(true);
         match self.config.tls.clone() {
             None => {
-                let peer = PeerInfo { address, identity: None, certificate: None };
+                let peer = PeerInfo { address, identity: None, certificate: None, forwarded_by: None };
                 let this = Arc::clone(self);
                 tokio::spawn(async move {
                     let cut = this.cut.clone();
@@ -211,26 +194,7 @@ impl Acceptor {
             // Load balancers probe ports this way.
             tracing::debug!(peer = %address, reason = explanation.text, "TLS handshake not finished");
         } else {
-            self.log_refusal(address, &explanation.text);
-        }
-    }
-
-    fn log_refusal(&self, address: SocketAddr, reason: &str) {
-        let mut limit = self.refusal_log.lock().unwrap_or_else(PoisonError::into_inner);
-        if limit.window_start.elapsed() >= LOG_WINDOW {
-            if limit.suppressed > 0 {
-                tracing::warn!(
-                    count = limit.suppressed,
-                    "more gRPC connections were refused than are logged"
-                );
-            }
-            *limit = RateLimit { window_start: Instant::now(), logged: 0, suppressed: 0 };
-        }
-        if limit.logged < LOGGED_REFUSALS {
-            limit.logged += 1;
-            tracing::warn!(peer = %address, reason, "gRPC connection refused");
-        } else {
-            limit.suppressed += 1;
+            self.refusals.note(address, &explanation.text);
         }
     }
 
@@ -258,7 +222,8 @@ fn peer_info(address: SocketAddr, stream: &tokio_rustls::server::TlsStream<TcpSt
         .as_deref()
         .and_then(|der| Facts::read(der).ok())
         .and_then(|facts| identity_of(&facts).ok().flatten());
-    PeerInfo { address, identity, certificate: certificate.map(rustls_pki_types::CertificateDer::into_owned) }
+    let certificate = certificate.map(rustls_pki_types::CertificateDer::into_owned);
+    PeerInfo { address, identity, certificate, forwarded_by: None }
 }
 
 /// Lets the alert reach the client: ends our side, then reads what is under way.
@@ -302,7 +267,7 @@ mod tests {
         // Nobody receives.
         let (sender, _receiver) = mpsc::channel(1);
         let (cut, shutdown) = (CancellationToken::new(), CancellationToken::new());
-        let acceptor = Arc::new(Acceptor::new(config, metrics, cut.clone(), sender));
+        let acceptor = Arc::new(Acceptor::new(config, metrics, cut.clone(), sender, Arc::default()));
         tokio::spawn(Arc::clone(&acceptor).run(listener, shutdown.clone()));
         let mut open = Vec::new();
         for _ in 0..3 {

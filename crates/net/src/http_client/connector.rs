@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use parallax_dial::{ClientStream, DialError, dial};
-use parallax_pki::{CredentialSource, Side, explain};
+use parallax_pki::{CredentialSource, ExpectedServer, Side, explain};
 use rustls_pki_types::ServerName;
 use tokio_rustls::TlsConnector;
 use tower::Service;
@@ -48,7 +48,7 @@ impl HttpConnector {
             return Ok(Self { tls: None, timeout: config.connect_timeout });
         }
         let source = config.tls.clone().ok_or(parallax_pki::Error::NoTrust)?;
-        source.current().client_config(None)?;
+        source.current().client_config(&ExpectedServer::Name)?;
         let name = config.server_name.clone().unwrap_or_else(|| base.host.clone());
         let server_name = ServerName::try_from(name.clone()).map_err(|_| Error::Address {
             address: name,
@@ -68,7 +68,11 @@ impl HttpConnector {
             // An error here means that the peer has gone; the request will notice.
             let _ = stream.set_nodelay(true);
             let Some(tls) = &self.tls else { return Ok(ClientStream::Plain(stream)) };
-            let config = tls.source.current().client_config(None).map_err(|error| error.to_string())?;
+            let config = tls
+                .source
+                .current()
+                .client_config(&ExpectedServer::Name)
+                .map_err(|error| error.to_string())?;
             let mut config = (*config).clone();
             config.alpn_protocols = vec![b"http/1.1".to_vec()];
             let stream = TlsConnector::from(Arc::new(config))

@@ -5,7 +5,9 @@ use std::time::{Duration, SystemTime};
 
 use parallax_net::{ClientTls, GrpcTarget, connect};
 use parallax_pki::certificate::parse_bundle;
-use parallax_pki::{CredentialPem, CredentialSource, Hierarchy, LeafFiles, PeerIdentity, Purpose};
+use parallax_pki::{
+    CredentialPem, CredentialSource, ExpectedServer, Hierarchy, LeafFiles, PeerIdentity, Purpose,
+};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{PrivateKeyDer, ServerName};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -139,7 +141,7 @@ async fn an_expected_identity_replaces_the_name_and_must_match() {
             tls: Some(ClientTls {
                 source: mesh.client_source(),
                 server_name: Some("ingress.example".to_owned()),
-                expected_identity: Some(expected),
+                expected: ExpectedServer::Identity(expected),
             }),
             ..GrpcTarget::plain(server.localhost())
         }
@@ -147,6 +149,26 @@ async fn an_expected_identity_replaces_the_name_and_must_match() {
     ask(&connect(&target("eu-1")).unwrap()).await.unwrap();
     let message = refusal(&connect(&target("us-1")).unwrap()).await;
     assert!(message.contains("observee/eu-1") && message.contains("observee/us-1 was expected"), "{message}");
+}
+
+#[tokio::test]
+async fn of_a_declared_cluster_only_its_own_certificate_is_taken_or_one_without_identity() {
+    let mesh = Mesh::new();
+    let server = TestServer::start(Some(mesh.server_source())).await;
+    let target = |cluster: &str, server_name: Option<&str>| GrpcTarget {
+        tls: Some(ClientTls {
+            source: mesh.client_source(),
+            server_name: server_name.map(str::to_owned),
+            expected: ExpectedServer::NameOfCluster(cluster.to_owned()),
+        }),
+        ..GrpcTarget::plain(server.localhost())
+    };
+    ask(&connect(&target("eu-1", None)).unwrap()).await.unwrap();
+    let message = refusal(&connect(&target("us-1", None)).unwrap()).await;
+    assert!(message.contains("rule of cluster identities"), "{message}");
+    assert!(message.contains("observee/eu-1") && message.contains("\"us-1\""), "{message}");
+    let message = refusal(&connect(&target("eu-1", Some("us-1.example"))).unwrap()).await;
+    assert!(message.contains("not for us-1.example"), "the name still counts: {message}");
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! Real connections on loopback: who is let in, what a refusal says, and that certificates change under load without a failed call.
 
+mod access;
 mod fixture;
 mod handshakes;
 mod http;

@@ -92,10 +92,11 @@ impl Proxy {
         let call = &call;
         let asking = selection.ask.iter().map(|selected| {
             let mut asked = asked.clone();
-            let claim = selected.endpoint.claim().filter(|claim| claim.mode() == ForeignLabels::Inject);
-            let injected = claim.as_ref().map(|claim| claim.label().to_owned());
-            if let Some(claim) = claim.filter(|_| !asked.matchers.is_empty()) {
-                claim.adapt(&mut asked.matchers);
+            let claim = selected.endpoint.claim();
+            let injects = claim.as_ref().filter(|claim| claim.mode() == ForeignLabels::Inject);
+            let injected = injects.map(|claim| claim.label().to_owned());
+            if let Some(claim) = &claim {
+                claim.adapt_narrow(&mut asked.matchers);
             }
             let removed = &request.without_replica_labels;
             let without = if selected.supports_without_replica_labels() {
@@ -147,10 +148,8 @@ impl Proxy {
             let drop_all = is_removed && !selected.supports_without_replica_labels();
             let mut asked = asked.clone();
             let claim = selected.endpoint.claim();
-            if let Some(claim) = claim.as_ref().filter(|claim| claim.mode() == ForeignLabels::Inject)
-                && !asked.matchers.is_empty()
-            {
-                claim.adapt(&mut asked.matchers);
+            if let Some(claim) = &claim {
+                claim.adapt_narrow(&mut asked.matchers);
             }
             let claim = claim.filter(|claim| claim.label() == asked.label && !is_removed);
             let asking = self.ask(call, selected, move || {

@@ -18,6 +18,7 @@ use super::Proxy;
 use super::side_calls::Heard;
 use crate::claim::ForeignLabels;
 use crate::side::{exemplars, metadata, rules, statistics};
+use crate::store_selection::Selected;
 
 #[async_trait]
 impl SideServices for Proxy {
@@ -92,7 +93,14 @@ impl SideServices for Proxy {
         let Some(selector) = self.matchers(&request.get_ref().matchers)? else {
             return Ok(Box::pin(futures::stream::empty()));
         };
-        let heard = self.ask_side(request, &[selector], TimeRange::ALL, |_, asked| asked.clone()).await?;
+        let adapt = |selected: &Selected, asked: &TsdbStatisticsRequest| {
+            let mut asked = asked.clone();
+            if let Some(claim) = selected.endpoint.claim() {
+                claim.adapt_narrow(&mut asked.matchers);
+            }
+            asked
+        };
+        let heard = self.ask_side(request, &[selector], TimeRange::ALL, adapt).await?;
         let merged = statistics::merge(heard.items);
         let items = vec![TsdbStatistics { statistics: merged.into_iter().collect() }];
         Ok(Heard { items, warnings: heard.warnings }.into_frames::<TsdbStatisticsRequest>())

@@ -17,7 +17,7 @@ use super::gather::gather;
 use super::open::{NotOpened, open_with_retries};
 use super::{Call, Proxy, aborted, gap_of, late};
 use crate::claim::ForeignLabels;
-use crate::coverage::{Gap, GapKind, bounded};
+use crate::coverage::{CoverageLog, Gap, GapKind, bounded};
 use crate::endpoint::Endpoint;
 use crate::store_selection::{Question, Selected, choose};
 
@@ -59,6 +59,8 @@ struct Part<T> {
     gap: Option<Gap>,
     /// Whether it was told that something claims another cluster.
     is_foreign: bool,
+    /// Where a querier of this process leaves what its own answer has.
+    beneath: CoverageLog,
 }
 
 impl Proxy {
@@ -97,6 +99,9 @@ impl Proxy {
         for (index, part) in parts.into_iter().enumerate() {
             part.gap.iter().for_each(|gap| attested.gap(index, gap));
             part.warnings.iter().for_each(|text| attested.warning(index, text));
+            if let Some(beneath) = part.beneath.coverage() {
+                attested.beneath(index, beneath);
+            }
             attested.ended(index);
             heard.items.extend(part.items);
             for warning in part.warnings {
@@ -140,7 +145,13 @@ impl<T> Part<T> {
 
 impl<T> Default for Part<T> {
     fn default() -> Self {
-        Self { items: Vec::new(), warnings: Vec::new(), gap: None, is_foreign: false }
+        Self {
+            items: Vec::new(),
+            warnings: Vec::new(),
+            gap: None,
+            is_foreign: false,
+            beneath: CoverageLog::default(),
+        }
     }
 }
 
@@ -186,8 +197,13 @@ impl<T: Claimed> Listening<'_, T> {
 
     /// Waits for the first frame.
     async fn open<R: SideRequest>(&self, message: &R) -> Result<Opened<R::Response>, Option<Gap>> {
+        // The answers of these services have no room for it on the wire.
+        let entry = self.endpoint().is_local().then(|| self.part.beneath.entry());
         let opening = || async {
-            let request = self.call.outgoing(message.clone());
+            let mut request = self.call.outgoing(message.clone());
+            if let Some(entry) = &entry {
+                request.extensions_mut().insert(entry.clone());
+            }
             let mut stream = R::ask(request, self.endpoint().store().side()).await?;
             match stream.next().await {
                 Some(Err(status)) => Err(status),
