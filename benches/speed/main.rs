@@ -1,7 +1,7 @@
 //! The speed harness: the same questions to Parallax and to the real Thanos and Prometheus, in the same run.
 //!
 //!     cargo bench --bench speed                        everything
-//!     cargo bench --bench speed -- decode store        some parts: decode, store, query, targets, footprint, sidecar
+//!     cargo bench --bench speed -- decode store        some parts: decode, store, query, targets, footprint, sidecar, growth
 //!
 //! The real ones are the Go program tests/peers (Thanos' store gateway, its StoreAPI client and querier, Prometheus' engine), which
 //! `PARALLAX_PEERS` names; `tests/run` builds it, and so does `cd tests/peers && go build -tags slicelabels -o FILE .`.
@@ -9,6 +9,7 @@
 //!
 //! - `SPEED_SERIES` (20000), `SPEED_HOURS` (6, in blocks of 2 h), `SPEED_ROUNDS` (7): the size of the data and how often each thing is measured
 //! - `SPEED_SIDECAR_SERIES` (100000): what is read through a sidecar, over two hours
+//! - `SPEED_PLOT` (growth.svg in the target directory): where `growth` draws its plot; it measures sizes of its own
 //! - `SPEED_DIR`: a folder in which the data stays for the next run; otherwise it is temporary
 //! - `THANOS_BIN`: a real `thanos`, asked as `thanos store` and `thanos query` (with both of its engines) instead of the stand-in
 //! - `PROMETHEUS_BIN`: a real `prometheus`, asked over HTTP on the same blocks instead of the stand-in
@@ -23,10 +24,12 @@ mod contender;
 mod data;
 mod decode;
 mod footprint;
+mod growth;
 mod measure;
 #[allow(dead_code, reason = "shared with tests/peers.rs, which uses the rest")]
 #[path = "../../tests/peers_support/peer.rs"]
 mod peer;
+mod plot;
 mod query;
 mod sidecar;
 mod store;
@@ -48,7 +51,7 @@ pub struct Options {
     pub prometheus: Option<PathBuf>,
 }
 
-const PARTS: [&str; 6] = ["decode", "store", "query", "targets", "footprint", "sidecar"];
+const PARTS: [&str; 7] = ["decode", "store", "query", "targets", "footprint", "sidecar", "growth"];
 
 fn main() -> anyhow::Result<()> {
     let number = |name: &str, default: usize| {
@@ -107,6 +110,12 @@ async fn run(options: &Options, sidecar_series: usize, wanted: &[String]) -> any
     }
     if is_wanted("targets") {
         targets::run(options, dir, &decoded).await?;
+    }
+    // Not among everything: it takes longer than all of that.
+    if wanted.iter().any(|part| part == "growth") {
+        let plot =
+            std::env::var_os("SPEED_PLOT").map_or_else(|| PathBuf::from("target/growth.svg"), PathBuf::from);
+        growth::run(options, dir, &plot).await?;
     }
     Ok(())
 }

@@ -103,7 +103,8 @@ pub async fn compare(
     Ok(measured)
 }
 
-async fn measure(
+/// Asks everyone one question.
+pub async fn measure(
     options: &Options,
     question: &Question,
     contenders: &mut [Contender],
