@@ -3,6 +3,7 @@
 //
 //	peers store BUCKET              Thanos' store gateway over a filesystem bucket; prints its address, serves until stdin closes
 //	peers query ADDRESS...          Thanos' querier over StoreAPI endpoints: queries in, answers out
+//	peers remote ADDRESS            Thanos' remote engine, which lets a querier evaluate: queries in, answers out
 //	peers promql BLOCK...           Prometheus' engine over block directories: queries in, answers out
 //	peers series ADDRESS            Thanos' StoreAPI client: requests in, series out
 //	peers info ADDRESS              Thanos' Info client: one answer
@@ -20,7 +21,7 @@ import (
 
 func main() {
 	if len(os.Args) < 3 {
-		fail(fmt.Errorf("usage: peers store|query|promql|series|info|side|asksides|xor ARGUMENT..."))
+		fail(fmt.Errorf("usage: peers store|query|remote|promql|series|info|side|asksides|xor ARGUMENT..."))
 	}
 	arguments := os.Args[2:]
 	var err error
@@ -29,6 +30,8 @@ func main() {
 		err = serveStore(arguments[0])
 	case "query":
 		err = answerThroughThanos(arguments)
+	case "remote":
+		err = answerThroughRemoteEngine(arguments[0])
 	case "promql":
 		err = answerThroughPrometheus(arguments)
 	case "series":

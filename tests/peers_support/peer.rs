@@ -84,6 +84,11 @@ impl Peer {
         Self::start(program, "query", &addresses, &[])
     }
 
+    /// Thanos' remote engine, which lets the querier at `address` evaluate.
+    pub fn remote(program: &Path, address: &str) -> anyhow::Result<Self> {
+        Self::start(program, "remote", &[address.to_owned()], &[])
+    }
+
     /// Prometheus' engine over block directories, or directories of them.
     pub fn promql(program: &Path, paths: &[&Path]) -> anyhow::Result<Self> {
         let paths: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();

@@ -155,3 +155,20 @@ async fn thanos_querier_may_stand_on_our_querier_and_ours_on_another_of_ours() {
     thanos_tally.conclude("Thanos' querier over ours");
     our_tally.conclude("our querier over ours");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn thanos_remote_engine_gets_from_our_query_api_what_thanos_querier_answers() {
+    let Some(peers) = program_or_leave_out("Thanos' remote engine over our querier") else { return };
+    let stores = Stores::start(&peers).await;
+    let ours = Component::query(&parallax(), &[&stores.ours.grpc], &[]).await.expect("our querier");
+    let mut theirs = Peer::query(&peers, &[&stores.their_address]).expect("Thanos' querier");
+    let mut remote = Peer::remote(&peers, &ours.grpc).expect("Thanos' remote engine");
+    let mut tally = Tally::default();
+    // It deduplicates always, and takes a scalar for a vector.
+    for question in questions(QUERIES, true).into_iter().chain(questions(COUNTER_QUERIES, true)) {
+        let wanted = question.ask_peer(&mut theirs);
+        let answer = question.ask_peer(&mut remote);
+        tally.count(&question, &wanted, compare_peers(&wanted, &answer));
+    }
+    tally.conclude("Thanos' remote engine over our Query API");
+}

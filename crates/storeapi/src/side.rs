@@ -1,8 +1,8 @@
-//! The small services beside the StoreAPI: metadata of metrics, rules, targets, exemplars and statistics of TSDBs.
+//! The services beside the StoreAPI: metadata of metrics, rules, targets, exemplars and statistics of TSDBs; and PromQL, where somebody can evaluate it.
 //!
 //! [`SideServices`] is to them what [`Store`](crate::Store) is to series, and every store hands out its own by
 //! [`Store::side`](crate::Store::side). A service that a component does not offer answers `Unimplemented`, here as on the wire, and its part is
-//! absent from Info. [`SideRequest`] lets a fan-out treat all five alike.
+//! absent from Info. [`SideRequest`] lets a fan-out treat the first five alike.
 
 mod client;
 mod server;
@@ -14,10 +14,10 @@ use tonic::{Request, Status};
 use crate::proto::thanos::info::InfoResponse;
 use crate::proto::thanos::{
     ExemplarData, ExemplarsRequest, ExemplarsResponse, MetricMetadata, MetricMetadataRequest,
-    MetricMetadataResponse, RuleGroup, RulesRequest, RulesResponse, TargetDiscovery, TargetsRequest,
-    TargetsResponse, TsdbStatistics, TsdbStatisticsRequest, TsdbStatisticsResponse, ZLabelSet,
-    exemplars_response, metric_metadata_response, rule, rules_response, targets_response,
-    tsdb_statistics_response,
+    MetricMetadataResponse, QueryRangeRequest, QueryRangeResponse, QueryRequest, QueryResponse, RuleGroup,
+    RulesRequest, RulesResponse, TargetDiscovery, TargetsRequest, TargetsResponse, TsdbStatistics,
+    TsdbStatisticsRequest, TsdbStatisticsResponse, ZLabelSet, exemplars_response, metric_metadata_response,
+    rule, rules_response, targets_response, tsdb_statistics_response,
 };
 use crate::{Error, FrameStream, labels};
 
@@ -60,6 +60,23 @@ pub trait SideServices: Send + Sync + 'static {
     ) -> Result<FrameStream<TsdbStatisticsResponse>, Status> {
         Err(SideService::Status.not_offered())
     }
+
+    /// An instant query. An answer that is whole ends with a frame of statistics; one without it has failed.
+    async fn query(&self, _: Request<QueryRequest>) -> Result<FrameStream<QueryResponse>, Status> {
+        Err(not_offered("thanos.Query"))
+    }
+
+    /// A range query. It ends like an instant one.
+    async fn query_range(
+        &self,
+        _: Request<QueryRangeRequest>,
+    ) -> Result<FrameStream<QueryRangeResponse>, Status> {
+        Err(not_offered("thanos.Query"))
+    }
+}
+
+fn not_offered(service: &str) -> Status {
+    Status::unimplemented(format!("{service} is not offered here"))
 }
 
 /// Of a component that offers none of them.
@@ -115,7 +132,7 @@ impl SideService {
     }
 
     fn not_offered(self) -> Status {
-        Status::unimplemented(format!("{} is not offered here", self.name()))
+        not_offered(self.name())
     }
 }
 

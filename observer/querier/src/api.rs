@@ -32,6 +32,7 @@ use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
+use parallax_promql::engine::QueryRange;
 use parallax_storeapi::SideService;
 
 pub use endpoints::{StoreList, StoreStatus};
@@ -81,6 +82,20 @@ impl Default for ApiOptions {
             route_prefix: String::new(),
             flags: BTreeMap::new(),
             parser: parallax_promql::parse::ParserOptions::default(),
+        }
+    }
+}
+
+/// Of how many samples per step `auto` makes sure.
+const AUTO_RESOLUTION_STEP_SHARE: i64 = 5;
+
+impl ApiOptions {
+    /// How coarse data may be where that is left to us: a fifth of the step of a range query, the configured resolution of an instant one.
+    pub(crate) fn automatic_resolution_ms(&self, range: QueryRange) -> i64 {
+        if range.is_instant() {
+            i64::try_from(self.instant_max_resolution.as_millis()).unwrap_or(i64::MAX)
+        } else {
+            range.step_ms / AUTO_RESOLUTION_STEP_SHARE
         }
     }
 }

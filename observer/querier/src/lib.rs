@@ -13,6 +13,7 @@ mod merge;
 pub mod proxy;
 mod querier;
 pub mod query;
+mod query_api;
 mod resolution;
 pub mod select;
 mod side;

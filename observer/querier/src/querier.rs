@@ -10,11 +10,12 @@ use std::sync::Arc;
 use axum::Router;
 use axum::middleware::{Next, from_fn};
 use parallax_net::Context;
-use parallax_storeapi::proto::thanos::info::InfoResponse;
+use parallax_storeapi::proto::thanos::info::{InfoResponse, QueryApiInfo};
 use parallax_storeapi::proto::thanos::{
     ExemplarsRequest, ExemplarsResponse, LabelNamesRequest, LabelNamesResponse, LabelValuesRequest,
-    LabelValuesResponse, MetricMetadataRequest, MetricMetadataResponse, RulesRequest, RulesResponse,
-    SeriesRequest, TargetsRequest, TargetsResponse, TsdbStatisticsRequest, TsdbStatisticsResponse,
+    LabelValuesResponse, MetricMetadataRequest, MetricMetadataResponse, QueryRangeRequest,
+    QueryRangeResponse, QueryRequest, QueryResponse, RulesRequest, RulesResponse, SeriesRequest,
+    TargetsRequest, TargetsResponse, TsdbStatisticsRequest, TsdbStatisticsResponse,
 };
 use parallax_storeapi::{FrameStream, SeriesStream, SideRequest, SideServices, Store, async_trait};
 use tonic::{Request, Status};
@@ -26,6 +27,7 @@ use crate::coverage::{CoverageBook, SAMPLE_INTERVAL, WithCoverageSeries};
 use crate::endpoint::EndpointSet;
 use crate::proxy::Proxy;
 use crate::query::QueryRunner;
+use crate::query_api;
 use crate::stop::Stop;
 
 /// A running querier. Its background tasks end with the context's shutdown.
@@ -130,7 +132,7 @@ impl StoreList for Endpoints {
 #[async_trait]
 impl Store for Querier {
     async fn info(&self) -> Result<InfoResponse, Status> {
-        self.proxy.info().await
+        Ok(InfoResponse { query: Some(QueryApiInfo {}), ..self.proxy.info().await? })
     }
 
     async fn series(&self, request: Request<SeriesRequest>) -> Result<SeriesStream, Status> {
@@ -194,5 +196,19 @@ impl SideServices for Querier {
         request: Request<TsdbStatisticsRequest>,
     ) -> Result<FrameStream<TsdbStatisticsResponse>, Status> {
         self.ask_side(request).await
+    }
+
+    async fn query(&self, request: Request<QueryRequest>) -> Result<FrameStream<QueryResponse>, Status> {
+        let asked = query_api::instant(request, jiff::Timestamp::now().as_millisecond());
+        let frames = query_api::answer(asked, &self.runner, &self.api);
+        Ok(self.stop.bound_stream(self.stop.bound(frames).await??))
+    }
+
+    async fn query_range(
+        &self,
+        request: Request<QueryRangeRequest>,
+    ) -> Result<FrameStream<QueryRangeResponse>, Status> {
+        let frames = query_api::answer(query_api::range(request)?, &self.runner, &self.api);
+        Ok(self.stop.bound_stream(self.stop.bound(frames).await??))
     }
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use parallax_dedup::Algorithm;
 use parallax_model::Matcher;
-use parallax_promql::ast::Expr;
+use parallax_promql::ast::{Expr, ValueType};
 use parallax_promql::engine::{
     Engine, EngineOptions, Interrupt, PlanNode, QueryError, QueryOutcome, QueryRange, StatsOptions,
 };
@@ -27,6 +27,9 @@ use tokio_util::sync::CancellationToken;
 use crate::coverage::{Coverage, CoverageBook, CoverageLog};
 use crate::resolution;
 use crate::select::{Blame, Budget, Helpers, SelectOptions, StoreSource};
+
+/// Most points a range query may have per series, as in Prometheus.
+pub(crate) const MAX_STEPS: i64 = 11_000;
 
 /// The part of a query's time that is kept for evaluating what stores sent: one in this many.
 const EVALUATION_SHARE: u32 = 10;
@@ -85,6 +88,17 @@ pub struct Query {
     pub shard: Option<ShardInfo>,
     /// What to measure. Samples per step only if the querier's own options have them, too.
     pub stats: StatsOptions,
+}
+
+/// Whether `expr` can be evaluated step by step; the error says why not, as Prometheus does.
+pub(crate) fn evaluates_over_range(expr: &Expr) -> Result<(), String> {
+    match expr.value_type() {
+        ValueType::Scalar | ValueType::Vector => Ok(()),
+        other => Err(format!(
+            "invalid expression type \"{}\" for range query, must be Scalar or instant Vector",
+            other.documented()
+        )),
+    }
 }
 
 /// How long the parts of a query took.

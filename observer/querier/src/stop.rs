@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use futures::StreamExt;
-use parallax_storeapi::SeriesStream;
+use parallax_storeapi::FrameStream;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
@@ -45,7 +45,7 @@ impl Stop {
     }
 
     /// The same for a stream.
-    pub(crate) fn bound_stream(&self, stream: SeriesStream) -> SeriesStream {
+    pub(crate) fn bound_stream<T: 'static>(&self, stream: FrameStream<T>) -> FrameStream<T> {
         let overdue = Box::pin(self.clone().overdue());
         Box::pin(futures::stream::unfold(Some((stream, overdue)), async |state| {
             let (mut stream, mut overdue) = state?;

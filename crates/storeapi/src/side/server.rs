@@ -10,12 +10,14 @@ use crate::deadline::{by, until};
 use crate::message_limits::MAX_REQUEST_BYTES;
 use crate::proto::thanos::exemplars_server::{Exemplars, ExemplarsServer};
 use crate::proto::thanos::metadata_server::{Metadata, MetadataServer};
+use crate::proto::thanos::query_server::{Query, QueryServer};
 use crate::proto::thanos::rules_server::{Rules, RulesServer};
 use crate::proto::thanos::status_server::{Status as StatusService, StatusServer};
 use crate::proto::thanos::targets_server::{Targets, TargetsServer};
 use crate::proto::thanos::{
-    ExemplarsRequest, ExemplarsResponse, MetricMetadataRequest, MetricMetadataResponse, RulesRequest,
-    RulesResponse, TargetsRequest, TargetsResponse, TsdbStatisticsRequest, TsdbStatisticsResponse,
+    ExemplarsRequest, ExemplarsResponse, MetricMetadataRequest, MetricMetadataResponse, QueryRangeRequest,
+    QueryRangeResponse, QueryRequest, QueryResponse, RulesRequest, RulesResponse, TargetsRequest,
+    TargetsResponse, TsdbStatisticsRequest, TsdbStatisticsResponse,
 };
 use crate::server::{MAX_MESSAGE_SIZE_BYTES, received};
 use crate::{FrameStream, Store};
@@ -35,6 +37,7 @@ pub(crate) fn add(routes: Routes, store: Arc<dyn Store>) -> Routes {
         .add_service(sized!(TargetsServer))
         .add_service(sized!(ExemplarsServer))
         .add_service(sized!(StatusServer))
+        .add_service(sized!(QueryServer))
 }
 
 #[derive(Clone)]
@@ -104,5 +107,22 @@ impl StatusService for Side {
         request: Request<TsdbStatisticsRequest>,
     ) -> Result<Response<Self::TSDBStatisticsStream>, Status> {
         answer!(self, tsdb_statistics, request)
+    }
+}
+
+#[async_trait]
+impl Query for Side {
+    type QueryStream = FrameStream<QueryResponse>;
+    type QueryRangeStream = FrameStream<QueryRangeResponse>;
+
+    async fn query(&self, request: Request<QueryRequest>) -> Result<Response<Self::QueryStream>, Status> {
+        answer!(self, query, request)
+    }
+
+    async fn query_range(
+        &self,
+        request: Request<QueryRangeRequest>,
+    ) -> Result<Response<Self::QueryRangeStream>, Status> {
+        answer!(self, query_range, request)
     }
 }

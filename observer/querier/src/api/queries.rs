@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State;
-use parallax_promql::ast::ValueType;
 use parallax_promql::engine::{QueryOutcome, QueryRange, StatsOptions};
 use parallax_promql::parse::parse;
 use parallax_promql::value::QueryValue;
@@ -16,16 +15,10 @@ use super::params::Params;
 use super::respond::{ApiError, ErrorKind, Finished, Success};
 use super::stats::{write_analysis, write_plan, write_stats};
 use crate::coverage::Coverage;
-use crate::query::{Query, QueryTimes};
-
-/// Most points a range query may have per series, as in Prometheus.
-const MAX_STEPS: i64 = 11_000;
+use crate::query::{MAX_STEPS, Query, QueryTimes, evaluates_over_range};
 
 /// Without a step, a range is cut into this many, as in Thanos.
 const DEFAULT_STEPS: i64 = 250;
-
-/// Of how many samples per step `auto` makes sure.
-const AUTO_RESOLUTION_STEP_SHARE: i64 = 5;
 
 pub(super) async fn instant(State(api): State<Arc<Api>>, params: Params) -> Result<Finished, ApiError> {
     let limit = params.limit()?;
@@ -123,15 +116,8 @@ fn parse_query(api: &Api, params: &Params, range: QueryRange) -> Result<Query, A
     }
     let text = params.get("query").unwrap_or_default().to_owned();
     let expr = parse(&text, &api.options.parser).map_err(|error| ApiError::bad_parameter("query", error))?;
-    let value_type = expr.value_type();
-    if !range.is_instant() && !matches!(value_type, ValueType::Scalar | ValueType::Vector) {
-        return Err(ApiError::bad_parameter(
-            "query",
-            format!(
-                "invalid expression type \"{}\" for range query, must be Scalar or instant Vector",
-                value_type.documented()
-            ),
-        ));
+    if !range.is_instant() {
+        evaluates_over_range(&expr).map_err(|reason| ApiError::bad_parameter("query", reason))?;
     }
     Ok(Query {
         text,
@@ -179,11 +165,7 @@ fn check_engine(params: &Params) -> Result<(), ApiError> {
 /// configured resolution of an instant one.
 fn max_resolution_ms(api: &Api, params: &Params, range: QueryRange) -> Result<i64, ApiError> {
     const NAME: &str = "max_source_resolution";
-    let automatic_ms = if range.is_instant() {
-        i64::try_from(api.options.instant_max_resolution.as_millis()).unwrap_or(i64::MAX)
-    } else {
-        range.step_ms / AUTO_RESOLUTION_STEP_SHARE
-    };
+    let automatic_ms = api.options.automatic_resolution_ms(range);
     match params.get(NAME) {
         Some("auto") => Ok(automatic_ms),
         None | Some("") => Ok(if api.options.auto_downsampling { automatic_ms } else { 0 }),
