@@ -22,6 +22,15 @@ pub fn raw(min_time_ms: i64, max_time_ms: i64, chunk: Chunk) -> AggrChunk {
     AggrChunk { min_time: min_time_ms, max_time: max_time_ms, raw: Some(chunk), ..AggrChunk::default() }
 }
 
+/// Whether there is a chunk of an aggregate, as downsampled data has them.
+pub fn has_aggregates(chunk: &AggrChunk) -> bool {
+    chunk.count.is_some()
+        || chunk.sum.is_some()
+        || chunk.min.is_some()
+        || chunk.max.is_some()
+        || chunk.counter.is_some()
+}
+
 /// The raw chunk and the aggregates present, in the order of the protocol.
 pub fn parts(chunk: &AggrChunk) -> impl Iterator<Item = (Aggr, &Chunk)> {
     [

@@ -223,10 +223,23 @@ fn next_field(bytes: &[u8]) -> Option<(Field<'_>, &[u8])> {
 }
 
 /// A number of up to ten bytes, and what follows it.
-fn varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
+#[inline]
+pub(crate) fn varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
+    match bytes {
+        // Nearly all keys and lengths.
+        [byte, rest @ ..] if *byte < 0x80 => Some((u64::from(*byte), rest)),
+        _ => long_varint(bytes),
+    }
+}
+
+fn long_varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
     let mut number = 0_u64;
-    for (index, byte) in bytes.iter().take(10).enumerate() {
-        number |= u64::from(byte & 0x7f).checked_shl(u32::try_from(index * 7).ok()?)?;
+    for (index, byte) in bytes.iter().enumerate().take(10) {
+        // The tenth byte has room for one bit.
+        if index == 9 && *byte > 1 {
+            return None;
+        }
+        number |= u64::from(byte & 0x7f) << (7 * index);
         if byte & 0x80 == 0 {
             return Some((number, bytes.get(index + 1..)?));
         }

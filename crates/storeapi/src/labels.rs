@@ -63,12 +63,18 @@ pub fn set_from_wire(set: &ZLabelSet) -> Result<Labels, Error> {
 /// The order of series: by (name, value) pairs, then by length.
 pub fn compare(left: &[Label], right: &[Label]) -> Ordering {
     for (a, b) in left.iter().zip(right) {
-        let order = a.name.cmp(&b.name).then_with(|| a.value.cmp(&b.value));
+        let order = compare_text(&a.name, &b.name).then_with(|| compare_text(&a.value, &b.value));
         if order != Ordering::Equal {
             return order;
         }
     }
     left.len().cmp(&right.len())
+}
+
+/// Text of one source most often is the same bytes of memory.
+#[inline]
+fn compare_text(a: &Bytes, b: &Bytes) -> Ordering {
+    if a.as_ptr() == b.as_ptr() && a.len() == b.len() { Ordering::Equal } else { a.cmp(b) }
 }
 
 /// The value of `name`, or an empty slice.
@@ -84,23 +90,19 @@ pub fn remove<S: AsRef<str>>(labels: &mut Vec<Label>, names: &[S]) -> bool {
 }
 
 /// Lays `over` above `labels`: one of the same name is replaced. Both sorted, and so is the result.
-pub fn overlay(labels: Vec<Label>, over: &[Label]) -> Vec<Label> {
-    if over.is_empty() {
-        return labels;
-    }
-    let mut merged = Vec::with_capacity(labels.len() + over.len());
-    let mut over = over.iter().peekable();
-    for label in labels {
-        while let Some(next) = over.next_if(|next| next.name < label.name) {
-            merged.push(next.clone());
+pub fn overlay(mut labels: Vec<Label>, over: &[Label]) -> Vec<Label> {
+    labels.reserve_exact(over.len());
+    let mut from = 0;
+    for label in over {
+        let rest = labels.get(from..).unwrap_or_default();
+        from += rest.iter().take_while(|own| own.name < label.name).count();
+        match labels.get_mut(from) {
+            Some(own) if own.name == label.name => *own = label.clone(),
+            _ => labels.insert(from, label.clone()),
         }
-        match over.next_if(|next| next.name == label.name) {
-            Some(next) => merged.push(next.clone()),
-            None => merged.push(label),
-        }
+        from += 1;
     }
-    merged.extend(over.cloned());
-    merged
+    labels
 }
 
 /// As PromQL writes labels, for messages; bytes that are not UTF-8 are replaced.

@@ -38,6 +38,7 @@ pub struct Resorter {
     finished: bool,
     /// Keeps parts of one series in their order.
     next_sequence: u64,
+    /// Of the last series that was given out with those before the present ones.
     last_released: Option<Vec<Label>>,
 }
 
@@ -91,27 +92,39 @@ impl Resorter {
         self.finished = true;
     }
 
-    /// The next series that nothing still to come can precede.
+    /// Appends the series that nothing still to come can precede to `ready`, which takes them from one call to the next until
+    /// [`Resorter::hand_over`].
     ///
     /// # Errors
     /// If a series came too late for its place, because the input was not sorted (or, where labels are removed, because
     /// a series without a metric name followed one that has it).
-    pub fn pop(&mut self) -> Result<Option<Series>, Error> {
-        let Some(Reverse(next)) = self.held.peek() else { return Ok(None) };
-        let free = self.finished
-            || std::mem::take(&mut self.only_is_free)
-            || self.bound.as_ref().is_some_and(|bound| labels::compare(&next.series.labels, bound).is_le());
-        if !free {
-            return Ok(None);
+    pub fn release(&mut self, ready: &mut Vec<Series>) -> Result<(), Error> {
+        while let Some(Reverse(next)) = self.held.peek() {
+            let free = self.finished
+                || std::mem::take(&mut self.only_is_free)
+                || self
+                    .bound
+                    .as_ref()
+                    .is_some_and(|bound| labels::compare(&next.series.labels, bound).is_le());
+            if !free {
+                break;
+            }
+            let Some(Reverse(Held { series, .. })) = self.held.pop() else { break };
+            let last = ready.last().map(|last| &last.labels).or(self.last_released.as_ref());
+            if last.is_some_and(|last| labels::compare(&series.labels, last).is_lt()) {
+                return Err(Error::OutOfOrder { labels: labels::display(&series.labels) });
+            }
+            ready.push(series);
         }
-        let Some(Reverse(Held { series, .. })) = self.held.pop() else { return Ok(None) };
-        if let Some(last) = &self.last_released
-            && labels::compare(&series.labels, last).is_lt()
-        {
-            return Err(Error::OutOfOrder { labels: labels::display(&series.labels) });
+        Ok(())
+    }
+
+    /// Takes the series out of `ready`, and remembers where they end: a clone of labels for each series would cost more than the check it is for.
+    pub fn hand_over(&mut self, ready: &mut Vec<Series>) -> Vec<Series> {
+        if let Some(last) = ready.last() {
+            self.last_released = Some(last.labels.clone());
         }
-        self.last_released = Some(series.labels.clone());
-        Ok(Some(series))
+        std::mem::take(ready)
     }
 
     /// Series held back now.
@@ -201,16 +214,13 @@ struct Resorted {
 
 impl Resorted {
     fn collect_ready(&mut self) {
-        loop {
-            match self.resorter.pop() {
-                Ok(Some(series)) => self.ready.push_back(Ok(frames::series(series))),
-                Ok(None) => return,
-                Err(error) => {
-                    self.stream = None;
-                    self.resorter.held.clear();
-                    return self.ready.push_back(Err(error.into()));
-                }
-            }
+        let mut ready = Vec::new();
+        let outcome = self.resorter.release(&mut ready);
+        self.ready.extend(self.resorter.hand_over(&mut ready).into_iter().map(|one| Ok(frames::series(one))));
+        if let Err(error) = outcome {
+            self.stream = None;
+            self.resorter.held.clear();
+            self.ready.push_back(Err(error.into()));
         }
     }
 }
@@ -262,16 +272,19 @@ mod tests {
         let (mut output, mut most_held) = (Vec::new(), 0);
         for own in input {
             resorter.push(Series { labels: labels::to_wire(&own), chunks: vec![] });
-            while let Some(series) = resorter.pop().unwrap() {
-                output.push(labels::from_wire(&series.labels).unwrap());
-            }
+            drain(&mut resorter, &mut output);
             most_held = most_held.max(resorter.held());
         }
         resorter.finish();
-        while let Some(series) = resorter.pop().unwrap() {
-            output.push(labels::from_wire(&series.labels).unwrap());
-        }
+        drain(&mut resorter, &mut output);
         (output, most_held)
+    }
+
+    fn drain(resorter: &mut Resorter, output: &mut Vec<Labels>) {
+        let mut ready = Vec::new();
+        resorter.release(&mut ready).unwrap();
+        let ready = resorter.hand_over(&mut ready);
+        output.extend(ready.iter().map(|series| labels::from_wire(&series.labels).unwrap()));
     }
 
     /// Every label set over small alphabets of names and values.
@@ -336,15 +349,11 @@ mod tests {
             let (mut output, mut most_held) = (Vec::new(), 0);
             for own in &input {
                 resorter.push(Series { labels: labels::to_wire(own), chunks: vec![] });
-                while let Some(series) = resorter.pop().unwrap() {
-                    output.push(labels::from_wire(&series.labels).unwrap());
-                }
+                drain(&mut resorter, &mut output);
                 most_held = most_held.max(resorter.held());
             }
             resorter.finish();
-            while let Some(series) = resorter.pop().unwrap() {
-                output.push(labels::from_wire(&series.labels).unwrap());
-            }
+            drain(&mut resorter, &mut output);
             assert_eq!(output, expected, "external labels {external:?}");
             assert!(most_held <= input.len() / metrics.len(), "only one metric may be held, not {most_held}");
         }
@@ -362,14 +371,20 @@ mod tests {
 
     #[test]
     fn input_that_is_not_sorted_is_an_error_and_not_a_wrong_order() {
-        let mut resorter = Resorter::new(&labels_of(&[("cluster", "eu-1")]), &[]);
-        for job in ["b", "a"] {
-            resorter.push(Series { labels: labels::to_wire(&labels_of(&[("job", job)])), chunks: vec![] });
-            if job == "b" {
-                assert!(resorter.pop().unwrap().is_some());
+        for hands_over in [false, true] {
+            let mut resorter = Resorter::new(&labels_of(&[("cluster", "eu-1")]), &[]);
+            let mut ready = Vec::new();
+            let series =
+                |job| Series { labels: labels::to_wire(&labels_of(&[("job", job)])), chunks: vec![] };
+            resorter.push(series("b"));
+            resorter.release(&mut ready).unwrap();
+            assert_eq!(ready.len(), 1);
+            if hands_over {
+                resorter.hand_over(&mut ready);
             }
+            resorter.push(series("a"));
+            assert!(matches!(resorter.release(&mut ready), Err(Error::OutOfOrder { .. })));
         }
-        assert!(matches!(resorter.pop(), Err(Error::OutOfOrder { .. })));
     }
 
     #[tokio::test]

@@ -1,7 +1,7 @@
-//! Frames are written as prost writes them, byte by byte.
+//! Frames are written as prost writes them, byte by byte, and read as prost reads them.
 
 use bytes::Bytes;
-use parallax_storeapi::codec::write_response;
+use parallax_storeapi::codec::{read_response, write_response};
 use parallax_storeapi::frames;
 use parallax_storeapi::proto::thanos::series_response::Result as Frame;
 use parallax_storeapi::proto::thanos::{AggrChunk, Chunk, Label, Series, SeriesBatch, SeriesResponse};
@@ -56,4 +56,66 @@ proptest! {
             prop_assert_eq!(&written[6..], &frame.encode_to_vec()[..]);
         }
     }
+
+    #[test]
+    fn what_is_written_is_read_as_it_was(batch in proptest::collection::vec(series(), 0..5), one in series()) {
+        let batch = SeriesResponse { result: Some(Frame::Batch(SeriesBatch { series: batch })) };
+        for frame in [batch, frames::series(one)] {
+            prop_assert_eq!(read_response(&frame.encode_to_vec().into()), Some(frame));
+        }
+        prop_assert_eq!(read_response(&frames::warning("careful").encode_to_vec().into()), None);
+    }
+
+    #[test]
+    fn what_is_read_of_damaged_frames_is_what_prost_reads(
+        batch in proptest::collection::vec(series(), 0..3),
+        changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+        cut in proptest::option::of(any::<prop::sample::Index>()),
+    ) {
+        let frame = SeriesResponse { result: Some(Frame::Batch(SeriesBatch { series: batch })) };
+        let mut bytes = frame.encode_to_vec();
+        for (index, byte) in changes {
+            let at = index.index(bytes.len());
+            bytes[at] = byte;
+        }
+        if let Some(cut) = cut {
+            bytes.truncate(cut.index(bytes.len()));
+        }
+        let bytes = Bytes::from(bytes);
+        if let Some(read) = read_response(&bytes) {
+            prop_assert_eq!(SeriesResponse::decode(bytes), Ok(read));
+        }
+    }
+}
+
+/// Messages made of few, small fields: more of them are whole than of random damage.
+#[test]
+fn every_small_frame_is_read_as_prost_reads_it_or_left_to_it() {
+    let tokens: &[&[u8]] = &[
+        &[0x0a, 0],
+        &[0x12, 0],
+        &[0x0a, 2, 0x0a, 0],
+        &[0x08, 5],
+        &[0x1a, 2, 8, 1],
+        &[0x2a, 0],
+        &[0x18, 0x80, 1],
+        &[0x4a, 0],
+    ];
+    let (mut read, mut left) = (0, 0);
+    for code in 0..tokens.len().pow(4) {
+        let body: Vec<u8> =
+            (0..4).flat_map(|place| tokens[code / tokens.len().pow(place) % tokens.len()]).copied().collect();
+        let series = [&[0x0a, body.len() as u8], &body[..]].concat();
+        let chunk = [&[0x0a, body.len() as u8 + 2, 0x12, body.len() as u8], &body[..]].concat();
+        for frame in [series, chunk].map(Bytes::from) {
+            match read_response(&frame) {
+                Some(response) => {
+                    assert_eq!(SeriesResponse::decode(frame), Ok(response));
+                    read += 1;
+                }
+                None => left += 1,
+            }
+        }
+    }
+    assert!(read > 50 && left > 50, "{read} read, {left} left");
 }

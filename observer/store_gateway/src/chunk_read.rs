@@ -8,12 +8,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
+use parallax_block::BlockId;
 use parallax_storeapi::chunks;
 use parallax_storeapi::proto::thanos::{AggrChunk, Series};
 use parallax_tsdb::TsdbError;
 use parallax_tsdb::chunk::ChunkEncoding;
 use parallax_tsdb::index::ChunkMeta;
-use parallax_tsdb::segment::{ChunkRef, ParsedEntry, parse_entry};
+use parallax_tsdb::segment::{ParsedEntry, parse_entry};
 
 use crate::aggregate::{split, wire_encoding};
 use crate::block::Block;
@@ -41,20 +42,20 @@ pub struct ChunkReader {
     pub request: Arc<SelectRequest>,
 }
 
-/// One chunk to be read, and its place in the answer.
+/// One chunk to be read, and its place among all of the batch.
 #[derive(Clone, Copy, Debug)]
 struct Wanted {
-    at: ChunkRef,
-    meta: ChunkMeta,
-    series: usize,
     slot: usize,
+    meta: ChunkMeta,
 }
 
-/// What came of one chunk.
-enum Read {
-    Chunk(AggrChunk),
-    NeedMore { total_bytes: usize },
-    Damaged(TsdbError),
+/// The chunks that were read of a range, with their places, and what could not be.
+#[derive(Default)]
+struct Read {
+    chunks: Vec<(usize, AggrChunk)>,
+    /// Chunks that are longer than what was fetched, and how long they are.
+    cut: Vec<(Wanted, usize)>,
+    damages: Vec<BlockFailure>,
 }
 
 /// A joined range of one segment, with the chunks in it.
@@ -66,47 +67,37 @@ struct SegmentPart {
 
 impl ChunkReader {
     pub async fn load(&self, batch: Vec<PendingSeries>) -> Result<Loaded, BlockFailure> {
-        let mut wanted = Vec::new();
-        let mut slots: Vec<Vec<Option<AggrChunk>>> = Vec::with_capacity(batch.len());
-        for (series, pending) in batch.iter().enumerate() {
-            let of_series = pending.chunks.iter().enumerate().map(|(slot, meta)| Wanted {
-                at: meta.chunk_ref,
-                meta: *meta,
-                series,
-                slot,
-            });
-            wanted.extend(of_series);
-            slots.push(vec![None; pending.chunks.len()]);
-        }
+        let metas = batch.iter().flat_map(|pending| &pending.chunks);
+        let mut wanted: Vec<Wanted> =
+            metas.enumerate().map(|(slot, meta)| Wanted { slot, meta: *meta }).collect();
         self.usage.reserve_chunks(wanted.len())?;
-        wanted.sort_unstable_by_key(|chunk| chunk.at);
+        wanted.sort_unstable_by_key(|chunk| chunk.meta.chunk_ref);
         let mut loaded = Loaded::default();
-        let parts: Vec<Vec<(Wanted, Result<AggrChunk, BlockFailure>)>> =
-            futures::stream::iter(self.parts(&wanted))
-                .map(|part| self.read_part(part))
-                .buffer_unordered(PARTS_AT_A_TIME)
-                .try_collect()
-                .await?;
-        for (chunk, outcome) in parts.into_iter().flatten() {
-            match outcome {
-                Ok(read) => {
-                    let slot = slots.get_mut(chunk.series).and_then(|slots| slots.get_mut(chunk.slot));
-                    if let Some(slot) = slot {
-                        *slot = Some(read);
-                    }
-                }
-                Err(damage) => loaded.damages.push(damage),
+        let mut found = Vec::new();
+        let mut parts = futures::stream::iter(self.parts(&wanted))
+            .map(|part| self.read_part(part))
+            .buffered(PARTS_AT_A_TIME);
+        while let Some(mut part) = parts.try_next().await? {
+            loaded.damages.append(&mut part.damages);
+            if found.is_empty() { found = part.chunks } else { found.append(&mut part.chunks) }
+        }
+        // Most often the chunks of a block lie in the order of its series.
+        if !found.is_sorted_by_key(|(slot, _)| *slot) {
+            found.sort_unstable_by_key(|(slot, _)| *slot);
+        }
+        let mut found = found.into_iter().peekable();
+        let mut end = 0;
+        loaded.series.reserve_exact(batch.len());
+        for pending in batch {
+            end += pending.chunks.len();
+            let mut chunks = Vec::with_capacity(pending.chunks.len());
+            while let Some((_, chunk)) = found.next_if(|(slot, _)| *slot < end) {
+                chunks.push(chunk);
+            }
+            if !chunks.is_empty() {
+                loaded.series.push(Series { labels: pending.labels, chunks });
             }
         }
-        loaded.series = batch
-            .into_iter()
-            .zip(slots)
-            .map(|(pending, slots)| Series {
-                labels: pending.labels,
-                chunks: slots.into_iter().flatten().collect(),
-            })
-            .filter(|series| !series.chunks.is_empty())
-            .collect();
         Ok(loaded)
     }
 
@@ -114,10 +105,12 @@ impl ChunkReader {
     fn parts(&self, wanted: &[Wanted]) -> Vec<SegmentPart> {
         let guess = self.block.chunk_guess_bytes();
         let mut parts = Vec::new();
-        for of_segment in wanted.chunk_by(|a, b| a.at.segment == b.at.segment) {
-            let Some(segment) = of_segment.first().map(|chunk| chunk.at.segment) else { continue };
+        for of_segment in wanted.chunk_by(|a, b| a.meta.chunk_ref.segment == b.meta.chunk_ref.segment) {
+            let Some(segment) = of_segment.first().map(|chunk| chunk.meta.chunk_ref.segment) else {
+                continue;
+            };
             let size_bytes = self.block.segment_size_bytes(segment);
-            let offsets = of_segment.iter().map(|chunk| u64::from(chunk.at.offset));
+            let offsets = of_segment.iter().map(Wanted::offset);
             let next_offsets = offsets.clone().skip(1).map(Some).chain([None]);
             let ranges: Vec<Range<u64>> = offsets
                 .zip(next_offsets)
@@ -138,10 +131,7 @@ impl ChunkReader {
         parts
     }
 
-    async fn read_part(
-        &self,
-        part: SegmentPart,
-    ) -> Result<Vec<(Wanted, Result<AggrChunk, BlockFailure>)>, BlockFailure> {
+    async fn read_part(&self, part: SegmentPart) -> Result<Read, BlockFailure> {
         let id = self.block.id();
         let object = self.block.segment_object(part.segment);
         let at = part.range.start;
@@ -150,65 +140,67 @@ impl ChunkReader {
             Ok(bytes) => bytes,
             Err(BlockFailure::Bucket { source, .. }) => {
                 // None of these chunks can be had: one report for all of them.
-                let lost = part.wanted.into_iter().take(1);
-                return Ok(lost
-                    .map(|chunk| (chunk, Err(missing(&self.block, chunk, &object, &source))))
-                    .collect());
+                let lost = part.wanted.first().map(|chunk| missing(&self.block, *chunk, &object, &source));
+                return Ok(Read { damages: lost.into_iter().collect(), ..Read::default() });
             }
             Err(failure) => return Err(failure),
         };
-        let (request, usage, what) = (Arc::clone(&self.request), Arc::clone(&self.usage), object.clone());
-        let wanted = part.wanted;
-        let size_bytes = bytes.len();
-        let parse = move || parse_part(&what, at, &bytes, &wanted, &request, &usage);
-        let read: Vec<(Wanted, Read)> = self.fetch.compute_over(id, size_bytes, parse).await?;
-        let mut outcomes = Vec::with_capacity(read.len());
-        for (chunk, outcome) in read {
-            let outcome = match outcome {
-                Read::NeedMore { total_bytes } => self.read_whole(&object, chunk, total_bytes).await?,
-                outcome => outcome,
-            };
-            outcomes.push((
-                chunk,
-                match outcome {
-                    Read::Chunk(read) => Ok(read),
-                    Read::Damaged(source) => Err(BlockFailure::Damaged { block: id, source }),
-                    Read::NeedMore { total_bytes } => {
-                        let source =
-                            TsdbError::truncated(&object, u64::from(chunk.at.offset), total_bytes as u64);
-                        Err(BlockFailure::Damaged { block: id, source })
-                    }
-                },
-            ));
+        let mut read = self.parse(&object, at, bytes, part.wanted).await?;
+        for (chunk, total_bytes) in std::mem::take(&mut read.cut) {
+            self.read_whole(&object, chunk, total_bytes, &mut read).await?;
         }
-        Ok(outcomes)
+        Ok(read)
     }
 
-    /// A chunk that is longer than was guessed, now that its length is known.
+    async fn parse(
+        &self,
+        object: &str,
+        at: u64,
+        bytes: Bytes,
+        wanted: Vec<Wanted>,
+    ) -> Result<Read, BlockFailure> {
+        let (id, size_bytes) = (self.block.id(), bytes.len());
+        let (request, usage, what) = (Arc::clone(&self.request), Arc::clone(&self.usage), object.to_owned());
+        let parse = move || parse_part(id, &what, at, &bytes, &wanted, &request, &usage);
+        self.fetch.compute_over(id, size_bytes, parse).await
+    }
+
+    /// Adds a chunk that is longer than was guessed, now that its length is known.
     async fn read_whole(
         &self,
         object: &str,
         chunk: Wanted,
         total_bytes: usize,
-    ) -> Result<Read, BlockFailure> {
-        let start = u64::from(chunk.at.offset);
+        read: &mut Read,
+    ) -> Result<(), BlockFailure> {
+        let block = self.block.id();
+        let start = chunk.offset();
         let range = start..start.saturating_add(total_bytes as u64);
         let charge = Some((&*self.usage, Data::Chunks));
-        let bytes = match self.fetch.range(self.block.id(), object, range, charge).await {
-            Ok(bytes) => bytes,
+        let damage = match self.fetch.range(block, object, range, charge).await {
+            Ok(bytes) if bytes.len() < total_bytes => {
+                TsdbError::truncated(object, start, (total_bytes - bytes.len()) as u64)
+            }
+            Ok(bytes) => {
+                let mut parsed = self.parse(object, start, bytes, vec![chunk]).await?;
+                read.chunks.append(&mut parsed.chunks);
+                read.damages.append(&mut parsed.damages);
+                let Some((_, total_bytes)) = parsed.cut.pop() else { return Ok(()) };
+                TsdbError::truncated(object, start, total_bytes as u64)
+            }
             Err(BlockFailure::Bucket { source, .. }) => {
-                return Ok(Read::Damaged(TsdbError::not_found(object, format!("byte {start}: {source}"))));
+                TsdbError::not_found(object, format!("byte {start}: {source}"))
             }
             Err(failure) => return Err(failure),
         };
-        if bytes.len() < total_bytes {
-            let missing = (total_bytes - bytes.len()) as u64;
-            return Ok(Read::Damaged(TsdbError::truncated(object, start, missing)));
-        }
-        let (request, usage, what) = (Arc::clone(&self.request), Arc::clone(&self.usage), object.to_owned());
-        let parse = move || parse_part(&what, start, &bytes, &[chunk], &request, &usage).pop();
-        let parsed = self.fetch.compute_over(self.block.id(), total_bytes, parse).await?;
-        Ok(parsed.map_or(Read::NeedMore { total_bytes }, |(_, read)| read))
+        read.damages.push(BlockFailure::Damaged { block, source: damage });
+        Ok(())
+    }
+}
+
+impl Wanted {
+    fn offset(&self) -> u64 {
+        u64::from(self.meta.chunk_ref.offset)
     }
 }
 
@@ -219,66 +211,69 @@ fn missing(
     object: &str,
     source: &parallax_bucket::BucketError,
 ) -> BlockFailure {
-    let wanted = format!("chunks at byte {} and after: {source}", chunk.at.offset);
+    let wanted = format!("chunks at byte {} and after: {source}", chunk.offset());
     BlockFailure::Damaged { block: block.id(), source: TsdbError::not_found(object, wanted) }
 }
 
 /// Takes the `wanted` chunks out of `bytes`, which begin at `at` in the segment `what`.
 fn parse_part(
+    block: BlockId,
     what: &str,
     at: u64,
     bytes: &Bytes,
     wanted: &[Wanted],
     request: &SelectRequest,
     usage: &Usage,
-) -> Vec<(Wanted, Read)> {
+) -> Read {
     let mut used_bytes = 0;
-    let mut read: Vec<(Wanted, Read)> = wanted
-        .iter()
-        .map(|chunk| {
-            let offset = u64::from(chunk.at.offset);
-            let tail = tail_from(bytes, at, offset);
-            let outcome = match parse_entry(what, offset, &tail) {
-                Ok(ParsedEntry::NeedMore { total_bytes }) => Read::NeedMore { total_bytes },
-                Ok(ParsedEntry::Whole { encoding, data, size_bytes }) => {
-                    used_bytes += size_bytes;
-                    on_the_wire(what, offset, encoding, &tail.slice_ref(data), chunk.meta, request)
+    let mut read = Read { chunks: Vec::with_capacity(wanted.len()), ..Read::default() };
+    for chunk in wanted {
+        let offset = chunk.offset();
+        let damage = match parse_entry(what, offset, tail_from(bytes, at, offset)) {
+            Ok(ParsedEntry::NeedMore { total_bytes }) => {
+                read.cut.push((*chunk, total_bytes));
+                continue;
+            }
+            Ok(ParsedEntry::Whole { encoding, data, size_bytes }) => {
+                used_bytes += size_bytes;
+                match on_the_wire(what, encoding, bytes.slice_ref(data), chunk.meta, request) {
+                    Ok(parsed) => {
+                        read.chunks.push((chunk.slot, parsed));
+                        continue;
+                    }
+                    Err(damage) => damage,
                 }
-                Err(error) => Read::Damaged(error),
-            };
-            (*chunk, outcome)
-        })
-        .collect();
+            }
+            Err(damage) => damage,
+        };
+        read.damages.push(BlockFailure::Damaged { block, source: damage });
+    }
     usage.touched(Data::Chunks, wanted.len(), used_bytes);
     if used_bytes < bytes.len() / 2 {
         // A few small chunks must not keep a large buffer.
-        for (_, outcome) in &mut read {
-            if let Read::Chunk(chunk) = outcome {
-                detach(chunk);
-            }
-        }
+        read.chunks.iter_mut().for_each(|(_, chunk)| detach(chunk));
     }
     read
 }
 
 fn on_the_wire(
     what: &str,
-    offset: u64,
     encoding: ChunkEncoding,
-    data: &Bytes,
+    data: Bytes,
     meta: ChunkMeta,
     request: &SelectRequest,
-) -> Read {
+) -> Result<AggrChunk, TsdbError> {
     let (min, max) = (meta.min_time_ms, meta.max_time_ms);
     if let Some(encoding) = wire_encoding(encoding) {
-        return Read::Chunk(chunks::raw(min, max, chunks::chunk(encoding, data.clone())));
+        return Ok(chunks::raw(min, max, chunks::chunk(encoding, data)));
     }
+    let offset = u64::from(meta.chunk_ref.offset);
     let mut chunk = AggrChunk { min_time: min, max_time: max, ..AggrChunk::default() };
-    let outcome = match encoding {
-        ChunkEncoding::Aggregate => split(what, offset, data, &request.aggregates, &mut chunk),
-        other => Err(TsdbError::unsupported(what, offset, "chunk encoding", other.as_byte())),
-    };
-    outcome.map_or_else(Read::Damaged, |()| Read::Chunk(chunk))
+    match encoding {
+        ChunkEncoding::Aggregate => split(what, offset, &data, &request.aggregates, &mut chunk)?,
+        other => return Err(TsdbError::unsupported(what, offset, "chunk encoding", other.as_byte())),
+    }
+    Ok(chunk)
 }
 
 fn detach(chunk: &mut AggrChunk) {

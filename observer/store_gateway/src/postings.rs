@@ -98,7 +98,8 @@ async fn fetch_lists(
                 .range(block.id(), &block.index_object, part.range, Some((usage, Data::Postings)))
                 .await?;
             let of_part = missing.get(part.items).unwrap_or_default();
-            Ok(of_part.iter().map(|place| (place.start, tail_from(&bytes, at, place.start))).collect())
+            let tail = |start| bytes.slice_ref(tail_from(&bytes, at, start));
+            Ok(of_part.iter().map(|place| (place.start, tail(place.start))).collect())
         })
         .buffer_unordered(PARTS_AT_A_TIME)
         .try_collect()

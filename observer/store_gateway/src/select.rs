@@ -151,11 +151,12 @@ impl BlockSelect {
 
 impl Out {
     async fn push(&mut self, series: impl Iterator<Item = Series>) -> Result<(), Stop> {
-        let mut ready = Vec::new();
+        let mut ready = Vec::with_capacity(series.size_hint().0);
         for one in series {
             self.resorter.push(one);
             self.release(&mut ready)?;
         }
+        let ready = self.resorter.hand_over(&mut ready);
         self.send(ready).await
     }
 
@@ -167,16 +168,10 @@ impl Out {
     }
 
     fn release(&mut self, ready: &mut Vec<Series>) -> Result<(), Stop> {
-        loop {
-            match self.resorter.pop() {
-                Ok(Some(series)) => ready.push(series),
-                Ok(None) => return Ok(()),
-                Err(error) => {
-                    let source = TsdbError::corrupt(&self.block.index_object, 0, error.to_string());
-                    return Err(BlockFailure::Damaged { block: self.block.id(), source }.into());
-                }
-            }
-        }
+        self.resorter.release(ready).map_err(|error| {
+            let source = TsdbError::corrupt(&self.block.index_object, 0, error.to_string());
+            BlockFailure::Damaged { block: self.block.id(), source }.into()
+        })
     }
 
     async fn send(&self, ready: Vec<Series>) -> Result<(), Stop> {

@@ -166,7 +166,9 @@ impl SeriesReader {
                 let charge = Some((&*self.usage, Data::Series));
                 let bytes = self.fetch.range(id, &self.block.index_object, part.range, charge).await?;
                 let of_part = ranges.get(part.items).unwrap_or_default();
-                Ok(of_part.iter().map(|range| (range.start, tail_from(&bytes, at, range.start))).collect())
+                let tail =
+                    |range: &Range<u64>| (range.start, bytes.slice_ref(tail_from(&bytes, at, range.start)));
+                Ok(of_part.iter().map(tail).collect())
             })
             .buffered(PARTS_AT_A_TIME)
             .try_collect()
@@ -212,10 +214,12 @@ impl Decoder {
         }
         let range = self.request.range;
         let overlaps = |chunk: &&ChunkMeta| chunk.time_range().overlaps(&range);
-        if !self.entry.chunks.iter().any(|chunk| overlaps(&chunk)) {
+        let wanted = self.entry.chunks.iter().filter(overlaps).count();
+        if wanted == 0 {
             return Decoded::NotWanted;
         }
-        let mut own = Vec::with_capacity(self.entry.labels.len());
+        // With room for the labels that are added later.
+        let mut own = Vec::with_capacity(self.entry.labels.len() + self.external.len());
         for (name, value) in &self.entry.labels {
             let text = |cache: &mut SymbolCache, symbol| cache.text(symbol, &self.header);
             match (text(&mut self.symbols, *name), text(&mut self.symbols, *value)) {
@@ -226,11 +230,11 @@ impl Decoder {
         if self.request.shard.is_sharded() && !self.is_in_shard(&own) {
             return Decoded::NotWanted;
         }
-        let chunks = if self.request.skip_chunks {
-            Vec::new()
-        } else {
-            self.entry.chunks.iter().filter(overlaps).copied().collect()
-        };
+        let mut chunks = Vec::new();
+        if !self.request.skip_chunks {
+            chunks.reserve_exact(wanted);
+            chunks.extend(self.entry.chunks.iter().filter(overlaps));
+        }
         Decoded::Series(PendingSeries { labels: own, chunks })
     }
 

@@ -80,6 +80,17 @@ impl Checker {
 
     /// Takes out series that come after one that sorts above them: merged, they would come twice.
     pub fn sort_out(&mut self, series: &mut Vec<Series>) {
+        let in_order = series.first().is_none_or(|first| labels::compare(&self.last, &first.labels).is_le())
+            && series.is_sorted_by(|a, b| labels::compare(&a.labels, &b.labels).is_le());
+        if !in_order {
+            self.sort_out_one_by_one(series);
+        }
+        if let Some(last) = series.last() {
+            self.last.clone_from(&last.labels);
+        }
+    }
+
+    fn sort_out_one_by_one(&mut self, series: &mut Vec<Series>) {
         let mut last = std::mem::take(&mut self.last);
         series.retain(|one| {
             if labels::compare(&last, &one.labels).is_gt() {
@@ -89,9 +100,7 @@ impl Checker {
                 });
                 return false;
             }
-            if last != one.labels {
-                last.clone_from(&one.labels);
-            }
+            last.clone_from(&one.labels);
             true
         });
         self.last = last;

@@ -316,12 +316,9 @@ impl Shaper {
     fn release(&mut self) -> Result<Vec<Series>, Stop> {
         let mut released = Vec::new();
         let Some(resorter) = &mut self.resorter else { return Ok(released) };
-        loop {
-            match resorter.pop() {
-                Ok(Some(series)) => released.push(series),
-                Ok(None) => return Ok(released),
-                Err(error) => return Err(self.broken(error.to_string())),
-            }
+        match resorter.release(&mut released) {
+            Ok(()) => Ok(resorter.hand_over(&mut released)),
+            Err(error) => Err(self.broken(error.to_string())),
         }
     }
 
