@@ -139,7 +139,14 @@ class World:
         return {name: meta["compaction"]["level"] for name, meta in metas.items()}
 
     def uploaded(self):
-        return sorted(json.loads((self.data / "thanos.shipper.json").read_text())["uploaded"])
+        """What the sidecar has noted, which it does after the upload."""
+        noted = self.data / "thanos.shipper.json"
+        return sorted(json.loads(noted.read_text())["uploaded"]) if noted.exists() else []
+
+    def settled(self, count):
+        """At least so many blocks, each of them noted; or what there is."""
+        uploaded, blocks = self.uploaded(), sorted(self.blocks())
+        return (len(uploaded) >= count and uploaded == blocks) or (uploaded, blocks)
 
     def same(self, step):
         """Waits until both queriers give the same answer to each question, which is also the right one."""
@@ -164,7 +171,7 @@ class World:
 
 def move(world):
     fleet = world.fleet
-    fleet.wait("the uploads of Thanos' sidecar", lambda: len(world.blocks()) >= 14 or sorted(world.blocks()))
+    fleet.wait("the uploads of Thanos' sidecar", lambda: world.settled(14))
     before = world.uploaded()
     world.same("a querier of ours beside Thanos'")
     for program in ("parallax", "thanos", "parallax"):
@@ -176,7 +183,7 @@ def move(world):
         world.same(f"the sidecar is {program}'s")
         # A block more, which only this program can upload.
         write_history(world.work, (60 + 4 * number, 58 + 4 * number), f"older_{number}", world.now)
-        fleet.wait(f"an upload by {program}'s sidecar", lambda: (len(world.uploaded()) > count and world.uploaded() == sorted(world.blocks())) or (world.uploaded(), sorted(world.blocks())))
+        fleet.wait(f"an upload by {program}'s sidecar", lambda: world.settled(count + 1))
         if not set(before) <= set(world.uploaded()):
             fail(f"{program}'s sidecar has forgotten what was uploaded before it")
     level = max(world.blocks().values())
