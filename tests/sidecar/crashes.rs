@@ -74,7 +74,7 @@ fn no_links_are_left(world: &World) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_at_any_request_to_its_bucket_a_shipper_leaves_whole_blocks_and_goes_on() {
-    let (mut random, kills) = (Random(seed()), number("PARALLAX_KILLS", 200));
+    let (mut random, kills) = (Random(seed()), number("PARALLAX_KILLS", 300));
     let world = World::start(BLOCKS).await;
     let bucket = Bucket::start(&world.stop).await;
     let config = json!({"type": "S3", "config": {
@@ -115,7 +115,7 @@ async fn killed_at_any_request_to_its_bucket_a_shipper_leaves_whole_blocks_and_g
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_at_any_time_a_shipper_leaves_whole_blocks_and_no_links() {
-    let (mut random, kills) = (Random(seed()), number("PARALLAX_KILLS", 200) / 2);
+    let (mut random, kills) = (Random(seed()), number("PARALLAX_KILLS", 300) / 2);
     let world = World::start(BLOCKS).await;
     let directory = world.at("bucket");
     let config = json!({"type": "FILESYSTEM", "config": {"directory": directory}});
