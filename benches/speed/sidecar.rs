@@ -5,7 +5,7 @@
 //! own, and so is the peak of its memory. Both are asked by the same client in this process, which only counts what it gets.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -77,7 +77,7 @@ pub async fn run(options: &Options, series: usize, dir: &Path) -> anyhow::Result
     print(&contenders, shape)
 }
 
-async fn contender(name: &'static str, program: &PathBuf, relay: &Relay) -> anyhow::Result<Contender> {
+async fn contender(name: &'static str, program: &Path, relay: &Relay) -> anyhow::Result<Contender> {
     let sidecar = Component::sidecar(program, &format!("http://{}", relay.address)).await?;
     let client = StoreClient::new(parallax_net::connect(&GrpcTarget::plain(&sidecar.grpc))?);
     tokio::time::sleep(IDLE).await;

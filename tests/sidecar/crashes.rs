@@ -150,7 +150,7 @@ async fn killed_at_any_time_a_shipper_leaves_whole_blocks_and_no_links() {
             if world.journaled().len() == world.blocks.len() {
                 break;
             }
-            unfinished += usize::from(objects.len() % 3 != 0);
+            unfinished += usize::from(!objects.len().is_multiple_of(3));
         }
     }
     println!("killed {killed} times, {unfinished} of them inside a block");

@@ -153,7 +153,7 @@ async fn certificates_and_a_password_by_file_open_the_door() {
     write(&keys.at("password"), "secret\n");
     let basic = json!({"username": "user", "password_file": keys.file("password")});
     guarded
-        .sidecar(&json!({"basic_auth": basic, "tls_config": keys.tls_config(&keys.file("server/ca.crt"))}));
+        .sidecar(&json!({"basic_auth": basic, "tls_config": keys.tls_config(&keys.file("client/ca.crt"))}));
     guarded.is_ready().await;
 }
 
@@ -162,7 +162,7 @@ async fn a_token_that_changes_is_followed() {
     let keys = Keys::new();
     let guarded = Guarded::start(&keys, "Bearer first").await;
     write(&keys.at("token"), "first");
-    let tls = keys.tls_config(&keys.file("server/ca.crt"));
+    let tls = keys.tls_config(&keys.file("client/ca.crt"));
     guarded.sidecar(&json!({"bearer_token_file": keys.file("token"), "tls_config": tls}));
     guarded.is_ready().await;
     *guarded.expected.lock().unwrap() = "Bearer second".to_owned();
@@ -175,7 +175,7 @@ async fn a_token_that_changes_is_followed() {
 async fn a_server_of_another_authority_is_refused_unless_one_is_told_not_to_look() {
     let (keys, others) = (Keys::new(), Keys::new());
     let guarded = Guarded::start(&keys, "").await;
-    let mut tls = keys.tls_config(&others.file("server/ca.crt"));
+    let mut tls = keys.tls_config(&others.file("client/ca.crt"));
     guarded.sidecar(&json!({"tls_config": tls.clone()}));
     guarded.is_not_ready_for("certificate").await;
     tls["insecure_skip_verify"] = json!(true);
@@ -193,7 +193,7 @@ async fn a_server_that_has_another_name_is_asked_for_by_that_name() {
         context: Context::for_test(),
         expected: Arc::default(),
     };
-    let mut tls = keys.tls_config(&keys.file("server/ca.crt"));
+    let mut tls = keys.tls_config(&keys.file("client/ca.crt"));
     by_address.sidecar(&json!({"tls_config": tls.clone()}));
     by_address.is_not_ready_for("certificate").await;
     tls["server_name"] = json!("localhost");

@@ -46,7 +46,7 @@ impl Prometheus {
         }
         let status = response.status().as_u16();
         let body = response.text_prefix(super::MAX_ERROR_BYTES).await;
-        let hint = if matches!(status, 403 | 404 | 405) { "; it needs --web.enable-lifecycle" } else { "" };
+        let hint = if matches!(status, 403..=405) { "; it needs --web.enable-lifecycle" } else { "" };
         let reason = format!("{PATH} answered {status}: {}{hint}", body.trim());
         Err(SidecarError::Reload { url: self.url.clone(), reason })
     }
