@@ -90,6 +90,23 @@ fn replicas_become_one_and_a_second_run_finds_nothing_to_do() {
 }
 
 #[test]
+fn rules_choose_what_is_compacted() {
+    let fixture = Fixture::new();
+    let rules = "--selector.relabel-config=[{action: keep, source_labels: [cluster], regex: eu-1}]";
+    let finished = fixture.compact(&["--deduplication.replica-label=prometheus_replica", rules]);
+    assert_eq!(finished.code, Some(0), "{finished:?}");
+    let mut levels: BTreeMap<String, Vec<u32>> = BTreeMap::new();
+    for meta in fixture.living() {
+        let labels = meta.thanos.as_ref().unwrap().labels.clone().unwrap();
+        levels.entry(labels["cluster"].clone()).or_default().push(meta.compaction.level);
+    }
+    assert_eq!(
+        levels.into_iter().collect::<Vec<_>>(),
+        [("eu-1".to_owned(), vec![2; 3]), ("us-1".to_owned(), vec![1; 6])]
+    );
+}
+
+#[test]
 fn mistakes_on_the_command_line_are_named_before_anything_is_touched() {
     let fixture = Fixture::new();
     for (flag, complaint) in [
@@ -97,7 +114,11 @@ fn mistakes_on_the_command_line_are_named_before_anything_is_touched() {
         ("--deduplication.func=best", "--deduplication.func=best"),
         ("--hash-func=MD5", "--hash-func=MD5"),
         ("--debug.max-compaction-level=9", "--debug.max-compaction-level=9"),
-        ("--selector.relabel-config=- action: keep", "--selector.relabel-config"),
+        (
+            "--selector.relabel-config=[{action: keep, source_labels: [__block_id]}]",
+            "--selector.relabel-config",
+        ),
+        ("--shard=3/3", "--shard"),
     ] {
         let finished = fixture.compact(&[flag]);
         assert_eq!(finished.code, Some(2), "{finished:?}");

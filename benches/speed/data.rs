@@ -7,7 +7,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use parallax_model::Labels;
 use parallax_tsdb::block::{BlockChunk, BlockWriter, symbols_of};
-use parallax_tsdb::chunk::{ChunkEncoding, XorAppender};
+use parallax_tsdb::chunk::{ChunkEncoding, encode_xor};
 use parallax_tsdb::segment::{Chunk, SegmentConfig};
 use serde_json::json;
 
@@ -16,6 +16,7 @@ pub const START_MS: i64 = 1_782_864_000_000;
 pub const HOUR_MS: i64 = 3_600_000;
 const BLOCK_MS: i64 = 2 * HOUR_MS;
 const SCRAPE_MS: i64 = 15_000;
+const REPLICAS_APART_MS: i64 = 7_000;
 const SAMPLES_PER_CHUNK: usize = 120;
 /// Series of one instance.
 const HANDLERS: usize = 20;
@@ -68,6 +69,46 @@ pub fn requests(shape: Shape, dir: &Path) -> anyhow::Result<PathBuf> {
     Ok(bucket)
 }
 
+/// What is to be compacted: of each replica some blocks, one after the other, with the request counters.
+#[derive(Clone, Copy, Debug)]
+pub struct Uncompacted {
+    /// Of each replica.
+    pub series: usize,
+    pub replicas: usize,
+    pub blocks: usize,
+    /// Of a block; at most two hours if there are several.
+    pub length_ms: i64,
+}
+
+impl Uncompacted {
+    /// The bucket of that shape in `dir`, written if it is not there.
+    pub fn bucket(&self, dir: &Path) -> anyhow::Result<PathBuf> {
+        let Self { series, replicas, blocks, length_ms } = *self;
+        let name = format!("{series}-series-{}-minutes-{blocks}x{replicas}-blocks", length_ms / 60_000);
+        let bucket = dir.join(name);
+        if bucket.exists() {
+            return Ok(bucket);
+        }
+        let started = Instant::now();
+        let unfinished = bucket.with_extension("unfinished");
+        if unfinished.exists() {
+            std::fs::remove_dir_all(&unfinished)?;
+        }
+        std::fs::create_dir_all(&unfinished)?;
+        let mut of_block: Vec<(Labels, Metric, usize)> =
+            (0..series).map(|index| (labels(Metric::Requests, index), Metric::Requests, index)).collect();
+        of_block.sort();
+        for replica in 0..replicas {
+            for number in 0..blocks {
+                write_block(&unfinished, replica, number, length_ms, &of_block)?;
+            }
+        }
+        std::fs::rename(unfinished, &bucket)?;
+        println!("{} written in {:.1} s\n", bucket.display(), started.elapsed().as_secs_f64());
+        Ok(bucket)
+    }
+}
+
 fn write_metrics(shape: Shape, replicas: usize, bucket: &Path, metrics: &[Metric]) -> anyhow::Result<()> {
     let started = Instant::now();
     std::fs::create_dir_all(bucket)?;
@@ -80,7 +121,7 @@ fn write_metrics(shape: Shape, replicas: usize, bucket: &Path, metrics: &[Metric
     for replica in 0..replicas {
         for number in 0..shape.hours.div_ceil(2) {
             let hours = (shape.hours - number * 2).min(2);
-            write_block(bucket, replica, number, hours, &series)?;
+            write_block(bucket, replica, number, hours as i64 * HOUR_MS, &series)?;
         }
     }
     println!(
@@ -123,11 +164,11 @@ fn write_block(
     bucket: &Path,
     replica: usize,
     number: usize,
-    hours: usize,
+    length_ms: i64,
     series: &[(Labels, Metric, usize)],
 ) -> anyhow::Result<()> {
     let id = format!("01M7ZT2XAE94D33BEGH3SZ{:04}", replica * 1000 + number);
-    let (first_ms, length_ms) = (START_MS + number as i64 * BLOCK_MS, hours as i64 * HOUR_MS);
+    let first_ms = START_MS + number as i64 * BLOCK_MS;
     let symbols = symbols_of(series.iter().map(|(labels, _, _)| labels));
     let mut writer = BlockWriter::create(&bucket.join(&id), symbols, SegmentConfig::default())?;
     for (labels, metric, index) in series {
@@ -171,21 +212,21 @@ fn chunks(
     let mut value = (number * usize::try_from(BLOCK_MS / SCRAPE_MS)? * slope * 8) as f64;
     let mut made = Vec::new();
     for from in (0..scrapes).step_by(SAMPLES_PER_CHUNK) {
-        let mut appender = XorAppender::new();
-        let (mut min_time_ms, mut max_time_ms) = (i64::MAX, i64::MIN);
+        let mut samples: Vec<(i64, f64)> = Vec::with_capacity(SAMPLES_PER_CHUNK);
         for scrape in from..(from + SAMPLES_PER_CHUNK).min(scrapes) {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             value += ((state >> 60) as usize * slope) as f64;
             let late_ms = if state >> 40 & 15 == 0 { (state >> 50 & 3) as i64 } else { 0 };
-            let at_ms = first_ms + scrape as i64 * SCRAPE_MS + replica as i64 * 7_000 + late_ms;
-            appender.append(at_ms, value)?;
-            (min_time_ms, max_time_ms) = (min_time_ms.min(at_ms), max_time_ms.max(at_ms));
+            let at_ms = first_ms + scrape as i64 * SCRAPE_MS + replica as i64 * REPLICAS_APART_MS + late_ms;
+            samples.push((at_ms, value));
         }
-        let data = Bytes::from(appender.into_bytes());
+        let (Some((min_time_ms, _)), Some((max_time_ms, _))) = (samples.first(), samples.last()) else {
+            continue;
+        };
         made.push(BlockChunk {
-            min_time_ms,
-            max_time_ms,
-            chunk: Chunk { encoding: ChunkEncoding::Xor, data },
+            min_time_ms: *min_time_ms,
+            max_time_ms: *max_time_ms,
+            chunk: Chunk { encoding: ChunkEncoding::Xor, data: Bytes::from(encode_xor(&samples)?) },
         });
     }
     Ok(made)

@@ -1,7 +1,7 @@
 //! The speed harness: the same questions to Parallax and to the real Thanos and Prometheus, in the same run.
 //!
 //!     cargo bench --bench speed                        everything
-//!     cargo bench --bench speed -- decode store        some parts: decode, store, query, targets, footprint, sidecar, growth
+//!     cargo bench --bench speed -- decode store        some parts: decode, store, query, targets, footprint, sidecar, growth, compact
 //!
 //! The real ones are the Go program tests/peers (Thanos' store gateway, its StoreAPI client and querier, Prometheus' engine), which
 //! `PARALLAX_PEERS` names; `tests/run` builds it, and so does `cd tests/peers && go build -tags slicelabels -o FILE .`.
@@ -10,6 +10,7 @@
 //! - `SPEED_SERIES` (20000), `SPEED_HOURS` (6, in blocks of 2 h), `SPEED_ROUNDS` (7): the size of the data and how often each thing is measured
 //! - `SPEED_SIDECAR_SERIES` (100000): what is read through a sidecar, over two hours
 //! - `SPEED_PLOT` (growth.svg in the target directory): where `growth` draws its plot; it measures sizes of its own
+//! - `SPEED_COMPACT_SERIES` (100000): series of each block that is compacted
 //! - `SPEED_DIR`: a folder in which the data stays for the next run; otherwise it is temporary
 //! - `THANOS_BIN`: a real `thanos`, asked as `thanos store` and `thanos query` (with both of its engines) instead of the stand-in
 //! - `PROMETHEUS_BIN`: a real `prometheus`, asked over HTTP on the same blocks instead of the stand-in
@@ -17,6 +18,7 @@
 //!
 //! Who is asked first alternates by round; a number is the median of its rounds. Tables are printed as they stand in BENCHMARKS.md.
 
+mod compact;
 #[allow(dead_code, reason = "shared with tests/peers.rs, which uses the rest")]
 #[path = "../../tests/peers_support/component.rs"]
 mod component;
@@ -51,7 +53,9 @@ pub struct Options {
     pub prometheus: Option<PathBuf>,
 }
 
-const PARTS: [&str; 7] = ["decode", "store", "query", "targets", "footprint", "sidecar", "growth"];
+const PARTS: [&str; 8] = ["decode", "store", "query", "targets", "footprint", "sidecar", "growth", COMPACT];
+
+const COMPACT: &str = "compact";
 
 fn main() -> anyhow::Result<()> {
     let number = |name: &str, default: usize| {
@@ -70,14 +74,25 @@ fn main() -> anyhow::Result<()> {
         );
         return Ok(());
     }
-    // The sidecar is compared with real programs only.
-    let needs_peers = wanted.is_empty() || wanted.iter().any(|part| part != "sidecar");
+    let rounds = number("SPEED_ROUNDS", 7)?.max(1);
+    if wanted.is_empty() || wanted.iter().any(|part| part == COMPACT) {
+        compact::run(&compact::Options {
+            series: number("SPEED_COMPACT_SERIES", 100_000)?.max(10),
+            rounds: number("SPEED_ROUNDS", 1)?.max(1),
+            parallax: component::parallax(),
+            thanos: real("THANOS_BIN")?,
+            dir: std::env::var_os("SPEED_DIR").map(PathBuf::from),
+        })?;
+    }
+    // Sidecar and compactor are compared with real programs only.
+    let is_real = |part: &String| part == "sidecar" || part == COMPACT;
+    let needs_peers = wanted.is_empty() || !wanted.iter().all(is_real);
     let peers =
         if needs_peers { peer::program_or_leave_out("the speed harness") } else { Some(PathBuf::new()) };
     let Some(peers) = peers else { return Ok(()) };
     let options = Options {
         shape: Shape { series: number("SPEED_SERIES", 20_000)?, hours: number("SPEED_HOURS", 6)? },
-        rounds: number("SPEED_ROUNDS", 7)?.max(1),
+        rounds,
         peers,
         parallax: component::parallax(),
         thanos: real("THANOS_BIN")?,

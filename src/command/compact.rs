@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
-use parallax_block::HashFunction;
+use parallax_block::{HashFunction, Selector};
 use parallax_bucket::Access;
 use parallax_compactor::plan::RANGES_MS;
 use parallax_compactor::{
@@ -113,8 +113,15 @@ fn config(values: &Values, context: &Context) -> anyhow::Result<CompactorConfig>
         group_concurrency: count("compact.concurrency"),
         downsample_concurrency: count("downsample.concurrency"),
         fetch_concurrency: count("block-meta-fetch-concurrency"),
-        sharing: sharing(values)?,
-        shard: shard(values.text("shard").as_deref())?,
+        sharing: match values.switch("compact.shared") {
+            true => {
+                Some(sharing(values.duration("compact.lease-duration")).context("--compact.lease-duration")?)
+            }
+            false => None,
+        },
+        shard: shard(values.text("shard").as_deref()).context("--shard")?,
+        selector: selector(&values.text_or_file("selector.relabel-config")?.unwrap_or_default())
+            .context("--selector.relabel-config")?,
         hash: hash_function(values.text("hash-func").as_deref())?,
         wait_interval: values.switch("wait").then(|| values.duration("wait-interval")),
         ..CompactorConfig::new(bucket, data_dir)
@@ -136,21 +143,28 @@ pub fn merge_mode(function: Option<&str>, replica_labels: &[String]) -> anyhow::
     }
 }
 
-/// Who this worker is is told by the name of the machine, which in Kubernetes is the pod's.
-fn sharing(values: &Values) -> anyhow::Result<Option<LeaseConfig>> {
-    if !values.switch("compact.shared") {
-        return Ok(None);
-    }
-    let lasts = values.duration("compact.lease-duration");
-    ensure!(lasts >= LEAST_LEASE, "--compact.lease-duration is less than {}s", LEAST_LEASE.as_secs());
+/// Leases that last so long. Who this worker is is told by the name of the machine, which in Kubernetes is the pod's.
+pub fn sharing(lasts: Duration) -> anyhow::Result<LeaseConfig> {
+    ensure!(lasts >= LEAST_LEASE, "a lease of less than {}s costs more than it saves", LEAST_LEASE.as_secs());
     let host = std::env::var("HOSTNAME").unwrap_or_default();
     let worker = format!("{host} pid {}", std::process::id());
-    Ok(Some(LeaseConfig { worker: worker.trim().to_owned(), lasts, ..LeaseConfig::default() }))
+    Ok(LeaseConfig { worker: worker.trim().to_owned(), lasts, ..LeaseConfig::default() })
 }
 
-fn shard(text: Option<&str>) -> anyhow::Result<Option<Shard>> {
+pub fn shard(text: Option<&str>) -> anyhow::Result<Option<Shard>> {
     let Some(text) = text.filter(|text| !text.is_empty()) else { return Ok(None) };
-    text.parse().map(Some).map_err(|reason: String| anyhow::anyhow!("--shard: {reason}"))
+    text.parse().map(Some).map_err(|reason: String| anyhow::anyhow!(reason))
+}
+
+/// Relabel rules that choose what is compacted.
+pub fn selector(yaml: &str) -> anyhow::Result<Selector> {
+    let selector = Selector::from_yaml(yaml)?;
+    ensure!(
+        !selector.looks_at_block_id(),
+        "a rule looks at __block_id: a block that is made would belong to another compactor than its sources; \
+         choose by external labels, or use --shard"
+    );
+    Ok(selector)
 }
 
 pub fn hash_function(name: Option<&str>) -> anyhow::Result<HashFunction> {
@@ -164,6 +178,14 @@ pub fn hash_function(name: Option<&str>) -> anyhow::Result<HashFunction> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn compactors_share_a_bucket_by_labels_and_not_by_names_of_blocks() {
+        assert!(selector("[{action: keep, source_labels: [cluster], regex: eu.*}]").is_ok());
+        let error = selector("[{action: keep, source_labels: [__block_id], regex: a.*}]").unwrap_err();
+        assert!(error.to_string().contains("external labels"), "{error}");
+        assert!(selector("[{action: replace, source_labels: [cluster]}]").is_err());
+    }
 
     #[test]
     fn the_bar_fills_as_work_gets_done() {

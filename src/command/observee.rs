@@ -8,18 +8,19 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use axum::Router;
+use parallax_block::Selector;
 use parallax_bucket::{Access, Bucket};
-use parallax_compactor::{Compactor, CompactorConfig, Retention};
+use parallax_compactor::{Compactor, CompactorConfig, LeaseConfig, Retention, RetentionRule};
 use parallax_net::{Context, GrpcServerConfig};
 use parallax_pki::Purpose;
 use parallax_querier::{Connection, EndpointConfig, EndpointOptions, EndpointSet, Proxy, ProxyConfig};
 use parallax_sidecar::{ReloadMethod, ReloaderConfig, ShipperConfig, Sidecar, SidecarConfig};
 use serde::Deserialize;
 
-use super::compact::merge_mode;
-use super::objstore;
+use super::compact::{merge_mode, selector, shard, sharing};
 use super::side_file::{self, DurationText, TimeText};
 use super::tls::{self, TlsFiles};
+use super::{objstore, retention_policy};
 use crate::process::{self, Failure};
 use crate::serve::{Addresses, Listeners};
 
@@ -28,6 +29,9 @@ const MAX_PROMETHEUS: usize = 64;
 
 /// Pause between two passes of the compactor, unless the file says otherwise.
 const COMPACT_INTERVAL: Duration = Duration::from_secs(5 * 60);
+
+/// How long a lease of a group lasts, unless the file says otherwise.
+const LEASE_DURATION: Duration = Duration::from_secs(5 * 60);
 
 /// The observee's file.
 #[derive(Debug, Deserialize)]
@@ -48,7 +52,7 @@ struct ObserveeFile {
     prometheus: Vec<PrometheusSection>,
     /// Thanos' objstore YAML. Without it nothing is shipped.
     bucket: Option<serde_json::Value>,
-    /// Compacts the bucket in this process. Only one compactor may work on a bucket.
+    /// Compacts the bucket in this process. Other compactors may work on the bucket only if all of them share it, or each has a part of its own.
     compact: Option<CompactSection>,
 }
 
@@ -66,6 +70,19 @@ struct CompactSection {
     retention_resolution_raw: Option<DurationText>,
     retention_resolution_5m: Option<DurationText>,
     retention_resolution_1h: Option<DurationText>,
+    retention_policy_file: Option<String>,
+    #[serde(default)]
+    retention_dry_run: bool,
+    /// Share the bucket with other compactors through leases in it.
+    #[serde(default)]
+    shared: bool,
+    lease_duration: Option<DurationText>,
+    /// `0/3`: a fixed part of the bucket.
+    shard: Option<String>,
+    /// Relabel rules, as a list or as text.
+    selector_relabel_config: Option<serde_json::Value>,
+    concurrency: Option<usize>,
+    downsample_concurrency: Option<usize>,
     delete_delay: Option<DurationText>,
     consistency_delay: Option<DurationText>,
     wait_interval: Option<DurationText>,
@@ -177,8 +194,7 @@ impl ObserveeFile {
         ensure!(self.prometheus.len() <= MAX_PROMETHEUS, "prometheus: at most {MAX_PROMETHEUS} servers");
         if let Some(section) = &self.compact {
             ensure!(self.bucket.is_some(), "compact: there is no bucket to compact");
-            merge_mode(Some(&section.deduplication_func), &section.deduplication_replica_labels)
-                .context("compact")?;
+            section.check().context("compact")?;
         }
         for (index, section) in self.prometheus.iter().enumerate() {
             let duplicate = self.prometheus[..index].iter().any(|other| other.url == section.url);
@@ -224,6 +240,40 @@ impl ObserveeFile {
 }
 
 impl CompactSection {
+    /// Whether its values can be used, files that it names included.
+    fn check(&self) -> anyhow::Result<()> {
+        merge_mode(Some(&self.deduplication_func), &self.deduplication_replica_labels)?;
+        ensure!(self.shared || self.lease_duration.is_none(), "lease_duration: the bucket is not shared");
+        self.sharing()?;
+        shard(self.shard.as_deref()).context("shard")?;
+        self.selector()?;
+        self.retention_rules()?;
+        Ok(())
+    }
+
+    fn sharing(&self) -> anyhow::Result<Option<LeaseConfig>> {
+        if !self.shared {
+            return Ok(None);
+        }
+        let lasts = self.lease_duration.map_or(LEASE_DURATION, |text| text.0);
+        sharing(lasts).context("lease_duration").map(Some)
+    }
+
+    fn selector(&self) -> anyhow::Result<Selector> {
+        let yaml = match &self.selector_relabel_config {
+            None => return Ok(Selector::default()),
+            Some(serde_json::Value::String(text)) => text.clone(),
+            // JSON is YAML.
+            Some(rules) => rules.to_string(),
+        };
+        selector(&yaml).context("selector_relabel_config")
+    }
+
+    fn retention_rules(&self) -> anyhow::Result<Vec<RetentionRule>> {
+        let rules = self.retention_policy_file.as_deref().map(retention_policy::read);
+        Ok(rules.transpose().context("retention_policy_file")?.unwrap_or_default())
+    }
+
     fn config(&self, bucket: Bucket) -> anyhow::Result<CompactorConfig> {
         let defaults = CompactorConfig::new(bucket, &self.data_dir);
         let or = |text: Option<DurationText>, default: Duration| text.map_or(default, |text| text.0);
@@ -237,6 +287,16 @@ impl CompactSection {
                 five_minutes: or(self.retention_resolution_5m, Duration::ZERO),
                 one_hour: or(self.retention_resolution_1h, Duration::ZERO),
             },
+            retention_rules: self.retention_rules()?,
+            retention_dry_run: self.retention_dry_run,
+            sharing: self.sharing()?,
+            shard: shard(self.shard.as_deref()).context("shard")?,
+            selector: self.selector()?,
+            group_concurrency: self.concurrency.unwrap_or(defaults.group_concurrency).max(1),
+            downsample_concurrency: self
+                .downsample_concurrency
+                .unwrap_or(defaults.downsample_concurrency)
+                .max(1),
             delete_delay: or(self.delete_delay, defaults.delete_delay),
             consistency_delay: or(self.consistency_delay, defaults.consistency_delay),
             wait_interval: Some(or(self.wait_interval, COMPACT_INTERVAL)),
@@ -268,6 +328,66 @@ impl PrometheusSection {
             shipper,
             reloader: self.reload.as_ref().map(ReloadSection::config),
             ..defaults
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use parallax_bucket::BucketConfig;
+
+    use super::*;
+
+    /// The compactor of a file whose `compact` section goes on like this.
+    fn compactor(more: &str, dir: &std::path::Path) -> anyhow::Result<CompactorConfig> {
+        let text = format!(
+            "cluster: eu-1\nprometheus: [{{url: 'http://localhost:9090', tsdb_path: /prometheus}}]\n\
+             bucket: {{type: FILESYSTEM}}\ncompact:\n  data_dir: {}\n{more}",
+            dir.display()
+        );
+        let path = dir.join("observee.yaml");
+        std::fs::write(&path, text)?;
+        let file: ObserveeFile = side_file::read(path.to_str().unwrap_or_default())?;
+        file.check()?;
+        let section = file.compact.context("no section")?;
+        section.config(Bucket::open(&BucketConfig::filesystem(dir), Access::Write)?)
+    }
+
+    #[test]
+    fn a_compactor_shares_its_bucket_keeps_a_policy_and_chooses_blocks() {
+        let dir = tempfile::tempdir().unwrap();
+        let policy = dir.path().join("policy.yaml");
+        std::fs::write(&policy, "rules: [{match: '{team=\"a\"}', raw: 30d}]").unwrap();
+        let more = format!(
+            "  shared: true\n  lease_duration: 10m\n  shard: 1/3\n  retention_policy_file: {}\n  retention_dry_run: true\n  \
+             concurrency: 3\n  selector_relabel_config: [{{action: keep, source_labels: [cluster], regex: eu.*}}]\n",
+            policy.display()
+        );
+        let config = compactor(&more, dir.path()).unwrap();
+        assert_eq!(config.sharing.as_ref().map(|sharing| sharing.lasts), Some(Duration::from_secs(600)));
+        assert_eq!(config.shard, shard(Some("1/3")).unwrap());
+        assert_eq!((config.retention_rules.len(), config.retention_dry_run), (1, true));
+        assert_eq!((config.group_concurrency, config.selector.is_empty()), (3, false));
+        let plain = compactor("", dir.path()).unwrap();
+        assert!(plain.sharing.is_none() && plain.shard.is_none() && plain.selector.is_empty());
+    }
+
+    #[test]
+    fn mistakes_of_the_compactor_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        for (more, complaint) in [
+            ("  lease_duration: 5m\n", "not shared"),
+            ("  shared: true\n  lease_duration: 1s\n", "lease_duration"),
+            ("  shard: 3/3\n", "shard"),
+            ("  retention_policy_file: /nowhere/policy.yaml\n", "retention_policy_file"),
+            (
+                "  selector_relabel_config: '[{action: keep, source_labels: [__block_id]}]'\n",
+                "external labels",
+            ),
+            ("  deduplication_func: penalty\n", "replica label"),
+        ] {
+            let error = format!("{:#}", compactor(more, dir.path()).unwrap_err());
+            assert!(error.contains(complaint), "{error}");
         }
     }
 }

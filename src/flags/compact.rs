@@ -12,8 +12,7 @@ const WEB: &str =
 
 pub(super) fn flags() -> Vec<Flag> {
     let http: Vec<Flag> = common::server().into_iter().filter(|flag| flag.name.starts_with("http")).collect();
-    [work(), retention(), without_effect(), http, common::selector(), common::objstore(), common::process()]
-        .concat()
+    [work(), retention(), without_effect(), http, selector(), common::objstore(), common::process()].concat()
 }
 
 fn work() -> Vec<Flag> {
@@ -67,6 +66,24 @@ fn work() -> Vec<Flag> {
         Flag::new("compact.lease-duration", Duration, "5m", "How long a lease lasts unless it is renewed"),
         Flag::new("shard", Text, "", "Compact only a part of the groups: 0/3, 1/3, 2/3 for three compactors"),
         Flag::new("hash-func", Text, "", "Hash of uploaded files in meta.json: empty or SHA256"),
+    ]
+}
+
+/// As of `parallax store`, but for the names of blocks.
+pub(super) fn selector() -> Vec<Flag> {
+    vec![
+        Flag::new(
+            "selector.relabel-config",
+            Text,
+            "",
+            "YAML of relabel rules (keep, drop, hashmod) on external labels: which blocks are this compactor's",
+        ),
+        Flag::new(
+            "selector.relabel-config-file",
+            Text,
+            "",
+            "File with the YAML of --selector.relabel-config",
+        ),
     ]
 }
 

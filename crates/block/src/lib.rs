@@ -28,5 +28,5 @@ pub use mark::{DeletionMark, NoCompactMark, NoDownsampleMark};
 pub use marks::{BlockMarks, read_marks};
 pub use meta::{BlockMeta, BlockStats, Compaction, MetaFile, ThanosMeta};
 pub use metrics::FetcherMetrics;
-pub use upload::{HashFunction, UploadOptions, UploadedData, upload_block, upload_data};
+pub use upload::{HashFunction, UploadOptions, UploadedData, move_data, upload_block, upload_data};
 pub use verify::{VerifyReport, verify_block};

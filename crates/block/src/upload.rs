@@ -74,6 +74,36 @@ pub async fn upload_data(
     meta: BlockMeta,
     options: &UploadOptions,
 ) -> Result<UploadedData, BlockError> {
+    put_data(bucket, directory, meta, options, Files::Stay).await
+}
+
+/// As [`upload_data`], of files that the caller needs no more: into a bucket that is a directory of the same file system they are moved.
+///
+/// # Errors
+/// As [`upload_block`].
+pub async fn move_data(
+    bucket: &Bucket,
+    directory: &Path,
+    meta: BlockMeta,
+    options: &UploadOptions,
+) -> Result<UploadedData, BlockError> {
+    put_data(bucket, directory, meta, options, Files::Go).await
+}
+
+/// What becomes of the files that are uploaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Files {
+    Stay,
+    Go,
+}
+
+async fn put_data(
+    bucket: &Bucket,
+    directory: &Path,
+    meta: BlockMeta,
+    options: &UploadOptions,
+    local: Files,
+) -> Result<UploadedData, BlockError> {
     let block = meta.ulid;
     if options.external_labels.is_empty() {
         return Err(BlockError::NoExternalLabels { block });
@@ -92,7 +122,12 @@ pub async fn upload_data(
     files.sort_by(|a, b| a.rel_path.cmp(&b.rel_path));
     let in_bucket = |source| BlockError::Bucket { block, source };
     for rel_path in &paths {
-        bucket.upload_file(&block.object(rel_path), &directory.join(rel_path)).await.map_err(in_bucket)?;
+        let (object, file) = (block.object(rel_path), directory.join(rel_path));
+        let put = match local {
+            Files::Stay => bucket.upload_file(&object, &file).await,
+            Files::Go => bucket.move_file(&object, &file).await,
+        };
+        put.map_err(in_bucket)?;
     }
     Ok(UploadedData { meta, segments, files })
 }

@@ -71,6 +71,28 @@ async fn files_are_uploaded_in_parts() {
 }
 
 #[tokio::test]
+async fn files_that_are_given_up_are_moved() {
+    let dir = tempfile::tempdir().unwrap();
+    let config =
+        BucketConfig { prefix: "of/one".to_owned(), ..BucketConfig::filesystem(dir.path().join("b")) };
+    let bucket = Bucket::open(&config, Access::Write).unwrap();
+    let file = dir.path().join("local");
+    for contents in ["first", "second one"] {
+        std::fs::write(&file, contents).unwrap();
+        assert_eq!(bucket.move_file("x/chunks/000001", &file).await.unwrap(), contents.len() as u64);
+        assert_eq!(bucket.get("x/chunks/000001", 100).await.unwrap(), contents);
+        assert!(!file.exists(), "it was moved");
+    }
+    // A name that the file system has in another form is copied.
+    std::fs::write(&file, "third").unwrap();
+    bucket.move_file("x/a%b", &file).await.unwrap();
+    assert_eq!(bucket.get("x/a%b", 100).await.unwrap(), "third");
+    assert!(file.exists());
+    let error = bucket.move_file("x/index", &dir.path().join("absent")).await.unwrap_err();
+    assert!(error.to_string().contains("absent"), "{error}");
+}
+
+#[tokio::test]
 async fn only_ulid_directories_are_blocks() {
     let dir = tempfile::tempdir().unwrap();
     let bucket = bucket(dir.path());

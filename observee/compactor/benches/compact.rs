@@ -37,7 +37,9 @@ fn main() {
 fn compare() {
     let series: usize = std::env::var("COMPACT_SERIES").ok().and_then(|n| n.parse().ok()).unwrap_or(10_000);
     let dir = tempfile::tempdir().unwrap();
-    println!("| what | program | seconds | peak MB |\n|---|---|---|---|");
+    println!(
+        "| what | program | seconds | CPU | peak MiB | MB read | MB written |\n|---|---|---|---|---|---|---|"
+    );
     for (name, offset_ms) in [("penalty", 3_217), ("one-to-one", 0)] {
         let bucket = dir.path().join(name);
         let samples = generate(&bucket, series, offset_ms);
@@ -67,23 +69,32 @@ fn compare() {
     }
 }
 
-/// Seconds and peak memory of a process.
+/// Seconds, seconds of CPU time, peak memory, and megabytes read from the disk and written, of a process.
 fn timed(command: &mut Command) -> String {
     let started = Instant::now();
     let mut child = command.spawn().unwrap();
-    let status = format!("/proc/{}/status", child.id());
-    let mut peak_kb = 0u64;
+    let id = child.id();
+    let of_process = |file: &str| std::fs::read_to_string(format!("/proc/{id}/{file}")).unwrap_or_default();
+    let field = |text: &str, name: &str| -> u64 {
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0)
+    };
+    let (mut peak_kb, mut ticks, mut read_bytes, mut write_bytes) = (0, 0, 0, 0);
     loop {
-        if let Ok(text) = std::fs::read_to_string(&status) {
-            let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-            let kb = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
-            peak_kb = peak_kb.max(kb.unwrap_or(0));
-        }
+        peak_kb = peak_kb.max(field(&of_process("status"), "VmHWM"));
+        let stat = of_process("stat");
+        let times = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11).take(2);
+        ticks = ticks.max(times.filter_map(|ticks| ticks.parse::<u64>().ok()).sum());
+        let io = of_process("io");
+        read_bytes = read_bytes.max(field(&io, "read_bytes"));
+        write_bytes = write_bytes.max(field(&io, "write_bytes"));
         if let Some(status) = child.try_wait().unwrap() {
             assert!(status.success(), "{status}");
-            return format!("{:.2} | {}", started.elapsed().as_secs_f64(), peak_kb / 1024);
+            let (seconds, cpu) = (started.elapsed().as_secs_f64(), ticks as f64 / 100.0);
+            let (read_mb, written_mb) = (read_bytes / 1_000_000, write_bytes / 1_000_000);
+            return format!("{seconds:.2} | {cpu:.2} | {} | {read_mb} | {written_mb}", peak_kb / 1024);
         }
-        std::thread::sleep(Duration::from_millis(20));
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use parallax_block::meta::{Downsample, INDEX_FILE_NAME, IndexStats, Parent, ThanosMeta};
 use parallax_block::{
     BlockId, BlockMeta, BlockStats as MetaStats, Compaction, HashFunction, UploadOptions, UploadedData,
-    delete_block, upload_data,
+    delete_block, move_data,
 };
 use parallax_bucket::Bucket;
 use parallax_tsdb::TsdbError;
@@ -28,7 +28,7 @@ use crate::source::{Reading, SeriesJob, SourceBlock};
 use crate::verify::verify_staged;
 use crate::view::millis;
 
-/// Which component says that it made our blocks.
+/// Which component says that it made merged blocks.
 const SOURCE: &str = "compactor";
 
 /// How jobs work.
@@ -134,15 +134,10 @@ impl Job {
         transform: Arc<dyn Transform + Send + Sync>,
         now_ms: i64,
     ) -> Result<Prepared, CompactError> {
-        let staged = StagedDir { path: self.config.staging_dir.join(meta.ulid.to_string()) };
-        let config = self.config.clone();
-        let runtime = Handle::current();
-        let target = staged.path.clone();
         let began = self.config.clock.now();
-        let written = tokio::task::spawn_blocking(move || {
-            stage(&config, &runtime, meta, &blocks, transform.as_ref(), &target)
-        });
-        let meta = match written.await.map_err(ended)?? {
+        let component = transform.component();
+        let (dir, staged) = self.stage(meta, blocks, transform).await?;
+        let meta = match staged {
             Staged::Block(meta) => *meta,
             Staged::Nothing(read) => return Ok(Prepared::Nothing(read)),
         };
@@ -152,12 +147,42 @@ impl Job {
         let labels = meta.thanos.as_ref().and_then(|thanos| thanos.labels.clone()).unwrap_or_default();
         let options = UploadOptions {
             external_labels: labels,
-            source: SOURCE.to_owned(),
+            source: component.to_owned(),
             hash: self.config.hash,
             now_ms,
         };
-        let data = upload_data(&self.config.bucket, &staged.path, meta, &options).await?;
+        let data = move_data(&self.config.bucket, &dir.path, meta, &options).await?;
         Ok(Prepared::Ready(Box::new(Ready { data, options, began })))
+    }
+
+    /// What would be left of a block after a transformation; nothing is uploaded.
+    pub(crate) async fn count(
+        &self,
+        meta: &Arc<BlockMeta>,
+        transform: Arc<dyn Transform + Send + Sync>,
+    ) -> Result<MetaStats, CompactError> {
+        let (_dir, staged) = self.stage(BlockMeta::clone(meta), vec![Arc::clone(meta)], transform).await?;
+        Ok(match staged {
+            Staged::Block(meta) => meta.stats,
+            Staged::Nothing(_) => MetaStats::default(),
+        })
+    }
+
+    /// Writes a block to the local disk, where it stays until the directory is dropped.
+    async fn stage(
+        &self,
+        meta: BlockMeta,
+        blocks: Vec<Arc<BlockMeta>>,
+        transform: Arc<dyn Transform + Send + Sync>,
+    ) -> Result<(StagedDir, Staged), CompactError> {
+        let dir = StagedDir { path: self.config.staging_dir.join(meta.ulid.to_string()) };
+        let config = self.config.clone();
+        let runtime = Handle::current();
+        let target = dir.path.clone();
+        let written = tokio::task::spawn_blocking(move || {
+            stage(&config, &runtime, meta, &blocks, transform.as_ref(), &target)
+        });
+        Ok((dir, written.await.map_err(ended)??))
     }
 
     pub(crate) async fn finish(&self, prepared: Prepared) -> Result<Outcome, CompactError> {
@@ -211,7 +236,12 @@ fn stage(
     std::fs::create_dir_all(&config.staging_dir).map_err(unusable)?;
     let refused = |error| name_sources(error, blocks);
     let reading = Reading::new(config.bucket.clone(), runtime.clone(), blocks.len());
-    let (sources, symbols) = SourceBlock::open_all(&reading, blocks).map_err(refused)?;
+    let (mut sources, symbols) = SourceBlock::open_all(&reading, blocks).map_err(refused)?;
+    if !transform.deletions().is_empty() {
+        for source in &mut sources {
+            source.delete(transform.deletions(), &symbols)?;
+        }
+    }
     let (limit, workers) = (config.max_index_size_bytes, config.workers);
     let written = write_block(sources, &symbols, target, limit, transform, workers, &config.cancelled);
     let Written { sealed, digest, read } = written.map_err(refused)?;

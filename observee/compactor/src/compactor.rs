@@ -69,6 +69,7 @@ impl Compactor {
             cache_dir: Some(config.data_dir.join(META_CACHE_DIRECTORY)),
             filters: vec![
                 Filter::Time(config.time_range),
+                Filter::Selector(config.selector.clone()),
                 Filter::Consistency { delay: config.consistency_delay },
             ],
         };

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use parallax_block::{BlockMeta, HashFunction};
+use parallax_block::{BlockMeta, HashFunction, Selector};
 use parallax_bucket::Bucket;
 use parallax_model::{Labels, Matcher, Resolution, TimeRange};
 
@@ -38,6 +38,8 @@ pub struct CompactorConfig {
     pub downsampling: bool,
     /// Only blocks with samples in this range are looked at.
     pub time_range: TimeRange,
+    /// Only blocks whose external labels these rules choose are looked at. They must not look at names of blocks: a block that was made would be another worker's than its sources.
+    pub selector: Selector,
     /// Put a no-compact mark on a block whose chunks are out of order, so that its group goes on without it.
     pub skip_out_of_order: bool,
     /// Groups compacted at once.
@@ -77,6 +79,7 @@ impl CompactorConfig {
             dry_run: false,
             downsampling: true,
             time_range: TimeRange::ALL,
+            selector: Selector::default(),
             skip_out_of_order: false,
             group_concurrency: 1,
             downsample_concurrency: 1,

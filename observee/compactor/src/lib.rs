@@ -57,3 +57,4 @@ pub use pass::{Action, Chore, GroupProgress, PassReport, Planned, Progress};
 pub use plan::{Outlook, Plan, PlanConfig, plan};
 pub use quarantine::{BlockSetAside, Quarantine, SetAside};
 pub use shard::Shard;
+pub use source::Deletion;

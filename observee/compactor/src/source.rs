@@ -5,11 +5,13 @@
 
 mod block;
 mod deleted;
+mod deletion;
 mod segments;
 pub mod symbols;
 mod window;
 
 pub use block::SourceBlock;
+pub use deletion::Deletion;
 pub use window::{Reading, Window};
 
 use parallax_block::BlockId;

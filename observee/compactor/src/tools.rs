@@ -4,8 +4,12 @@
 
 mod inventory;
 mod marking;
+mod replication;
+mod rewriting;
 mod verification;
 
 pub use inventory::{BlockRow, Inventory, inventory};
 pub use marking::{MarkKind, Marked, mark_by_hand, unmark_by_hand};
+pub use replication::{Replicated, replicate_block};
+pub use rewriting::{Rewritten, rewrite_block};
 pub use verification::{Finding, Issue, Verification, verify_bucket};

@@ -81,6 +81,11 @@ impl Selector {
         self.rules.is_empty()
     }
 
+    /// Whether a rule looks at the name of a block.
+    pub fn looks_at_block_id(&self) -> bool {
+        self.rules.iter().any(|rule| rule.source_labels.iter().any(|label| label == BLOCK_ID_LABEL))
+    }
+
     /// Whether the rules choose a block.
     pub fn chooses(&self, meta: &BlockMeta) -> bool {
         let id = meta.ulid.to_string();

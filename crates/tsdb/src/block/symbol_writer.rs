@@ -25,6 +25,7 @@ pub struct SymbolBlockWriter {
     segments: SegmentWriter,
     metas: Vec<ChunkMeta>,
     stats: BlockStats,
+    is_durable: bool,
 }
 
 impl SymbolBlockWriter {
@@ -39,7 +40,8 @@ impl SymbolBlockWriter {
         let sink = BufWriter::with_capacity(INDEX_BUFFER_BYTES, file);
         let index =
             SymbolIndexWriter::new(sink, symbols, &dir.path).map_err(|error| dir.index_error(error))?;
-        Ok(Self { dir, index, segments, metas: Vec::new(), stats: BlockStats::default() })
+        let is_durable = config.is_durable;
+        Ok(Self { dir, index, segments, metas: Vec::new(), stats: BlockStats::default(), is_durable })
     }
 
     /// The size in bytes that the index must not exceed ([`TsdbError::TooLarge`]), besides what the format allows.
@@ -82,13 +84,15 @@ impl SymbolBlockWriter {
         Ok(())
     }
 
-    /// Completes and syncs chunks and index.
+    /// Completes chunks and index; syncs them if they are to be durable.
     pub fn seal(mut self) -> Result<SealedBlock, TsdbError> {
         self.segments.finish()?;
         let (sink, index) = self.index.finish().map_err(|error| self.dir.index_error(error))?;
         let path = self.dir.path.join(INDEX_FILE_NAME);
         let file = sink.into_inner().map_err(|error| TsdbError::io(&path)(error.into_error()))?;
-        file.sync_all().map_err(TsdbError::io(&path))?;
+        if self.is_durable {
+            file.sync_all().map_err(TsdbError::io(&path))?;
+        }
         self.stats.series_max_size_bytes = index.series_max_size_bytes;
         self.stats
             .files

@@ -24,6 +24,8 @@ const WRITE_BUFFER_SIZE_BYTES: usize = 1 << 20;
 pub struct SegmentConfig {
     /// The size that a segment does not exceed, unless its only chunk is larger.
     pub segment_size_bytes: u64,
+    /// Whether what is finished has to outlive a crash of the machine. A block that is only on its way elsewhere need not.
+    pub is_durable: bool,
 }
 
 impl SegmentConfig {
@@ -33,7 +35,7 @@ impl SegmentConfig {
 
 impl Default for SegmentConfig {
     fn default() -> Self {
-        Self { segment_size_bytes: Self::DEFAULT_SEGMENT_SIZE_BYTES }
+        Self { segment_size_bytes: Self::DEFAULT_SEGMENT_SIZE_BYTES, is_durable: true }
     }
 }
 
@@ -45,6 +47,8 @@ pub struct SegmentWriter {
     /// How many segments have been begun.
     begun: u32,
     tail: Option<Tail>,
+    /// Memory of what stands before a chunk.
+    head: Vec<u8>,
 }
 
 /// The segment that is being written.
@@ -62,7 +66,7 @@ impl SegmentWriter {
         if config.segment_size_bytes > u64::from(u32::MAX) {
             return Err(TsdbError::invalid("segment", "references cannot point beyond 4 GiB"));
         }
-        Ok(Self { dir: dir.to_owned(), config, begun: 0, tail: None })
+        Ok(Self { dir: dir.to_owned(), config, begun: 0, tail: None, head: Vec::new() })
     }
 
     /// Writes the chunks of one series, in order, and gives their references.
@@ -91,9 +95,12 @@ impl SegmentWriter {
         Ok(refs)
     }
 
-    /// Makes everything durable; gives the number of segments.
+    /// Makes everything durable, unless it need not be; gives the number of segments.
     pub fn finish(mut self) -> Result<u32, TsdbError> {
         self.close_tail()?;
+        if !self.config.is_durable {
+            return Ok(self.begun);
+        }
         File::open(&self.dir).and_then(|dir| dir.sync_all()).map_err(TsdbError::io(&self.dir))?;
         Ok(self.begun)
     }
@@ -104,11 +111,11 @@ impl SegmentWriter {
         };
         let offset = u32::try_from(tail.size_bytes)
             .map_err(|_| TsdbError::invalid("segment", "references cannot point beyond 4 GiB"))?;
-        let mut head = Vec::with_capacity(MAX_UVARINT32_BYTES + 1);
-        put_uvarint(&mut head, data.len() as u64);
-        head.push(encoding.as_byte());
+        self.head.clear();
+        put_uvarint(&mut self.head, data.len() as u64);
+        self.head.push(encoding.as_byte());
         let crc = crc::append(crc::crc32c(&[encoding.as_byte()]), data);
-        for part in [&head[..], data, &crc.to_be_bytes()] {
+        for part in [&self.head[..], data, &crc.to_be_bytes()] {
             tail.file.write_all(part).map_err(TsdbError::io(&tail.path))?;
             tail.size_bytes += part.len() as u64;
         }
@@ -135,7 +142,9 @@ impl SegmentWriter {
         let Some(Tail { path, mut file, .. }) = self.tail.take() else {
             return Ok(());
         };
-        file.flush().and_then(|()| file.get_ref().sync_all()).map_err(TsdbError::io(&path))
+        let is_durable = self.config.is_durable;
+        let synced = file.flush().and_then(|()| if is_durable { file.get_ref().sync_all() } else { Ok(()) });
+        synced.map_err(TsdbError::io(&path))
     }
 }
 
@@ -150,8 +159,11 @@ mod tests {
         let data = [7u8; 90];
         // An entry of 96 bytes is planned as 100: two fit beside the header of 8, of which the first is known to take 96 only
         // when the next series is planned.
-        let mut writer =
-            SegmentWriter::create(dir.path(), SegmentConfig { segment_size_bytes: 208 }).unwrap();
+        let mut writer = SegmentWriter::create(
+            dir.path(),
+            SegmentConfig { segment_size_bytes: 208, ..SegmentConfig::default() },
+        )
+        .unwrap();
         let chunk = (ChunkEncoding::Xor, &data[..]);
         let mut refs = writer.write_series(&[chunk, chunk, chunk]).unwrap();
         refs.extend(writer.write_series(&[chunk]).unwrap());

@@ -148,7 +148,7 @@ fn float_batch(chunks: &[BlockChunk], window_ms: i64) -> Result<Option<BlockChun
             parts.append_raw(Aggregate::Counter, stamp, last).map_err(encoding)?;
         }
     }
-    Ok(parts.finish())
+    parts.finish().map_err(encoding)
 }
 
 fn histogram_batch(

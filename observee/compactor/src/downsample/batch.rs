@@ -4,9 +4,10 @@ use bytes::Bytes;
 use parallax_tsdb::TsdbError;
 use parallax_tsdb::block::BlockChunk;
 use parallax_tsdb::chunk::aggregate::{Aggregate, Part, Parts};
-use parallax_tsdb::chunk::{ChunkEncoding, XorAppender};
+use parallax_tsdb::chunk::{ChunkEncoding, encode_xor};
 use parallax_tsdb::segment::Chunk;
 
+use super::float::FloatSample;
 use super::window_end_ms;
 
 /// What collects the samples of windows.
@@ -50,7 +51,8 @@ pub(super) fn each_window<A: Aggregator, E>(
 /// An aggregate chunk of float parts in the making.
 #[derive(Default)]
 pub(super) struct FloatParts {
-    parts: [Option<XorAppender>; 5],
+    /// A part without samples is none.
+    parts: [Vec<FloatSample>; 5],
     range: Option<(i64, i64)>,
 }
 
@@ -75,19 +77,25 @@ impl FloatParts {
         value: f64,
     ) -> Result<(), TsdbError> {
         match self.parts.get_mut(aggregate as usize) {
-            Some(part) => part.get_or_insert_with(XorAppender::new).append(time_ms, value),
-            None => Ok(()),
+            Some(part) => part.push((time_ms, value)),
+            None => return Err(TsdbError::invalid("aggregate chunk", "there is no such aggregate")),
         }
+        Ok(())
     }
 
     /// The chunk; `None` without a window.
-    pub(super) fn finish(self) -> Option<BlockChunk> {
-        let (min_time_ms, max_time_ms) = self.range?;
-        let part = |appender: &'_ Option<XorAppender>| -> Option<(ChunkEncoding, Vec<u8>)> {
-            appender.as_ref().map(|appender| (ChunkEncoding::Xor, appender.bytes().to_vec()))
-        };
-        let parts = self.parts.each_ref().map(part);
-        Some(aggregate_chunk(min_time_ms, max_time_ms, &parts))
+    ///
+    /// # Errors
+    /// Times of a part that go back, and parts that are too long.
+    pub(super) fn finish(self) -> Result<Option<BlockChunk>, TsdbError> {
+        let Some((min_time_ms, max_time_ms)) = self.range else { return Ok(None) };
+        let mut parts: [Option<(ChunkEncoding, Vec<u8>)>; 5] = Default::default();
+        for (part, samples) in parts.iter_mut().zip(&self.parts) {
+            if !samples.is_empty() {
+                *part = Some((ChunkEncoding::Xor, encode_xor(samples)?));
+            }
+        }
+        Ok(Some(aggregate_chunk(min_time_ms, max_time_ms, &parts)))
     }
 }
 

@@ -36,7 +36,7 @@ pub(crate) fn without_windows(
             left.append_raw(Aggregate::Counter, time_ms, value)?;
         }
     }
-    out.extend(left.finish());
+    out.extend(left.finish()?);
     Ok(())
 }
 

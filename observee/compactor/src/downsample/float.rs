@@ -76,7 +76,7 @@ pub(super) fn float_batch(samples: &[FloatSample], window_ms: i64) -> Result<Opt
     if let Some(stamp) = stamp {
         parts.append_raw(Aggregate::Counter, stamp, last.1)?;
     }
-    Ok(parts.finish())
+    parts.finish()
 }
 
 #[cfg(test)]

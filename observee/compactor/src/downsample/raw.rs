@@ -3,10 +3,11 @@
 //! How samples are cut into batches depends on how many there are and from when to when. A run of samples is decoded at once if it is not too long; a longer one is
 //! decoded twice, once to count and once to aggregate, and of it no more is held than a batch and a chunk.
 
+use parallax_model::FloatColumn;
 use parallax_model::float::is_stale;
 use parallax_tsdb::TsdbError;
 use parallax_tsdb::block::BlockChunk;
-use parallax_tsdb::chunk::{ChunkEncoding, FloatHistogramReader, HistogramReader, XorReader};
+use parallax_tsdb::chunk::{ChunkEncoding, FloatHistogramReader, HistogramReader, decode_xor};
 
 use super::float::{FloatSample, float_batch};
 use super::histogram::histogram_batch;
@@ -86,6 +87,10 @@ impl RawSample for FloatSample {
     }
 
     fn aggregate(batch: &[Self], window_ms: i64, out: &mut Vec<BlockChunk>) -> Result<u64, TsdbError> {
+        if !batch.iter().any(|(_, value)| value.is_nan()) {
+            out.extend(float_batch(batch, window_ms)?);
+            return Ok(0);
+        }
         let numbers: Vec<Self> = batch.iter().filter(|(_, value)| !value.is_nan()).copied().collect();
         out.extend(float_batch(&numbers, window_ms)?);
         Ok((batch.len() - numbers.len()) as u64)
@@ -262,8 +267,10 @@ fn next_batch<S: RawSample>(
 pub(super) fn read_floats(data: &[u8], out: &mut Vec<FloatSample>) -> Result<u64, TsdbError> {
     let mut last_ms = i64::MIN;
     let mut left_out = 0;
-    for sample in XorReader::new(data)? {
-        let (time_ms, value) = sample?;
+    let mut column = FloatColumn::default();
+    decode_xor(data, &mut column)?;
+    out.reserve(column.len());
+    for (time_ms, value) in column.iter() {
         if !is_stale(value) && time_ms >= last_ms {
             out.push((time_ms, value));
             last_ms = time_ms;

@@ -43,11 +43,37 @@ impl ChunkEncoder {
         ids: &[SampleId],
         out: &mut Vec<BlockChunk>,
     ) -> Result<(), TsdbError> {
+        if samples.are_floats() {
+            return self.push_floats(samples, ids, out);
+        }
         for id in ids {
-            let Some((time_ms, value)) = samples.get(*id) else {
-                return Err(TsdbError::invalid("chunk", "a sample was let go before it was written"));
-            };
+            let (time_ms, value) = samples.get(*id).ok_or_else(let_go)?;
             self.push_one(time_ms, value, out)?;
+        }
+        Ok(())
+    }
+
+    /// As [`Self::push_one`] for each.
+    fn push_floats(
+        &mut self,
+        samples: &Samples,
+        mut ids: &[SampleId],
+        out: &mut Vec<BlockChunk>,
+    ) -> Result<(), TsdbError> {
+        while !ids.is_empty() {
+            if !matches!(self.open, Open::Floats) || self.count >= MAX_CHUNK_SAMPLES {
+                self.finish(out)?;
+                self.open = Open::Floats;
+            }
+            let (now, later) = ids.split_at((MAX_CHUNK_SAMPLES - self.count).min(ids.len()));
+            for id in now {
+                self.floats.push(samples.float(*id).ok_or_else(let_go)?);
+            }
+            if let ([(first_ms, _), ..], [.., (last_ms, _)]) = (&self.floats[..], &self.floats[..]) {
+                (self.first_ms, self.last_ms) = (*first_ms, *last_ms);
+            }
+            self.count = self.floats.len();
+            ids = later;
         }
         Ok(())
     }
@@ -131,4 +157,9 @@ impl ChunkEncoder {
         }
         self.count = 0;
     }
+}
+
+/// A sample is not there any more.
+fn let_go() -> TsdbError {
+    TsdbError::invalid("chunk", "a sample was let go before it was written")
 }

@@ -23,10 +23,13 @@ pub(super) fn add(samples: &Samples, chunk: &Range<SampleId>, picked: &mut Picke
     let ids = &mut picked.ids;
     // What this chunk cannot reach, a later one cannot either.
     let mut at = picked.settled;
+    let (mut before, mut last) = last_two(ids, at, time);
     while let Some(id) = ids.get(at) {
-        if time(*id) > begin || reach(ids, at, time) > begin {
+        let now = time(*id);
+        if now > begin || reach(before, last) > begin {
             break;
         }
+        (before, last) = (last, Some(now));
         at += 1;
     }
     picked.settled = at;
@@ -37,16 +40,24 @@ pub(super) fn add(samples: &Samples, chunk: &Range<SampleId>, picked: &mut Picke
     ids.append(&mut picked.tail);
 }
 
-/// From when on the other side may return after the sample before `at` was picked.
-fn reach(picked: &[SampleId], at: usize, time: impl Fn(SampleId) -> i64) -> i64 {
+/// The times of the last two samples that were picked before the place `at`.
+fn last_two(picked: &[SampleId], at: usize, time: impl Fn(SampleId) -> i64) -> (Option<i64>, Option<i64>) {
     match picked.get(..at) {
-        Some([.., before, last]) => {
-            let (before, last) = (time(*before), time(*last));
-            last.saturating_add(1).saturating_add(last.saturating_sub(before).saturating_mul(2))
-        }
-        Some([last]) => time(*last).saturating_add(1 + INITIAL_PENALTY_MS),
-        _ => i64::MIN,
+        Some([.., before, last]) => (Some(time(*before)), Some(time(*last))),
+        Some([last]) => (None, Some(time(*last))),
+        _ => (None, None),
     }
+}
+
+/// From when on the other side may return after the last sample was picked, and one before it.
+#[inline]
+fn reach(before: Option<i64>, last: Option<i64>) -> i64 {
+    last.map_or(i64::MIN, |last| return_after(last, penalty(before, last)))
+}
+
+#[inline]
+fn return_after(last: i64, penalty: i64) -> i64 {
+    last.saturating_add(1).saturating_add(penalty)
 }
 
 /// Between two picks.
@@ -59,12 +70,8 @@ struct State {
 impl State {
     /// As it is after `head` was picked, all from the left.
     fn after(head: &[SampleId], time: impl Fn(SampleId) -> i64) -> Self {
-        let (last, penalty_right) = match head {
-            [.., before, last] => (Some(time(*last)), penalty(Some(time(*before)), time(*last))),
-            [last] => (Some(time(*last)), INITIAL_PENALTY_MS),
-            [] => (None, 0),
-        };
-        Self { last, penalty_left: 0, penalty_right }
+        let (before, last) = last_two(head, head.len(), time);
+        Self { last, penalty_left: 0, penalty_right: last.map_or(0, |last| penalty(before, last)) }
     }
 
     fn run(
@@ -76,18 +83,18 @@ impl State {
     ) {
         loop {
             if let Some(last) = self.last {
-                let from = last.saturating_add(1).saturating_add(self.penalty_left);
+                let from = return_after(last, self.penalty_left);
                 while let [first, rest @ ..] = left
                     && time(*first) < from
                 {
                     left = rest;
                 }
-                let from = last.saturating_add(1).saturating_add(self.penalty_right);
+                let from = return_after(last, self.penalty_right);
                 while right.start < right.end && time(right.start) < from {
                     right.start += 1;
                 }
             }
-            let (id, from_left) = match (left.first(), right.start < right.end) {
+            let id = match (left.first(), right.start < right.end) {
                 (None, false) => return,
                 // Alone, a side goes on without a penalty.
                 (None, true) => {
@@ -99,22 +106,49 @@ impl State {
                     return;
                 }
                 (Some(first), true) => {
-                    if time(*first) <= time(right.start) {
-                        (*first, true)
-                    } else {
-                        (right.start, false)
+                    let right_ms = time(right.start);
+                    if time(*first) <= right_ms {
+                        let (taken, right_from) = self.follow(left, right_ms, &time);
+                        let (taken, others) = left.split_at(taken);
+                        out.extend_from_slice(taken);
+                        left = others;
+                        while right.start < right.end && time(right.start) < right_from {
+                            right.start += 1;
+                        }
+                        continue;
                     }
+                    right.start
                 }
             };
             let now = time(id);
-            let other = penalty(self.last, now);
-            (self.penalty_left, self.penalty_right) = if from_left { (0, other) } else { (other, 0) };
+            (self.penalty_left, self.penalty_right) = (penalty(self.last, now), 0);
             self.last = Some(now);
             out.push(id);
         }
     }
+
+    /// Picks from the left, whose next sample comes first, as long as the right, whose next one is at `right_ms`, cannot come before; gives how many samples, and from
+    /// when on the right may return. Each pick moves that on or leaves it, so that it need not be looked at in between.
+    #[inline]
+    fn follow(&mut self, left: &[SampleId], right_ms: i64, time: impl Fn(SampleId) -> i64) -> (usize, i64) {
+        let mut right_from = i64::MIN;
+        let mut taken = 0;
+        for id in left {
+            let now = time(*id);
+            if now > right_ms.max(right_from) {
+                break;
+            }
+            self.penalty_right = penalty(self.last, now);
+            right_from = right_from.max(return_after(now, self.penalty_right));
+            self.last = Some(now);
+            taken += 1;
+        }
+        self.penalty_left = 0;
+        (taken, right_from)
+    }
 }
 
+#[inline]
 fn penalty(last: Option<i64>, now: i64) -> i64 {
     last.map_or(INITIAL_PENALTY_MS, |last| now.saturating_sub(last).saturating_mul(2))
 }

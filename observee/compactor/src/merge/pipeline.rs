@@ -20,7 +20,7 @@ use super::gate::{Gate, Permit};
 use super::heap::GoHeap;
 use super::overlap::{MergeFailure, Scratch};
 use crate::CompactError;
-use crate::source::{Origin, SeriesJob, SourceBlock, SymbolLabels};
+use crate::source::{Deletion, Origin, SeriesJob, SourceBlock, SymbolLabels};
 
 /// A batch goes off when it has this many series, or this many bytes of chunks.
 const BATCH_SERIES: usize = 256;
@@ -41,6 +41,16 @@ pub trait Transform: Sync {
         scratch: &mut Scratch,
         out: &mut Vec<BlockChunk>,
     ) -> Result<(), MergeFailure>;
+
+    /// What is left out of the sources before that.
+    fn deletions(&self) -> &[Deletion] {
+        &[]
+    }
+
+    /// Which component says that it made the block.
+    fn component(&self) -> &'static str {
+        "compactor"
+    }
 }
 
 /// Series that were read, and those that were made of them.
@@ -93,8 +103,9 @@ pub fn write_block(
     workers: usize,
     cancelled: &CancellationToken,
 ) -> Result<Written, CompactError> {
-    let mut writer = SymbolBlockWriter::create(target, symbols, SegmentConfig::default())
-        .map_err(CompactError::Staging)?;
+    // A crash costs the job in any case: nobody looks at what was staged before.
+    let config = SegmentConfig { is_durable: false, ..SegmentConfig::default() };
+    let mut writer = SymbolBlockWriter::create(target, symbols, config).map_err(CompactError::Staging)?;
     writer.limit_index(max_index_size_bytes);
     let workers = workers.max(1);
     let (digest, read) = thread::scope(|scope| {

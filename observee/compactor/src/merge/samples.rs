@@ -8,7 +8,7 @@ use std::ops::Range;
 use parallax_model::{FloatColumn, FloatHistogram, Histogram};
 use parallax_tsdb::TsdbError;
 use parallax_tsdb::block::BlockChunk;
-use parallax_tsdb::chunk::{ChunkEncoding, FloatHistogramReader, HistogramReader, decode_xor};
+use parallax_tsdb::chunk::{ChunkEncoding, FloatHistogramReader, HistogramReader, Order, decode_xor};
 
 /// A sample's number.
 pub(crate) type SampleId = u32;
@@ -65,6 +65,11 @@ impl<H> Kept<H> {
         self.held.get(usize::try_from(place.to_bits()).ok()?.checked_sub(self.gone)?)
     }
 
+    /// Whether there never was one.
+    fn is_unused(&self) -> bool {
+        self.held.is_empty() && self.gone == 0
+    }
+
     fn let_go(&mut self, count: usize) {
         self.held.drain(..count.min(self.held.len()));
         self.gone += count;
@@ -108,9 +113,10 @@ impl Samples {
     pub fn decode(&mut self, chunk: &BlockChunk) -> Result<Range<SampleId>, TsdbError> {
         let start = self.column.len();
         let data = &chunk.chunk.data;
+        let mut order = Order::Unknown;
         let kind = match chunk.chunk.encoding {
             ChunkEncoding::Xor => {
-                decode_xor(data, &mut self.column)?;
+                order = decode_xor(data, &mut self.column)?;
                 Kind::Float
             }
             ChunkEncoding::Histogram => {
@@ -131,7 +137,8 @@ impl Samples {
         };
         self.kinds.resize(self.column.len(), kind);
         let times = self.column.timestamps_ms.get(start..).unwrap_or_default();
-        let in_order = times.windows(2).all(|pair| matches!(pair, [a, b] if a < b));
+        let in_order =
+            order == Order::Ascending || times.windows(2).all(|pair| matches!(pair, [a, b] if a < b));
         let covers = (times.first(), times.last()) == (Some(&chunk.min_time_ms), Some(&chunk.max_time_ms));
         if !in_order || !covers {
             let reason = if in_order {
@@ -162,6 +169,18 @@ impl Samples {
         self.column.values.drain(..count);
         self.kinds.drain(..count);
         self.first = self.first.max(before);
+    }
+
+    /// Whether all that is held are floats.
+    pub(super) fn are_floats(&self) -> bool {
+        self.histograms.is_unused() && self.float_histograms.is_unused()
+    }
+
+    /// The time and value of a sample that is held, where all are floats.
+    #[inline(always)]
+    pub(super) fn float(&self, id: SampleId) -> Option<(i64, f64)> {
+        let index = self.index(id);
+        Some((*self.column.timestamps_ms.get(index)?, *self.column.values.get(index)?))
     }
 
     /// The time and value of a sample that is held.

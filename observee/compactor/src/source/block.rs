@@ -4,6 +4,7 @@
 //! `meta.json`, their labels must increase, and the chunks of each must be in order of time within the block's. In downsampled blocks, chunks without samples are
 //! passed over, whatever times they are said to have: old versions of Thanos wrote some.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use parallax_block::meta::INDEX_FILE_NAME;
@@ -18,6 +19,7 @@ use parallax_tsdb::index::{
 use parallax_tsdb::postings::SeriesRef;
 use parallax_tsdb::tombstones::{TOMBSTONES_FILE_NAME, Tombstones};
 
+use super::deletion::{Deletion, Deletions};
 use super::segments::SegmentsReader;
 use super::symbols::{MergedSymbols, SymbolStream, merge};
 use super::window::{Reading, Window};
@@ -39,6 +41,8 @@ pub struct SourceBlock {
     segments: SegmentsReader,
     toc: Toc,
     tombstones: Tombstones,
+    /// What is deleted besides.
+    deletions: Option<Deletions>,
     map: Box<[SymbolRef]>,
     /// Where the next series begins.
     position: u64,
@@ -66,6 +70,7 @@ impl SourceBlock {
         Ok(Self {
             tombstones: read_tombstones(reading, block)?,
             segments: SegmentsReader::new(reading.clone(), block, meta.resolution_ms() != 0),
+            deletions: None,
             index,
             toc,
             map: Box::default(),
@@ -99,6 +104,13 @@ impl SourceBlock {
             block.map = map;
         }
         Ok((blocks, section))
+    }
+
+    /// Leaves out what is asked for; `symbols` are the merged ones.
+    pub fn delete(&mut self, deletions: &[Deletion], symbols: &bytes::Bytes) -> Result<(), CompactError> {
+        let damaged = |source| CompactError::Damaged { block: self.meta.ulid, source };
+        self.deletions = Some(Deletions::new(deletions, symbols).map_err(damaged)?);
+        Ok(())
     }
 
     /// The labels of the present series.
@@ -151,7 +163,13 @@ impl SourceBlock {
 
     /// The chunks of the present series without what is deleted; may be empty.
     pub fn chunks(&mut self) -> Result<Vec<BlockChunk>, CompactError> {
-        let deleted = self.tombstones.ranges(self.series_at / SERIES_ALIGNMENT_BYTES);
+        let tombstones = self.tombstones.ranges(self.series_at / SERIES_ALIGNMENT_BYTES);
+        let mut deleted = Cow::Borrowed(tombstones);
+        if let Some(deletions) = &self.deletions {
+            let block = self.meta.ulid;
+            let ranges = deletions.ranges(&self.labels, tombstones);
+            deleted = Cow::Owned(ranges.map_err(|source| CompactError::Damaged { block, source })?);
+        }
         self.totals.chunks += self.entry.chunks.len() as u64;
         let mut chunks: Vec<BlockChunk> = Vec::with_capacity(self.entry.chunks.len());
         for meta in &self.entry.chunks {
@@ -179,7 +197,7 @@ impl SourceBlock {
             chunks.push(chunk);
         }
         if !deleted.is_empty() {
-            deleted::remove(&mut chunks, deleted)
+            deleted::remove(&mut chunks, &deleted)
                 .map_err(|source| CompactError::Damaged { block: self.meta.ulid, source })?;
             self.totals.series_deleted += u64::from(chunks.is_empty());
         }
