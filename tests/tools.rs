@@ -160,3 +160,136 @@ fn retention_and_cleanup_say_first_what_they_do_and_then_do_it() {
     assert_eq!(fixture.chore("cleanup", &[])["deleted"], 6);
     assert_eq!(fixture.tool("ls", &[]).stdout.lines().count(), 6);
 }
+
+impl Fixture {
+    /// Blocks with a `meta.json` in another bucket of the fixture.
+    fn blocks_in(&self, bucket: &str) -> usize {
+        let Ok(dirs) = std::fs::read_dir(self.dir.path().join(bucket)) else { return 0 };
+        dirs.filter(|dir| dir.as_ref().unwrap().path().join("meta.json").exists()).count()
+    }
+}
+
+#[test]
+fn blocks_are_copied_to_another_bucket_once_and_whole() {
+    let fixture = Fixture::new();
+    let to = format!(
+        "--objstore-to.config=type: FILESYSTEM\nconfig: {{directory: {}}}",
+        fixture.dir.path().join("copy").display()
+    );
+    std::fs::create_dir(fixture.dir.path().join("copy")).unwrap();
+    let outcomes = |more: &[&str]| -> Vec<String> {
+        let data_dir = format!("--data-dir={}", fixture.dir.path().join("data").display());
+        let flags = [&[to.as_str(), data_dir.as_str(), "-o", "json"], more].concat();
+        let finished = fixture.tool("replicate", &flags);
+        assert_eq!(finished.code, Some(0), "{finished:?}");
+        let rows: Value = serde_json::from_str(&finished.stdout).unwrap();
+        rows.as_array().unwrap().iter().map(|row| row["outcome"].as_str().unwrap().to_owned()).collect()
+    };
+    let eu = r#"--matcher=cluster="eu-1""#;
+    assert_eq!((outcomes(&["--dry-run", eu]).len(), fixture.blocks_in("copy")), (6, 0));
+    assert_eq!((outcomes(&[eu]), fixture.blocks_in("copy")), (vec!["copied".to_owned(); 6], 6));
+    assert_eq!(outcomes(&[eu]), vec!["there-already"; 6]);
+    assert_eq!(outcomes(&["--compaction=9"]).len(), 0);
+    let copied = fixture.dir.path().join("copy").join(BLOCK);
+    let original = fixture.block();
+    for file in ["meta.json", "index", "chunks/000001"] {
+        assert_eq!(std::fs::read(copied.join(file)).unwrap(), std::fs::read(original.join(file)).unwrap());
+    }
+    // One that is not whole is not copied, and one of the same name that is another is left alone.
+    std::fs::remove_file(original.join("index")).unwrap();
+    std::fs::remove_file(copied.join("meta.json")).unwrap();
+    let finished = fixture.tool("replicate", &[&to, &format!("--id={BLOCK}"), "-o", "json"]);
+    assert_eq!(finished.code, Some(1), "{finished:?}");
+    assert!(finished.stdout.contains("index") && !copied.join("meta.json").exists(), "{finished:?}");
+    std::fs::write(copied.join("meta.json"), "{}").unwrap();
+    let finished = fixture.tool("replicate", &[&to, &format!("--id={BLOCK}"), "-o", "json"]);
+    assert!(finished.code == Some(1) && finished.stdout.contains("differs"), "{finished:?}");
+    let finished = fixture.tool("replicate", &[]);
+    assert!(finished.code == Some(2) && finished.stderr.contains("--objstore-to.config"), "{finished:?}");
+}
+
+#[test]
+fn a_directory_of_blocks_is_uploaded_with_external_labels() {
+    let fixture = Fixture::new();
+    let local = fixture.dir.path().join("local");
+    let target = local.join(BLOCK);
+    copy_dir(&fixture.block(), &target);
+    std::fs::remove_dir_all(fixture.block()).unwrap();
+    let mut meta: Value = serde_json::from_slice(&std::fs::read(target.join("meta.json")).unwrap()).unwrap();
+    meta.as_object_mut().unwrap().remove("thanos");
+    std::fs::write(target.join("meta.json"), meta.to_string()).unwrap();
+    let path = format!("--path={}", local.display());
+    let finished = fixture.tool("upload-blocks", &[&path, "-o", "json"]);
+    assert!(finished.code == Some(1) && finished.stdout.contains("--label"), "{finished:?}");
+    let label = r#"--label=cluster="eu-9""#;
+    let finished = fixture.tool("upload-blocks", &[&path, label, "--dry-run"]);
+    assert!(finished.code == Some(0) && !fixture.block().exists(), "{finished:?}");
+    let finished = fixture.tool("upload-blocks", &[&path, label]);
+    assert_eq!(finished.code, Some(0), "{finished:?}");
+    let rows = fixture.tool("inspect", &["-l", r#"cluster="eu-9""#, "-o", "csv"]).stdout;
+    assert!(rows.lines().count() == 2 && rows.contains(BLOCK) && rows.contains("bucket.upload"), "{rows}");
+    assert_eq!(fixture.tool("verify", &[&format!("--id={BLOCK}")]).code, Some(0));
+    let again = fixture.tool("upload-blocks", &[&path, label, "-o", "json"]);
+    assert!(again.code == Some(0) && again.stdout.contains("there-already"), "{again:?}");
+}
+
+#[test]
+fn a_block_is_rewritten_without_what_is_asked_for() {
+    let fixture = Fixture::new();
+    let id = format!("--id={BLOCK}");
+    let tmp = format!("--tmp.dir={}", fixture.dir.path().join("tmp").display());
+    let blocks = fixture.blocks_in("bucket");
+    let rewrite = |yaml: &str, more: &[&str]| -> Value {
+        let yaml = format!("--rewrite.to-delete-config={yaml}");
+        let flags = [&[id.as_str(), tmp.as_str(), yaml.as_str(), "-o", "json"], more].concat();
+        let finished = fixture.tool("rewrite", &flags);
+        assert_eq!(finished.code, Some(0), "{finished:?}");
+        serde_json::from_str::<Value>(&finished.stdout).unwrap()[0].clone()
+    };
+    let up = r#"[{matchers: '{__name__="up"}'}]"#;
+    let counted = rewrite(up, &[]);
+    let count = |row: &Value, field: &str| row[field].as_u64().unwrap();
+    assert!(count(&counted, "series_left") < count(&counted, "series"), "{counted}");
+    assert!(count(&counted, "samples_left") < count(&counted, "samples"), "{counted}");
+    assert!(counted["new"].is_null() && fixture.blocks_in("bucket") == blocks, "a dry run by default");
+    let nothing = rewrite(r#"[{matchers: '{__name__="absent"}'}]"#, &["--no-dry-run", "--delete-blocks"]);
+    assert!(nothing["new"].is_null() && fixture.blocks_in("bucket") == blocks, "{nothing}");
+    let rewritten = rewrite(up, &["--no-dry-run", "--delete-blocks"]);
+    let new = rewritten["new"].as_str().unwrap();
+    assert!(fixture.block().join("deletion-mark.json").exists());
+    let meta = std::fs::read(fixture.dir.path().join("bucket").join(new).join("meta.json")).unwrap();
+    let meta: Value = serde_json::from_slice(&meta).unwrap();
+    assert_eq!(meta["stats"]["numSeries"], rewritten["series_left"]);
+    assert_eq!(meta["compaction"]["sources"], serde_json::json!([new]));
+    let applied = &meta["thanos"]["rewrites"][0];
+    assert_eq!(applied["sources"][0], BLOCK);
+    assert_eq!(applied["deletions_applied"][0]["matchers"][0]["Value"], "up");
+    assert_eq!(meta["thanos"]["source"], "bucket.rewrite");
+    assert_eq!(fixture.tool("verify", &[&format!("--id={new}")]).code, Some(0));
+    let finished = fixture.tool("rewrite", &[&id]);
+    assert!(finished.code == Some(2) && finished.stderr.contains("to-delete-config"), "{finished:?}");
+}
+
+#[tokio::test]
+async fn the_blocks_are_shown_over_http() {
+    let fixture = Fixture::new();
+    let bucket = fixture.dir.path().join("bucket");
+    let objstore = format!("--objstore.config=type: FILESYSTEM\nconfig: {{directory: {}}}", bucket.display());
+    let http = format!("127.0.0.1:{}", parallax_testkit::process::free_port().unwrap());
+    let address = format!("--http-address={http}");
+    let line = ["tools", "bucket", "web", objstore.as_str(), address.as_str(), "--label=cluster"];
+    let mut web = program::Program::start(&mut program::command(line), fixture.dir.path(), "web");
+    let ready = format!("http://{http}/-/ready");
+    web.process().wait_for_http(&ready, program::PATIENCE).await.unwrap();
+    let client =
+        parallax_net::HttpClient::new(parallax_net::HttpClientConfig::new(format!("http://{http}"))).unwrap();
+    let body = async |path: &str| {
+        let answer = client.get(path, &[]).await.unwrap();
+        String::from_utf8(answer.bytes(1 << 20).await.unwrap().to_vec()).unwrap()
+    };
+    let page = body("/").await;
+    assert!(page.contains(BLOCK) && page.matches("<h2>").count() == 2, "{page}");
+    let answer: Value = serde_json::from_str(&body("/api/v1/blocks").await).unwrap();
+    assert_eq!(answer["data"]["blocks"].as_array().unwrap().len(), 12, "{answer}");
+    assert_eq!(answer["data"]["blocks"][0]["thanos"]["labels"]["cluster"], "eu-1");
+}

@@ -1,6 +1,9 @@
 //! `parallax tools bucket …`: looking at the blocks of a bucket, and doing by hand what the compactor does.
 
+mod rewrite;
 mod table;
+mod transfer;
+mod web;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -22,14 +25,9 @@ use crate::flags::{self, BUCKET_TOOLS, Values};
 use crate::process::{self, Failure};
 use table::{Form, Table};
 
-/// The tools of Thanos that this version does not have.
-const UNBUILT: &str = "replicate, rewrite, upload-blocks and web are not in this version; run `thanos tools bucket` \
-                       for them on the same bucket";
-
 pub fn cli() -> Command {
     let mut bucket = Command::new("bucket")
-        .about("Look at the blocks of a bucket, and mark, clean, retire or downsample them")
-        .after_help(UNBUILT)
+        .about("Look at the blocks of a bucket, and mark, clean, retire, downsample, copy or rewrite them")
         .subcommand_required(true)
         .arg_required_else_help(true);
     for tool in BUCKET_TOOLS {
@@ -69,6 +67,10 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
             "inspect" => inspect(&values, form, &context).await,
             "verify" => verify(&values, form, &context).await,
             "mark" => mark(&values, form, &context).await,
+            "replicate" => transfer::replicate(&values, form, &context).await,
+            "upload-blocks" => transfer::upload_blocks(&values, form, &context).await,
+            "rewrite" => rewrite::rewrite(&values, form, &context).await,
+            "web" => web::web(&values, &context).await,
             "cleanup" => chore(&values, form, &context, Chore::Cleanup).await,
             "retention" => chore(&values, form, &context, Chore::Retention).await,
             _ => chore(&values, form, &context, Chore::Downsampling).await,
@@ -92,20 +94,30 @@ fn concurrency(values: &Values) -> usize {
 
 /// The blocks of the bucket that the flags choose, and what is wrong with others.
 async fn chosen(values: &Values, bucket: &Bucket, context: &Context) -> Result<Inventory, Failure> {
-    let concurrency = concurrency(values);
+    chosen_by(&fetcher(values, bucket, context)?, values, bucket).await
+}
+
+/// Reads the list of the blocks that the flags choose by time.
+fn fetcher(values: &Values, bucket: &Bucket, context: &Context) -> Result<Fetcher, Failure> {
     let filters = match (values.time_ms("min-time"), values.time_ms("max-time")) {
         (Some(min_ms), Some(max_ms)) if min_ms <= max_ms => {
             vec![Filter::Time(TimeRange::new(min_ms, max_ms))]
         }
         _ => return Err(Failure::usage(anyhow!("--min-time lies after --max-time"))),
     };
-    let config = FetcherConfig { concurrency, cache_dir: None, filters };
-    let fetcher = Fetcher::new(bucket.clone(), config, FetcherMetrics::register(&context.metrics));
-    let mut found = inventory(&fetcher, bucket, concurrency, now_ms()).await.context("reading the bucket")?;
+    let config = FetcherConfig { concurrency: concurrency(values), cache_dir: None, filters };
+    Ok(Fetcher::new(bucket.clone(), config, FetcherMetrics::register(&context.metrics)))
+}
+
+async fn chosen_by(fetcher: &Fetcher, values: &Values, bucket: &Bucket) -> Result<Inventory, Failure> {
+    let read = inventory(fetcher, bucket, concurrency(values), now_ms()).await;
+    let mut found = read.context("reading the bucket")?;
     for (block, problem) in &found.problems {
         tracing::warn!(%block, problem, "block or mark cannot be understood");
     }
-    let matchers = selector(&values.repeated("selector")).map_err(Failure::usage)?;
+    // Thanos calls it a matcher where blocks are copied.
+    let selectors = [values.repeated("selector"), values.repeated("matcher")].concat();
+    let matchers = selector(&selectors).map_err(Failure::usage)?;
     found.blocks.retain(|_, (meta, _)| {
         let labels: Labels = meta.external_labels();
         matchers.iter().all(|matcher| matcher.matches_labels(&labels))

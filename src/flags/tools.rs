@@ -12,6 +12,10 @@ pub const BUCKET_TOOLS: &[Component] = &[
     tool("cleanup", "Delete what was marked long enough ago and uploads that were given up", cleanup),
     tool("retention", "Mark blocks for deletion that are past their retention", retention),
     tool("downsample", "Downsample the blocks that are long enough, once", downsample),
+    tool("replicate", "Copy blocks to another bucket", replicate),
+    tool("rewrite", "Write blocks anew without some of their samples", rewrite),
+    tool("upload-blocks", "Upload the blocks of a directory", upload_blocks),
+    tool("web", "Serve a page with the blocks of a bucket", web),
 ];
 
 const fn tool(name: &'static str, about: &'static str, flags: fn() -> Vec<Flag>) -> Component {
@@ -156,4 +160,81 @@ fn downsample() -> Vec<Flag> {
             .no_effect("it runs once; `parallax compact --wait` goes on for ever"),
     ];
     with_common([own, chore()].concat())
+}
+
+fn replicate() -> Vec<Flag> {
+    let own = vec![
+        output("table"),
+        dry_run(),
+        Flag::new("objstore-to.config", Text, "", "The bucket to copy to, as YAML (type, config, prefix)"),
+        Flag::new("objstore-to.config-file", Text, "", "File with the bucket to copy to, as YAML"),
+        Flag::new("data-dir", Text, "./data", "Directory for files on their way"),
+        Flag::new("id", List, "", "Only these blocks, whatever their level and resolution"),
+        Flag::new("resolution", List, "0s,5m,1h", "Only blocks of these resolutions"),
+        Flag::new("compaction-min", Number, "1", "Only blocks of at least this compaction level"),
+        Flag::new("compaction-max", Number, "4", "Only blocks of at most this compaction level"),
+        Flag::new("compaction", List, "", "Only blocks of these compaction levels, instead of a range"),
+        Flag::new("matcher", List, "", "Only blocks with these external labels: cluster=~\"eu-.*\""),
+        Flag::new(
+            "ignore-marked-for-deletion",
+            Switch,
+            "false",
+            "Do not copy blocks that are marked for deletion",
+        ),
+        Flag::new("single-run", Switch, "true", "Copy once, then end")
+            .no_effect("it runs once; start it again for what has come since"),
+    ];
+    with_common([own, time_range()].concat())
+}
+
+fn rewrite() -> Vec<Flag> {
+    const RELABEL: &str = "relabelling blocks comes with a later version; run `thanos tools bucket rewrite` on the \
+                           same bucket";
+    with_common(vec![
+        output("table"),
+        Flag::new("dry-run", Switch, "true", "Only count what would be left (--no-dry-run to do it)"),
+        Flag::new("id", List, "", "The blocks"),
+        Flag::new("tmp.dir", Text, "./data/tools/rewrite", "Directory in which blocks are staged"),
+        Flag::new("rewrite.to-delete-config", Text, "", "YAML of matchers and intervals that are deleted"),
+        Flag::new("rewrite.to-delete-config-file", Text, "", "File with that YAML"),
+        Flag::new("rewrite.to-relabel-config", Text, "", "Relabel rules").refused(RELABEL),
+        Flag::new("rewrite.to-relabel-config-file", Text, "", "Relabel rules").refused(RELABEL),
+        Flag::new("rewrite.add-change-log", Switch, "true", "Write a list of all changes").no_effect(
+            "what was asked for stands in the new block's meta.json, and what was left in the table",
+        ),
+        Flag::new("delete-blocks", Switch, "false", "Mark the old blocks for deletion"),
+        Flag::new("prom-blocks", Switch, "false", "Take blocks without external labels")
+            .refused("a block in a bucket needs external labels: see upload-blocks --label"),
+        Flag::new("hash-func", Text, "", "Hash of uploaded files in meta.json: empty or SHA256"),
+    ])
+}
+
+fn upload_blocks() -> Vec<Flag> {
+    with_common(vec![
+        output("table"),
+        dry_run(),
+        Flag::new("path", Text, "./data", "The directory with the blocks"),
+        Flag::new("label", List, "", "External labels, besides those in meta.json: cluster=\"eu-1\""),
+        Flag::new("shipper.upload-compacted", Switch, "false", "Also blocks that were compacted"),
+        Flag::new("shipper.upload-concurrency", Number, "5", "Files uploaded at once")
+            .no_effect("files go up one after the other, large ones in parts"),
+    ])
+}
+
+fn web() -> Vec<Flag> {
+    const AT_ROOT: &str = "links are relative, so that the page works beneath any prefix";
+    let own = vec![
+        Flag::new("http-address", Text, "0.0.0.0:10902", "Address of the HTTP server"),
+        Flag::new("refresh", Duration, "30m", "How often the bucket is read"),
+        Flag::new("timeout", Duration, "5m", "How long reading the bucket may take"),
+        Flag::new("label", Text, "", "External label by which blocks are grouped"),
+        Flag::new("web.route-prefix", Text, "", "Prefix of paths").no_effect(AT_ROOT),
+        Flag::new("web.external-prefix", Text, "", "Prefix of links").no_effect(AT_ROOT),
+        Flag::new("web.prefix-header", Text, "", "Header with the prefix of links").no_effect(AT_ROOT),
+        Flag::new("web.disable-cors", Switch, "false", "No CORS headers")
+            .no_effect("there are none in this version"),
+        Flag::new("disable-admin-operations", Switch, "false", "Leave out calls that mark blocks")
+            .no_effect("there are no such calls: use `tools bucket mark`"),
+    ];
+    with_common([own, selector(), time_range()].concat())
 }
