@@ -16,3 +16,4 @@ pub mod sidecar;
 pub mod store;
 pub mod tls;
 pub mod tools;
+pub mod web_config;

@@ -1,5 +1,6 @@
 //! Opens the listeners of one process and serves a component until the context shuts down.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -7,9 +8,13 @@ use axum::Router;
 use parallax_net::{Context, GrpcServer, GrpcServerConfig, HttpServer, base_router, watch_credentials};
 use parallax_storeapi::Store;
 
+use crate::command::web_config;
+
 /// The addresses of one process.
 pub struct Addresses {
     pub http: String,
+    /// Its TLS and passwords: a file as of `--http.config`.
+    pub http_config: Option<PathBuf>,
     /// Without one, no StoreAPI is served.
     pub grpc: Option<GrpcServerConfig>,
 }
@@ -25,6 +30,7 @@ impl Listeners {
     /// If an address cannot be bound; the message names it and its flag.
     pub async fn bind(addresses: Addresses, context: &Context) -> anyhow::Result<Self> {
         let http = HttpServer::bind(&addresses.http, "http-address").await?;
+        let http = http.secured(web_config::security(addresses.http_config, context).await?);
         let grpc = match addresses.grpc {
             Some(config) => {
                 if let Some(source) = &config.tls {
@@ -60,8 +66,13 @@ impl Listeners {
 }
 
 /// The HTTP listener of a process that serves no StoreAPI.
-pub async fn bind_http(address: &str) -> anyhow::Result<HttpServer> {
+pub async fn bind_http(
+    address: &str,
+    config: Option<PathBuf>,
+    context: &Context,
+) -> anyhow::Result<HttpServer> {
     let http = HttpServer::bind(address, "http-address").await?;
+    let http = http.secured(web_config::security(config, context).await?);
     tracing::info!(address = %http.local_addr(), "http server listens");
     Ok(http)
 }

@@ -172,3 +172,23 @@ async fn an_endpoint_of_the_discovery_file_is_held_to_its_cluster_too() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn addresses_come_from_discovery_files_while_a_querier_runs_and_calls_may_be_zstd() {
+    let directory = tempfile::tempdir().unwrap();
+    let observee = Observee::start("eu-1", None, directory.path()).await;
+    let pattern = directory.path().join("stores-*.json").display().to_string();
+    let flags = vec![format!("--store.sd-files={pattern}"), "--grpc-compression=zstd".to_owned()];
+    let mut querier = querier("querier", flags, directory.path());
+    let url = querier.ready().await;
+    assert!(ask(&url, MACHINES_UP).await.by("cluster").is_empty());
+    let list = json!([{"targets": [observee.grpc], "labels": {"any": "thing"}}]);
+    std::fs::write(directory.path().join("stores-1.json"), list.to_string()).unwrap();
+    expect_whole(&url, "eu-1").await;
+    std::fs::write(directory.path().join("stores-2.json"), "no list").unwrap();
+    querier.log_line("a file of addresses is bad").await;
+    expect_whole(&url, "eu-1").await;
+    std::fs::remove_file(directory.path().join("stores-1.json")).unwrap();
+    ask_until(&url, MACHINES_UP, |answer| answer.by("cluster").is_empty() && answer.warnings().is_empty())
+        .await;
+}

@@ -29,7 +29,7 @@ pub fn run(values: Values) -> Result<(), Failure> {
     process::run(|context| async move {
         let config = config(&values, &context).map_err(Failure::usage)?;
         let address = values.text("http-address").unwrap_or_default();
-        let http = serve::bind_http(&address).await?;
+        let http = serve::bind_http(&address, values.path("http.config"), &context).await?;
         let compactor = Compactor::new(config, &context).map_err(Failure::usage)?;
         let router = compactor.router();
         let running = compactor.start();

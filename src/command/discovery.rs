@@ -8,6 +8,7 @@
 mod credentials;
 mod entries;
 mod names;
+mod target_files;
 mod watched_file;
 
 use std::collections::BTreeSet;
@@ -25,6 +26,7 @@ use crate::flags::Values;
 use credentials::Credentials;
 use entries::{ClientConfig, EndpointEntry};
 use names::Names;
+use target_files::TargetFiles;
 use watched_file::WatchedFile;
 
 /// How often the file is looked at, and names whose time has come are looked up.
@@ -37,6 +39,7 @@ pub struct Discovery {
     context: Context,
     given: Vec<EndpointEntry>,
     file: Option<WatchedFile>,
+    target_files: TargetFiles,
     names: Names,
     credentials: Credentials,
     /// Of `--grpc-client-*`, for entries that say nothing of their own.
@@ -68,6 +71,7 @@ impl Discovery {
             context: context.clone(),
             given: Vec::new(),
             file,
+            target_files: TargetFiles::new(&values.list("store.sd-files")).context("--store.sd-files")?,
             names: Names::new(values.duration("store.sd-dns-interval")),
             credentials: Credentials::default(),
             global: GlobalClient {
@@ -94,7 +98,8 @@ impl Discovery {
 
     /// Goes on looking until the context shuts down, if there is anything that may change.
     pub async fn follow(mut self, set: Arc<EndpointSet>) {
-        let follows_file = self.file.as_ref().is_some_and(WatchedFile::may_change);
+        let follows_file =
+            self.target_files.is_used() || self.file.as_ref().is_some_and(WatchedFile::may_change);
         if !follows_file
             && !self.entries().iter().any(|(entry, _)| dns_name(entry).is_some())
             && !self.has_unusable
@@ -112,6 +117,7 @@ impl Discovery {
                     Some(file) => file.look().await,
                     None => false,
                 };
+                let file_changed = self.target_files.look().await || file_changed;
                 let names_changed = self.look_up().await;
                 let tries_again = self.has_unusable && assembled.elapsed() >= RETRY_INTERVAL;
                 if file_changed || names_changed || tries_again {
@@ -132,7 +138,8 @@ impl Discovery {
             let default = default.filter(|config| **config != ClientConfig::default());
             file.good().endpoints.iter().map(move |entry| (entry.clone(), default.cloned()))
         });
-        given.chain(file).collect()
+        let listed = self.target_files.entries().into_iter().map(|entry| (entry, None));
+        given.chain(file).chain(listed).collect()
     }
 
     async fn look_up(&mut self) -> bool {
@@ -143,6 +150,7 @@ impl Discovery {
 
     fn assemble(&mut self) -> (Vec<EndpointConfig>, Vec<Problem>) {
         let mut problems: Vec<Problem> = self.file.iter().filter_map(WatchedFile::problem).collect();
+        problems.extend(self.target_files.problems());
         problems.extend(self.names.problems());
         let mut configs: Vec<EndpointConfig> = Vec::new();
         for (entry, default) in self.entries() {
@@ -261,11 +269,12 @@ fn configured(
     }
 }
 
-fn compression(name: Option<&str>) -> anyhow::Result<Option<Compression>> {
+pub fn compression(name: Option<&str>) -> anyhow::Result<Option<Compression>> {
     match name {
         None | Some("" | "none") => Ok(None),
         Some("snappy") => Ok(Some(Compression::Snappy)),
-        Some(other) => bail!("compression {other:?}: use none or snappy"),
+        Some("zstd") => Ok(Some(Compression::Zstd)),
+        Some(other) => bail!("compression {other:?}: use none, snappy or zstd"),
     }
 }
 

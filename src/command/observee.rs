@@ -41,6 +41,8 @@ struct ObserveeFile {
     cluster: String,
     #[serde(default = "side_file::http_address")]
     http_address: String,
+    /// TLS and passwords of the HTTP server: a file as of `--http.config`.
+    http_config_file: Option<PathBuf>,
     #[serde(default = "side_file::grpc_address")]
     grpc_address: String,
     /// Without it the StoreAPI is plain text, for an ingress on the same host.
@@ -220,6 +222,7 @@ impl ObserveeFile {
             .context("allowed_observers, forwarded_certificates")?;
         Ok(Addresses {
             http: self.http_address.clone(),
+            http_config: self.http_config_file.clone(),
             grpc: Some(GrpcServerConfig { tls, access, ..side_file::grpc_server(&self.grpc_address) }),
         })
     }

@@ -21,6 +21,7 @@ use parallax_store_gateway::{Caches, StoreGatewayConfig};
 use parallax_storeapi::{MessageLimits, SideService};
 use serde::Deserialize;
 
+use super::discovery;
 use super::doctor::Patient;
 use super::late_gateway::LateGateway;
 use super::objstore::CacheFlags;
@@ -42,6 +43,8 @@ const DEFAULT_RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 struct ObserverFile {
     #[serde(default = "side_file::http_address")]
     http_address: String,
+    /// TLS and passwords of the HTTP server: a file as of `--http.config`.
+    http_config_file: Option<PathBuf>,
     /// Serves the StoreAPI upward, for a querier above this observer.
     grpc_address: Option<String>,
     /// The certificate shown to that querier; without it, plain text.
@@ -97,6 +100,8 @@ struct ClusterSection {
     /// The identity to expect there, such as `spiffe://mesh.example/observee/eu-1`, whatever names the certificate has; or `dns`, for a certificate with the
     /// name whoever it identifies. By default the name, and no other cluster's identity.
     identity: Option<String>,
+    /// Of calls to it: `none`, `snappy`, or `zstd` where it is one of ours.
+    compression: Option<String>,
     /// As that of the file, for this cluster.
     foreign_labels: Option<ForeignLabels>,
     /// What the ingress routes by, if it is not the address.
@@ -245,7 +250,7 @@ impl ObserverFile {
             access,
             ..side_file::grpc_server(address)
         });
-        Ok(Addresses { http: self.http_address.clone(), grpc })
+        Ok(Addresses { http: self.http_address.clone(), http_config: self.http_config_file.clone(), grpc })
     }
 
     fn endpoint_options(&self) -> EndpointOptions {
@@ -371,6 +376,7 @@ impl ClusterSection {
         Ok(GrpcTarget {
             tls: source.map(|source| ClientTls { source, server_name: self.server_name.clone(), expected }),
             authority: self.authority.clone(),
+            compression: discovery::compression(self.compression.as_deref())?,
             ..GrpcTarget::plain(address)
         })
     }

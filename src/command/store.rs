@@ -19,6 +19,7 @@ pub fn run(values: Values) -> Result<(), Failure> {
         let caches = CacheFlags::read(&values, &config.bucket.provider).map_err(Failure::usage)?;
         let addresses = Addresses {
             http: values.text("http-address").unwrap_or_default(),
+            http_config: values.path("http.config"),
             grpc: Some(tls::grpc_server(&values).map_err(Failure::usage)?),
         };
         let listeners = Listeners::bind(addresses, &context).await?;

@@ -13,8 +13,12 @@ pub(super) fn server() -> Vec<Flag> {
         Flag::new("http-address", Text, "0.0.0.0:10902", "Address of the HTTP server"),
         Flag::new("http-grace-period", Duration, "2m", "How long requests may finish after a stop signal")
             .no_effect("requests are given a few seconds"),
-        Flag::new("http.config", Text, "", "TLS and basic authentication of the HTTP server")
-            .refused("put a TLS-terminating proxy in front of the HTTP address, or bind it to loopback"),
+        Flag::new(
+            "http.config",
+            Text,
+            "",
+            "File with TLS and basic authentication of the HTTP server, as Prometheus' web configuration; changes are applied within seconds",
+        ),
         Flag::new("grpc-address", Text, "0.0.0.0:10901", "Address of the gRPC server"),
         Flag::new("grpc-grace-period", Duration, "2m", "How long streams may finish after a stop signal"),
         Flag::new("grpc-server-tls-cert", Text, "", "PEM file with the gRPC server's certificate chain"),

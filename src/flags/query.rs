@@ -4,7 +4,6 @@ use super::Flag;
 use super::Kind::{Bytes, Duration, List, Number, Switch, Text};
 use super::common;
 
-const SD_FILES: &str = "use --endpoint.sd-config-file, which is looked at every second";
 const TENANCY: &str = "tenancy comes with a later version; leave the flag out";
 const DISTRIBUTED: &str = "distributed execution comes with a later version; use --query.mode=local";
 const WEB: &str = "the web pages come with a later version";
@@ -46,8 +45,14 @@ fn endpoints() -> Vec<Flag> {
             "Name (host:port) of several servers that hold the same; each call goes to the next",
         ),
         Flag::new("endpoint-group-strict", List, "", "Like --endpoint-group: every endpoint is expected"),
-        Flag::new("store.sd-files", List, "", "").refused(SD_FILES),
-        Flag::new("store.sd-interval", Duration, "5m", "Old discovery").no_effect(SD_FILES),
+        Flag::new(
+            "store.sd-files",
+            List,
+            "",
+            "Files of addresses in Prometheus' format of file discovery; one * in the last part of a path; may be repeated",
+        ),
+        Flag::new("store.sd-interval", Duration, "5m", "How often Thanos reads such files again")
+            .no_effect("files are looked at every second"),
         Flag::new(
             "store.sd-dns-interval",
             Duration,
@@ -113,7 +118,7 @@ pub(super) fn client_tls() -> Vec<Flag> {
             "grpc-compression",
             Text,
             "none",
-            "Compression of requests, and so of answers: none or snappy",
+            "Compression of requests, and so of answers: none, snappy (Thanos knows it, too) or zstd",
         ),
         Flag::new("grpc.proxy-strategy", Text, "lazy", "How Thanos reads stores")
             .no_effect("streams are always merged as they arrive"),

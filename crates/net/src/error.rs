@@ -19,6 +19,12 @@ pub enum Error {
         "{address} ({flag}): allowed identities and forwarded certificates need clients that show certificates; give the server's certificate, key and client CA"
     )]
     Access { address: String, flag: &'static str },
+    /// A change that would take TLS or passwords off a server that has them.
+    #[error("it would take TLS or passwords away from a server that has them; for that, restart it")]
+    Weaker,
+    /// A user of an HTTP server. Not worth a retry.
+    #[error("user {user:?}: {reason}")]
+    User { user: String, reason: String },
     /// The gRPC server ended with an error.
     #[error("gRPC server on {address}: {reason}")]
     Serve { address: String, reason: String },

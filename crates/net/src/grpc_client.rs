@@ -50,6 +50,8 @@ const MAX_FRAME_BYTES: u32 = 256 << 10;
 /// Oldest that a TLS connection grows, unless told otherwise: younger than the age at which servers, ours and Thanos', send clients away (an hour), so
 /// that the client chooses the moment.
 const MAX_CONNECTION_AGE: Duration = Duration::from_secs(45 * 60);
+/// Largest message of a compressed answer, unless told otherwise.
+const MAX_MESSAGE_BYTES: usize = 64 << 20;
 /// Repetitions of a call whose connection went away before the answer began.
 const RETRIES: usize = 2;
 
@@ -68,6 +70,8 @@ pub struct GrpcTarget {
     pub max_connection_age: Duration,
     /// Of requests, and so of answers: a server answers in the encoding of the request.
     pub compression: Option<Compression>,
+    /// Largest message of a compressed answer, compressed and not.
+    pub max_message_bytes: usize,
 }
 
 impl GrpcTarget {
@@ -80,6 +84,7 @@ impl GrpcTarget {
             connect_timeout: Duration::from_secs(5),
             max_connection_age: MAX_CONNECTION_AGE,
             compression: None,
+            max_message_bytes: MAX_MESSAGE_BYTES,
         }
     }
 
@@ -113,6 +118,7 @@ pub fn connect(target: &GrpcTarget) -> Result<GrpcChannel, Error> {
         address: target.address.clone(),
         connect_timeout: target.connect_timeout,
         compression: target.compression,
+        max_message_bytes: target.max_message_bytes,
         endpoint,
         connector,
         current: ArcSwap::from_pointee(Live { channel, health }),
@@ -163,6 +169,7 @@ struct Inner {
     address: String,
     connect_timeout: Duration,
     compression: Option<Compression>,
+    max_message_bytes: usize,
     endpoint: Endpoint,
     connector: Connector,
     current: ArcSwap<Live>,
@@ -218,7 +225,8 @@ impl Inner {
             let failure = match Self::attempt(&live, request).await {
                 Ok(response) => {
                     let response = status::from_plain_http(response, &self.address).await?;
-                    return Ok(decompress_response(status::with_address(response, &self.address)));
+                    let response = status::with_address(response, &self.address);
+                    return Ok(decompress_response(response, self.max_message_bytes));
                 }
                 Err(error) => error,
             };

@@ -67,6 +67,8 @@ pub struct GrpcServerConfig {
     pub max_connections: usize,
     /// Unfinished handshakes; one more drops the oldest.
     pub max_pending_handshakes: usize,
+    /// Largest message of a compressed request, compressed and not.
+    pub max_request_bytes: usize,
     /// Calls at a time on one connection.
     pub max_concurrent_streams: u32,
     /// Silence after which the peer is pinged.
@@ -88,6 +90,7 @@ impl GrpcServerConfig {
             handshake_timeout: Duration::from_secs(10),
             max_connections: 4096,
             max_pending_handshakes: 512,
+            max_request_bytes: 4 << 20,
             max_concurrent_streams: 1024,
             keepalive_interval: Duration::from_secs(60),
             keepalive_timeout: Duration::from_secs(20),
@@ -136,7 +139,7 @@ impl GrpcServer {
         };
         tracing::debug!(address = %local_addr, tls, "serving gRPC");
         let cut = CancellationToken::new();
-        let grace_period = config.grace_period;
+        let (grace_period, max_request_bytes) = (config.grace_period, config.max_request_bytes);
         let mut server = Server::builder()
             .http2_keepalive_interval(Some(config.keepalive_interval))
             .http2_keepalive_timeout(Some(config.keepalive_timeout))
@@ -161,7 +164,7 @@ impl GrpcServer {
         let accepting = tokio::spawn(acceptor.run(listener, shutdown.clone()));
         let serving = server
             .layer(AccessLayer(access))
-            .layer(CompressionLayer)
+            .layer(CompressionLayer { limit_bytes: max_request_bytes })
             .add_routes(routes)
             .serve_with_incoming_shutdown(ReceiverStream::new(receiver), shutdown.clone().cancelled_owned());
         tokio::pin!(serving);

@@ -1,4 +1,4 @@
-//! Calls with snappy between our client and our server, over real connections.
+//! Compressed calls between our client and our server, over real connections.
 
 use std::sync::{Arc, Mutex};
 
@@ -33,8 +33,8 @@ fn client(address: String, compression: Option<Compression>) -> HealthClient<par
 }
 
 #[tokio::test]
-async fn requests_and_answers_may_be_snappy_and_nobody_above_notices() {
-    for compression in [None, Some(Compression::Snappy)] {
+async fn requests_and_answers_may_be_compressed_and_nobody_above_notices() {
+    for compression in [None, Some(Compression::Snappy), Some(Compression::Zstd)] {
         let seen = Seen::default();
         let server = GrpcServer::bind(GrpcServerConfig::new("127.0.0.1:0"), &Metrics::new()).await.unwrap();
         let mut client = client(server.local_addr().to_string(), compression);
@@ -51,15 +51,21 @@ async fn requests_and_answers_may_be_snappy_and_nobody_above_notices() {
 }
 
 #[tokio::test]
-async fn who_does_not_know_snappy_is_told_that_it_comes() {
+async fn who_does_not_know_an_encoding_is_told_that_it_comes() {
+    for compression in [Compression::Snappy, Compression::Zstd] {
+        unknown(compression).await;
+    }
+}
+
+async fn unknown(compression: Compression) {
     let seen = Seen::default();
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let mut client = client(listener.local_addr().unwrap().to_string(), Some(Compression::Snappy));
+    let mut client = client(listener.local_addr().unwrap().to_string(), Some(compression));
     let plain = tonic::transport::Server::builder().add_routes(routes(&seen).await);
     tokio::spawn(plain.serve_with_incoming(TcpListenerStream::new(listener)));
     let status = client.check(HealthCheckRequest { service: "x".repeat(1000) }).await.unwrap_err();
     assert_eq!(
         (status.code(), seen.lock().unwrap().as_slice()),
-        (tonic::Code::Unimplemented, &["snappy".to_owned()][..])
+        (tonic::Code::Unimplemented, &[compression.name().to_owned()][..])
     );
 }

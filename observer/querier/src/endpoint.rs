@@ -177,7 +177,9 @@ impl Endpoint {
     ) -> Result<Self, Error> {
         let is_local = matches!(config.connection, Connection::Local(_));
         let remote = |target: &GrpcTarget| -> Result<Arc<dyn Store>, Error> {
-            let channel = parallax_net::connect(target)
+            let limits = &options.message_limits;
+            let max_message_bytes = limits.frame_bytes.max(limits.info_bytes).max(limits.labels_bytes);
+            let channel = parallax_net::connect(&GrpcTarget { max_message_bytes, ..target.clone() })
                 .map_err(|source| Error::Endpoint { endpoint: config.name.clone(), source })?;
             Ok(Arc::new(StoreClient::new(channel).with_limits(options.message_limits)))
         };

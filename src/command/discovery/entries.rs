@@ -97,8 +97,8 @@ impl EndpointEntry {
         }
         let compression = self.client_config.as_ref().and_then(|config| config.compression.as_deref());
         match compression {
-            None | Some("" | "none" | "snappy") => None,
-            Some(other) => Some(format!("compression {other:?}: use none or snappy")),
+            None | Some("" | "none" | "snappy" | "zstd") => None,
+            Some(other) => Some(format!("compression {other:?}: use none, snappy or zstd")),
         }
     }
 }

@@ -9,8 +9,11 @@ use axum::extract::{ConnectInfo, RawForm, RawQuery};
 use axum::routing::{get, post};
 use bytes::Bytes;
 use futures::StreamExt as _;
-use parallax_net::{Context, Error, HttpAuth, HttpClient, HttpClientConfig, HttpServer, base_router};
-use parallax_pki::{CredentialPem, CredentialSource, Hierarchy};
+use parallax_net::{
+    Context, Error, HttpAuth, HttpClient, HttpClientConfig, HttpRules, HttpSecurity, HttpServer, Users,
+    base_router,
+};
+use parallax_pki::{CredentialPem, CredentialSource, Hierarchy, Purpose};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_util::sync::CancellationToken;
 
@@ -200,4 +203,82 @@ async fn https_needs_a_ca_and_verifies_with_it() {
     let stranger = asked(Mesh::new().bundle(Hierarchy::Observees));
     let error = stranger.get("/", &[]).await.unwrap_err().to_string();
     assert!(error.contains("not signed by a CA in our bundle"), "{error}");
+}
+
+/// Of "open sesame", at the lowest cost.
+const HASH: &str = "$2b$04$abcdefghijklmnopqrstuu/LVz6MZlItEy42I2juLihZ66HnQx/cy";
+
+fn users(pairs: &[(&str, &str)]) -> Result<Users, Error> {
+    Users::new(pairs.iter().map(|(user, hash)| ((*user).to_owned(), (*hash).to_owned())).collect())
+}
+
+async fn serve_secured(security: &HttpSecurity) -> (SocketAddr, CancellationToken) {
+    let server = HttpServer::bind("127.0.0.1:0", "--http-address").await.unwrap().secured(security.clone());
+    let (address, shutdown) = (server.local_addr(), CancellationToken::new());
+    let router = Router::new().route("/", get(async || "in"));
+    tokio::spawn(server.serve(router, shutdown.clone()));
+    (address, shutdown)
+}
+
+fn as_user(url: &str, user: &str, password: &str) -> HttpClient {
+    let auth = HttpAuth::Basic { username: user.to_owned(), password: password.into() };
+    HttpClient::new(HttpClientConfig { auth, ..HttpClientConfig::new(url) }).unwrap()
+}
+
+#[tokio::test]
+async fn who_knows_a_users_password_is_let_in_and_users_may_change() {
+    let security = HttpSecurity::new(HttpRules {
+        users: Some(users(&[("ali", HASH)]).unwrap()),
+        ..HttpRules::default()
+    });
+    let (address, _shutdown) = serve_secured(&security).await;
+    let url = format!("http://{address}");
+    for _ in 0..2 {
+        assert_eq!(text(&as_user(&url, "ali", "open sesame"), "/").await, (200, "in".to_owned()));
+        assert_eq!(text(&as_user(&url, "ali", "sesame"), "/").await.0, 401);
+        assert_eq!(text(&as_user(&url, "baba", "open sesame"), "/").await.0, 401);
+    }
+    let response = client(&url).get("/", &[]).await.unwrap();
+    assert_eq!(response.status().as_u16(), 401);
+    assert!(response.headers()["www-authenticate"].to_str().unwrap().starts_with("Basic"));
+
+    security.replace(HttpRules { users: Some(users(&[("baba", HASH)]).unwrap()), tls: None }).unwrap();
+    assert_eq!(text(&as_user(&url, "baba", "open sesame"), "/").await.0, 200);
+    assert_eq!(text(&as_user(&url, "ali", "open sesame"), "/").await.0, 401);
+    let error = security.replace(HttpRules::default()).unwrap_err().to_string();
+    assert!(error.contains("take TLS or passwords away"), "{error}");
+    assert_eq!(text(&client(&url), "/").await.0, 401, "it was not taken");
+}
+
+#[test]
+fn hashes_that_are_none_or_cost_too_much_are_refused_by_user() {
+    let costly = HASH.replace("$04$", "$20$");
+    for (user, hash, part) in
+        [("ali", "secret", "no bcrypt hash"), ("ali", &costly, "cost 20"), ("a:b", HASH, "no colon")]
+    {
+        let error = users(&[(user, hash)]).unwrap_err().to_string();
+        assert!(error.contains(part) && error.contains(user), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn an_http_server_with_tls_answers_over_tls_alone_and_asks_for_certificates_where_it_shall() {
+    let mesh = Mesh::new();
+    let without_ca = CredentialPem { ca: None, ..mesh.server_leaf().credentials() };
+    let open = CredentialSource::from_pem(without_ca, Purpose::Server).unwrap();
+    let nobody = CredentialPem { ca: Some(mesh.bundle(Hierarchy::Observees)), ..CredentialPem::default() };
+    let nobody = CredentialSource::from_pem(nobody, CLIENT).unwrap();
+    let over_tls = |address: SocketAddr, source: &CredentialSource| {
+        let url = format!("https://localhost:{}", address.port());
+        HttpClient::new(HttpClientConfig { tls: Some(source.clone()), ..HttpClientConfig::new(url) }).unwrap()
+    };
+    let security = HttpSecurity::new(HttpRules { tls: Some(open), users: None });
+    let (address, _shutdown) = serve_secured(&security).await;
+    assert_eq!(text(&over_tls(address, &nobody), "/").await, (200, "in".to_owned()));
+    assert!(client(&format!("http://{address}")).get("/", &[]).await.is_err(), "plain text was answered");
+
+    let mutual = HttpSecurity::new(HttpRules { tls: Some(mesh.server_source()), users: None });
+    let (address, _shutdown) = serve_secured(&mutual).await;
+    assert_eq!(text(&over_tls(address, &mesh.client_source()), "/").await.0, 200);
+    assert!(over_tls(address, &nobody).get("/", &[]).await.is_err(), "nobody was let in");
 }
