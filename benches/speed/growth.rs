@@ -67,12 +67,7 @@ async fn grow<const N: usize>(
                 .filter_map(|(size, measured)| Some((*size as f64, value(&measured.costs.get(at)?.1))))
                 .collect(),
         });
-        Chart {
-            title: format!("{title}: {what}"),
-            across: unit.to_owned(),
-            up: what.to_owned(),
-            lines: lines.collect(),
-        }
+        Chart { title: format!("{title}: {what}"), across: unit.to_owned(), lines: lines.collect() }
     };
     Ok([chart("ms", |cost| cost.took_ms), chart("peak MiB", Cost::memory_mib)])
 }

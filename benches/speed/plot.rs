@@ -5,9 +5,8 @@ use std::fmt::Write as _;
 /// Lines over one pair of axes.
 pub struct Chart {
     pub title: String,
-    /// What the axes count.
+    /// What the lower axis counts; the title says what the other one does.
     pub across: String,
-    pub up: String,
     pub lines: Vec<Line>,
 }
 
