@@ -7,18 +7,22 @@ const NO_GO_RUNTIME: &str = "there is no garbage collector to tune";
 const TLS13_ONLY: &str = "TLS 1.3 has a fixed, safe set";
 const TRACING: &str = "tracing comes with a later version; leave the flag out";
 
+pub(super) fn http_config() -> Flag {
+    Flag::new(
+        "http.config",
+        Text,
+        "",
+        "File with TLS and basic authentication of the HTTP server, as Prometheus' web configuration; changes are applied within seconds",
+    )
+}
+
 /// Flags of every component with an HTTP and a gRPC server.
 pub(super) fn server() -> Vec<Flag> {
     vec![
         Flag::new("http-address", Text, "0.0.0.0:10902", "Address of the HTTP server"),
         Flag::new("http-grace-period", Duration, "2m", "How long requests may finish after a stop signal")
             .no_effect("requests are given a few seconds"),
-        Flag::new(
-            "http.config",
-            Text,
-            "",
-            "File with TLS and basic authentication of the HTTP server, as Prometheus' web configuration; changes are applied within seconds",
-        ),
+        http_config(),
         Flag::new("grpc-address", Text, "0.0.0.0:10901", "Address of the gRPC server"),
         Flag::new("grpc-grace-period", Duration, "2m", "How long streams may finish after a stop signal"),
         Flag::new("grpc-server-tls-cert", Text, "", "PEM file with the gRPC server's certificate chain"),

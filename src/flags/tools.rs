@@ -225,6 +225,7 @@ fn web() -> Vec<Flag> {
     const AT_ROOT: &str = "links are relative, so that the page works beneath any prefix";
     let own = vec![
         Flag::new("http-address", Text, "0.0.0.0:10902", "Address of the HTTP server"),
+        common::http_config(),
         Flag::new("refresh", Duration, "30m", "How often the bucket is read"),
         Flag::new("timeout", Duration, "5m", "How long reading the bucket may take"),
         Flag::new("label", Text, "", "External label by which blocks are grouped"),

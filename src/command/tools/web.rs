@@ -41,7 +41,8 @@ pub async fn web(values: &Values, context: &Context) -> Result<(), Failure> {
     }
     let bucket = bucket(values, Access::Read, context)?;
     let fetcher = fetcher(values, &bucket, context)?;
-    let http = serve::bind_http(&values.text("http-address").unwrap_or_default()).await?;
+    let address = values.text("http-address").unwrap_or_default();
+    let http = serve::bind_http(&address, values.path("http.config"), context).await?;
     let label = values.text("label").unwrap_or_default();
     let shared = Shared::new(RwLock::new(Shown { label, ..Shown::default() }));
     let router = Router::new()
