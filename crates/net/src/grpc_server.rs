@@ -31,6 +31,7 @@ use crate::listen::listen;
 
 mod acceptor;
 mod access;
+mod gather;
 mod live;
 mod refusal_log;
 mod stream;
