@@ -205,10 +205,15 @@ mod tests {
         for file in ["process.rs", "serve.rs", "cli.rs", "flags/values.rs"] {
             sources.push_str(&std::fs::read_to_string(root.join(file)).unwrap());
         }
-        for entry in std::fs::read_dir(root.join("command")).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_file() {
-                sources.push_str(&std::fs::read_to_string(path).unwrap());
+        let mut directories = vec![root.join("command")];
+        while let Some(directory) = directories.pop() {
+            for entry in std::fs::read_dir(directory).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    directories.push(path);
+                } else {
+                    sources.push_str(&std::fs::read_to_string(path).unwrap());
+                }
             }
         }
         let asked = |name: &str| sources.contains(&format!("\"{name}\""));

@@ -15,7 +15,13 @@ use serde_json::json;
 use sides::{Keys, Leaf, MACHINES, MACHINES_UP, Observee, named_observer, server_name};
 
 fn querier(name: &str, more: Vec<String>, directory: &Path) -> Program {
-    let fixed = ["query", "--http-address=127.0.0.1:0", "--grpc-address=127.0.0.1:0"].map(str::to_owned);
+    let fixed = [
+        "query",
+        "--http-address=127.0.0.1:0",
+        "--grpc-address=127.0.0.1:0",
+        "--query.replica-label=prometheus_replica",
+    ]
+    .map(str::to_owned);
     Program::start(&mut command(fixed.into_iter().chain(more)), directory, name)
 }
 
