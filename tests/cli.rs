@@ -268,7 +268,10 @@ fn help_lists_commands_and_the_flags_that_are_used() {
         for flag in flags {
             assert!(help.stdout.contains(flag), "{component} {flag}: {}", help.stdout);
         }
-        assert!(!help.stdout.contains("--request.logging-config"), "{component} shows a flag that it refuses");
+        assert!(
+            !help.stdout.contains("--request.logging-config"),
+            "{component} shows a flag that it refuses"
+        );
     }
     assert_eq!(run::<&str>([]).code, Some(2), "no command is a wrong command line");
 }

@@ -61,7 +61,8 @@ pub fn run(matches: &ArgMatches) -> Result<(), Failure> {
     values.report_flags_without_effect();
     let name = tool.name;
     process::run(|context| async move {
-        let form: Form = values.text("output").unwrap_or_default().parse().map_err(Failure::usage)?;
+        let form = if values.has("output") { values.text("output") } else { None };
+        let form: Form = form.unwrap_or_default().parse().map_err(Failure::usage)?;
         match name {
             "ls" => ls(&values, form, &context).await,
             "inspect" => inspect(&values, form, &context).await,
@@ -116,7 +117,8 @@ async fn chosen_by(fetcher: &Fetcher, values: &Values, bucket: &Bucket) -> Resul
         tracing::warn!(%block, problem, "block or mark cannot be understood");
     }
     // Thanos calls it a matcher where blocks are copied.
-    let selectors = [values.repeated("selector"), values.repeated("matcher")].concat();
+    let names = ["selector", "matcher"].into_iter().filter(|name| values.has(name));
+    let selectors: Vec<String> = names.flat_map(|name| values.repeated(name)).collect();
     let matchers = selector(&selectors).map_err(Failure::usage)?;
     found.blocks.retain(|_, (meta, _)| {
         let labels: Labels = meta.external_labels();

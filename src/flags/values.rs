@@ -124,6 +124,11 @@ impl Values {
             .unwrap_or_else(|| panic!("no flag --{name} in the table"))
     }
 
+    /// Whether the component has this flag: code that several share may ask.
+    pub fn has(&self, name: &str) -> bool {
+        self.flags.iter().any(|flag| flag.name == name)
+    }
+
     /// Every flag with the values it has.
     pub fn all(&self) -> Vec<(&'static str, Vec<String>)> {
         self.flags.iter().map(|flag| (flag.name, self.raw(flag.name))).collect()

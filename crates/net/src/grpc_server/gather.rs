@@ -1,9 +1,9 @@
 //! Small writes into one: HTTP/2 flushes after every frame of 16 KiB, and a call of the system for each is a third of what sending costs.
 //!
-//! A flush is put off to the next time the connection's task runs, which is at once: it is woken. Whether it has run since shows in a read, which begins
-//! every turn of an HTTP/2 connection. So what is written in one turn leaves in pieces of [`GATHERED_BYTES`], and nothing is held longer than a turn.
+//! A flush is put off to the next time the connection's task runs, which is at once: it is woken. Every turn of an HTTP/2 connection begins with a read,
+//! and that makes the flush good. So what is written in one turn leaves in pieces of [`GATHERED_BYTES`], and nothing is held longer than a turn.
 //!
-//! Invariant: bytes leave in their order; a flush that said it was done is made good in the next turn, and by a shutdown.
+//! Invariant: bytes leave in their order; a flush that said it was done is made good by the next read, and by a shutdown.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -14,28 +14,19 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 /// As much is gathered; what comes in larger pieces is passed on as it is.
 const GATHERED_BYTES: usize = 64 << 10;
 
-/// When a flush is due.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Due {
-    /// None was put off.
-    Never,
-    /// In the next turn.
-    NextTurn,
-    Now,
-}
-
 /// A stream whose small writes are gathered.
 pub(super) struct Gather<S> {
     stream: S,
     held: Vec<u8>,
     /// What of `held` has been written.
     written: usize,
-    due: Due,
+    /// Whether a flush was put off.
+    owes_flush: bool,
 }
 
 impl<S> Gather<S> {
     pub(super) fn new(stream: S) -> Self {
-        Self { stream, held: Vec::new(), written: 0, due: Due::Never }
+        Self { stream, held: Vec::new(), written: 0, owes_flush: false }
     }
 }
 
@@ -56,22 +47,24 @@ impl<S: AsyncWrite + Unpin> Gather<S> {
     }
 
     fn flush_now(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.due = Due::Now;
         ready!(self.drain(context))?;
         ready!(Pin::new(&mut self.stream).poll_flush(context))?;
-        self.due = Due::Never;
+        self.owes_flush = false;
         Poll::Ready(Ok(()))
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Gather<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Gather<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.due == Due::NextTurn {
-            self.due = Due::Now;
+        // One that has to wait for its peer wakes the task again.
+        if self.owes_flush
+            && let Poll::Ready(Err(error)) = self.flush_now(context)
+        {
+            return Poll::Ready(Err(error));
         }
         Pin::new(&mut self.stream).poll_read(context, buffer)
     }
@@ -103,11 +96,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gather<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.due == Due::Now || self.held.is_empty() {
+        if self.held.is_empty() {
             return self.flush_now(context);
         }
-        if self.due == Due::Never {
-            self.due = Due::NextTurn;
+        if !std::mem::replace(&mut self.owes_flush, true) {
             context.waker().wake_by_ref();
         }
         Poll::Ready(Ok(()))
