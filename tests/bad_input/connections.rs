@@ -57,15 +57,17 @@ async fn each_wrong_certificate_is_a_warning_that_names_cluster_and_cause() {
     }
     // Whose certificate the server shows is not what is wrong.
     let identity = json!("spiffe://mesh.test/observee/eu-1");
-    let named = |name: &str| with(section(name, &good.grpc), "identity", identity.clone());
-    let own = |name: &str, leaf: &Leaf| with(named(name), "tls", leaf.section());
+    let own = |name: &str, leaf: &Leaf| {
+        with(with(section(name, &good.grpc), "identity", identity.clone()), "tls", leaf.section())
+    };
+    let by_name = with(section("wrong-name", &good.grpc), "identity", json!("dns"));
     let clusters = [
         section("eu-1", &good.grpc),
         own("wrong-ca", &distrusting),
         own("foreign", &foreign),
         own("elsewhere", &elsewhere),
         own("expired", &keys.expired_observer("expired")),
-        with(named("wrong-name"), "server_name", json!("us-9.mesh.test")),
+        with(by_name, "server_name", json!("us-9.mesh.test")),
         with(section("wrong-identity", &good.grpc), "identity", json!("spiffe://mesh.test/observee/us-9")),
     ];
     let mut observer = observer(&clusters, Some(&ours), directory.path());
