@@ -127,6 +127,6 @@ fn chunk_length(chunk: &Chunk) -> usize {
 fn aggregates(chunk: &AggrChunk) -> impl Iterator<Item = (u8, &Chunk)> {
     // Raw data has none of them, and is nearly all that travels.
     let all =
-        has_aggregates(chunk).then(|| [&chunk.count, &chunk.sum, &chunk.min, &chunk.max, &chunk.counter]);
+        has_aggregates(chunk).then_some([&chunk.count, &chunk.sum, &chunk.min, &chunk.max, &chunk.counter]);
     all.into_iter().flat_map(|all| (4..).zip(all)).filter_map(|(tag, part)| Some((tag, part.as_deref()?)))
 }
