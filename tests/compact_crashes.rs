@@ -46,7 +46,7 @@ impl Workplace {
     fn golden() -> Self {
         let workplace = Self::new();
         let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/bucket-short");
-        link_dir(&golden, &workplace.bucket());
+        copy_dir(&golden, &workplace.bucket());
         workplace
     }
 
@@ -114,13 +114,13 @@ impl Workplace {
     }
 }
 
-fn link_dir(from: &Path, to: &Path) {
+fn copy_dir(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
         let target = to.join(entry.file_name());
         if entry.file_type().unwrap().is_dir() {
-            link_dir(&entry.path(), &target);
+            copy_dir(&entry.path(), &target);
         } else {
             std::fs::copy(entry.path(), target).unwrap();
         }

@@ -80,17 +80,6 @@ pub(super) fn objstore() -> Vec<Flag> {
     ]
 }
 
-/// Relabel rules that choose what a component serves.
-pub(super) fn selector() -> Vec<Flag> {
-    const INSTEAD: &str = "sharding by relabelling comes with a later version; give each gateway its own bucket or \
-                           time range (--min-time, --max-time)";
-    vec![
-        Flag::new("selector.relabel-config", Text, "", "Relabel rules that choose blocks").refused(INSTEAD),
-        Flag::new("selector.relabel-config-file", Text, "", "Relabel rules that choose blocks")
-            .refused(INSTEAD),
-    ]
-}
-
 /// Limits on one Series call.
 pub(super) fn series_limits() -> Vec<Flag> {
     use super::Kind::Number;

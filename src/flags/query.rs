@@ -15,11 +15,22 @@ pub(super) fn flags() -> Vec<Flag> {
         query(),
         tenancy_and_web(),
         common::series_limits(),
-        common::selector(),
+        selector(),
         common::server(),
         common::process(),
     ]
     .concat()
+}
+
+/// Relabel rules that choose whose series are asked for.
+fn selector() -> Vec<Flag> {
+    const INSTEAD: &str = "a querier asks all endpoints that may have what is wanted; list fewer of them, or shard the store gateways, which take \
+                           this flag";
+    vec![
+        Flag::new("selector.relabel-config", Text, "", "Relabel rules that choose TSDBs").refused(INSTEAD),
+        Flag::new("selector.relabel-config-file", Text, "", "Relabel rules that choose TSDBs")
+            .refused(INSTEAD),
+    ]
 }
 
 fn endpoints() -> Vec<Flag> {

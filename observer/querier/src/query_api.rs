@@ -45,6 +45,26 @@ pub(crate) struct Asked {
     batch_size: i64,
 }
 
+/// From either message: they differ in the names of their times only.
+macro_rules! asked {
+    ($request:ident, $range:expr, $deadline:ident) => {
+        Asked {
+            text: $request.query,
+            range: $range,
+            deadline: $deadline,
+            timeout_seconds: $request.timeout_seconds,
+            max_resolution_seconds: $request.max_resolution_seconds,
+            lookback_delta_seconds: $request.lookback_delta_seconds,
+            replica_labels: $request.replica_labels,
+            store_matchers: $request.store_matchers,
+            dedup: $request.enable_dedup,
+            partial_response: $request.enable_partial_response,
+            shard: $request.shard_info,
+            batch_size: $request.response_batch_size,
+        }
+    };
+}
+
 /// A query at one time; without one, at `now_ms`.
 pub(crate) fn instant(request: Request<QueryRequest>, now_ms: i64) -> Asked {
     let deadline = deadline_of(&request);
@@ -53,20 +73,7 @@ pub(crate) fn instant(request: Request<QueryRequest>, now_ms: i64) -> Asked {
         0 => now_ms,
         seconds => seconds.saturating_mul(1000),
     };
-    Asked {
-        text: request.query,
-        range: QueryRange::instant(at_ms),
-        deadline,
-        timeout_seconds: request.timeout_seconds,
-        max_resolution_seconds: request.max_resolution_seconds,
-        lookback_delta_seconds: request.lookback_delta_seconds,
-        replica_labels: request.replica_labels,
-        store_matchers: request.store_matchers,
-        dedup: request.enable_dedup,
-        partial_response: request.enable_partial_response,
-        shard: request.shard_info,
-        batch_size: request.response_batch_size,
-    }
+    asked!(request, QueryRange::instant(at_ms), deadline)
 }
 
 /// A query over steps.
@@ -90,20 +97,7 @@ pub(crate) fn range(request: Request<QueryRangeRequest>) -> Result<Asked, Status
             "more than {MAX_STEPS} points per series; a longer interval_seconds gives fewer"
         )));
     }
-    Ok(Asked {
-        text: request.query,
-        range: QueryRange { start_ms, end_ms, step_ms },
-        deadline,
-        timeout_seconds: request.timeout_seconds,
-        max_resolution_seconds: request.max_resolution_seconds,
-        lookback_delta_seconds: request.lookback_delta_seconds,
-        replica_labels: request.replica_labels,
-        store_matchers: request.store_matchers,
-        dedup: request.enable_dedup,
-        partial_response: request.enable_partial_response,
-        shard: request.shard_info,
-        batch_size: request.response_batch_size,
-    })
+    Ok(asked!(request, QueryRange { start_ms, end_ms, step_ms }, deadline))
 }
 
 /// Evaluates what was asked; frames are made of the result while they are sent.
