@@ -4,6 +4,7 @@
     chart_test.py HELM KUBECONFORM WORK     (schemas in WORK/schemas, see schemas.py; renderings go to WORK/rendered)
 """
 import hashlib
+import json
 import pathlib
 import subprocess
 import sys
@@ -16,16 +17,16 @@ HELM, KUBECONFORM, WORK = sys.argv[1], sys.argv[2], pathlib.Path(sys.argv[3])
 KUBERNETES = "1.33.0"
 
 
-def helm(side, values):
-    command = [HELM, "template", "parallax", str(CHART), "-n", "monitoring", "--kube-version", KUBERNETES]
+def helm(side, values, *options):
+    command = [HELM, "template", "parallax", str(CHART), "-n", "monitoring", "--kube-version", KUBERNETES, *options]
     if side:
         command += ["-f", str(CHART / f"values-{side}.yaml")]
     return subprocess.run([*command, "-f", "-"], input=yaml.safe_dump(values), capture_output=True, text=True)
 
 
 class Rendered:
-    def __init__(self, test, side, values):
-        done = helm(side, values)
+    def __init__(self, test, side, values, *options):
+        done = helm(side, values, *options)
         test.assertEqual(done.returncode, 0, done.stderr)
         checked = subprocess.run([KUBECONFORM, "-strict", "-schema-location", f"{WORK}/schemas/{{{{ .ResourceKind }}}}{{{{ .KindSuffix }}}}.json", "-"],
                                  input=done.stdout, capture_output=True, text=True)
@@ -52,16 +53,20 @@ class Rendered:
     def file(self, config_map, name):
         return yaml.safe_load(self.one("ConfigMap", config_map)["data"][name])
 
+    def container(self, kind, name):
+        return self.one(kind, name)["spec"]["template"]["spec"]["containers"][0]
+
     def args(self, kind, name):
-        return self.one(kind, name)["spec"]["template"]["spec"]["containers"][0]["args"]
+        return self.container(kind, name)["args"]
 
 
+STACKED = {"observer": {"mode": "stacked"}}
 CERT_MANAGER = {"entry": {"tls": {"certManager": {"enabled": True, "uri": "spiffe://m/observee/eu-1", "issuerRef": {"name": "mesh"}}}}}
 
 
 class Chart(unittest.TestCase):
-    def render(self, side, values=None):
-        return Rendered(self, side, values or {})
+    def render(self, side, values=None, *options):
+        return Rendered(self, side, values or {}, *options)
 
     def test_the_inline_observer_has_one_file_with_every_cluster_and_no_secret_in_it(self):
         out = self.render("observer")
@@ -97,7 +102,7 @@ class Chart(unittest.TestCase):
                   "thanos": {"stores": ["thanos.example.com:443"], "cluster": ""}}
         out = self.render("observer", {"observer": {"mode": "stacked", "foreignLabels": "refuse"}, "tlsQueriers": stores})
         eu, us = (out.file(f"parallax-querier-{name}", "endpoints.yaml") for name in ("eu-1", "us-1"))
-        self.assertEqual((eu["endpoints"], eu["default_client_config"]["server_name"]), ([{"address": "dns+eu-1.mesh.example.com:443", "cluster": "eu-1"}], "eu-1.mesh.example.com"))
+        self.assertEqual((eu["endpoints"], eu["default_client_config"]["server_name"]), ([{"address": "dns+eu-1.mesh.example.com:443", "cluster": "eu-1", "identity": "spiffe://mesh.example.com/observee/eu-1"}], "eu-1.mesh.example.com"))
         self.assertEqual([endpoint["cluster"] for endpoint in us["endpoints"]], ["us", "us"])
         self.assertEqual(out.file("parallax-querier-thanos", "endpoints.yaml")["endpoints"], [{"address": "thanos.example.com:443"}])
         self.assertIn("--endpoint.foreign-labels=refuse", out.args("Deployment", "parallax-query"))
@@ -160,16 +165,193 @@ class Chart(unittest.TestCase):
         self.assertIn("--grpc-server-tls-client-ca=/etc/parallax/tls/ca.crt", out.args("Deployment", "parallax-entry"))
         self.assertEqual(out.one("Service", "parallax-entry-grpc")["spec"]["type"], "LoadBalancer")
 
-    def test_source_ranges_narrow_the_load_balancer_and_the_policy(self):
-        out = self.render("observee", {"entry": {"allowedCidrs": ["192.0.2.0/24"]}})
+    def test_sources_are_narrowed_where_their_addresses_are_seen(self):
+        sources = {"allowedCidrs": ["192.0.2.0/24"]}
+        out = self.render("observee", {"entry": sources})
         self.assertEqual(out.one("Service", "parallax-entry-grpc")["spec"]["loadBalancerSourceRanges"], ["192.0.2.0/24"])
-        self.assertEqual(out.one("NetworkPolicy", "parallax-entry")["spec"]["ingress"][0]["from"], [{"ipBlock": {"cidr": "192.0.2.0/24"}}])
+        # Behind a load balancer that has addresses of its own, a policy by senders would let nobody in.
+        self.assertEqual(out.one("NetworkPolicy", "parallax-entry")["spec"]["ingress"], [{"ports": [{"port": "grpc"}]}])
+        nginx = self.render("observee", {"entry": {**sources, "mode": "nginx", "proxySecret": "leaf"}})
+        self.assertEqual(nginx.one("Ingress", "parallax-entry")["metadata"]["annotations"]["nginx.ingress.kubernetes.io/whitelist-source-range"], "192.0.2.0/24")
+        pods = self.render("observee", {"entry": {**sources, "mode": "none"}})
+        self.assertEqual(pods.one("NetworkPolicy", "parallax-entry")["spec"]["ingress"][0]["from"], [{"ipBlock": {"cidr": "192.0.2.0/24"}}])
+
+    def test_others_than_this_namespace_are_let_in_by_name(self):
+        peer = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "grafana"}}}
+        out = self.render("observee", {"networkPolicy": {"from": [peer], "sidecarSelector": {"app.kubernetes.io/name": "prometheus"}}})
+        self.assertEqual(out.one("NetworkPolicy", "parallax")["spec"]["ingress"], [{"from": [{"podSelector": {}}, peer]}])
+        sidecars = out.one("NetworkPolicy", "parallax-sidecars")["spec"]
+        self.assertEqual((sidecars["podSelector"]["matchLabels"], sidecars["ingress"][0]["from"]), ({"app.kubernetes.io/name": "prometheus"}, [{"podSelector": {}}, peer]))
+        open_to_all = [range(rule["port"], rule["endPort"] + 1) for rule in sidecars["ingress"][1]["ports"]]
+        self.assertEqual({port: any(port in one for one in open_to_all) for port in (9090, 10901, 10902)}, {9090: True, 10901: False, 10902: True})
+        self.assertNotIn("NetworkPolicy/parallax-sidecars", self.render("observee").names())
+
+    def test_who_may_ask_is_a_list_of_identities(self):
+        out = self.render("observee", {"entry": {"allowedIdentities": ["observer/hub", "dns:querier.example.com"]}})
+        self.assertTrue({"--grpc-server-allowed-identity=observer/hub", "--grpc-server-allowed-identity=dns:querier.example.com"} <= set(out.args("Deployment", "parallax-entry")))
+        upward = {"upward": {"tlsSecret": "up", "allowedIdentities": ["observer/global"], "forwardedCertificates": "xfcc"}}
+        inline = self.render("observer", {"observer": upward})
+        file = inline.file("parallax-query", "observer.yaml")
+        self.assertEqual((file["grpc_tls"]["cert"], file["allowed_observers"], file["forwarded_certificates"]), ("/etc/parallax/upward/tls.crt", ["observer/global"], "xfcc"))
+        stacked = self.render("observer", {"observer": {"mode": "stacked", **upward}})
+        self.assertTrue({"--grpc-server-tls-client-ca=/etc/parallax/upward/ca.crt", "--grpc-server-allowed-identity=observer/global", "--grpc-server-forwarded-certificates=xfcc"}
+                        <= set(stacked.args("Deployment", "parallax-query")))
+        for out, own in ((inline, True), (stacked, True), (self.render("observer"), False)):
+            grpc = next(port for port in out.one("Service", "parallax-query")["spec"]["ports"] if port["name"] == "grpc")
+            self.assertEqual("appProtocol" in grpc, not own)
+        # Beneath the global querier nobody comes from outside.
+        self.assertFalse([argument for argument in stacked.args("Deployment", "parallax-querier-eu-1") if "grpc-server" in argument])
+
+    def test_clusters_are_told_apart_by_identity_and_labels_in_both_modes(self):
+        own = {"tlsQueriers": {"eu-1": {"authority": "grpc.eu-1", "compression": "zstd", "foreignLabels": "inject"}, "us-1": {"stores": ["us-1.mesh.example.com:443"], "identity": "dns"}}}
+        common = {"foreignLabels": "refuse", "clusterLabel": "site", "compression": "snappy", "maxFrameBytes": "32MiB"}
+        file = self.render("observer", {**own, "observer": {**common, "infoInterval": "10s"}}).file("parallax-query", "observer.yaml")
+        self.assertEqual((file["foreign_labels"], file["cluster_label"], file["max_frame_size"], file["info_interval"]), ("refuse", "site", "32MiB", "10s"))
+        eu, us = file["clusters"]
+        self.assertEqual((eu["authority"], eu["compression"], eu["foreign_labels"]), ("grpc.eu-1", "zstd", "inject"))
+        self.assertEqual((us["identity"], us["compression"], "foreign_labels" in us), ("dns", "snappy", False))
+        out = self.render("observer", {**own, "observer": {**common, "mode": "stacked"}, "storeGateways": {"eu-1": {"cluster": "eu-1"}}})
+        eu, us = (out.file(f"parallax-querier-{name}", "endpoints.yaml") for name in ("eu-1", "us-1"))
+        self.assertEqual(eu["endpoints"], [{"address": "eu-1.mesh.example.com:443", "cluster": "eu-1", "identity": "spiffe://mesh.example.com/observee/eu-1", "authority": "grpc.eu-1", "foreign_labels": "inject"}])
+        self.assertEqual((eu["default_client_config"]["compression"], us["default_client_config"]["compression"], us["endpoints"][0]["identity"]), ("zstd", "snappy", "dns"))
+        above = {endpoint["address"].split(".")[0]: endpoint for endpoint in out.file("parallax-query", "endpoints.yaml")["endpoints"]}
+        self.assertEqual([above[name].get("foreign_labels") for name in ("parallax-querier-eu-1", "parallax-querier-us-1", "parallax-store-eu-1")], ["inject", None, "inject"])
+        self.assertIn("--endpoint.max-frame-size=32MiB", out.args("Deployment", "parallax-querier-us-1"))
+
+    def test_target_files_are_followed(self):
+        out = self.render("observer", {"observer": {"mode": "stacked", "targetFiles": "stores"}})
+        self.assertIn("--store.sd-files=/etc/parallax/targets/*.yaml", out.args("Deployment", "parallax-query"))
+        self.assertIn({"name": "targets", "configMap": {"name": "stores"}}, out.one("Deployment", "parallax-query")["spec"]["template"]["spec"]["volumes"])
+
+    def test_http_servers_with_tls_alone_are_probed_and_scraped_over_it(self):
+        web = {"httpServer": {"existingSecret": "web", "tls": True, "scrape": {"caSecret": "web-ca", "serverName": "parallax"}}}
+        for side, values in (("observer", {}), ("observer", STACKED), ("observee", {"sidecar": {"enabled": True}})):
+            out = self.render(side, {**values, **web})
+            for name, pod, _ in out.pods():
+                container = pod["containers"][0]
+                self.assertEqual([container[probe]["httpGet"]["scheme"] for probe in ("livenessProbe", "readinessProbe")], ["HTTPS", "HTTPS"], name)
+                self.assertIn("/etc/parallax/http", [mount["mountPath"] for mount in container["volumeMounts"]], name)
+                self.assertIn("http", [volume["name"] for volume in pod["volumes"]], name)
+            endpoint = out.one("ServiceMonitor", "parallax")["spec"]["endpoints"][0]
+            self.assertEqual((endpoint["scheme"], endpoint["tlsConfig"]["ca"]["secret"]["name"], endpoint["tlsConfig"]["serverName"]), ("https", "web-ca", "parallax"))
+        self.assertIn("--http.config=/etc/parallax/http/web.yaml", out.args("StatefulSet", "parallax-compactor"))
+        inline = self.render("observer", web)
+        self.assertEqual(inline.file("parallax-query", "observer.yaml")["http_config_file"], "/etc/parallax/http/web.yaml")
+        self.assertFalse([argument for argument in inline.args("StatefulSet", "parallax-query") if "http.config" in argument])
+
+    def test_kubelet_needs_no_password(self):
+        web = {"httpServer": {"existingSecret": "web", "credentials": True, "scrape": {"passwordSecret": "scraper"}}}
+        out = self.render("observer", {**STACKED, **web})
+        self.assertEqual(out.container("StatefulSet", "parallax-store-eu-1")["readinessProbe"]["grpc"], {"port": 10901})
+        self.assertEqual(out.container("StatefulSet", "parallax-store-eu-1")["livenessProbe"]["tcpSocket"], {"port": "http"})
+        self.assertEqual(out.one("ServiceMonitor", "parallax")["spec"]["endpoints"][0]["basicAuth"]["password"], {"name": "scraper", "key": "password"})
+        entry = self.render("observee", web).container("Deployment", "parallax-entry")
+        self.assertEqual(entry["readinessProbe"]["tcpSocket"], {"port": "http"})
+
+    def test_a_sidecar_by_itself_tells_prometheus_to_reload(self):
+        reloader = {"claim": "prometheus-files", "configFile": "prometheus.yml.tmpl", "outputFile": "out/prometheus.yml", "ruleDirs": ["rules"], "tolerateUnsetVariables": True}
+        out = self.render("observee", {"sidecar": {"enabled": True, "httpClientSecret": "client", "reloader": reloader}})
+        home = "/etc/parallax/prometheus"
+        self.assertTrue({f"--reloader.config-file={home}/prometheus.yml.tmpl", f"--reloader.config-envsubst-file={home}/out/prometheus.yml", f"--reloader.rule-dir={home}/rules",
+                         "--reloader.watch-interval=3m", "--reloader.retry-interval=5s", "--reloader.tolerate-unset-variables",
+                         "--prometheus.http-client-file=/etc/parallax/http-client/http-client.yaml"} <= set(out.args("Deployment", "parallax-sidecar")))
+
+        def writes(rendered):
+            mounts = rendered.container("Deployment", "parallax-sidecar")["volumeMounts"]
+            return [not mount.get("readOnly", False) for mount in mounts if mount["mountPath"] == home]
+        self.assertEqual(writes(out), [True])
+        self.assertEqual(writes(self.render("observee", {"sidecar": {"enabled": True, "reloader": {"claim": "prometheus-files", "ruleDirs": ["rules"]}}})), [False])
+
+    def test_pods_go_when_load_balancers_know_and_calls_have_ended(self):
+        for side, values in (("observer", {}), ("observer", STACKED), ("observee", {})):
+            for name, pod, _ in self.render(side, values).pods():
+                container = pod["containers"][0]
+                serves = any(port["name"] == "grpc" for port in container.get("ports", []))
+                self.assertEqual("lifecycle" in container, serves, name)
+                if serves:
+                    # The default of --grpc-grace-period is two minutes.
+                    self.assertGreaterEqual(pod["terminationGracePeriodSeconds"], container["lifecycle"]["preStop"]["sleep"]["seconds"] + 120)
+        old = self.render("observee", {}, "--kube-version", "1.29.0")
+        self.assertNotIn("lifecycle", old.container("Deployment", "parallax-entry"))
+
+    def test_an_upgrade_changes_nothing_that_kubernetes_keeps(self):
+        def kept(side, values):
+            return {name: (document["spec"].get("serviceName"), document["spec"].get("podManagementPolicy"), document["spec"]["selector"], document["spec"].get("volumeClaimTemplates"))
+                    for name, _, document in self.render(side, values).pods()}
+        for side, values, more in (("observee", {}, {"compactor": {"shared": {"enabled": True}, "retention": {"rules": [{"match": '{a="b"}', "raw": "7d"}]}}}),
+                                   ("observee", {}, {"entry": {"replicas": 5, "allowedIdentities": ["observer/hub"]}, "commonLabels": {"team": "a"}}),
+                                   ("observer", {}, {"tlsQueriers": {"us-1": {"stores": ["us-1:443"]}}, "cache": {"memcached": {"enabled": True}}, "observer": {"replicas": 3}}),
+                                   ("observer", STACKED, {"observer": {"mode": "stacked", "upward": {"tlsSecret": "up"}}, "storeGateways": {"eu-1": {"replicas": 3, "minTime": "-4w"}}})):
+            before, after = kept(side, values), kept(side, {**values, **more})
+            for name, fields in before.items():
+                self.assertEqual(after[name], fields, name)
+
+    def test_the_schema_has_every_key_and_lets_no_other_through(self):
+        schema = json.loads((CHART / "values.schema.json").read_text())
+
+        def walk(node, path):
+            node = schema["definitions"][node["$ref"].rsplit("/", 1)[1]] if "$ref" in node else node
+            kinds = node.get("type") if isinstance(node.get("type"), list) else [node.get("type")]
+            if "object" in kinds:
+                yield path, node
+                for key, child in node.get("properties", {}).items():
+                    yield from walk(child, f"{path}.{key}")
+                if isinstance(node.get("additionalProperties"), dict):
+                    yield from walk(node["additionalProperties"], f"{path}.*")
+            elif "array" in kinds and isinstance(node.get("items"), dict):
+                yield from walk(node["items"], f"{path}[]")
+        seen = dict(walk(schema, ""))
+        # Helm's own, and documents of other programs whose keys the type decides (below).
+        free = {path for path, node in seen.items() if "additionalProperties" not in node} - {".global", ".cache.index.config", ".cache.chunks.config"}
+        self.assertEqual(free, set())
+        self.assertGreater(len(seen), 50)
+
+        def keys(values, path=""):
+            for key, value in values.items():
+                yield f"{path}.{key}"
+                if isinstance(value, dict) and value:
+                    yield from keys(value, f"{path}.{key}")
+        known = {f"{path}.{key}" for path, node in seen.items() for key in node.get("properties", {})}
+        written = set(keys(yaml.safe_load((CHART / "values.yaml").read_text())))
+        self.assertEqual(written - known - {key for key in written if key.startswith((".compactor.serviceAccount.annotations", ".observer.serviceAccount.annotations"))}, set())
+        # What has a place in the schema stands in values.yaml with its default, but for what is inside of lists, maps of clusters and Kubernetes' own structures.
+        inside = (".tlsQueriers.", ".storeGateways.", ".affinity.", ".cache.index.", ".cache.chunks.")
+        lacking = {key for key in known - written if "[]" not in key and "*" not in key and not key.startswith(inside) and ".resources." not in key and ".issuerRef." not in key
+                   and ".gateway." not in key and key != ".global"}
+        self.assertEqual(lacking, set())
+
+    def test_typing_errors_deep_inside_are_refused(self):
+        for side, values, word in (
+            ("observee", {"entry": {"resources": {"limit": {"memory": "1Gi"}}}}, "limit"),
+            ("observee", {"compactor": {"resources": {"limits": {"memroy": "1Gi"}}}}, "memroy"),
+            ("observee", {"tolerations": [{"key": "a", "operater": "Exists"}]}, "operater"),
+            ("observee", {"affinity": {"podAntiAfinity": {}}}, "podAntiAfinity"),
+            ("observee", {"extraEnv": [{"name": "A", "valueFrom": {"secretKeyReff": {}}}]}, "secretKeyReff"),
+            ("observee", {"compactor": {"storage": {"size": "100 GB"}}}, "size"),
+            ("observer", {"cache": {"index": {"type": "MEMCACHED", "config": {"adresses": ["m:1"]}}}}, "adresses"),
+            ("observer", {"cache": {"chunks": {"type": "IN-MEMORY", "chunk_subrang_size": 1}}}, "chunk_subrang_size"),
+            ("observer", {"networkPolicy": {"from": [{"namespaceSelecter": {}}]}}, "namespaceSelecter"),
+            ("observer", {"tlsQueriers": {"eu-1": {"identitiy": "dns"}}}, "identitiy"),
+        ):
+            with self.subTest(word):
+                done = helm(side, values)
+                self.assertNotEqual(done.returncode, 0, f"accepted: {values}")
+                self.assertIn(word, done.stderr)
+
+    def test_presets_size_pods_and_a_components_own_resources_replace_them(self):
+        limits = {preset: self.render("observee", {"resourcesPreset": preset}).container("Deployment", "parallax-entry")["resources"]["limits"]["memory"] for preset in ("small", "medium", "large")}
+        self.assertEqual(limits, {"small": "1Gi", "medium": "4Gi", "large": "16Gi"})
+        own = self.render("observee", {"entry": {"resources": {"limits": {"memory": "3Gi"}}}})
+        self.assertEqual(own.container("Deployment", "parallax-entry")["resources"], {"limits": {"memory": "3Gi"}})
 
     def test_other_entries_pass_tls_through(self):
         traefik = self.render("observee", {"entry": {"mode": "traefik"}})
         self.assertTrue(traefik.one("IngressRouteTCP", "parallax-entry")["spec"]["tls"]["passthrough"])
         gateway = self.render("observee", {"entry": {"mode": "gateway", "gateway": {"name": "gw", "namespace": "edge"}}})
         self.assertEqual(gateway.one("TLSRoute", "parallax-entry")["spec"]["hostnames"], ["eu-1.mesh.example.com"])
+        self.assertEqual(gateway.one("TLSRoute", "parallax-entry")["apiVersion"], "gateway.networking.k8s.io/v1")
+        older = self.render("observee", {"entry": {"mode": "gateway", "gateway": {"name": "gw"}}}, "--api-versions", "gateway.networking.k8s.io/v1alpha2/TLSRoute")
+        self.assertEqual(older.one("TLSRoute", "parallax-entry")["apiVersion"], "gateway.networking.k8s.io/v1alpha2")
         for out in (traefik, gateway):
             self.assertEqual(out.one("Service", "parallax-entry-grpc")["spec"]["type"], "ClusterIP")
 
@@ -180,6 +362,20 @@ class Chart(unittest.TestCase):
         self.assertEqual(annotations[prefix + "auth-tls-secret"], "monitoring/parallax-entry-tls")
         self.assertEqual(annotations[prefix + "proxy-ssl-secret"], "monitoring/ingress-leaf")
         self.assertEqual(annotations[prefix + "proxy-ssl-verify"], "on")
+        self.assertNotIn(prefix + "configuration-snippet", annotations)
+
+    def test_behind_nginx_observers_are_known_by_the_header_that_nginx_sets(self):
+        entry = {"mode": "nginx", "proxySecret": "ingress-leaf", "allowedIdentities": ["observer/hub"], "forwardedCertificates": "nginx"}
+        out = self.render("observee", {"entry": entry})
+        self.assertIn("--grpc-server-forwarded-certificates=nginx", out.args("Deployment", "parallax-entry"))
+        snippet = out.one("Ingress", "parallax-entry")["metadata"]["annotations"]["nginx.ingress.kubernetes.io/configuration-snippet"]
+        self.assertEqual(snippet.strip(), "grpc_set_header x-ssl-client-cert $ssl_client_escaped_cert;")
+
+    def test_nginx_lets_observers_in_and_not_whoever_signed_the_leaf(self):
+        out = self.render("observee", {"entry": {"mode": "nginx", "proxySecret": "ingress-leaf", **CERT_MANAGER["entry"]}})
+        annotations = out.one("Ingress", "parallax-entry")["metadata"]["annotations"]
+        self.assertEqual(annotations["nginx.ingress.kubernetes.io/auth-tls-secret"], "monitoring/parallax-trusted-ca")
+        self.assertEqual(out.one("Ingress", "parallax-entry")["spec"]["tls"][0]["secretName"], "parallax-entry-tls")
 
     def test_cert_manager_makes_the_leaf_and_terraform_the_trust(self):
         out = self.render("observee", CERT_MANAGER)
@@ -234,6 +430,8 @@ class Chart(unittest.TestCase):
                 with self.subTest(name):
                     self.assertTrue(pod["securityContext"]["runAsNonRoot"])
                     self.assertEqual(pod["securityContext"]["seccompProfile"]["type"], "RuntimeDefault")
+                    # Service links would be environment variables that begin as settings do.
+                    self.assertEqual((pod["automountServiceAccountToken"], pod["enableServiceLinks"]), (False, False))
                     for container in pod["containers"]:
                         self.assertTrue(container["securityContext"]["readOnlyRootFilesystem"])
                         self.assertEqual(container["securityContext"]["capabilities"]["drop"], ["ALL"])
@@ -316,7 +514,26 @@ class Chart(unittest.TestCase):
             ("observer", {"storeGateways": {"eu-1": {"shards": 2}}}, ["storeGateways.eu-1.shards", "stacked"]),
             ("observer", {"storeGateways": {"eu-1": {"minTime": "-2w"}}}, ["storeGateways.eu-1.minTime", "stacked"]),
             ("observer", {"storeGateways": {"eu-1": {"relabel": [{"action": "replace"}]}}}, ["action"]),
-            ("observer", {"observer": {"foreignLabels": "refuse"}}, ["foreignLabels", "stacked"]),
+            ("observer", {"observer": {"foreignLabels": "keep"}}, ["foreignLabels"]),
+            ("observer", {"observer": {"compression": "gzip"}}, ["compression"]),
+            ("observer", {"observer": {"targetFiles": "stores"}}, ["targetFiles", "stacked"]),
+            ("observer", {"observer": {"mode": "stacked", "infoInterval": "5s"}}, ["infoInterval", "inline"]),
+            ("observer", {"observer": {"upward": {"allowedIdentities": ["observer/a"]}}}, ["upward.tlsSecret"]),
+            ("observer", {"tlsQueriers": {"eu-1": {"identity": "spiffe://m/observer/hub"}}}, ["identity"]),
+            ("observer", {"tlsQueriers": {"eu-1": {"stores": ["[::1]:443"], "serverName": None}}}, ["serverName"]),
+            ("observee", {"entry": {"allowedIdentities": ["observee/us-1"]}}, ["allowedIdentities"]),
+            ("observee", {"entry": {"forwardedCertificates": "nginx"}}, ["TLS passes through"]),
+            ("observee", {"entry": {"mode": "nginx", "proxySecret": "p", "forwardedCertificates": "xfcc"}}, ["write nginx"]),
+            ("observee", {"entry": {"mode": "nginx", "proxySecret": "p", "allowedIdentities": ["observer/hub"]}}, ["certificate of nginx"]),
+            ("observee", {"entry": {"mode": "traefik", "allowedCidrs": ["192.0.2.0/24"]}}, ["allowedCidrs", "proxy itself"]),
+            ("observee", {"entry": {"allowedCidrs": ["home"]}}, ["allowedCidrs"]),
+            ("observee", {"httpServer": {"tls": True}}, ["httpServer.existingSecret"]),
+            ("observee", {"httpServer": {"existingSecret": "web"}}, ["say what its web.yaml asks for"]),
+            ("observee", {"httpServer": {"existingSecret": "web", "tls": True}}, ["caSecret"]),
+            ("observer", {"httpServer": {"existingSecret": "web", "credentials": True}, "queryFrontend": {"enabled": True}}, ["queryFrontend"]),
+            ("observer", {"httpServer": {"existingSecret": "web", "credentials": True}, "monitoring": {"dataSource": {"enabled": True}}}, ["dataSource"]),
+            ("observee", {"sidecar": {"enabled": True, "reloader": {"claim": "c"}}}, ["say what to watch"]),
+            ("observee", {"sidecar": {"enabled": True, "reloader": {"claim": "c", "configFile": "/etc/prometheus.yml"}}}, ["configFile"]),
             ("observer", {"observer": {"extraArgs": ["--query.timeout=1m"]}}, ["observer.extraArgs", "stacked"]),
             ("observer", {"cache": {"index": {"type": "REDIS", "config": {"addr": "r:1", "password": "p"}}}}, ["password", "existingSecret"]),
             ("observer", {"cache": {"existingSecret": "redis"}}, ["cache.existingSecret", "stacked"]),

@@ -178,6 +178,8 @@ SIDECAR = dashboard("parallax-sidecar", "Parallax / Sidecar", [
     graph("Blocks left where they are", [(f"max by (pod, reason) (parallax_shipper_skipped_blocks{{{S}}})", "{{pod}} {{reason}}")]),
     graph("Questions that Prometheus did not answer as it should", [(f"sum by (pod, reason) (rate(parallax_sidecar_prometheus_failures_total{{{S}}}{RATE}))", "{{pod}} {{reason}}")], "ops"),
     graph("Rounds over the data directory", [(f"sum by (pod) (rate(thanos_shipper_dir_syncs_total{{{S}}}{RATE}))", "{{pod}}"), (f"sum by (pod) (rate(thanos_shipper_dir_sync_failures_total{{{S}}}{RATE}))", "failed {{pod}}")], "ops"),
+    graph("Reloads of Prometheus, 1 h", [(f"sum by (pod) (increase(thanos_sidecar_reloader_reloads_total{{{S}}}[1h]))", "{{pod}}"), (f"sum by (pod) (increase(thanos_sidecar_reloader_reloads_failed_total{{{S}}}[1h]))", "failed {{pod}}")]),
+    graph("Configuration and rules that cannot be used", [(f"max by (pod) (parallax_sidecar_reloader_files_not_yaml{{{S}}})", "not YAML {{pod}}"), (f"max by (pod) (thanos_sidecar_reloader_config_environment_variable_expansion_errors{{{S}}})", "variables not set {{pod}}"), (f"sum by (pod) (increase(thanos_sidecar_reloader_config_apply_operations_failed_total{{{S}}}[1h]))", "not applied, 1 h {{pod}}")], width=16),
     graph("Bucket operations", [(f"sum by (operation) (rate(thanos_objstore_bucket_operations_total{{{S}}}{RATE}))", "{{operation}}")], "ops"),
     graph("Bucket failures", [(f"sum by (operation) (rate(thanos_objstore_bucket_operation_failures_total{{{S}}}{RATE}))", "{{operation}}")], "ops"),
     *process(S)], [NS, JOB], "Sidecars: fresh data of one Prometheus each, and the upload of its blocks.", MESH_SOURCE)
@@ -260,6 +262,9 @@ def main():
     for made in (MESH, QUERY, SIDECAR, STORE, COMPACT, KUBERNETES, CLUSTER_VIEW):
         path = OUT / f"{made['uid'].removeprefix('parallax-')}.json"
         text = json.dumps(made, indent=1) + "\n"
+        # Every panel of the views of Kubernetes follows the choice of clusters.
+        if made in (KUBERNETES, CLUSTER_VIEW) and any("$cluster" not in target["expr"] for one in made["panels"] for target in one.get("targets", [])):
+            sys.exit(f"{made['title']}: a panel does not look at the variable cluster")
         if check and (not path.exists() or path.read_text() != text):
             stale.append(path.name)
         elif not check:

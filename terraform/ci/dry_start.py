@@ -10,6 +10,7 @@ import collections
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,12 @@ PATIENCE_S = 20
 DIRECTORY = "type: FILESYSTEM\nconfig: {{directory: {home}/bucket}}\n"
 # Leases need conditional writes, which a directory has not.
 NOWHERE = "type: S3\nconfig: {bucket: b, endpoint: '127.0.0.1:9', insecure: true, access_key: a, secret_key: b, region: r}\n"
+# Of a hash, whose password nobody knows.
+WEB = "tls_server_config: {cert_file: tls.crt, key_file: tls.key}\nbasic_auth_users: {prometheus: $2b$10$abcdefghijklmnopqrstuujMmdNDXTK0nSCgRShBTYj8.YJwDX0q2}\n"
+# What a Secret holds, by the last part of where it is mounted; certificates and buckets are in `prepare`.
+FILES = {"http": {"web.yaml": WEB}, "http-client": {"http-client.yaml": "basic_auth: {username: a, password: b}\n"}}
+# A ConfigMap that is not the chart's: files of targets.
+TARGETS = {"stores.yaml": "- targets: ['127.0.0.1:9']\n"}
 CACHE = "type: IN-MEMORY\nconfig: {max_size: 10MiB, max_item_size: 1MiB}\n"
 
 
@@ -42,7 +49,7 @@ def containers(rendered):
             for mount in container.get("volumeMounts", []):
                 volume = volumes.get(mount["name"], {})
                 if "configMap" in volume:
-                    files[mount["mountPath"]] = maps[volume["configMap"]["name"]]
+                    files[mount["mountPath"]] = TARGETS if mount["name"] == "targets" else maps[volume["configMap"]["name"]]
                 elif "secret" in volume:
                     secrets.append(mount["mountPath"])
                 else:
@@ -82,9 +89,15 @@ def prepare(args, files, secrets, empty, home, leaves):
     for path in secrets:
         directory = home / path.lstrip("/")
         directory.mkdir(parents=True, exist_ok=True)
-        if "/tls" in path or "trusted-ca" in path:
-            for file in side.iterdir():
-                (directory / file.name).write_bytes(file.read_bytes())
+        last = path.rsplit("/", 1)[1]
+        for name, text in FILES.get(last, {}).items():
+            (directory / name).write_text(text)
+        if last in ("http", "upward"):
+            shutil.copytree(leaves / "observee", directory, dirs_exist_ok=True)
+        elif last in FILES:
+            pass
+        elif "/tls" in path or "trusted-ca" in path:
+            shutil.copytree(side, directory, dirs_exist_ok=True)
         elif "cache" in path:
             for name in ("index-cache.yaml", "caching-bucket.yaml"):
                 (directory / name).write_text(CACHE)

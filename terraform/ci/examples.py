@@ -94,6 +94,40 @@ def starts(options, name, args):
         process.wait(20)
 
 
+def without_operator(options):
+    """The sidecar beside a Prometheus without the operator: its arguments and mounts, and the configuration that it writes for its pod."""
+    file = EXAMPLES / "without-operator/eu-1.prometheus.yaml"
+    server = yaml.safe_load(file.read_text())["server"]
+    container = server["sidecarContainers"]["parallax"]
+    here = {"/etc/config": "config", "/etc/config-out": "out", "/data": "data", "/etc/objstore": "objstore"}
+    expect({mount["mountPath"] for mount in container["volumeMounts"]} == here.keys(), f"{file}: mounts")
+    expect({variable["name"] for variable in container["env"]} == {"POD_NAME"}, f"{file}: variables")
+    with tempfile.TemporaryDirectory() as home:
+        home = pathlib.Path(home)
+        for directory in (*here.values(), "bucket"):
+            (home / directory).mkdir()
+        (home / "config/prometheus.yml").write_text(yaml.safe_dump({"global": server["global"]}))
+        (home / "objstore/objstore.yaml").write_text(f"type: FILESYSTEM\nconfig: {{directory: {home}/bucket}}\n")
+        args = []
+        for argument in container["args"]:
+            name, equals, value = argument.partition("=")
+            value = re.sub(r"^0\.0\.0\.0:\d+$", "127.0.0.1:0", value)
+            directory = next((path for path in here if value == path or value.startswith(f"{path}/")), None)
+            args.append(f"{name}{equals}{home / here[directory]}{value.removeprefix(directory)}" if directory else f"{name}{equals}{value}")
+        written = home / "out" / server["configPath"].rsplit("/", 1)[1]
+        log = home / "log"
+        with log.open("w") as output:
+            process = subprocess.Popen([options.parallax, *args], stdout=output, stderr=output, cwd=home, env={**os.environ, "POD_NAME": "prometheus-server-1"})
+        until = time.monotonic() + 20
+        while time.monotonic() < until and process.poll() is None and not (written.exists() and "grpc server listens" in log.read_text()):
+            time.sleep(0.1)
+        text = written.read_text() if written.exists() else ""
+        expect(process.poll() is None and yaml.safe_load(text or "{}").get("global", {}).get("external_labels", {}).get("prometheus_replica") == "prometheus-server-1",
+               f"{file}: the sidecar wrote {text!r}: {log.read_text()[-1500:]}")
+        process.terminate()
+        process.wait(20)
+
+
 def documents(options):
     """Each objstore document is one that the binary reads: it goes on to reach for the bucket, at an address where nothing is."""
     found = sorted(EXAMPLES.glob("*/*objstore.yaml"))
@@ -169,6 +203,13 @@ def image(options):
     expect('ENTRYPOINT ["/parallax"]' in last and "\nCMD" not in last, "image: arguments must go to the binary")
     found = re.search(r"\nUSER (\d+):(\d+)", last)
     expect(found and found[1] != "0", "image: it runs as root")
+    toolchain = re.search(r'channel *= *"([\d.]+)"', (TERRAFORM.parent / "rust-toolchain.toml").read_text())[1]
+    expect(f"library/rust:{toolchain.removesuffix('.0')}-alpine" in text, f"image: it is not built with Rust {toolchain}")
+    # Beside the C library, which musl brings in whole, nothing is linked at run time.
+    linked = subprocess.run(["ldd", options.parallax], capture_output=True, text=True).stdout
+    others = {line.split()[0] for line in linked.splitlines() if line.strip()} - {"statically", "not", "linux-vdso.so.1"}
+    others = {name for name in others if not re.fullmatch(r"(.*/)?(ld-linux[-\w.]*|lib(c|m|dl|rt|pthread|gcc_s))\.so\.\d+", name)}
+    expect(not others, f"image: the binary needs {', '.join(sorted(others))}, which the image has not")
     starts(options, "image with the operator's arguments", [
         "sidecar", "--prometheus.url=http://127.0.0.1:9/", '--prometheus.http-client={"tls_config": {"insecure_skip_verify":true}}', "--grpc-address=:10901", "--http-address=:10902",
         "--objstore.config-file=/etc/objstore/objstore.yaml", "--tsdb.path=/var/thanos/data", "--log.level=info", "--log.format=logfmt", "--min-time=-2w",
@@ -181,7 +222,7 @@ def main():
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
-    for step in (render, manifests, documents, readmes, run, image):
+    for step in (render, manifests, documents, without_operator, readmes, run, image):
         step(options)
     for error in errors:
         print(f"examples: {error}")

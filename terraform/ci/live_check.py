@@ -145,6 +145,24 @@ def check_unit(unit, units, modules):
                 errors.append(f"{name}: {dependency}.{output} is not an output of {units[target].source}")
 
 
+def check_trust(units):
+    """The CAs are in one state of their own; observees trust what comes from there, and nothing of an observee is typed again in the hub."""
+    ends_with = lambda unit, module: (unit.source or "").endswith(f"terraform//modules/{module}")
+    authorities = [unit for unit in units.values() if ends_with(unit, "pki")]
+    if len(authorities) != 1:
+        errors.append(f"{len(authorities)} units make CAs: one does, in a state of its own")
+    for unit in units.values():
+        if "generate_ca" in unit.inputs and not ends_with(unit, "pki"):
+            errors.append(f"{unit.directory}: generate_ca would put the CA keys into this state")
+        if ends_with(unit, "observee"):
+            found = re.search(r"trusted_ca_content\s*=\s*dependency\.([\w-]+)\.outputs\.trusted_ca_content", unit.text)
+            if not found or unit.dependencies[found[1]][0] not in {one.directory for one in authorities}:
+                errors.append(f"{unit.directory}: trusted_ca_content does not come from the unit of the CAs")
+        if ends_with(unit, "observer"):
+            for typed in re.findall(r'"[\w.-]+:\d+"|bucket\s*=\s*"[^"$]+"', unit.text):
+                errors.append(f"{unit.directory}: {typed} is typed by hand: take it from the observee's outputs")
+
+
 def check_cycles(units):
     done, path = set(), []
 
@@ -184,6 +202,7 @@ def main():
     units = {file.parent: Unit(file.parent, live) for file in sorted(live.rglob("terragrunt.hcl"))}
     for unit in units.values():
         check_unit(unit, units, modules)
+    check_trust(units)
     check_cycles(units)
     check_clusters(live, units)
     for error in errors:

@@ -50,11 +50,14 @@ def run(*command, cwd=None):
 
 # ---- what Terraform describes ----
 
-def with_static_keys(text):
-    """The example, with keys for the bucket of us-1: for the observee's Secret and for the hub's."""
+def with_more(text):
+    """The example, with keys for the bucket of us-1 (for the observee's Secret and for the hub's), one hub that may ask it, and what it asks compressed."""
     keys = f'{{ access_key = "{ACCESS_KEY}", secret_key = "{SECRET_KEY}" }}'
     for before, after in (('  cluster_name                = "us-1"\n', f'  cluster_name                = "us-1"\n  bucket_credentials          = {keys}\n'),
-                          ("us-1 = module.observee_us_1.store_gateway", f"us-1 = merge(module.observee_us_1.store_gateway, {{ credentials = {keys} }})")):
+                          ("us-1 = module.observee_us_1.store_gateway", f"us-1 = merge(module.observee_us_1.store_gateway, {{ credentials = {keys} }})"),
+                          ('{ host = local.hosts["us-1"] }', '{ host = local.hosts["us-1"], allowed_identities = ["observer/hub"] }'),
+                          ("us-1 = module.observee_us_1.tls_querier", 'us-1 = merge(module.observee_us_1.tls_querier, { compression = "zstd", foreign_labels = "refuse" })'),
+                          ('  bucket                      = { bucket = module.bucket_us_1.bucket', '  sidecar                     = { extra_args = { "hash-func" = "SHA256" } }\n  bucket                      = { bucket = module.bucket_us_1.bucket')):
         if text.count(before) != 1:
             fail(f"examples/plain has no line {before.strip()!r}")
         text = text.replace(before, after)
@@ -83,7 +86,7 @@ def apply(terraform, work):
     for part in ("modules", "charts", "examples"):
         shutil.copytree(TERRAFORM / part, tree / part, ignore=shutil.ignore_patterns(".terraform", "*.tfstate*"))
     root = tree / "examples/plain"
-    (root / "main.tf").write_text(with_static_keys((root / "main.tf").read_text()))
+    (root / "main.tf").write_text(with_more((root / "main.tf").read_text()))
     run(terraform, "init", "-input=false", "-no-color", cwd=root)
     said = run(terraform, "plan", "-input=false", "-no-color", cwd=root) + run(terraform, "apply", "-auto-approve", "-input=false", "-no-color", cwd=root)
     said += run(terraform, "output", "-no-color", cwd=root)
@@ -240,11 +243,14 @@ def start_prometheus(cluster, side, mesh):
         (home / "history.txt").write_text(f"# TYPE history_marker gauge\n{samples}# EOF\n")
         run("promtool", "tsdb", "create-blocks-from", "openmetrics", home / "history.txt", home / "data")
         mesh.start(f"prometheus-{cluster}-{replica}", ["prometheus", f"--config.file={home}/prometheus.yml", f"--storage.tsdb.path={home}/data", "--storage.tsdb.min-block-duration=2h",
-                   "--storage.tsdb.max-block-duration=2h", f"--web.listen-address=127.0.0.1:{port}", f"--storage.tsdb.retention.time={spec['retention']}"])
+                   "--storage.tsdb.max-block-duration=2h", f"--web.listen-address=127.0.0.1:{port}", f"--storage.tsdb.retention.time={spec['retention']}", "--web.enable-lifecycle"])
+        more = [f"--{one['name']}={one['value']}" for one in spec["thanos"].get("additionalArgs", [])]
+        # One that watches its Prometheus' files itself, for what its reloader says.
+        more += [f"--reloader.config-file={home}/prometheus.yml"] if replica == 0 else []
         # What the operator passes (its statefulset builder): inline objstore, an HTTP client for its own certificate, and its timeouts.
         mesh.start(f"sidecar-{cluster}-{replica}", [mesh.parallax, "sidecar", f"--prometheus.url=http://127.0.0.1:{port}/", '--prometheus.http-client={"tls_config": {"insecure_skip_verify":true}}',
                    f"--grpc-address=:{grpc}", f"--http-address=:{http}", f"--objstore.config={objstore}", f"--tsdb.path={home}/data", "--log.level=info", "--log.format=logfmt",
-                   "--prometheus.ready_timeout=10m", "--prometheus.get_config_timeout=30s", "--prometheus.get_config_interval=30s"])
+                   "--prometheus.ready_timeout=10m", "--prometheus.get_config_timeout=30s", "--prometheus.get_config_interval=30s", *more])
         addresses[f"{pod}.prometheus-operated.monitoring.svc:10901"] = f"127.0.0.1:{grpc}"
         metrics.append((f"sidecar-{cluster}-{replica}", f"http://127.0.0.1:{http}"))
     return addresses, metrics

@@ -48,7 +48,7 @@ def registered(sources):
         names |= set(re.findall(r'"((?:parallax|thanos|process)_[a-z0-9_]+)"', text))
         # Families of one beginning: format!("thanos_store_index_cache_{rest}") and the ends that it is given, name("hits").
         for beginning in re.findall(r'"((?:parallax|thanos)_[a-z0-9_]+_)\{\w+\}"', text):
-            names |= {beginning + end for end in re.findall(r'(?:name|gauge)\(\s*"([a-z0-9_]+)"', text)}
+            names |= {beginning + end for end in re.findall(r'(?:name|gauge|counter|histogram)\(\s*"([a-z0-9_]+)"', text)}
     return names
 
 

@@ -44,6 +44,12 @@ MISTAKES = [
     ("a role for any pod", 'service_account = "parallax-observer"', 'service_account = "*"', "wildcards would let any pod with a fitting name in"),
     ("an address with a scheme", "eu-1 = module.observee_eu_1.tls_querier", 'eu-1 = merge(module.observee_eu_1.tls_querier, { stores = ["https://eu-1.example.com"] })', "A store is host:port without a scheme"),
     ("one address of two clusters", "us-1 = module.observee_us_1.tls_querier", "us-1 = module.observee_eu_1.tls_querier", "one address is one cluster"),
+    ("an observee on the list of who may ask", 'entry                       = { host = local.hosts["eu-1"] }',
+     'entry                       = { host = local.hosts["eu-1"], allowed_identities = ["observee/us-1"] }', "only observers and ingresses ask"),
+    ("a header that nobody sets", 'entry                       = { host = local.hosts["eu-1"] }',
+     'entry                       = { host = local.hosts["eu-1"], forwarded_certificates = "xfcc" }', "in other modes TLS passes through"),
+    ("an unknown compression", '  cluster_name                = "hub"\n', '  cluster_name                = "hub"\n  query                       = { compression = "gzip" }\n', "query.compression is none, snappy or zstd"),
+    ("a hub without a leaf for those above it", '  cluster_name                = "hub"\n', '  cluster_name                = "hub"\n  upward                      = {}\n', "upward has no certificate: set upward_server to"),
     ("an unknown mode", '  cluster_name                = "hub"\n', '  cluster_name                = "hub"\n  mode                        = "sideways"\n', 'mode "sideways" is not known: use inline or stacked'),
 ]
 

@@ -53,7 +53,11 @@ def main():
     count = bundle(source, out)
     own = sorted((pathlib.Path(__file__).parent / "crds").glob("*.json"))
     for file in own:
-        (out / file.name).write_text(file.read_text())
+        text = file.read_text()
+        (out / file.name).write_text(text)
+        # Of several versions of a kind that are alike, one file is enough here; kubeconform looks for one each.
+        for version in json.loads(text)["properties"]["apiVersion"].get("enum", []):
+            (out / f"{file.stem.rsplit('-', 1)[0]}-{version.rsplit('/', 1)[1]}.json").write_text(text)
     print(f"{count} schemas of Kubernetes {version}, {len(own)} of custom resources")
 
 

@@ -19,7 +19,8 @@ module "config" {
   replica_label   = var.replica_label
   prometheus      = var.prometheus
   compactor       = merge(var.compactor, { service_account_annotations = lookup(var.service_account_annotations, "compactor", {}) })
-  sidecar         = { service_account_annotations = lookup(var.service_account_annotations, "sidecar", {}) }
+  sidecar         = { service_account_annotations = lookup(var.service_account_annotations, "sidecar", {}), extra_args = var.sidecar.extra_args }
+  http            = var.http
   image           = var.image
 }
 

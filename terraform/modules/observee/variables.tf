@@ -85,6 +85,10 @@ variable "entry" {
     annotations   = optional(map(string), {})
     allowed_cidrs = optional(list(string), [])
     proxy_secret  = optional(string)
+
+    allowed_identities     = optional(list(string), [])
+    forwarded_certificates = optional(string, "")
+    endpoints              = optional(list(string))
   })
 }
 
@@ -172,6 +176,25 @@ variable "compactor" {
     image         = optional(string, "")
   })
   default = {}
+}
+
+variable "sidecar" {
+  description = "Flags of the sidecar beside the operator's own, without dashes: { extra_args = { \"hash-func\" = \"SHA256\" } }."
+  type        = object({ extra_args = optional(map(string), {}) })
+  default     = {}
+}
+
+variable "http" {
+  description = "TLS and passwords of the HTTP servers; see the chart's httpServer. secret: web.yaml and the files it names."
+  type = object({
+    secret          = string
+    tls             = optional(bool, false)
+    credentials     = optional(bool, false)
+    password_secret = optional(string, "")
+    ca_secret       = optional(string, "")
+    server_name     = optional(string, "")
+  })
+  default = null
 }
 
 variable "service_account_annotations" {

@@ -33,10 +33,18 @@ module "config" {
   client_certificate          = var.client_issuer == null ? null : { issuer = var.client_issuer, trust_domain = coalesce(var.trust_domain, "trust-domain-is-not-set") }
   replica_labels              = var.replica_labels
   query                       = var.query
+  local_stores                = var.local_stores
+  target_files                = var.target_files
+  http                        = var.http
   prometheus                  = var.prometheus
   external_labels             = var.external_labels
   service_account_annotations = lookup(var.service_account_annotations, "observer", {})
   image                       = var.image
+  upward = var.upward == null ? null : {
+    secret                 = coalesce(var.upward.existing_secret, "parallax-upward-tls")
+    allowed_identities     = var.upward.allowed_identities
+    forwarded_certificates = var.upward.forwarded_certificates
+  }
 }
 
 resource "kubernetes_namespace_v1" "this" {
@@ -118,6 +126,28 @@ resource "kubernetes_secret_v1" "querier" {
   }
 }
 
+# What a querier above the hub sees.
+resource "kubernetes_secret_v1" "upward" {
+  count = var.upward != null && try(var.upward.existing_secret, null) == null ? 1 : 0
+  metadata {
+    name      = "parallax-upward-tls"
+    namespace = local.namespace
+  }
+  type = "kubernetes.io/tls"
+  data = {
+    "tls.crt" = try(var.upward_server.cert_pem, "")
+    "tls.key" = try(var.upward_server.key_pem, "")
+    "ca.crt"  = try(var.upward_server.ca_pem, "")
+  }
+
+  lifecycle {
+    precondition {
+      condition     = nonsensitive(var.upward_server != null)
+      error_message = "upward has no certificate: set upward_server to module.pki.servers[\"${var.cluster_name}\"] (add it to servers there), or upward.existing_secret."
+    }
+  }
+}
+
 resource "kubernetes_secret_v1" "objstore" {
   for_each = { for name, gateway in var.store_gateways : name => gateway if gateway.enabled && gateway.existing_secret == null }
   metadata {
@@ -138,7 +168,7 @@ resource "helm_release" "parallax" {
   timeout = 900
 
   # The stack brings the kinds ServiceMonitor and PrometheusRule.
-  depends_on = [kubernetes_secret_v1.client, kubernetes_secret_v1.querier, kubernetes_secret_v1.observee_ca, kubernetes_secret_v1.objstore, helm_release.prometheus_stack]
+  depends_on = [kubernetes_secret_v1.client, kubernetes_secret_v1.querier, kubernetes_secret_v1.observee_ca, kubernetes_secret_v1.objstore, kubernetes_secret_v1.upward, helm_release.prometheus_stack]
 }
 
 resource "helm_release" "prometheus_stack" {

@@ -38,6 +38,9 @@ variable "tls_queriers" {
     existing_secret       = optional(string)
     certificate_dns_names = optional(list(string))
     external_labels       = optional(map(string))
+    authority             = optional(string)
+    compression           = optional(string)
+    foreign_labels        = optional(string)
     # Value of the cluster label, if it is not the key; "" if this cluster has none (mode stacked).
     cluster = optional(string)
   }))
@@ -140,12 +143,77 @@ variable "query" {
     partial_response = optional(bool, true)
     max_held_bytes   = optional(string, "")
     sync_interval    = optional(string, "")
-    # mode stacked: what becomes of labels by which a cluster claims to be another (drop, inject, refuse), and the label that holds a cluster's name.
+    # What becomes of labels by which a cluster claims to be another (drop, inject, refuse), and the label that holds a cluster's name.
     foreign_labels = optional(string, "drop")
     cluster_label  = optional(string, "cluster")
+    # Of calls to clusters: none, snappy, or zstd where all of them are ours.
+    compression     = optional(string, "none")
+    max_frame_bytes = optional(string, "")
+    # mode inline
+    info_interval = optional(string, "")
   })
   default = {}
 }
+
+variable "upward" {
+  description = "mTLS on the hub's gRPC port, for a querier above it: upward_server, or a Secret that is there (tls.crt, tls.key, ca.crt). See modules/config/observer."
+  type = object({
+    existing_secret        = optional(string)
+    allowed_identities     = optional(list(string), [])
+    forwarded_certificates = optional(string, "")
+  })
+  default = null
+
+  validation {
+    condition = var.upward == null ? true : alltrue([
+      for identity in var.upward.allowed_identities :
+      can(regex("^(spiffe://[^/]+/(observer|ingress)/[^/]+|dns:[A-Za-z0-9.-]+|((observer|ingress)/)?([*]|[a-z0-9]([a-z0-9.-]*[a-z0-9])?))$", identity))
+    ])
+    error_message = "upward.allowed_identities are observer/<hub>, observer/*, ingress/<name>, spiffe://<trust domain>/observer/<hub> or dns:<name>."
+  }
+}
+
+variable "upward_server" {
+  description = "The leaf that the hub shows upward: the element of the pki module's output servers whose name is this hub's."
+  type = object({
+    cert_pem = string
+    key_pem  = string
+    ca_pem   = string
+  })
+  default   = null
+  sensitive = true
+}
+
+variable "local_stores" {
+  description = "More StoreAPIs in this cluster, plain text (mode stacked): host:port or names to look up (dns+, dnssrv+)."
+  type        = list(string)
+  default     = []
+}
+
+variable "target_files" {
+  description = "A ConfigMap of files of StoreAPIs in Prometheus' format of file discovery (mode stacked)."
+  type        = string
+  default     = ""
+}
+
+variable "http" {
+  description = "TLS and passwords of the HTTP servers; see the chart's httpServer. secret: web.yaml and the files it names."
+  type = object({
+    secret          = string
+    tls             = optional(bool, false)
+    credentials     = optional(bool, false)
+    password_secret = optional(string, "")
+    ca_secret       = optional(string, "")
+    server_name     = optional(string, "")
+    # For Grafana: a Secret with PARALLAX_USER, PARALLAX_PASSWORD and PARALLAX_CA (PEM), as far as web.yaml asks for them.
+    grafana_secret = optional(string, "")
+  })
+  default = null
+  validation {
+    condition     = var.http == null ? true : !var.http.tls || (var.http.ca_secret != "" && var.http.server_name != "")
+    error_message = "http.tls: scrapes need ca_secret (a Secret with ca.crt) and server_name, the name in the certificate."
+  }}
+
 
 variable "cache" {
   description = "What store gateways remember beside their own memory; see modules/config/observer."

@@ -74,6 +74,7 @@ spec:
         - name: cache
           secret: { secretName: {{ $secret }}, defaultMode: 0440 }
         {{- end }}
+        {{- include "parallax.httpVolume" $root | nindent 8 }}
   {{- include "parallax.volumeClaim" ($gateway.storage | default $root.Values.observer.storage) | nindent 2 }}
 {{- include "parallax.disruptionBudget" (merge (dict "replicas" ($gateway.replicas | default 1)) $ids) }}
 {{- end }}

@@ -42,16 +42,21 @@ capabilities:
 
 {{/* Pod fields of every workload: {root, component, name, serviceAccount}. */}}
 {{- define "parallax.podBasics" -}}
-{{- if .serviceAccount }}
-serviceAccountName: {{ .serviceAccount }}
-{{- else }}
-automountServiceAccountToken: false
+{{- with .serviceAccount }}
+serviceAccountName: {{ . }}
 {{- end }}
+# Nobody here asks Kubernetes; clouds' identities come in volumes of their own.
+automountServiceAccountToken: false
+# They would be environment variables that begin with PARALLAX_, as settings do.
+enableServiceLinks: false
+# Until load balancers know (10 s), calls have ended (2 min) and what is open is closed.
+terminationGracePeriodSeconds: 150
 securityContext:
   runAsNonRoot: true
   runAsUser: 65532
   runAsGroup: 65532
   fsGroup: 65532
+  fsGroupChangePolicy: OnRootMismatch
   seccompProfile: { type: RuntimeDefault }
 {{- with .root.Values.imagePullSecrets }}
 imagePullSecrets:
@@ -101,14 +106,70 @@ annotations:
 {{- end }}
 {{- end }}
 
-{{/* The container of one component: {root, args, extraArgs, env, grpc, mounts, resources, image}. Logs are added here. */}}
+{{/* Endpoints are taken away when a pod is told to stop, but proxies and load balancers learn of it later: until then it goes on. */}}
+{{- define "parallax.preStop" -}}
+{{- if semverCompare ">=1.30.0-0" .root.Capabilities.KubeVersion.Version }}
+lifecycle:
+  preStop:
+    sleep: { seconds: 10 }
+{{- end }}
+{{- end }}
+
+{{/* Probes: {root, grpc, grpcTls}. Kubelet has no password and no certificate: where the HTTP server asks for one, plain gRPC says whether it is ready, else that it listens. */}}
+{{- define "parallax.probes" -}}
+{{- $http := .root.Values.httpServer }}
+{{- if and $http.existingSecret $http.credentials }}
+livenessProbe:
+  tcpSocket: { port: http }
+  periodSeconds: 15
+  timeoutSeconds: 5
+  failureThreshold: 8
+readinessProbe:
+  {{- if and .grpc (not .grpcTls) }}
+  grpc: { port: 10901 }
+  {{- else }}
+  tcpSocket: { port: http }
+  {{- end }}
+  periodSeconds: 5
+  timeoutSeconds: 5
+  failureThreshold: 6
+{{- else }}
+{{- $scheme := ternary "HTTPS" "HTTP" (and (ne $http.existingSecret "") $http.tls) }}
+livenessProbe:
+  httpGet: { path: /-/healthy, port: http, scheme: {{ $scheme }} }
+  periodSeconds: 15
+  timeoutSeconds: 5
+  failureThreshold: 8
+readinessProbe:
+  httpGet: { path: /-/ready, port: http, scheme: {{ $scheme }} }
+  periodSeconds: 5
+  timeoutSeconds: 5
+  failureThreshold: 6
+{{- end }}
+{{- end }}
+
+{{/* The volume of httpServer.existingSecret, which parallax.container mounts. */}}
+{{- define "parallax.httpVolume" -}}
+{{- with .Values.httpServer.existingSecret }}
+- name: http
+  secret: { secretName: {{ . }}, defaultMode: 0440 }
+{{- end }}
+{{- end }}
+
+{{/* The container of one component: {root, args, extraArgs, env, grpc, grpcTls, configured (by a file, so that it takes no flag of HTTP), mounts, resources, image}. Logs are added here. */}}
 {{- define "parallax.container" -}}
+{{- $secret := .root.Values.httpServer.existingSecret }}
+{{- $mounts := .mounts | default list }}
+{{- if $secret }}{{- $mounts = append $mounts (dict "name" "http" "path" "/etc/parallax/http" "readOnly" true) }}{{- end }}
 - name: parallax
   image: {{ .image | default (include "parallax.image" .root) }}
   imagePullPolicy: {{ .root.Values.image.pullPolicy }}
   args:
     {{- range .args }}
     - {{ . | quote }}
+    {{- end }}
+    {{- if and $secret (not .configured) }}
+    - --http.config=/etc/parallax/http/web.yaml
     {{- end }}
     - --log.level={{ .root.Values.logLevel }}
     - --log.format=json
@@ -124,19 +185,15 @@ annotations:
     {{- if .grpc }}
     - { name: grpc, containerPort: 10901 }
     {{- end }}
-  livenessProbe:
-    httpGet: { path: /-/healthy, port: http }
-    periodSeconds: 15
-    failureThreshold: 8
-  readinessProbe:
-    httpGet: { path: /-/ready, port: http }
-    periodSeconds: 5
-    failureThreshold: 6
+  {{- include "parallax.probes" . | nindent 2 }}
+  {{- if .grpc }}
+  {{- include "parallax.preStop" . | nindent 2 }}
+  {{- end }}
   resources:
     {{- include "parallax.resources" (dict "root" .root "own" .resources) | nindent 4 }}
   securityContext:
     {{- include "parallax.containerSecurity" . | nindent 4 }}
-  {{- with .mounts }}
+  {{- with $mounts }}
   volumeMounts:
     {{- range . }}
     - name: {{ .name }}
@@ -148,7 +205,7 @@ annotations:
   {{- end }}
 {{- end }}
 
-{{/* The Service of one component: {root, component, name, grpc, headless}. */}}
+{{/* The Service of one component: {root, component, name, grpc, grpcTls, headless}. */}}
 {{- define "parallax.service" -}}
 apiVersion: v1
 kind: Service
@@ -166,7 +223,7 @@ spec:
   ports:
     - { name: http, port: 10902, targetPort: http }
     {{- if .grpc }}
-    - { name: grpc, port: 10901, targetPort: grpc, appProtocol: kubernetes.io/h2c }
+    - { name: grpc, port: 10901, targetPort: grpc{{ if not .grpcTls }}, appProtocol: kubernetes.io/h2c{{ end }} }
     {{- end }}
 {{- end }}
 
@@ -195,6 +252,8 @@ metadata:
     {{- include "parallax.labels" . | nindent 4 }}
 spec:
   maxUnavailable: 1
+  # A pod that never gets ready must not keep a node from being drained.
+  unhealthyPodEvictionPolicy: AlwaysAllow
   selector:
     matchLabels:
       {{- include "parallax.selector" . | nindent 6 }}
@@ -213,6 +272,7 @@ metadata:
   annotations:
     {{- toYaml . | nindent 4 }}
   {{- end }}
+automountServiceAccountToken: false
 {{- end }}
 
 {{/* Secret of a cluster's querier: its own, or the observer's. */}}
@@ -228,6 +288,16 @@ metadata:
 {{/* The name in the certificate: the host of the first store, without what says how to look it up. */}}
 {{- define "parallax.serverName" -}}
 {{ .serverName | default (regexReplaceAll "^[a-z]+\\+" (first (splitList ":" (first .stores))) "") }}
+{{- end }}
+
+{{/* What a server asks of those who call, as flags, a line each: {allowedIdentities, forwardedCertificates}. */}}
+{{- define "parallax.accessFlags" -}}
+{{- range .allowedIdentities }}
+--grpc-server-allowed-identity={{ . }}
+{{- end }}
+{{- with .forwardedCertificates }}
+--grpc-server-forwarded-certificates={{ . }}
+{{- end }}
 {{- end }}
 
 {{/* The value of the cluster label of an entry of a map: {name, entry}; "" is none. */}}

@@ -22,13 +22,16 @@ locals {
       host         = var.entry.host
       port         = var.entry.port
       replicas     = var.entry.replicas
-      endpoints    = local.sidecars
+      endpoints    = var.entry.endpoints == null ? local.sidecars : var.entry.endpoints
       className    = var.entry.class_name
       entryPoint   = var.entry.entry_point
       gateway      = var.entry.gateway
       annotations  = var.entry.annotations
       allowedCidrs = var.entry.allowed_cidrs
       proxySecret  = var.entry.proxy_secret
+
+      allowedIdentities     = var.entry.allowed_identities
+      forwardedCertificates = var.entry.forwarded_certificates
       tls = {
         existingSecret = var.certificate.secret_name
         certManager = {
@@ -62,11 +65,22 @@ locals {
       storage            = { size = var.compactor.storage_size, className = var.compactor.storage_class }
       serviceAccount     = { annotations = var.compactor.service_account_annotations }
     }
+    httpServer = {
+      existingSecret = try(var.http.secret, "")
+      tls            = try(var.http.tls, false)
+      credentials    = try(var.http.credentials, false)
+      scrape         = { passwordSecret = try(var.http.password_secret, ""), caSecret = try(var.http.ca_secret, ""), serverName = try(var.http.server_name, "") }
+    }
     monitoring = { prometheusRule = { enabled = true } }
   }
 
   identity = "spiffe://${var.trust_domain}/observee/${var.cluster_name}"
 
+  thanos = {
+    image               = "${var.image.repository}:${var.image.tag}"
+    objectStorageConfig = { existingSecret = { name = var.bucket.secret_name, key = var.bucket.secret_key } }
+    additionalArgs      = [for name, value in var.sidecar.extra_args : { name = name, value = value }]
+  }
   prometheus_storage = merge(
     { accessModes = ["ReadWriteOnce"], resources = { requests = { storage = var.prometheus.storage_size } } },
     var.prometheus.storage_class == null ? {} : { storageClassName = var.prometheus.storage_class },
@@ -93,10 +107,7 @@ locals {
           labelSelector     = { matchLabels = { "app.kubernetes.io/name" = "prometheus", prometheus = local.objects_name } }
         }]
         storageSpec = { volumeClaimTemplate = { spec = local.prometheus_storage } }
-        thanos = {
-          image               = "${var.image.repository}:${var.image.tag}"
-          objectStorageConfig = { existingSecret = { name = var.bucket.secret_name, key = var.bucket.secret_key } }
-        }
+        thanos = { for key, value in local.thanos : key => value if length(value) > 0 }
       }
     }
   }

@@ -41,8 +41,39 @@ variable "entry" {
     annotations   = optional(map(string), {})
     allowed_cidrs = optional(list(string), [])
     proxy_secret  = optional(string)
+    # Who may ask (observer/hub, observer/*, ingress/eu-1, a SPIFFE name, dns:name), and the header in which nginx (or, in mode none, a proxy of yours: xfcc, traefik) passes certificates on.
+    allowed_identities     = optional(list(string), [])
+    forwarded_certificates = optional(string, "")
+    # host:port or names to look up (dns+, dnssrv+) of the sidecars; by default those of kube-prometheus-stack.
+    endpoints = optional(list(string))
   })
 
+  validation {
+    condition = alltrue([
+      for identity in var.entry.allowed_identities :
+      can(regex("^(spiffe://[^/]+/(observer|ingress)/[^/]+|dns:[A-Za-z0-9.-]+|((observer|ingress)/)?([*]|[a-z0-9]([a-z0-9.-]*[a-z0-9])?))$", identity))
+    ])
+    error_message = "entry.allowed_identities are observer/<hub>, observer/*, ingress/<name>, spiffe://<trust domain>/observer/<hub> or dns:<name>: only observers and ingresses ask."
+  }
+  validation {
+    condition     = contains(["", "xfcc", "nginx", "traefik"], var.entry.forwarded_certificates)
+    error_message = "entry.forwarded_certificates \"${var.entry.forwarded_certificates}\" is not known: use nginx, xfcc or traefik."
+  }
+  validation {
+    condition     = var.entry.forwarded_certificates == "" || var.entry.mode == "none" || (var.entry.mode == "nginx" && var.entry.forwarded_certificates == "nginx")
+    error_message = "entry.forwarded_certificates is for mode nginx (nginx), or none behind a proxy of yours: in other modes TLS passes through, and Parallax sees the observers' certificates itself."
+  }
+  validation {
+    condition = (
+      var.entry.mode != "nginx" || length(var.entry.allowed_identities) == 0 || var.entry.forwarded_certificates == "nginx" ||
+      anytrue([for identity in var.entry.allowed_identities : strcontains(identity, "ingress/")])
+    )
+    error_message = "entry.allowed_identities: in mode nginx every call has the certificate of nginx. Set forwarded_certificates = \"nginx\", or allow ingress/<name>."
+  }
+  validation {
+    condition     = length(var.entry.allowed_cidrs) == 0 || !contains(["gateway", "traefik"], var.entry.mode)
+    error_message = "entry.allowed_cidrs narrow the load balancer of mode l4, nginx, or pods (none): in mode gateway or traefik narrow the proxy itself."
+  }
   validation {
     condition     = contains(["l4", "gateway", "traefik", "nginx", "none"], var.entry.mode)
     error_message = "entry.mode \"${var.entry.mode}\" is not known: use l4, gateway, traefik, nginx or none."
@@ -211,11 +242,39 @@ variable "compactor" {
 }
 
 variable "sidecar" {
-  description = "The sidecar beside Prometheus. The annotations go to Prometheus' service account (IRSA)."
+  description = "The sidecar beside Prometheus. The annotations go to Prometheus' service account (IRSA); extra_args are flags without dashes, such as { \"hash-func\" = \"SHA256\" }."
   type = object({
     service_account_annotations = optional(map(string), {})
+    extra_args                  = optional(map(string), {})
   })
   default = {}
+
+  validation {
+    condition     = alltrue([for name, value in var.sidecar.extra_args : can(regex("^[a-z]", name))])
+    error_message = "sidecar.extra_args are flags without dashes: { \"hash-func\" = \"SHA256\" }."
+  }
+}
+
+variable "http" {
+  description = "TLS and passwords of the HTTP servers; see the chart's httpServer. secret: web.yaml and the files it names."
+  type = object({
+    secret          = string
+    tls             = optional(bool, false)
+    credentials     = optional(bool, false)
+    password_secret = optional(string, "")
+    ca_secret       = optional(string, "")
+    server_name     = optional(string, "")
+  })
+  default = null
+
+  validation {
+    condition     = var.http == null ? true : var.http.tls || var.http.credentials
+    error_message = "http: say what web.yaml asks for, tls or credentials (or both), or probes and scrapes fail."
+  }
+  validation {
+    condition     = var.http == null ? true : !var.http.tls || (var.http.ca_secret != "" && var.http.server_name != "")
+    error_message = "http.tls: scrapes need ca_secret (a Secret with ca.crt) and server_name, the name in the certificate."
+  }
 }
 
 variable "image" {

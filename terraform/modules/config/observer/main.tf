@@ -12,7 +12,8 @@ locals {
     for name, querier in local.queriers : name
     if querier.existing_secret == null && querier.ca_pem == null && var.observee_ca_content == ""
   ]
-  url = var.query_frontend.enabled ? "http://parallax-query-frontend.${var.namespace}.svc:10902" : "http://parallax-query.${var.namespace}.svc:10902"
+  scheme = try(var.http.tls, false) ? "https" : "http"
+  url    = var.query_frontend.enabled ? "http://parallax-query-frontend.${var.namespace}.svc:10902" : "${local.scheme}://parallax-query.${var.namespace}.svc:10902"
 
   chart_values = {
     image = var.image
@@ -34,8 +35,24 @@ locals {
       syncInterval    = var.query.sync_interval
       foreignLabels   = var.query.foreign_labels
       clusterLabel    = var.query.cluster_label
+      compression     = var.query.compression == "none" ? "" : var.query.compression
+      maxFrameBytes   = var.query.max_frame_bytes
+      infoInterval    = var.query.info_interval
       storage         = { size = var.query.storage_size }
       serviceAccount  = { annotations = var.service_account_annotations }
+      targetFiles     = var.target_files
+      upward = {
+        tlsSecret             = try(var.upward.secret, "")
+        allowedIdentities     = try(var.upward.allowed_identities, [])
+        forwardedCertificates = try(var.upward.forwarded_certificates, "")
+      }
+    }
+    localStores = var.local_stores
+    httpServer = {
+      existingSecret = try(var.http.secret, "")
+      tls            = try(var.http.tls, false)
+      credentials    = try(var.http.credentials, false)
+      scrape         = { passwordSecret = try(var.http.password_secret, ""), caSecret = try(var.http.ca_secret, ""), serverName = try(var.http.server_name, "") }
     }
     queryFrontend = { enabled = var.query_frontend.enabled, replicas = var.query_frontend.replicas, splitInterval = var.query_frontend.split_interval }
     cache = {
@@ -47,10 +64,14 @@ locals {
     tlsQueriers = {
       for name, querier in local.queriers : name => {
         stores     = querier.stores
-        serverName = coalesce(querier.server_name, split(":", trimprefix(querier.stores[0], "dns+"))[0])
+        serverName = coalesce(querier.server_name, split(":", replace(querier.stores[0], "/^[a-z]+[+]/", ""))[0])
         identity   = querier.identity
         tlsSecret  = local.secrets[name]
         cluster    = querier.cluster
+
+        authority     = querier.authority
+        compression   = querier.compression
+        foreignLabels = querier.foreign_labels
       }
     }
     storeGateways = {
@@ -68,6 +89,22 @@ locals {
     }
   }
 
+  # Grafana fills in $__env{…} itself, from a Secret: nothing secret stands in values.
+  data_source = merge(
+    {
+      name = "Parallax", uid = "parallax", type = "prometheus", access = "proxy", url = local.url, isDefault = true,
+      jsonData = merge(
+        { httpMethod = "POST", timeInterval = "30s", prometheusType = "Thanos", queryTimeout = var.query.timeout },
+        { for key, value in { tlsAuthWithCACert = true, serverName = try(var.http.server_name, "") } : key => value if local.scheme == "https" },
+      )
+    },
+    { for key, value in { basicAuth = true, basicAuthUser = "$__env{PARALLAX_USER}" } : key => value if try(var.http.password_secret, "") != "" },
+    { for key, value in { secureJsonData = merge(
+      { for name in ["basicAuthPassword"] : name => "$__env{PARALLAX_PASSWORD}" if try(var.http.password_secret, "") != "" },
+      { for name in ["tlsCACert"] : name => "$__env{PARALLAX_CA}" if local.scheme == "https" },
+    ) } : key => value if var.http != null },
+  )
+
   prometheus_storage = merge(
     { accessModes = ["ReadWriteOnce"], resources = { requests = { storage = var.prometheus.storage_size } } },
     var.prometheus.storage_class == null ? {} : { storageClassName = var.prometheus.storage_class },
@@ -75,14 +112,14 @@ locals {
   prometheus_stack_values = {
     fullnameOverride = var.prometheus.release
     grafana = {
-      enabled = true
+      enabled       = true
+      envFromSecret = try(var.http.grafana_secret, "")
       sidecar = {
         dashboards  = { enabled = true, label = "grafana_dashboard" }
         datasources = { defaultDatasourceEnabled = false }
       }
       additionalDataSources = [
-        { name = "Parallax", uid = "parallax", type = "prometheus", access = "proxy", url = local.url, isDefault = true,
-        jsonData = { httpMethod = "POST", timeInterval = "30s", prometheusType = "Thanos", queryTimeout = var.query.timeout } },
+        local.data_source,
         { name = "Prometheus", uid = "prometheus-local", type = "prometheus", access = "proxy", isDefault = false,
         url = "http://${var.prometheus.release}-prometheus.${var.namespace}.svc:9090" },
       ]

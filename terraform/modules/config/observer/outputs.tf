@@ -22,8 +22,16 @@ output "helm_values" {
     error_message = "cluster, shards, replicas, relabel, min_time and max_time of tls_queriers and store_gateways need mode = \"stacked\": in mode inline the key is the cluster's name, and each of query.replicas reads every bucket whole."
   }
   precondition {
-    condition     = var.mode == "stacked" || (var.query.foreign_labels == "drop" && var.query.cluster_label == "cluster" && var.cache.existing_secret == "")
-    error_message = "query.foreign_labels, query.cluster_label and cache.existing_secret need mode = \"stacked\"; in mode inline, labels by which a cluster claims to be another are dropped."
+    condition     = var.mode == "stacked" || (var.cache.existing_secret == "" && length(var.local_stores) == 0 && var.target_files == "")
+    error_message = "cache.existing_secret, local_stores and target_files need mode = \"stacked\": in mode inline the observer's file has its caches in itself, and every store is a cluster of tls_queriers."
+  }
+  precondition {
+    condition     = var.mode == "inline" || var.query.info_interval == ""
+    error_message = "query.info_interval needs mode = \"inline\"."
+  }
+  precondition {
+    condition     = var.http == null || !var.query_frontend.enabled
+    error_message = "query_frontend asks the querier in plain text and without a password: leave http out, or the frontend."
   }
 }
 

@@ -39,6 +39,10 @@ variable "tls_queriers" {
     existing_secret       = optional(string)
     certificate_dns_names = optional(list(string))
     external_labels       = optional(map(string))
+    # What a proxy routes by; snappy or zstd (between ours); drop, inject or refuse.
+    authority      = optional(string)
+    compression    = optional(string)
+    foreign_labels = optional(string)
     # Value of the cluster label, if it is not the key; "" if this cluster has none (mode stacked).
     cluster = optional(string)
   }))
@@ -54,14 +58,27 @@ variable "tls_queriers" {
   validation {
     condition = alltrue(flatten([
       for name, querier in var.tls_queriers : [
-        for store in querier.stores : can(regex("^([a-z0-9.-]+:[0-9]+|dns\\+[a-z0-9.-]+:[0-9]+|dnssrv(noa)?\\+[a-z0-9._-]+(:[0-9]+)?)$", store))
+        for store in querier.stores : can(regex("^(([a-zA-Z0-9.-]+|\\[[0-9a-fA-F:.]+\\]):[0-9]+|dns(dualstack)?\\+[a-zA-Z0-9._-]+:[0-9]+|dnssrv(noa)?\\+[a-zA-Z0-9._-]+(:[0-9]+)?)$", store))
       ]
     ]))
     error_message = "A store is host:port without a scheme, such as eu-1.mesh.example.com:443, or a name to look up: dns+host:port, dnssrv+name, dnssrvnoa+name."
   }
   validation {
-    condition     = alltrue([for name, querier in var.tls_queriers : querier.server_name != null || !anytrue([for store in querier.stores : startswith(store, "dnssrv")])])
-    error_message = "A tls_querier finds its hosts by service records (dnssrv+, dnssrvnoa+): give server_name, the name in their certificate."
+    condition     = alltrue([for name, querier in var.tls_queriers : querier.server_name != null || !anytrue([for store in querier.stores : startswith(store, "dnssrv") || startswith(store, "[")])])
+    error_message = "A tls_querier finds its hosts by service records (dnssrv+, dnssrvnoa+) or by an address: give server_name, the name in their certificate."
+  }
+  validation {
+    condition = alltrue([
+      for querier in var.tls_queriers : querier.identity == null ? true : can(regex("^(spiffe://[^/]+/observee/[^/]+|dns)$", querier.identity))
+    ])
+    error_message = "identity of a tls_querier is spiffe://<trust domain>/observee/<cluster>, or dns for any certificate with its name."
+  }
+  validation {
+    condition = alltrue([
+      for querier in var.tls_queriers : (querier.compression == null ? true : contains(["none", "snappy", "zstd"], querier.compression)) &&
+      (querier.foreign_labels == null ? true : contains(["drop", "inject", "refuse"], querier.foreign_labels))
+    ])
+    error_message = "A tls_querier's compression is none, snappy or zstd, its foreign_labels drop, inject or refuse."
   }
   validation {
     condition     = length(flatten([for querier in var.tls_queriers : querier.stores])) == length(distinct(flatten([for querier in var.tls_queriers : querier.stores])))
@@ -85,8 +102,8 @@ variable "tls_queriers" {
     condition = alltrue([
       for name, querier in var.tls_queriers : querier.certificate_dns_names == null ? true : anytrue([
         for dns in querier.certificate_dns_names :
-        dns == coalesce(querier.server_name, split(":", trimprefix(querier.stores[0], "dns+"))[0]) ||
-        (startswith(dns, "*.") && replace(coalesce(querier.server_name, split(":", trimprefix(querier.stores[0], "dns+"))[0]), "/^[^.]+/", "*") == dns)
+        dns == coalesce(querier.server_name, split(":", replace(querier.stores[0], "/^[a-z]+[+]/", ""))[0]) ||
+        (startswith(dns, "*.") && replace(coalesce(querier.server_name, split(":", replace(querier.stores[0], "/^[a-z]+[+]/", ""))[0]), "/^[^.]+/", "*") == dns)
       ])
     ])
     error_message = "A tls_querier's certificate does not name the host it dials: set server_name to a name in the certificate, or add the host to the certificate's dns_names."
@@ -175,11 +192,74 @@ variable "query" {
     partial_response = optional(bool, true)
     max_held_bytes   = optional(string, "")
     sync_interval    = optional(string, "")
-    # mode stacked: what becomes of labels by which a cluster claims to be another (drop, inject, refuse), and the label that holds a cluster's name.
+    # What becomes of labels by which a cluster claims to be another (drop, inject, refuse), and the label that holds a cluster's name.
     foreign_labels = optional(string, "drop")
     cluster_label  = optional(string, "cluster")
+    # Of calls to clusters: none, snappy, or zstd where all of them are ours.
+    compression     = optional(string, "none")
+    max_frame_bytes = optional(string, "")
+    # mode inline
+    info_interval = optional(string, "")
   })
   default = {}
+
+  validation {
+    condition     = contains(["none", "snappy", "zstd"], var.query.compression) && contains(["drop", "inject", "refuse"], var.query.foreign_labels)
+    error_message = "query.compression is none, snappy or zstd, query.foreign_labels drop, inject or refuse."
+  }
+}
+
+variable "upward" {
+  description = <<-EOT
+    For a querier above this hub: mTLS on its gRPC port. `secret` holds tls.crt and tls.key (the leaf of an observee, whose name is this hub's) and ca.crt (the CA of observers);
+    allowed_identities and forwarded_certificates are as those of an observee's entry.
+  EOT
+  type = object({
+    secret                 = string
+    allowed_identities     = optional(list(string), [])
+    forwarded_certificates = optional(string, "")
+  })
+  default = null
+}
+
+variable "local_stores" {
+  description = "More StoreAPIs in this cluster, plain text (mode stacked): host:port or names to look up (dns+, dnssrv+)."
+  type        = list(string)
+  default     = []
+}
+
+variable "target_files" {
+  description = "A ConfigMap of files of StoreAPIs in Prometheus' format of file discovery (mode stacked)."
+  type        = string
+  default     = ""
+}
+
+variable "http" {
+  description = "TLS and passwords of the HTTP servers; see the chart's httpServer. secret: web.yaml and the files it names."
+  type = object({
+    secret          = string
+    tls             = optional(bool, false)
+    credentials     = optional(bool, false)
+    password_secret = optional(string, "")
+    ca_secret       = optional(string, "")
+    server_name     = optional(string, "")
+    # For Grafana: a Secret with PARALLAX_USER, PARALLAX_PASSWORD and PARALLAX_CA (PEM), as far as web.yaml asks for them.
+    grafana_secret = optional(string, "")
+  })
+  default = null
+
+  validation {
+    condition     = var.http == null ? true : var.http.tls || var.http.credentials
+    error_message = "http: say what web.yaml asks for, tls or credentials (or both), or probes and scrapes fail."
+  }
+  validation {
+    condition     = var.http == null ? true : !var.http.tls || (var.http.ca_secret != "" && var.http.server_name != "")
+    error_message = "http.tls: scrapes need ca_secret (a Secret with ca.crt) and server_name, the name in the certificate."
+  }
+  validation {
+    condition     = var.http == null ? true : var.http.grafana_secret != ""
+    error_message = "http.grafana_secret: Grafana asks the hub, and needs its password or its CA. Name a Secret with PARALLAX_USER, PARALLAX_PASSWORD and PARALLAX_CA."
+  }
 }
 
 variable "cache" {

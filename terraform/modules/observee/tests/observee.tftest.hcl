@@ -114,3 +114,19 @@ run "nginx_gets_a_leaf_of_its_own" {
     error_message = "the ingress' Secret"
   }
 }
+
+run "who_may_ask_and_what_the_sidecar_is_told" {
+  variables {
+    entry   = { host = "eu-1.mesh.example", allowed_identities = ["observer/hub"] }
+    sidecar = { extra_args = { "hash-func" = "SHA256" } }
+    http    = { secret = "web", credentials = true, password_secret = "scraper" }
+  }
+  assert {
+    condition     = yamldecode(helm_release.parallax.values[0]).entry.allowedIdentities == ["observer/hub"] && yamldecode(helm_release.parallax.values[0]).httpServer.scrape.passwordSecret == "scraper"
+    error_message = "the chart's values"
+  }
+  assert {
+    condition     = strcontains(helm_release.prometheus_stack[0].values[0], "hash-func")
+    error_message = "the sidecar's flag"
+  }
+}

@@ -101,3 +101,30 @@ run "cert_manager_without_a_trust_domain_is_refused" {
   }
   expect_failures = [kubernetes_secret_v1.observee_ca]
 }
+
+run "the_hub_shows_a_leaf_upward" {
+  variables {
+    upward        = { allowed_identities = ["observer/global"] }
+    upward_server = { cert_pem = "uc", key_pem = "uk", ca_pem = "ua" }
+  }
+  assert {
+    condition     = kubernetes_secret_v1.upward[0].data["ca.crt"] == "ua" && yamldecode(helm_release.parallax.values[0]).observer.upward.tlsSecret == "parallax-upward-tls"
+    error_message = "its Secret"
+  }
+}
+
+run "upward_without_a_leaf_is_refused" {
+  command = plan
+  variables {
+    upward = {}
+  }
+  expect_failures = [kubernetes_secret_v1.upward]
+}
+
+run "an_observee_may_not_ask_upward" {
+  command = plan
+  variables {
+    upward = { existing_secret = "up", allowed_identities = ["observee/eu-1"] }
+  }
+  expect_failures = [var.upward]
+}

@@ -175,3 +175,116 @@ run "what_only_parallax_has_is_refused_for_another_image" {
   }
   expect_failures = [var.compactor]
 }
+
+run "who_may_ask_by_name" {
+  command = plan
+  variables {
+    entry = { host = "eu-1.mesh.example", allowed_identities = ["observer/hub", "spiffe://mesh.example/observer/second"] }
+  }
+  assert {
+    condition     = yamldecode(output.helm_values).entry.allowedIdentities == ["observer/hub", "spiffe://mesh.example/observer/second"]
+    error_message = "the list"
+  }
+}
+
+run "an_observee_on_the_list_is_refused" {
+  command = plan
+  variables {
+    entry = { host = "eu-1.mesh.example", allowed_identities = ["observee/us-1"] }
+  }
+  expect_failures = [var.entry]
+}
+
+run "behind_nginx_a_list_needs_forwarded_certificates" {
+  command = plan
+  variables {
+    entry = { host = "eu-1.mesh.example", mode = "nginx", proxy_secret = "leaf", allowed_identities = ["observer/hub"] }
+  }
+  expect_failures = [var.entry]
+}
+
+run "nginx_forwards_certificates" {
+  command = plan
+  variables {
+    entry = { host = "eu-1.mesh.example", mode = "nginx", proxy_secret = "leaf", allowed_identities = ["observer/hub"], forwarded_certificates = "nginx" }
+  }
+  assert {
+    condition     = yamldecode(output.helm_values).entry.forwardedCertificates == "nginx"
+    error_message = "the header"
+  }
+}
+
+run "where_tls_passes_through_nothing_is_forwarded" {
+  command = plan
+  variables {
+    entry = { host = "eu-1.mesh.example", mode = "l4", forwarded_certificates = "xfcc" }
+  }
+  expect_failures = [var.entry]
+}
+
+run "an_unknown_header_is_refused" {
+  command = plan
+  variables {
+    entry = { host = "eu-1.mesh.example", mode = "none", forwarded_certificates = "apache" }
+  }
+  expect_failures = [var.entry]
+}
+
+run "sources_cannot_be_narrowed_behind_a_gateway" {
+  command = plan
+  variables {
+    entry = { host = "eu-1.mesh.example", mode = "gateway", gateway = { name = "gw" }, allowed_cidrs = ["192.0.2.0/24"] }
+  }
+  expect_failures = [var.entry]
+}
+
+run "sidecars_elsewhere_and_flags_of_the_operators" {
+  command = plan
+  variables {
+    entry   = { host = "eu-1.mesh.example", endpoints = ["dnssrv+_grpc._tcp.prometheus-operated.other.svc"] }
+    sidecar = { extra_args = { "hash-func" = "SHA256" } }
+  }
+  assert {
+    condition     = yamldecode(output.helm_values).entry.endpoints == ["dnssrv+_grpc._tcp.prometheus-operated.other.svc"]
+    error_message = "endpoints"
+  }
+  assert {
+    condition     = yamldecode(output.prometheus_stack_values).prometheus.prometheusSpec.thanos.additionalArgs == [{ name = "hash-func", value = "SHA256" }]
+    error_message = "flags"
+  }
+}
+
+run "flags_with_dashes_are_refused" {
+  command = plan
+  variables {
+    sidecar = { extra_args = { "--hash-func" = "SHA256" } }
+  }
+  expect_failures = [var.sidecar]
+}
+
+run "http_with_tls_and_passwords" {
+  command = plan
+  variables {
+    http = { secret = "web", tls = true, credentials = true, password_secret = "scraper", ca_secret = "web-ca", server_name = "parallax" }
+  }
+  assert {
+    condition     = yamldecode(output.helm_values).httpServer == { existingSecret = "web", tls = true, credentials = true, scrape = { passwordSecret = "scraper", caSecret = "web-ca", serverName = "parallax" } }
+    error_message = "the Secret and what it asks for"
+  }
+}
+
+run "http_that_asks_for_nothing_is_refused" {
+  command = plan
+  variables {
+    http = { secret = "web" }
+  }
+  expect_failures = [var.http]
+}
+
+run "http_that_nobody_can_scrape_is_refused" {
+  command = plan
+  variables {
+    http = { secret = "web", tls = true }
+  }
+  expect_failures = [var.http]
+}

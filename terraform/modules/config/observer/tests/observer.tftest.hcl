@@ -205,10 +205,121 @@ run "a_cluster_of_another_name_needs_stacked" {
   expect_failures = [output.helm_values]
 }
 
-run "foreign_labels_need_stacked" {
+run "both_modes_judge_what_a_cluster_claims" {
   command = plan
   variables {
-    query = { foreign_labels = "refuse" }
+    query = { foreign_labels = "refuse", cluster_label = "site", compression = "snappy", max_frame_bytes = "32MiB", info_interval = "10s" }
+    tls_queriers = {
+      eu-1 = { stores = ["eu-1.mesh.example:443"], identity = "dns", authority = "grpc.eu-1", compression = "zstd", foreign_labels = "inject", external_labels = { site = "eu-1" } }
+    }
+  }
+  assert {
+    condition     = yamldecode(output.helm_values).observer.foreignLabels == "refuse" && yamldecode(output.helm_values).observer.clusterLabel == "site" && yamldecode(output.helm_values).observer.compression == "snappy"
+    error_message = "of all clusters"
+  }
+  assert {
+    condition     = yamldecode(output.helm_values).tlsQueriers["eu-1"].foreignLabels == "inject" && yamldecode(output.helm_values).tlsQueriers["eu-1"].compression == "zstd" && yamldecode(output.helm_values).tlsQueriers["eu-1"].identity == "dns"
+    error_message = "of one cluster"
+  }
+}
+
+run "an_unknown_compression_is_refused" {
+  command = plan
+  variables {
+    query = { compression = "gzip" }
+  }
+  expect_failures = [var.query]
+}
+
+run "an_unknown_compression_of_one_cluster_is_refused" {
+  command = plan
+  variables {
+    tls_queriers = { eu-1 = { stores = ["eu-1.mesh.example:443"], compression = "gzip" } }
+  }
+  expect_failures = [var.tls_queriers]
+}
+
+run "an_identity_that_serves_nothing_is_refused" {
+  command = plan
+  variables {
+    tls_queriers = { eu-1 = { stores = ["eu-1.mesh.example:443"], identity = "spiffe://mesh.example/observer/hub" } }
+  }
+  expect_failures = [var.tls_queriers]
+}
+
+run "addresses_that_the_binary_takes" {
+  command = plan
+  variables {
+    mode = "stacked"
+    tls_queriers = {
+      v6   = { stores = ["[2001:db8::1]:443"], server_name = "v6.mesh.example" }
+      dual = { stores = ["dnsdualstack+dual.mesh.example:443"], certificate_dns_names = ["dual.mesh.example"] }
+    }
+    local_stores = ["dnssrv+_grpc._tcp.thanos-ruler-operated.monitoring.svc"]
+    target_files = "stores"
+  }
+  assert {
+    condition     = yamldecode(output.helm_values).tlsQueriers.dual.serverName == "dual.mesh.example" && yamldecode(output.helm_values).localStores == ["dnssrv+_grpc._tcp.thanos-ruler-operated.monitoring.svc"] && yamldecode(output.helm_values).observer.targetFiles == "stores"
+    error_message = "addresses"
+  }
+}
+
+run "local_stores_need_stacked" {
+  command = plan
+  variables {
+    local_stores = ["ruler:10901"]
+  }
+  expect_failures = [output.helm_values]
+}
+
+run "info_interval_needs_inline" {
+  command = plan
+  variables {
+    mode  = "stacked"
+    query = { info_interval = "10s" }
+  }
+  expect_failures = [output.helm_values]
+}
+
+run "a_querier_above_comes_in_over_mtls" {
+  command = plan
+  variables {
+    upward = { secret = "up", allowed_identities = ["observer/global"] }
+  }
+  assert {
+    condition     = yamldecode(output.helm_values).observer.upward == { tlsSecret = "up", allowedIdentities = ["observer/global"], forwardedCertificates = "" }
+    error_message = "upward"
+  }
+}
+
+run "grafana_gets_its_password_from_a_secret" {
+  command = plan
+  variables {
+    http = { secret = "web", tls = true, credentials = true, password_secret = "scraper", ca_secret = "web-ca", server_name = "parallax", grafana_secret = "grafana-parallax" }
+  }
+  assert {
+    condition     = yamldecode(output.prometheus_stack_values).grafana.envFromSecret == "grafana-parallax" && yamldecode(output.prometheus_stack_values).grafana.additionalDataSources[0].url == "https://parallax-query.monitoring.svc:10902"
+    error_message = "the Secret and the address"
+  }
+  assert {
+    condition     = yamldecode(output.prometheus_stack_values).grafana.additionalDataSources[0].secureJsonData == { basicAuthPassword = "$__env{PARALLAX_PASSWORD}", tlsCACert = "$__env{PARALLAX_CA}" } && yamldecode(output.prometheus_stack_values).grafana.additionalDataSources[0].jsonData.serverName == "parallax"
+    error_message = "the data source"
+  }
+}
+
+run "http_without_grafanas_secret_is_refused" {
+  command = plan
+  variables {
+    http = { secret = "web", credentials = true }
+  }
+  expect_failures = [var.http]
+}
+
+run "a_frontend_before_a_password_is_refused" {
+  command = plan
+  variables {
+    http           = { secret = "web", credentials = true, password_secret = "scraper", grafana_secret = "grafana-parallax" }
+    query_frontend = { enabled = true }
   }
   expect_failures = [output.helm_values]
 }
