@@ -527,6 +527,8 @@ class Chart(unittest.TestCase):
             ("observee", {"entry": {"mode": "nginx", "proxySecret": "p", "allowedIdentities": ["observer/hub"]}}, ["certificate of nginx"]),
             ("observee", {"entry": {"mode": "traefik", "allowedCidrs": ["192.0.2.0/24"]}}, ["allowedCidrs", "proxy itself"]),
             ("observee", {"entry": {"allowedCidrs": ["home"]}}, ["allowedCidrs"]),
+            ("observer", {"tlsQueriers": {"eu.1": {"stores": ["b:1"]}}}, ["objects of one name", "eu-1"]),
+            ("observer", {**STACKED, "storeGateways": {"eu": {"objstoreSecret": "a", "shards": 2}, "eu-1": {"objstoreSecret": "b"}}}, ["objects of one name", "store-eu-1"]),
             ("observee", {"httpServer": {"tls": True}}, ["httpServer.existingSecret"]),
             ("observee", {"httpServer": {"existingSecret": "web"}}, ["say what its web.yaml asks for"]),
             ("observee", {"httpServer": {"existingSecret": "web", "tls": True}}, ["caSecret"]),

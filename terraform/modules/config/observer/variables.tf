@@ -52,6 +52,10 @@ variable "tls_queriers" {
     error_message = "Keys of tls_queriers are cluster names: lower-case letters, digits, '-' and '.'."
   }
   validation {
+    condition     = length(var.tls_queriers) == length(distinct([for name in keys(var.tls_queriers) : replace(name, ".", "-")]))
+    error_message = "Two keys of tls_queriers differ only by '.' and '-': objects of Kubernetes would have one name. Name one of the clusters otherwise."
+  }
+  validation {
     condition     = alltrue([for name, querier in var.tls_queriers : length(querier.stores) > 0])
     error_message = "A tls_querier without stores: give the grpc_endpoint of its observee, or remove it."
   }
@@ -150,6 +154,10 @@ variable "store_gateways" {
       for gateway in var.store_gateways : join("/", [gateway.type, coalesce(gateway.storage_account, gateway.endpoint, "-"), gateway.bucket, gateway.prefix])
     ]))
     error_message = "Two store_gateways read the same bucket: each cluster needs a bucket (or a prefix) of its own, or compaction mixes their blocks."
+  }
+  validation {
+    condition     = length(var.store_gateways) == length(distinct([for name in keys(var.store_gateways) : replace(name, ".", "-")]))
+    error_message = "Two keys of store_gateways differ only by '.' and '-': objects of Kubernetes would have one name. Name one of the clusters otherwise."
   }
 }
 

@@ -105,6 +105,17 @@ run "a_key_that_is_not_the_clusters_name_is_refused" {
   expect_failures = [var.tls_queriers]
 }
 
+run "names_that_kubernetes_cannot_tell_apart_are_refused" {
+  command = plan
+  variables {
+    tls_queriers = {
+      "eu.1" = { stores = ["a.mesh.example:443"] }
+      eu-1   = { stores = ["b.mesh.example:443"] }
+    }
+  }
+  expect_failures = [var.tls_queriers]
+}
+
 run "one_store_in_two_clusters_is_refused" {
   command = plan
   variables {
