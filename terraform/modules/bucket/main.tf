@@ -151,6 +151,10 @@ resource "aws_s3_bucket_lifecycle_configuration" "this" {
     noncurrent_version_expiration {
       noncurrent_days = var.noncurrent_days
     }
+    # What a deletion leaves when the last old version has gone: listings would grow for ever.
+    expiration {
+      expired_object_delete_marker = true
+    }
   }
   dynamic "rule" {
     for_each = length(var.transitions) == 0 ? [] : [var.transitions]

@@ -22,6 +22,10 @@ run "private_and_tls_only" {
     condition     = [for rule in aws_s3_bucket_lifecycle_configuration.this.rule : rule.id] == ["broken-uploads", "old-versions"]
     error_message = "lifecycle"
   }
+  assert {
+    condition     = aws_s3_bucket_lifecycle_configuration.this.rule[1].expiration[0].expired_object_delete_marker && alltrue([for rule in aws_s3_bucket_lifecycle_configuration.this.rule : try(rule.expiration[0].days, null) == null])
+    error_message = "marks of deletions go, objects never"
+  }
 }
 
 run "readers_of_another_account_only_read" {
