@@ -45,11 +45,11 @@ capabilities:
 {{- with .serviceAccount }}
 serviceAccountName: {{ . }}
 {{- end }}
-# Nobody here asks Kubernetes; clouds' identities come in volumes of their own.
+{{- /* Nobody here asks Kubernetes; clouds' identities come in volumes of their own. */}}
 automountServiceAccountToken: false
-# They would be environment variables that begin with PARALLAX_, as settings do.
+{{- /* They would be environment variables that begin with PARALLAX_, as settings do. */}}
 enableServiceLinks: false
-# Until load balancers know (10 s), calls have ended (2 min) and what is open is closed.
+{{- /* Until load balancers know (10 s), calls have ended (2 min) and what is open is closed. */}}
 terminationGracePeriodSeconds: 150
 securityContext:
   runAsNonRoot: true
