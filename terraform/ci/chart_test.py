@@ -171,8 +171,6 @@ class Chart(unittest.TestCase):
         self.assertEqual(out.one("Service", "parallax-entry-grpc")["spec"]["loadBalancerSourceRanges"], ["192.0.2.0/24"])
         # Behind a load balancer that has addresses of its own, a policy by senders would let nobody in.
         self.assertEqual(out.one("NetworkPolicy", "parallax-entry")["spec"]["ingress"], [{"ports": [{"port": "grpc"}]}])
-        nginx = self.render("observee", {"entry": {**sources, "mode": "nginx", "proxySecret": "leaf"}})
-        self.assertEqual(nginx.one("Ingress", "parallax-entry")["metadata"]["annotations"]["nginx.ingress.kubernetes.io/whitelist-source-range"], "192.0.2.0/24")
         pods = self.render("observee", {"entry": {**sources, "mode": "none"}})
         self.assertEqual(pods.one("NetworkPolicy", "parallax-entry")["spec"]["ingress"][0]["from"], [{"ipBlock": {"cidr": "192.0.2.0/24"}}])
 
@@ -352,30 +350,16 @@ class Chart(unittest.TestCase):
         self.assertEqual(gateway.one("TLSRoute", "parallax-entry")["apiVersion"], "gateway.networking.k8s.io/v1")
         older = self.render("observee", {"entry": {"mode": "gateway", "gateway": {"name": "gw"}}}, "--api-versions", "gateway.networking.k8s.io/v1alpha2/TLSRoute")
         self.assertEqual(older.one("TLSRoute", "parallax-entry")["apiVersion"], "gateway.networking.k8s.io/v1alpha2")
-        for out in (traefik, gateway):
+        # ingress-nginx shows gRPC backends no certificate, and speaks TLS 1.2 to them: it could not end TLS before an entry.
+        nginx = self.render("observee", {"entry": {"mode": "nginx"}})
+        self.assertEqual(nginx.one("Ingress", "parallax-entry")["metadata"]["annotations"]["nginx.ingress.kubernetes.io/ssl-passthrough"], "true")
+        self.assertNotIn("tls", nginx.one("Ingress", "parallax-entry")["spec"])
+        for out in (traefik, gateway, nginx):
             self.assertEqual(out.one("Service", "parallax-entry-grpc")["spec"]["type"], "ClusterIP")
 
-    def test_nginx_verifies_observers_and_opens_mtls_of_its_own(self):
-        out = self.render("observee", {"entry": {"mode": "nginx", "proxySecret": "ingress-leaf"}})
-        annotations = out.one("Ingress", "parallax-entry")["metadata"]["annotations"]
-        prefix = "nginx.ingress.kubernetes.io/"
-        self.assertEqual(annotations[prefix + "auth-tls-secret"], "monitoring/parallax-entry-tls")
-        self.assertEqual(annotations[prefix + "proxy-ssl-secret"], "monitoring/ingress-leaf")
-        self.assertEqual(annotations[prefix + "proxy-ssl-verify"], "on")
-        self.assertNotIn(prefix + "configuration-snippet", annotations)
-
-    def test_behind_nginx_observers_are_known_by_the_header_that_nginx_sets(self):
-        entry = {"mode": "nginx", "proxySecret": "ingress-leaf", "allowedIdentities": ["observer/hub"], "forwardedCertificates": "nginx"}
-        out = self.render("observee", {"entry": entry})
-        self.assertIn("--grpc-server-forwarded-certificates=nginx", out.args("Deployment", "parallax-entry"))
-        snippet = out.one("Ingress", "parallax-entry")["metadata"]["annotations"]["nginx.ingress.kubernetes.io/configuration-snippet"]
-        self.assertEqual(snippet.strip(), "grpc_set_header x-ssl-client-cert $ssl_client_escaped_cert;")
-
-    def test_nginx_lets_observers_in_and_not_whoever_signed_the_leaf(self):
-        out = self.render("observee", {"entry": {"mode": "nginx", "proxySecret": "ingress-leaf", **CERT_MANAGER["entry"]}})
-        annotations = out.one("Ingress", "parallax-entry")["metadata"]["annotations"]
-        self.assertEqual(annotations["nginx.ingress.kubernetes.io/auth-tls-secret"], "monitoring/parallax-trusted-ca")
-        self.assertEqual(out.one("Ingress", "parallax-entry")["spec"]["tls"][0]["secretName"], "parallax-entry-tls")
+    def test_behind_a_proxy_of_ones_own_observers_are_known_by_its_header(self):
+        out = self.render("observee", {"entry": {"mode": "none", "allowedIdentities": ["observer/hub"], "forwardedCertificates": "xfcc"}})
+        self.assertTrue({"--grpc-server-forwarded-certificates=xfcc", "--grpc-server-allowed-identity=observer/hub"} <= set(out.args("Deployment", "parallax-entry")))
 
     def test_cert_manager_makes_the_leaf_and_terraform_the_trust(self):
         out = self.render("observee", CERT_MANAGER)
@@ -501,7 +485,6 @@ class Chart(unittest.TestCase):
             ("observee", {"entry": {"endpoints": []}}, ["entry.endpoints is empty"]),
             ("observee", {"entry": {"tls": {"existingSecret": ""}}}, ["entry.tls.existingSecret is empty"]),
             ("observee", {"entry": {"mode": "gateway"}}, ["entry.gateway"]),
-            ("observee", {"entry": {"mode": "nginx"}}, ["entry.proxySecret"]),
             ("observee", {"objstore": {"existingSecret": ""}}, ["objstore.existingSecret"]),
             ("observee", {"entri": {}}, ["entri"]),
             ("observee", {"compactor": {"retention": {"raw": "soon"}}}, ["raw"]),
@@ -523,8 +506,8 @@ class Chart(unittest.TestCase):
             ("observer", {"tlsQueriers": {"eu-1": {"stores": ["[::1]:443"], "serverName": None}}}, ["serverName"]),
             ("observee", {"entry": {"allowedIdentities": ["observee/us-1"]}}, ["allowedIdentities"]),
             ("observee", {"entry": {"forwardedCertificates": "nginx"}}, ["TLS passes through"]),
-            ("observee", {"entry": {"mode": "nginx", "proxySecret": "p", "forwardedCertificates": "xfcc"}}, ["write nginx"]),
-            ("observee", {"entry": {"mode": "nginx", "proxySecret": "p", "allowedIdentities": ["observer/hub"]}}, ["certificate of nginx"]),
+            ("observee", {"entry": {"mode": "none", "forwardedCertificates": "apache"}}, ["forwardedCertificates"]),
+            ("observee", {"entry": {"mode": "nginx", "allowedCidrs": ["192.0.2.0/24"]}}, ["allowedCidrs", "proxy itself"]),
             ("observee", {"entry": {"mode": "traefik", "allowedCidrs": ["192.0.2.0/24"]}}, ["allowedCidrs", "proxy itself"]),
             ("observee", {"entry": {"allowedCidrs": ["home"]}}, ["allowedCidrs"]),
             ("observer", {"tlsQueriers": {"eu.1": {"stores": ["b:1"]}}}, ["objects of one name", "eu-1"]),

@@ -12,7 +12,7 @@ module "config" {
   cluster_name    = var.cluster_name
   trust_domain    = var.trust_domain
   namespace       = var.namespace
-  entry           = merge(var.entry, { proxy_secret = var.entry.proxy_secret != null || !local.makes_ingress ? var.entry.proxy_secret : "parallax-ingress-tls" })
+  entry           = var.entry
   certificate     = { dns_names = var.certificate.dns_names, issuer = var.certificate.issuer, secret_name = coalesce(var.certificate.existing_secret, "parallax-entry-tls") }
   bucket          = { secret_name = coalesce(var.bucket.existing_secret, "parallax-objstore") }
   external_labels = var.external_labels

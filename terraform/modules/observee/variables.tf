@@ -45,7 +45,7 @@ variable "server" {
 }
 
 variable "ingress" {
-  description = "The leaf by which nginx asks Parallax (entry.mode nginx), an element of the pki module's output ingresses. Without it, name a Secret in entry.proxy_secret."
+  description = "For a proxy of yours that ends TLS (entry.mode none): the leaf by which it asks Parallax, an element of the pki module's output ingresses. It becomes the Secret parallax-ingress-tls."
   type = object({
     cert_pem = string
     key_pem  = string
@@ -84,7 +84,6 @@ variable "entry" {
     gateway       = optional(object({ name = string, namespace = optional(string), section = optional(string) }))
     annotations   = optional(map(string), {})
     allowed_cidrs = optional(list(string), [])
-    proxy_secret  = optional(string)
 
     allowed_identities     = optional(list(string), [])
     forwarded_certificates = optional(string, "")

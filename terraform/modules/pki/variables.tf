@@ -95,7 +95,7 @@ variable "clients" {
 }
 
 variable "ingresses" {
-  description = "Client leaves of proxies that end TLS before an observee (entry mode nginx), by name."
+  description = "Client leaves of proxies that end TLS before an observee (entry mode none), by name."
   type = map(object({
     dns_names           = optional(list(string), [])
     validity_hours      = optional(number, 2160)

@@ -28,7 +28,6 @@ locals {
       gateway      = var.entry.gateway
       annotations  = var.entry.annotations
       allowedCidrs = var.entry.allowed_cidrs
-      proxySecret  = var.entry.proxy_secret
 
       allowedIdentities     = var.entry.allowed_identities
       forwardedCertificates = var.entry.forwarded_certificates

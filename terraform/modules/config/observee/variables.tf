@@ -26,9 +26,9 @@ variable "namespace" {
 
 variable "entry" {
   description = <<-EOT
-    How observers come in. In every mode but nginx TLS passes through, and mTLS ends in Parallax itself.
-    `l4`: a Service of type LoadBalancer; `gateway`: a TLSRoute on an existing Gateway; `traefik`: an IngressRouteTCP; `nginx`: ingress-nginx ends
-    mTLS and opens a second one to Parallax (it needs an ingress leaf in `proxy_secret`); `none`: only a ClusterIP Service.
+    How observers come in. In every mode TLS passes through, and mTLS ends in Parallax itself.
+    `l4`: a Service of type LoadBalancer; `gateway`: a TLSRoute on an existing Gateway; `traefik`: an IngressRouteTCP; `nginx`: an Ingress of an ingress-nginx that
+    runs with --enable-ssl-passthrough; `none`: only a ClusterIP Service, for a proxy of yours.
   EOT
   type = object({
     mode          = optional(string, "l4")
@@ -40,8 +40,7 @@ variable "entry" {
     gateway       = optional(object({ name = string, namespace = optional(string), section = optional(string) }))
     annotations   = optional(map(string), {})
     allowed_cidrs = optional(list(string), [])
-    proxy_secret  = optional(string)
-    # Who may ask (observer/hub, observer/*, ingress/eu-1, a SPIFFE name, dns:name), and the header in which nginx (or, in mode none, a proxy of yours: xfcc, traefik) passes certificates on.
+    # Who may ask (observer/hub, observer/*, ingress/eu-1, a SPIFFE name, dns:name); mode none: the header in which a proxy that ends TLS passes certificates on (nginx, xfcc, traefik).
     allowed_identities     = optional(list(string), [])
     forwarded_certificates = optional(string, "")
     # host:port or names to look up (dns+, dnssrv+) of the sidecars; by default those of kube-prometheus-stack.
@@ -60,19 +59,12 @@ variable "entry" {
     error_message = "entry.forwarded_certificates \"${var.entry.forwarded_certificates}\" is not known: use nginx, xfcc or traefik."
   }
   validation {
-    condition     = var.entry.forwarded_certificates == "" || var.entry.mode == "none" || (var.entry.mode == "nginx" && var.entry.forwarded_certificates == "nginx")
-    error_message = "entry.forwarded_certificates is for mode nginx (nginx), or none behind a proxy of yours: in other modes TLS passes through, and Parallax sees the observers' certificates itself."
+    condition     = var.entry.forwarded_certificates == "" || var.entry.mode == "none"
+    error_message = "entry.forwarded_certificates is for mode none, behind a proxy of yours that ends TLS: in other modes TLS passes through, and Parallax sees the observers' certificates itself."
   }
   validation {
-    condition = (
-      var.entry.mode != "nginx" || length(var.entry.allowed_identities) == 0 || var.entry.forwarded_certificates == "nginx" ||
-      anytrue([for identity in var.entry.allowed_identities : strcontains(identity, "ingress/")])
-    )
-    error_message = "entry.allowed_identities: in mode nginx every call has the certificate of nginx. Set forwarded_certificates = \"nginx\", or allow ingress/<name>."
-  }
-  validation {
-    condition     = length(var.entry.allowed_cidrs) == 0 || !contains(["gateway", "traefik"], var.entry.mode)
-    error_message = "entry.allowed_cidrs narrow the load balancer of mode l4, nginx, or pods (none): in mode gateway or traefik narrow the proxy itself."
+    condition     = length(var.entry.allowed_cidrs) == 0 || contains(["l4", "none"], var.entry.mode)
+    error_message = "entry.allowed_cidrs narrow the load balancer of mode l4, or pods (none): in mode gateway, traefik or nginx narrow the proxy itself."
   }
   validation {
     condition     = contains(["l4", "gateway", "traefik", "nginx", "none"], var.entry.mode)
@@ -81,10 +73,6 @@ variable "entry" {
   validation {
     condition     = var.entry.mode != "gateway" || var.entry.gateway != null
     error_message = "entry.mode is gateway: name the Gateway in entry.gateway = { name, namespace }."
-  }
-  validation {
-    condition     = var.entry.mode != "nginx" || var.entry.proxy_secret != null
-    error_message = "entry.mode is nginx: name the Secret with the ingress leaf in entry.proxy_secret, so that the hop behind nginx is mTLS too."
   }
   validation {
     condition     = can(regex("^[a-z0-9.-]+$", var.entry.host))

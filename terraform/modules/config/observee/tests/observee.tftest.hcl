@@ -61,14 +61,6 @@ run "a_gateway_without_a_name_is_refused" {
   expect_failures = [var.entry]
 }
 
-run "nginx_without_an_ingress_leaf_is_refused" {
-  command = plan
-  variables {
-    entry = { host = "eu-1.mesh.example", mode = "nginx" }
-  }
-  expect_failures = [var.entry]
-}
-
 run "raw_retention_below_downsampling_is_refused" {
   command = plan
   variables {
@@ -195,31 +187,23 @@ run "an_observee_on_the_list_is_refused" {
   expect_failures = [var.entry]
 }
 
-run "behind_nginx_a_list_needs_forwarded_certificates" {
-  command = plan
-  variables {
-    entry = { host = "eu-1.mesh.example", mode = "nginx", proxy_secret = "leaf", allowed_identities = ["observer/hub"] }
-  }
-  expect_failures = [var.entry]
-}
-
-run "nginx_forwards_certificates" {
-  command = plan
-  variables {
-    entry = { host = "eu-1.mesh.example", mode = "nginx", proxy_secret = "leaf", allowed_identities = ["observer/hub"], forwarded_certificates = "nginx" }
-  }
-  assert {
-    condition     = yamldecode(output.helm_values).entry.forwardedCertificates == "nginx"
-    error_message = "the header"
-  }
-}
-
 run "where_tls_passes_through_nothing_is_forwarded" {
   command = plan
   variables {
     entry = { host = "eu-1.mesh.example", mode = "l4", forwarded_certificates = "xfcc" }
   }
   expect_failures = [var.entry]
+}
+
+run "a_proxy_of_ones_own_forwards_certificates" {
+  command = plan
+  variables {
+    entry = { host = "eu-1.mesh.example", mode = "none", allowed_identities = ["observer/hub"], forwarded_certificates = "xfcc" }
+  }
+  assert {
+    condition     = yamldecode(output.helm_values).entry.forwardedCertificates == "xfcc"
+    error_message = "the header"
+  }
 }
 
 run "an_unknown_header_is_refused" {
