@@ -51,6 +51,8 @@ inputs = {
     host = local.host
     annotations = {
       "service.beta.kubernetes.io/aws-load-balancer-type" = "nlb"
+      # The entry has fewer pods than there are zones.
+      "service.beta.kubernetes.io/aws-load-balancer-cross-zone-load-balancing-enabled" = "true"
       # Where external-dns runs, it makes the name; elsewhere nobody reads this.
       "external-dns.alpha.kubernetes.io/hostname" = local.host
     }

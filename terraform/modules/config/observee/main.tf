@@ -90,7 +90,8 @@ locals {
     prometheus = {
       serviceAccount       = { annotations = var.sidecar.service_account_annotations }
       thanosService        = { enabled = true }
-      thanosServiceMonitor = { enabled = true }
+      # The job as Thanos' dashboards look for it; it would be the Service's name.
+      thanosServiceMonitor = { enabled = true, relabelings = [{ action = "replace", targetLabel = "job", replacement = "thanos-sidecar" }] }
       prometheusSpec = {
         replicas                                = var.prometheus.replicas
         replicaExternalLabelName                = var.replica_label

@@ -21,6 +21,10 @@ run "values_of_both_charts" {
     error_message = "the sidecar is not our image"
   }
   assert {
+    condition     = yamldecode(output.prometheus_stack_values).prometheus.thanosServiceMonitor.relabelings[0].replacement == "thanos-sidecar"
+    error_message = "the job of sidecars"
+  }
+  assert {
     condition     = yamldecode(output.prometheus_stack_values).grafana.enabled == false
     error_message = "Grafana belongs to the hub"
   }
