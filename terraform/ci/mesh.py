@@ -51,11 +51,12 @@ def run(*command, cwd=None):
 # ---- what Terraform describes ----
 
 def with_more(text):
-    """The example, with keys for the bucket of us-1 (for the observee's Secret and for the hub's), one hub that may ask it, and what it asks compressed."""
+    """The example, with keys for the bucket of us-1 (for the observee's Secret and for the hub's), one hub that may ask it, by a
+    route that goes by names, and what it asks compressed."""
     keys = f'{{ access_key = "{ACCESS_KEY}", secret_key = "{SECRET_KEY}" }}'
     for before, after in (('  cluster_name                = "us-1"\n', f'  cluster_name                = "us-1"\n  bucket_credentials          = {keys}\n'),
                           ("us-1 = module.observee_us_1.store_gateway", f"us-1 = merge(module.observee_us_1.store_gateway, {{ credentials = {keys} }})"),
-                          ('{ host = local.hosts["us-1"] }', '{ host = local.hosts["us-1"], allowed_identities = ["observer/hub"] }'),
+                          ('{ host = local.hosts["us-1"] }', '{ host = local.hosts["us-1"], mode = "traefik", allowed_identities = ["observer/hub"] }'),
                           ("us-1 = module.observee_us_1.tls_querier", 'us-1 = merge(module.observee_us_1.tls_querier, { compression = "zstd", foreign_labels = "refuse" })'),
                           ('  bucket                      = { bucket = module.bucket_us_1.bucket', '  sidecar                     = { extra_args = { "hash-func" = "SHA256" } }\n  bucket                      = { bucket = module.bucket_us_1.bucket')):
         if text.count(before) != 1:
@@ -300,6 +301,20 @@ def start_workload(name, pod, side, mesh, addresses):
     return f"http://127.0.0.1:{http}", f"127.0.0.1:{grpc}"
 
 
+def routed_names(side):
+    """The names that the manifests' routes pass on: a TLSRoute's, an IngressRouteTCP's or an Ingress'."""
+    found = []
+    for document in side.documents:
+        spec = document.get("spec") or {}
+        if document["kind"] == "TLSRoute":
+            found += spec["hostnames"]
+        elif document["kind"] == "IngressRouteTCP" and spec["tls"]["passthrough"]:
+            found += [name for route in spec["routes"] for name in re.findall(r"HostSNI\(`([^`]+)`\)", route["match"])]
+        elif document["kind"] == "Ingress" and document["metadata"]["annotations"].get("nginx.ingress.kubernetes.io/ssl-passthrough") == "true":
+            found += [rule["host"] for rule in spec["rules"]]
+    return found
+
+
 def ask(url, query, dedup=True, at=None):
     form = {"query": query, "dedup": str(dedup).lower(), **({"time": at} if at else {})}
     return json.loads(get(f"{url}/api/v1/query?{urllib.parse.urlencode(form)}"))
@@ -390,7 +405,7 @@ def main():
     follow_the_module([*observees.values(), sides["observer"]])
     mesh = Mesh(pathlib.Path(arguments.parallax).resolve(), work)
     try:
-        scrape, entries = [], {}
+        scrape, entries, routed = [], {}, []
         for cluster, side in observees.items():
             addresses, metrics = start_prometheus(cluster, side, mesh)
             scrape += metrics
@@ -399,6 +414,13 @@ def main():
                 scrape.append((f"{cluster}-{name}", started[0]))
                 if name.endswith("-entry"):
                     entries[f"{cluster}.mesh.example.com:443"] = started[1]
+                    if routes := [f"{host}={started[1]}" for host in routed_names(side)]:
+                        port = free_port()
+                        mesh.start(f"{cluster}-route", [sys.executable, TERRAFORM / "ci/sni_route.py", port, *routes])
+                        entries[f"{cluster}.mesh.example.com:443"] = f"127.0.0.1:{port}"
+                        routed.append(cluster)
+        if routed != ["us-1"]:
+            fail(f"routes of {routed}: that of us-1 was to be tried")
         wait_for("the first blocks in the buckets", lambda: len(mesh.buckets) == len(observees) and all(any(bucket.glob("*/meta.json")) for bucket in mesh.buckets.values()), mesh)
         for mode, side in (("inline", sides["observer"]), ("stacked", stacked)):
             addresses = dict(entries)
