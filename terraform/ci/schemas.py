@@ -56,8 +56,8 @@ def main():
         text = file.read_text()
         (out / file.name).write_text(text)
         # Of several versions of a kind that are alike, one file is enough here; kubeconform looks for one each.
-        for version in json.loads(text)["properties"]["apiVersion"].get("enum", []):
-            (out / f"{file.stem.rsplit('-', 1)[0]}-{version.rsplit('/', 1)[1]}.json").write_text(text)
+        for served in json.loads(text)["properties"]["apiVersion"].get("enum", []):
+            (out / f"{file.stem.rsplit('-', 1)[0]}-{served.rsplit('/', 1)[1]}.json").write_text(text)
     print(f"{count} schemas of Kubernetes {version}, {len(own)} of custom resources")
 
 

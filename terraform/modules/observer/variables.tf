@@ -209,11 +209,7 @@ variable "http" {
     grafana_secret = optional(string, "")
   })
   default = null
-  validation {
-    condition     = var.http == null ? true : !var.http.tls || (var.http.ca_secret != "" && var.http.server_name != "")
-    error_message = "http.tls: scrapes need ca_secret (a Secret with ca.crt) and server_name, the name in the certificate."
-  }}
-
+}
 
 variable "cache" {
   description = "What store gateways remember beside their own memory; see modules/config/observer."

@@ -88,8 +88,8 @@ locals {
     fullnameOverride = var.prometheus.release
     grafana          = { enabled = false }
     prometheus = {
-      serviceAccount       = { annotations = var.sidecar.service_account_annotations }
-      thanosService        = { enabled = true }
+      serviceAccount = { annotations = var.sidecar.service_account_annotations }
+      thanosService  = { enabled = true }
       # The job as Thanos' dashboards look for it; it would be the Service's name.
       thanosServiceMonitor = { enabled = true, relabelings = [{ action = "replace", targetLabel = "job", replacement = "thanos-sidecar" }] }
       prometheusSpec = {
@@ -107,7 +107,7 @@ locals {
           labelSelector     = { matchLabels = { "app.kubernetes.io/name" = "prometheus", prometheus = local.objects_name } }
         }]
         storageSpec = { volumeClaimTemplate = { spec = local.prometheus_storage } }
-        thanos = { for key, value in local.thanos : key => value if length(value) > 0 }
+        thanos      = { for key, value in local.thanos : key => value if length(value) > 0 }
       }
     }
   }
