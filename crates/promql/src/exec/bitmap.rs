@@ -7,7 +7,7 @@ pub(crate) struct Bitmap {
     len: usize,
 }
 
-const WORD_BITS: usize = 64;
+pub(crate) const WORD_BITS: usize = 64;
 
 impl Bitmap {
     pub fn empty(len: usize) -> Self {
@@ -40,6 +40,11 @@ impl Bitmap {
         if let Some(word) = self.words.get_mut(index / WORD_BITS) {
             *word &= !(1 << (index % WORD_BITS));
         }
+    }
+
+    /// The bits, [`WORD_BITS`] steps in each word, the first step in the lowest bit. Those beyond the end have to stay 0.
+    pub fn words_mut(&mut self) -> &mut [u64] {
+        &mut self.words
     }
 
     pub fn count(&self) -> usize {

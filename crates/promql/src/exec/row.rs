@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use parallax_model::{FloatHistogram, Labels, METRIC_NAME};
 
-use super::bitmap::Bitmap;
+use super::bitmap::{Bitmap, WORD_BITS};
 use crate::engine::QueryError;
 use crate::value::Sample;
 
@@ -109,6 +109,23 @@ impl Steps {
 }
 
 impl StepsMut<'_> {
+    /// Asks for the float of each step, in order. What was there is gone.
+    #[inline]
+    pub fn fill(&mut self, mut float: impl FnMut(usize) -> Option<f64>) {
+        let mut step = 0;
+        for (floats, word) in self.floats.chunks_mut(WORD_BITS).zip(self.present.words_mut()) {
+            let mut present = 0;
+            for (bit, slot) in floats.iter_mut().enumerate() {
+                if let Some(value) = float(step) {
+                    *slot = value;
+                    present |= 1 << bit;
+                }
+                step += 1;
+            }
+            *word = present;
+        }
+    }
+
     #[inline]
     pub fn set_float(&mut self, step: usize, value: f64) {
         if let Some(slot) = self.floats.get_mut(step) {

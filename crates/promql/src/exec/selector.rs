@@ -91,25 +91,17 @@ impl Lookback {
     /// Fills `steps` with what they see of floats alone.
     pub fn look_up(&self, floats: &FloatColumn, steps: &mut StepsMut<'_>) {
         let mut pace = Pace::default();
-        for step in 0..self.grid.steps {
+        steps.fill(|step| {
             let now_ms = self.reference.time_ms(&self.grid, step);
             let next = pace.beyond(&floats.timestamps_ms, now_ms);
             let oldest_ms = now_ms.saturating_sub(self.lookback_ms);
-            let Some((at_ms, value)) = before(&floats.timestamps_ms, &floats.values, next, oldest_ms) else {
-                continue;
-            };
-            if is_stale(*value) {
-                continue;
-            }
-            steps.set_float(
-                step,
-                match self.output {
-                    SelectorOutput::Value | SelectorOutput::Smoothed => *value,
-                    SelectorOutput::TimestampSeconds => at_ms as f64 / 1000.0,
-                    SelectorOutput::TimestampMs => at_ms as f64,
-                },
-            );
-        }
+            let (at_ms, value) = before(&floats.timestamps_ms, &floats.values, next, oldest_ms)?;
+            (!is_stale(*value)).then_some(match self.output {
+                SelectorOutput::Value | SelectorOutput::Smoothed => *value,
+                SelectorOutput::TimestampSeconds => at_ms as f64 / 1000.0,
+                SelectorOutput::TimestampMs => at_ms as f64,
+            })
+        });
     }
 }
 

@@ -36,17 +36,34 @@ impl Windows {
             return Vec::new();
         }
         let (mut lo, mut hi) = (Pace::default(), Pace::default());
-        let mut window = |start_ms: i64, end_ms: i64| {
-            let end = hi.beyond(times_ms, end_ms.saturating_add(after_ms));
-            (lo.beyond(times_ms, start_ms.saturating_sub(before_ms)).min(end), end)
-        };
-        match self.ordinary() {
-            Some(ends) => ends.map(|end_ms| window(end_ms - self.range_ms, end_ms)).collect(),
-            None => {
-                let all = (0..self.grid.steps).map(|step| self.window_ms(step));
-                all.map(|(start_ms, end_ms)| window(start_ms, end_ms)).collect()
+        let mut begin = |start_ms: i64| lo.beyond(times_ms, start_ms.saturating_sub(before_ms));
+        let mut end = |end_ms: i64| hi.beyond(times_ms, end_ms.saturating_add(after_ms));
+        let mut bounds = Bounds::with_capacity(self.grid.steps);
+        if let Some(ends) = self.ordinary() {
+            let back = self.steps_back(before_ms, after_ms).unwrap_or(usize::MAX);
+            for (step, end_ms) in ends.enumerate() {
+                let hi = end(end_ms);
+                let ended = step.checked_sub(back).and_then(|step| bounds.get(step));
+                let lo = ended.map_or_else(|| begin(end_ms - self.range_ms), |(_, hi)| *hi);
+                bounds.push((lo.min(hi), hi));
+            }
+        } else {
+            for step in 0..self.grid.steps {
+                let (start_ms, end_ms) = self.window_ms(step);
+                let hi = end(end_ms);
+                bounds.push((begin(start_ms).min(hi), hi));
             }
         }
+        bounds
+    }
+
+    /// How many steps back the window ended that ended where one begins: nearly always a range is some steps long.
+    fn steps_back(&self, before_ms: i64, after_ms: i64) -> Option<usize> {
+        let length_ms = self.range_ms.checked_add(before_ms)?.checked_add(after_ms)?;
+        let is_whole = self.reference.at_ms.is_none()
+            && length_ms > 0
+            && length_ms.checked_rem(self.grid.step_ms).is_some_and(|rest| rest == 0);
+        usize::try_from(length_ms.checked_div(self.grid.step_ms).filter(|_| is_whole)?).ok()
     }
 
     /// Where the windows end, if all times are so ordinary that no sum or difference of two of them overflows.
@@ -73,18 +90,24 @@ impl Pace {
     /// The first position whose time is after `time_ms`, which must not go back from call to call.
     #[inline]
     pub fn beyond(&mut self, times_ms: &[i64], time_ms: i64) -> usize {
-        let is_passed = |at: usize| times_ms.get(at).is_some_and(|at_ms| *at_ms <= time_ms);
         let guess = self.at + self.stride;
-        let mut at = self.at;
-        if guess > at && is_passed(guess - 1) {
-            at = guess;
+        let around = guess.checked_sub(2).and_then(|from| times_ms.get(from..from + 4));
+        if let Some([far_before, before, after, far_after]) = around
+            && *far_before <= time_ms
+            && time_ms < *far_after
+        {
+            // A scrape that was late moves the place by one and back: without a branch, which nothing could predict.
+            self.at = guess - 1 + usize::from(*before <= time_ms) + usize::from(*after <= time_ms);
+            return self.at;
         }
-        while is_passed(at) {
-            at += 1;
-        }
-        self.stride = at - self.at;
-        self.at = at;
-        at
+        self.walk(times_ms, time_ms)
+    }
+
+    fn walk(&mut self, times_ms: &[i64], time_ms: i64) -> usize {
+        let rest = times_ms.get(self.at..).unwrap_or_default();
+        self.stride = rest.iter().take_while(|at_ms| **at_ms <= time_ms).count();
+        self.at += self.stride;
+        self.at
     }
 }
 
@@ -100,6 +123,38 @@ mod tests {
             for time_ms in (-20..1100).step_by(stride) {
                 let expected = times_ms.partition_point(|at_ms| *at_ms <= time_ms);
                 assert_eq!(pace.beyond(&times_ms, time_ms), expected, "at {time_ms}, stride {stride}");
+            }
+        }
+    }
+
+    #[test]
+    fn windows_hold_what_lies_in_them_whatever_their_length_and_step() {
+        // Every 15 s, now and then late, with gaps, and times that repeat.
+        let times_ms: Vec<i64> = (0..400i64)
+            .filter(|scrape| !(40..55).contains(scrape) && scrape % 97 != 3)
+            .map(|scrape| scrape * 15_000 + [0, 0, 0, 2, 0, 1][scrape as usize % 6] * (scrape % 5))
+            .flat_map(|at_ms| std::iter::repeat_n(at_ms, if at_ms % 225_000 == 0 { 2 } else { 1 }))
+            .collect();
+        for (step_ms, range_ms) in
+            [(60_000, 300_000), (60_000, 60_000), (15_000, 0), (7_000, 300_000), (900_000, 60_000)]
+        {
+            for (before_ms, after_ms) in [(0, 0), (300_000, 0), (300_000, 300_000), (1, 0)] {
+                for (at_ms, offset_ms) in [(None, 0), (None, 123_456), (Some(3_000_000), 0)] {
+                    let windows = Windows {
+                        function: RangeFunction::Rate,
+                        grid: Grid { start_ms: -700_000, step_ms, steps: 150 },
+                        reference: Reference { at_ms, offset_ms },
+                        range_ms,
+                    };
+                    let expected: Bounds = (0..150)
+                        .map(|step| {
+                            let (start_ms, end_ms) = windows.window_ms(step);
+                            let beyond = |edge_ms: i64| times_ms.partition_point(|at_ms| *at_ms <= edge_ms);
+                            (beyond(start_ms - before_ms), beyond(end_ms + after_ms))
+                        })
+                        .collect();
+                    assert_eq!(windows.bounds(&times_ms, before_ms, after_ms), expected, "{windows:?}");
+                }
             }
         }
     }

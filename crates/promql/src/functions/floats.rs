@@ -131,23 +131,22 @@ fn extrapolated(slide: &FloatSlide<'_>, bounds: &[(usize, usize)], steps: &mut S
     let windows = slide.windows;
     let is_counter = windows.function != RangeFunction::Delta;
     let seconds = (windows.function == RangeFunction::Rate).then(|| windows.range_seconds());
-    let mut line = Line { seconds, is_counter, known: [None, None] };
+    let mut line = Line::new(seconds, is_counter);
     let resets = if is_counter { resets_of(slide.values) } else { Vec::new() };
     if let (true, Some(ends)) = (resets.is_empty(), windows.ordinary()) {
         // Nearly always. Each window is a few instructions: looking for an interrupt once per series will do.
-        for ((step, (lo, hi)), end_ms) in bounds.iter().enumerate().zip(ends) {
-            let Some(others) = hi.checked_sub(lo + 1).filter(|others| *others > 0) else { continue };
-            let (Some(first), Some(last)) = (slide.values.get(*lo), slide.values.get(hi - 1)) else {
-                continue;
-            };
-            let (Some(first_ms), Some(last_ms)) = (slide.times_ms.get(*lo), slide.times_ms.get(hi - 1))
-            else {
-                continue;
-            };
-            let start_ms = end_ms - windows.range_ms;
-            let extent = Extent { first_ms: *first_ms, last_ms: *last_ms, start_ms, end_ms, others };
-            steps.set_float(step, line.extrapolate(*first, last - first, extent));
-        }
+        let mut windows_ms = ends.map(|end_ms| (end_ms - windows.range_ms, end_ms)).zip(bounds);
+        steps.fill(|_| {
+            let ((start_ms, end_ms), (lo, hi)) = windows_ms.next()?;
+            let others = hi.checked_sub(lo + 1).filter(|others| *others > 0)?;
+            let (first, last) = (slide.values.get(*lo)?, slide.values.get(hi - 1)?);
+            let (first_ms, last_ms) = (*slide.times_ms.get(*lo)?, *slide.times_ms.get(hi - 1)?);
+            Some(line.extrapolate(
+                *first,
+                last - first,
+                Extent { first_ms, last_ms, start_ms, end_ms, others },
+            ))
+        });
         return;
     }
     let mut next_reset = 0;
@@ -171,17 +170,27 @@ struct Line {
     /// Of the range, for `rate`.
     seconds: Option<f64>,
     is_counter: bool,
-    /// Windows of regular scrapes look alike, with the same samples away from both ends: the last two that did not, and their factors.
-    known: [Option<(Extent, f64)>; 2],
+    /// Windows of regular scrapes lie alike but for a late one at either end: the last extents that had their place here, and their factors.
+    known: [(Extent, f64); KNOWN_EXTENTS],
 }
 
+/// A power of two.
+const KNOWN_EXTENTS: usize = 16;
+
 impl Line {
+    fn new(seconds: Option<f64>, is_counter: bool) -> Self {
+        // No window has no other sample: this is like none.
+        let nothing = Extent { first_ms: 0, last_ms: 0, start_ms: 0, end_ms: 0, others: 0 };
+        Self { seconds, is_counter, known: [(nothing, f64::NAN); KNOWN_EXTENTS] }
+    }
+
     /// The whole window's part of `result`, the increase from the sample with the value `first` to the last one.
     #[inline(always)]
     fn extrapolate(&mut self, first: f64, result: f64, extent: Extent) -> f64 {
-        let usual = match &self.known[0] {
-            Some((like, factor)) if like.has_shape_of(&extent) => *factor,
-            _ => self.factor(extent),
+        let place = extent.place() % KNOWN_EXTENTS;
+        let usual = match &self.known[place] {
+            (like, factor) if like.has_shape_of(&extent) => *factor,
+            _ => self.learn(place, extent),
         };
         // A counter that had counted more than it grew by did not begin within half a gap.
         if self.is_counter && result > 0.0 && first >= 0.0 && (first < result || extent.others < 2) {
@@ -190,18 +199,12 @@ impl Line {
         result * usual
     }
 
+    #[cold]
     #[inline(never)]
-    fn factor(&mut self, extent: Extent) -> f64 {
-        self.known.swap(0, 1);
-        match &self.known[0] {
-            // A late scrape is over.
-            Some((like, factor)) if like.has_shape_of(&extent) => *factor,
-            _ => {
-                let factor = self.per_second(extent.extrapolation_factor(None));
-                self.known[0] = Some((extent, factor));
-                factor
-            }
-        }
+    fn learn(&mut self, place: usize, extent: Extent) -> f64 {
+        let factor = self.per_second(extent.extrapolation_factor(None));
+        self.known[place] = (extent, factor);
+        factor
     }
 
     fn per_second(&self, factor: f64) -> f64 {
@@ -236,6 +239,13 @@ impl Extent {
             && self.first_ms.wrapping_sub(self.start_ms) == other.first_ms.wrapping_sub(other.start_ms)
             && self.end_ms.wrapping_sub(self.last_ms) == other.end_ms.wrapping_sub(other.last_ms)
             && self.last_ms.wrapping_sub(self.first_ms) == other.last_ms.wrapping_sub(other.first_ms)
+    }
+
+    /// A number that tells extents apart of which one end or the other is a few milliseconds late.
+    fn place(&self) -> usize {
+        let (to_start_ms, to_end_ms) =
+            (self.first_ms.wrapping_sub(self.start_ms), self.end_ms.wrapping_sub(self.last_ms));
+        to_start_ms.wrapping_add(to_end_ms.wrapping_mul(4)) as usize
     }
 
     /// By how much an increase between the first and the last sample is stretched to the whole window.
