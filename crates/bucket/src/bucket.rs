@@ -22,6 +22,7 @@ use crate::{BucketConfig, BucketError, Provider, RetryPolicy};
 
 mod cached;
 mod list;
+mod page_cache;
 mod read;
 mod write;
 

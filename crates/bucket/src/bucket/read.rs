@@ -1,6 +1,7 @@
 //! Reading: whole objects up to a limit, ranges joined when near, sizes.
 
 use std::ops::Range;
+use std::path::PathBuf;
 
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt as _, TryStreamExt as _};
@@ -9,7 +10,7 @@ use object_store::{
     GetOptions, GetRange, GetResult, GetResultPayload, ObjectMeta, ObjectStoreExt as _, UpdateVersion,
 };
 
-use super::{Bucket, ObjectInfo, Revision};
+use super::{Bucket, ObjectInfo, Revision, page_cache};
 use crate::BucketError;
 use crate::metrics::Operation;
 use crate::ranges;
@@ -185,10 +186,24 @@ impl Bucket {
         object: &str,
         ranges: &[Range<u64>],
     ) -> Result<Vec<Bytes>, BucketError> {
+        let file = self.file_of(path);
         self.run(Operation::GetRange, object, || async {
+            if let Some(parts) = file.as_deref().and_then(|file| page_cache::read(file, ranges)) {
+                return Ok(parts);
+            }
             self.store.get_ranges(path, ranges).await.map_err(self.failed(Operation::GetRange, object))
         })
         .await
+    }
+
+    /// The file of an object in a directory, if its name is the same there.
+    fn file_of(&self, path: &Path) -> Option<PathBuf> {
+        let is_plain = |part: &str| {
+            !part.starts_with('.')
+                && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+        };
+        let name = path.as_ref();
+        name.split('/').all(is_plain).then(|| self.directory.as_ref().map(|root| root.join(name)))?
     }
 
     /// One request. Shorter than asked only if the object ends before.
