@@ -20,11 +20,14 @@ use parallax_pki::explain::{chain_text, find};
 use crate::Error;
 
 mod auth;
+mod bulk;
 mod connector;
 mod url;
 
 use auth::Authorization;
 pub use auth::{HttpAuth, Secret};
+use bulk::IdleConnections;
+pub use bulk::{BulkBody, BulkResponse};
 use connector::{ConnectFailure, HttpConnector};
 use url::BaseUrl;
 
@@ -68,6 +71,8 @@ impl HttpClientConfig {
 #[derive(Clone, Debug)]
 pub struct HttpClient {
     client: Client<HttpConnector, Full<Bytes>>,
+    connector: HttpConnector,
+    bulk: IdleConnections,
     base: BaseUrl,
     authorization: Authorization,
     response_timeout: Duration,
@@ -85,9 +90,11 @@ impl HttpClient {
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE_LIFETIME)
             .pool_max_idle_per_host(IDLE_CONNECTIONS)
-            .build(connector);
+            .build(connector.clone());
         Ok(Self {
             client,
+            connector,
+            bulk: IdleConnections::default(),
             base,
             authorization,
             response_timeout: config.response_timeout,
@@ -121,6 +128,23 @@ impl HttpClient {
         self.send(Method::POST, path, &[], headers, body).await
     }
 
+    /// As [`Self::post_bytes`], for an answer of very many small pieces, which are read together. Each such request at a time has its own connection.
+    pub async fn post_for_bulk(
+        &self,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Bytes,
+    ) -> Result<BulkResponse, Error> {
+        let url = self.base.join(path);
+        let request = self.request(Method::POST, &url, url.clone(), headers, body).await?;
+        let exchange = bulk::exchange(&request, &self.connector, &self.bulk, self.idle_timeout);
+        let answered = tokio::time::timeout(self.response_timeout, exchange).await;
+        let response = answered.map_err(|_| self.late(&url))?;
+        let response = response.map_err(|reason| Error::Unreachable { url, reason })?;
+        self.note_refusal(response.status());
+        Ok(response)
+    }
+
     async fn send(
         &self,
         method: Method,
@@ -130,26 +154,15 @@ impl HttpClient {
         body: Bytes,
     ) -> Result<HttpResponse, Error> {
         let url = self.base.join(path);
-        let refuse = |error: http::Error| Error::Request { url: url.clone(), reason: error.to_string() };
         let mut target = url.clone();
         if !query.is_empty() {
             target.push('?');
             target.push_str(&url::encode_pairs(query));
         }
-        let mut request =
-            Request::builder().method(method).uri(target).header(header::USER_AGENT, USER_AGENT);
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        if let Some(authorization) = self.authorization.header().await {
-            request = request.header(header::AUTHORIZATION, authorization);
-        }
-        let request = request.body(Full::new(body)).map_err(refuse)?;
+        let request = self.request(method, &url, target, headers, body).await?.map(Full::new);
         match tokio::time::timeout(self.response_timeout, self.client.request(request)).await {
             Ok(Ok(response)) => {
-                if response.status() == StatusCode::UNAUTHORIZED {
-                    self.authorization.refused();
-                }
+                self.note_refusal(response.status());
                 Ok(HttpResponse::new(url, response, self.idle_timeout))
             }
             Ok(Err(error)) => {
@@ -159,10 +172,38 @@ impl HttpClient {
                 };
                 Err(Error::Unreachable { url, reason })
             }
-            Err(_) => {
-                Err(Error::Timeout { url, what: "answer", seconds: self.response_timeout.as_secs_f64() })
-            }
+            Err(_) => Err(self.late(&url)),
         }
+    }
+
+    async fn request(
+        &self,
+        method: Method,
+        url: &str,
+        target: String,
+        headers: &[(&str, &str)],
+        body: Bytes,
+    ) -> Result<Request<Bytes>, Error> {
+        let mut request =
+            Request::builder().method(method).uri(target).header(header::USER_AGENT, USER_AGENT);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        if let Some(authorization) = self.authorization.header().await {
+            request = request.header(header::AUTHORIZATION, authorization);
+        }
+        let refuse = |error: http::Error| Error::Request { url: url.to_owned(), reason: error.to_string() };
+        request.body(body).map_err(refuse)
+    }
+
+    fn note_refusal(&self, status: StatusCode) {
+        if status == StatusCode::UNAUTHORIZED {
+            self.authorization.refused();
+        }
+    }
+
+    fn late(&self, url: &str) -> Error {
+        Error::Timeout { url: url.to_owned(), what: "answer", seconds: self.response_timeout.as_secs_f64() }
     }
 }
 

@@ -13,9 +13,11 @@ use crate::decoded;
 use crate::proto::thanos::SeriesResponse;
 
 mod read;
-mod write;
+mod series;
+pub(crate) mod write;
 
 pub use read::read_response;
+pub(crate) use series::SeriesCodec;
 pub use write::write_response;
 
 /// Writes `T` and reads `U`.

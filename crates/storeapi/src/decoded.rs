@@ -16,6 +16,7 @@ use crate::proto::thanos::{
     RuleGroup, RulesResponse, Series, SeriesResponse, Statistic, TargetDiscovery, TargetsResponse,
     TsdbStatistics, TsdbStatisticsEntry, TsdbStatisticsResponse, ZLabelSet,
 };
+use crate::wire::varint;
 
 /// What a text takes beside its bytes: its place in a list, and what the allocator adds.
 const TEXT_BYTES: usize = size_of::<String>() + 16;
@@ -220,31 +221,6 @@ fn next_field(bytes: &[u8]) -> Option<(Field<'_>, &[u8])> {
         _ => return None,
     };
     Some((Field { number: key >> 3, value }, rest))
-}
-
-/// A number of up to ten bytes, and what follows it.
-#[inline]
-pub(crate) fn varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
-    match bytes {
-        // Nearly all keys and lengths.
-        [byte, rest @ ..] if *byte < 0x80 => Some((u64::from(*byte), rest)),
-        _ => long_varint(bytes),
-    }
-}
-
-fn long_varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
-    let mut number = 0_u64;
-    for (index, byte) in bytes.iter().enumerate().take(10) {
-        // The tenth byte has room for one bit.
-        if index == 9 && *byte > 1 {
-            return None;
-        }
-        number |= u64::from(byte & 0x7f) << (7 * index);
-        if byte & 0x80 == 0 {
-            return Some((number, bytes.get(index + 1..)?));
-        }
-    }
-    None
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use crate::{SeriesStream, chunks};
 pub const MAX_BATCH_SERIES: usize = 4096;
 
 /// A batch that holds as much as this goes on its way, so that no frame grows beyond what receivers take.
-const MAX_BATCH_BYTES: usize = 8 << 20;
+pub(crate) const MAX_BATCH_BYTES: usize = 8 << 20;
 
 pub fn series(series: Series) -> SeriesResponse {
     SeriesResponse { result: Some(Frame::Series(series)) }

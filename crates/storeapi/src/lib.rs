@@ -10,6 +10,7 @@ pub mod codec;
 pub mod conformance;
 pub mod deadline;
 mod decoded;
+pub mod encoded;
 mod error;
 pub mod frames;
 pub mod labels;
@@ -21,6 +22,7 @@ mod server;
 mod shard;
 mod side;
 mod store;
+pub mod wire;
 
 pub use async_trait::async_trait;
 pub use client::StoreClient;

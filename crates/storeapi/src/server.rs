@@ -3,16 +3,23 @@
 //! Deadlines that come in as `grpc-timeout` are kept inside the stream; dropping a call drops the store's stream. Who listens, with
 //! which certificates and keepalive, is up to whoever serves the routes.
 
+use std::convert::Infallible;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use tokio::sync::watch;
+use tonic::body::Body;
+use tonic::codegen::{BoxFuture, Service as HttpService, http};
+use tonic::server::{Grpc, NamedService, ServerStreamingService};
 use tonic::service::Routes;
 use tonic::{Request, Response, Status};
 use tonic_health::ServingStatus;
 use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::{HealthReporter, HealthService};
 
+use crate::codec::SeriesCodec;
 use crate::deadline::{by, deadline_of, set_deadline, until};
+use crate::encoded::{WireFrame, WireStream};
 use crate::message_limits::MAX_REQUEST_BYTES;
 use crate::proto::DESCRIPTOR_SET;
 use crate::proto::thanos::info::info_server::{Info, InfoServer};
@@ -46,15 +53,16 @@ pub fn routes(store: Arc<dyn Store>, ready: watch::Receiver<bool>) -> Result<Rou
     let health = HealthServer::new(HealthService::from_health_reporter(reporter.clone()));
     tokio::spawn(follow_readiness(reporter, ready));
 
-    let series = store_server::StoreServer::new(service.clone())
+    let labels = store_server::StoreServer::new(service.clone())
         .max_decoding_message_size(MAX_REQUEST_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_SIZE_BYTES);
+    let store_service = StoreService { series: service.clone(), others: labels };
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    Ok(side::add(Routes::new(series), store)
+    Ok(side::add(Routes::new(store_service), store)
         .add_service(InfoServer::new(service))
         .add_service(health)
         .add_service(reflection().build_v1()?)
@@ -113,6 +121,59 @@ impl store_server::Store for Service {
     ) -> Result<Response<LabelValuesResponse>, Status> {
         let (request, deadline) = received(request);
         Ok(Response::new(by(deadline, self.store.label_values(request)).await?))
+    }
+}
+
+/// `thanos.Store`, with a codec of its own for Series: whose frames may be encoded already.
+#[derive(Clone)]
+struct StoreService {
+    series: Service,
+    others: store_server::StoreServer<Service>,
+}
+
+const SERIES_PATH: &str = "/thanos.Store/Series";
+
+impl NamedService for StoreService {
+    const NAME: &'static str = store_server::SERVICE_NAME;
+}
+
+impl HttpService<http::Request<Body>> for StoreService {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<Self::Response, Infallible>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        if request.uri().path() != SERIES_PATH {
+            return self.others.call(request);
+        }
+        let method = SeriesMethod(self.series.clone());
+        Box::pin(async move {
+            let mut grpc = Grpc::new(SeriesCodec::default())
+                .max_decoding_message_size(MAX_REQUEST_BYTES)
+                .max_encoding_message_size(MAX_MESSAGE_SIZE_BYTES);
+            Ok(grpc.server_streaming(method, request).await)
+        })
+    }
+}
+
+struct SeriesMethod(Service);
+
+impl ServerStreamingService<SeriesRequest> for SeriesMethod {
+    type Response = WireFrame;
+    type ResponseStream = WireStream;
+    type Future = BoxFuture<Response<WireStream>, Status>;
+
+    fn call(&mut self, request: Request<SeriesRequest>) -> Self::Future {
+        let store = Arc::clone(&self.0.store);
+        Box::pin(async move {
+            let (request, deadline) = received(request);
+            let stream = by(deadline, store.series_encoded(request)).await?;
+            Ok(Response::new(until(stream, deadline)))
+        })
     }
 }
 

@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use futures::Stream;
 use tonic::{Request, Status};
 
+use crate::encoded::{self, WireStream};
 use crate::proto::thanos::info::InfoResponse;
 use crate::proto::thanos::{
     LabelNamesRequest, LabelNamesResponse, LabelValuesRequest, LabelValuesResponse, SeriesRequest,
@@ -41,6 +42,11 @@ pub trait Store: Send + Sync + 'static {
 
     async fn series(&self, request: Request<SeriesRequest>) -> Result<SeriesStream, Status>;
 
+    /// The same answer for somebody outside of this process. A store whose series come to it in the form of the wire need not take them apart.
+    async fn series_encoded(&self, request: Request<SeriesRequest>) -> Result<WireStream, Status> {
+        self.series(request).await.map(encoded::from_decoded)
+    }
+
     /// Sorted, unique names of labels.
     async fn label_names(&self, request: Request<LabelNamesRequest>) -> Result<LabelNamesResponse, Status>;
 
@@ -62,6 +68,10 @@ impl<S: Store + ?Sized> Store for Arc<S> {
 
     async fn series(&self, request: Request<SeriesRequest>) -> Result<SeriesStream, Status> {
         (**self).series(request).await
+    }
+
+    async fn series_encoded(&self, request: Request<SeriesRequest>) -> Result<WireStream, Status> {
+        (**self).series_encoded(request).await
     }
 
     async fn label_names(&self, request: Request<LabelNamesRequest>) -> Result<LabelNamesResponse, Status> {

@@ -10,6 +10,7 @@
 mod error;
 mod http_client;
 mod metrics;
+mod passing;
 mod prometheus;
 mod reloader;
 mod samples;

@@ -209,7 +209,7 @@ impl Prometheus {
     ) -> Result<Bytes, SidecarError> {
         let response = sent.map_err(|error| self.unreachable(&error))?;
         if !response.status().is_success() {
-            return Err(self.refused(path, response).await);
+            return Err(self.refused_by(path, response).await);
         }
         response.bytes(MAX_ANSWER_BYTES).await.map_err(|error| self.unreachable(&error))
     }
@@ -235,10 +235,14 @@ impl Prometheus {
         parsed.map_err(|error| self.unreadable(path, error.to_string()))
     }
 
-    async fn refused(&self, path: &str, response: HttpResponse) -> SidecarError {
+    async fn refused_by(&self, path: &str, response: HttpResponse) -> SidecarError {
         let status = response.status().as_u16();
-        let body = response.text_prefix(MAX_ERROR_BYTES).await.trim().to_owned();
-        SidecarError::Refused { url: self.url.clone(), path: path.to_owned(), status, body }
+        self.refused(path, status, response.text_prefix(MAX_ERROR_BYTES).await)
+    }
+
+    fn refused(&self, path: &str, status: u16, body: String) -> SidecarError {
+        let (url, path, body) = (self.url.clone(), path.to_owned(), body.trim().to_owned());
+        SidecarError::Refused { url, path, status, body }
     }
 
     fn unreachable(&self, error: &parallax_net::Error) -> SidecarError {

@@ -57,7 +57,7 @@ impl HttpConnector {
         Ok(Self { tls: Some(Arc::new(Tls { source, server_name })), timeout: config.connect_timeout })
     }
 
-    async fn open(self, uri: http::Uri) -> Result<ClientStream, ConnectFailure> {
+    pub(super) async fn open(self, uri: http::Uri) -> Result<ClientStream, ConnectFailure> {
         let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']').to_owned();
         let port = uri.port_u16().unwrap_or(if self.tls.is_some() { 443 } else { 80 });
         let opening = async {

@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 
-use crate::decoded::varint;
+use crate::wire::{delimited, varint};
 use crate::proto::thanos::series_response::Result as Frame;
 use crate::proto::thanos::{AggrChunk, Chunk, Label, Series, SeriesBatch, SeriesResponse};
 
@@ -166,11 +166,4 @@ fn read_chunk(frame: &Bytes, body: &[u8]) -> Option<Chunk> {
         };
     }
     Some(chunk)
-}
-
-/// Bytes that begin with their length, and what follows them.
-#[inline]
-fn delimited(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
-    let (length, rest) = varint(bytes)?;
-    rest.split_at_checked(usize::try_from(length).ok()?)
 }

@@ -33,7 +33,7 @@ fn write_series(tag: u8, series: &Series, output: &mut Vec<u8>) {
     write_series_body(series, output);
 }
 
-fn write_varint(mut number: u64, output: &mut Vec<u8>) {
+pub(crate) fn write_varint(mut number: u64, output: &mut Vec<u8>) {
     while number >= 0x80 {
         output.push(number as u8 | 0x80);
         number >>= 7;
@@ -42,22 +42,22 @@ fn write_varint(mut number: u64, output: &mut Vec<u8>) {
 }
 
 /// The key and the length of a field that is a message or bytes. All tags here are below 16, so that a key is a byte.
-fn write_head(tag: u8, length: usize, output: &mut Vec<u8>) {
+pub(crate) fn write_head(tag: u8, length: usize, output: &mut Vec<u8>) {
     output.push(tag << 3 | DELIMITED);
     write_varint(length as u64, output);
 }
 
 /// Of a field's value: its length, and the bytes.
-fn delimited(length: usize) -> usize {
+pub(crate) fn delimited(length: usize) -> usize {
     encoded_len_varint(length as u64) + length
 }
 
 /// A field of bytes, left out if there are none.
-fn bytes_length(bytes: &[u8]) -> usize {
+pub(crate) fn bytes_length(bytes: &[u8]) -> usize {
     if bytes.is_empty() { 0 } else { 1 + delimited(bytes.len()) }
 }
 
-fn write_bytes(tag: u8, bytes: &[u8], output: &mut Vec<u8>) {
+pub(crate) fn write_bytes(tag: u8, bytes: &[u8], output: &mut Vec<u8>) {
     if !bytes.is_empty() {
         write_head(tag, bytes.len(), output);
         output.extend_from_slice(bytes);
@@ -65,11 +65,11 @@ fn write_bytes(tag: u8, bytes: &[u8], output: &mut Vec<u8>) {
 }
 
 /// A field that is a number, left out if it is zero.
-fn number_length(number: u64) -> usize {
+pub(crate) fn number_length(number: u64) -> usize {
     if number == 0 { 0 } else { 1 + encoded_len_varint(number) }
 }
 
-fn write_number(tag: u8, number: u64, output: &mut Vec<u8>) {
+pub(crate) fn write_number(tag: u8, number: u64, output: &mut Vec<u8>) {
     if number != 0 {
         output.push(tag << 3 | VARINT);
         write_varint(number, output);
@@ -84,9 +84,7 @@ fn series_length(series: &Series) -> usize {
 
 fn write_series_body(series: &Series, output: &mut Vec<u8>) {
     for label in &series.labels {
-        write_head(1, label_length(label), output);
-        write_bytes(1, &label.name, output);
-        write_bytes(2, &label.value, output);
+        write_label(&label.name, &label.value, output);
     }
     for chunk in &series.chunks {
         write_head(2, aggregates_length(chunk), output);
@@ -99,6 +97,13 @@ fn write_series_body(series: &Series, output: &mut Vec<u8>) {
             write_chunk(tag, part, output);
         }
     }
+}
+
+/// A label as a field of a series.
+pub(crate) fn write_label(name: &[u8], value: &[u8], output: &mut Vec<u8>) {
+    write_head(1, bytes_length(name) + bytes_length(value), output);
+    write_bytes(1, name, output);
+    write_bytes(2, value, output);
 }
 
 fn write_chunk(tag: u8, chunk: &Chunk, output: &mut Vec<u8>) {

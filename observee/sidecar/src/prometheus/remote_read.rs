@@ -6,16 +6,19 @@
 //! held whole and sorted here, for Prometheus does not say that it is. An error that Prometheus meets in the middle
 //! of a stream is text among the frames: it fails as a frame, so a cut answer never looks like a whole one.
 
+use std::ops::Range;
+
 use bytes::{Buf, Bytes, BytesMut};
 use futures::{Stream, StreamExt};
 use parallax_model::{MatchOp, Matcher};
+use parallax_net::BulkBody;
 use parallax_storeapi::labels;
 use parallax_storeapi::proto::prometheus::read_request::ResponseType;
 use parallax_storeapi::proto::prometheus::{
     ChunkedReadResponse, ChunkedSeries, LabelMatcher, Query, ReadHints, ReadRequest, ReadResponse,
     label_matcher,
 };
-use parallax_storeapi::proto::thanos::Label;
+use parallax_storeapi::proto::thanos::{Label, chunk};
 use prost::Message;
 
 use super::Prometheus;
@@ -58,12 +61,29 @@ pub struct ReadChunk {
     pub data: Bytes,
 }
 
+/// What Prometheus answers with.
+pub enum Answer {
+    Streamed(Frames),
+    /// All of it, in order.
+    Whole(Vec<ReadSeries>),
+}
+
+impl Answer {
+    /// The series, without the labels `removed`; an error of the stream is its last item.
+    pub fn into_series(
+        self,
+        removed: Vec<String>,
+    ) -> impl Stream<Item = Result<ReadSeries, SidecarError>> + Send {
+        match self {
+            Self::Streamed(frames) => frames.into_series(removed).left_stream(),
+            Self::Whole(series) => futures::stream::iter(series.into_iter().map(Ok)).right_stream(),
+        }
+    }
+}
+
 impl Prometheus {
-    /// Starts a remote read; an error of the stream is its last item.
-    pub async fn remote_read(
-        &self,
-        call: &ReadCall<'_>,
-    ) -> Result<impl Stream<Item = Result<ReadSeries, SidecarError>> + Send + use<>, SidecarError> {
+    /// Starts a remote read.
+    pub async fn remote_read(&self, call: &ReadCall<'_>) -> Result<Answer, SidecarError> {
         let body = snap::raw::Encoder::new()
             .compress_vec(&request(call).encode_to_vec())
             .map_err(|error| self.unreadable(PATH, format!("compressing the request: {error}")))?;
@@ -74,16 +94,18 @@ impl Prometheus {
         ];
         let response = self
             .http
-            .post_bytes(PATH, &headers, Bytes::from(body))
+            .post_for_bulk(PATH, &headers, Bytes::from(body))
             .await
             .map_err(|error| self.unreachable(&error))?;
         if !response.status().is_success() {
-            return Err(self.refused(PATH, response).await);
+            let status = response.status().as_u16();
+            return Err(self.refused(PATH, status, response.text_prefix(MAX_ERROR_BYTES).await));
         }
         let kind =
             response.headers().get("content-type").and_then(|v| v.to_str().ok()).unwrap_or("").to_owned();
         if kind == STREAMED {
-            return Ok(self.clone().frames(response.into_stream(), call.removed.to_vec()).left_stream());
+            let (prometheus, body) = (self.clone(), response.into_body());
+            return Ok(Answer::Streamed(Frames { prometheus, body, buffer: BytesMut::new() }));
         }
         let body = response.bytes(MAX_WHOLE_ANSWER_BYTES).await.map_err(|error| self.unreachable(&error))?;
         let removed = call.removed.to_vec();
@@ -92,97 +114,104 @@ impl Prometheus {
             .map_err(|error| error.to_string())
             .and_then(|series| series)
             .map_err(|reason| self.unreadable(PATH, reason))?;
-        Ok(futures::stream::iter(series.into_iter().map(Ok)).right_stream())
+        Ok(Answer::Whole(series))
+    }
+}
+
+/// The frames of a streamed answer, of which nothing is held but what has come and was not taken yet.
+pub struct Frames {
+    prometheus: Prometheus,
+    body: BulkBody,
+    buffer: BytesMut,
+}
+
+impl Frames {
+    /// Where the message of the first frame lies, if the frame has come whole.
+    ///
+    /// # Errors
+    /// If the frame is damaged.
+    pub fn first(&self) -> Result<Option<Range<usize>>, SidecarError> {
+        first_frame(&self.buffer).map_err(|reason| self.unreadable(reason))
     }
 
-    /// Cuts the body into frames and the frames into series.
-    fn frames<E>(
+    /// What lies at a place that [`Self::first`] gave.
+    pub fn message(&self, place: &Range<usize>) -> &[u8] {
+        self.buffer.get(place.clone()).unwrap_or_default()
+    }
+
+    /// Drops the first frame, whose message ends where `place` does.
+    pub fn skip(&mut self, place: Range<usize>) {
+        self.buffer.advance(place.end.min(self.buffer.len()));
+    }
+
+    /// Waits for more bytes; false at the end of the answer.
+    ///
+    /// # Errors
+    /// If the answer breaks off, or ends inside a frame.
+    pub async fn more(&mut self) -> Result<bool, SidecarError> {
+        let came = self.body.read(&mut self.buffer).await;
+        if came.map_err(|error| self.prometheus.unreachable(&error))? {
+            return Ok(true);
+        }
+        if self.buffer.is_empty() { Ok(false) } else { Err(self.unreadable("the answer ends inside a frame")) }
+    }
+
+    pub fn unreadable(&self, reason: impl Into<String>) -> SidecarError {
+        self.prometheus.unreadable(PATH, reason)
+    }
+
+    fn into_series(
         self,
-        body: impl Stream<Item = Result<Bytes, E>> + Send + Unpin + 'static,
         removed: Vec<String>,
-    ) -> impl Stream<Item = Result<ReadSeries, SidecarError>> + Send
-    where
-        E: std::fmt::Display + Send + 'static,
-    {
-        let reader = FrameReader { prometheus: self, body, removed, buffer: BytesMut::new(), failed: false };
-        futures::stream::unfold(reader, |mut reader| async move {
-            let frame = reader.next().await?;
-            Some((frame, reader))
+    ) -> impl Stream<Item = Result<ReadSeries, SidecarError>> + Send {
+        futures::stream::unfold(Some(self), move |frames| {
+            let removed = removed.clone();
+            async move {
+                let mut frames = frames?;
+                match frames.next_series(&removed).await.transpose()? {
+                    Ok(series) => Some((Ok(series), Some(frames))),
+                    Err(error) => Some((Err(error), None)),
+                }
+            }
         })
         .flat_map(|frame| match frame {
             Ok(series) => futures::stream::iter(series.into_iter().map(Ok)).left_stream(),
             Err(error) => futures::stream::once(std::future::ready(Err(error))).right_stream(),
         })
     }
-}
 
-struct FrameReader<S> {
-    prometheus: Prometheus,
-    body: S,
-    removed: Vec<String>,
-    buffer: BytesMut,
-    failed: bool,
-}
-
-impl<S, E> FrameReader<S>
-where
-    S: Stream<Item = Result<Bytes, E>> + Unpin,
-    E: std::fmt::Display,
-{
-    /// The series of the next frame; `None` at a clean end or after an error.
-    async fn next(&mut self) -> Option<Result<Vec<ReadSeries>, SidecarError>> {
-        if self.failed {
-            return None;
-        }
-        let result = self.read_frame().await;
-        self.failed = matches!(result, Some(Err(_)));
-        result
-    }
-
-    async fn read_frame(&mut self) -> Option<Result<Vec<ReadSeries>, SidecarError>> {
+    /// The series of the next frame; `None` at the end.
+    async fn next_series(&mut self, removed: &[String]) -> Result<Option<Vec<ReadSeries>>, SidecarError> {
         loop {
-            match take_frame(&mut self.buffer) {
-                Ok(Some(message)) => {
-                    return Some(
-                        decode_frame(message, &self.removed)
-                            .map_err(|reason| self.prometheus.unreadable(PATH, reason)),
-                    );
-                }
-                Ok(None) => {}
-                Err(reason) => return Some(Err(self.prometheus.unreadable(PATH, reason))),
+            if let Some(place) = self.first()? {
+                self.buffer.advance(place.start);
+                let message = self.buffer.split_to(place.len()).freeze();
+                return decode_frame(message, removed).map(Some).map_err(|reason| self.unreadable(reason));
             }
-            match self.body.next().await {
-                Some(Ok(bytes)) => self.buffer.extend_from_slice(&bytes),
-                Some(Err(error)) => {
-                    let (url, reason) = (self.prometheus.url.clone(), error.to_string());
-                    return Some(Err(SidecarError::Unreachable { url, reason }));
-                }
-                None if self.buffer.is_empty() => return None,
-                None => return Some(Err(self.prometheus.unreadable(PATH, "the answer ends inside a frame"))),
+            if !self.more().await? {
+                return Ok(None);
             }
         }
     }
 }
 
-/// Takes one whole frame off the buffer, checks its CRC, and gives its message; `None` if more bytes are needed.
-fn take_frame(buffer: &mut BytesMut) -> Result<Option<Bytes>, String> {
+/// Where the message of the first frame lies, after a look at its checksum; `None` if more bytes are needed.
+fn first_frame(buffer: &[u8]) -> Result<Option<Range<usize>>, String> {
     const CRC_BYTES: usize = 4;
     let Some((length, header_bytes)) = uvarint(buffer)? else { return Ok(None) };
     let length = usize::try_from(length).unwrap_or(usize::MAX);
     if length > MAX_FRAME_BYTES {
         return Err(format!("a frame of {length} bytes; at most {MAX_FRAME_BYTES} are read"));
     }
-    if buffer.len() < header_bytes + CRC_BYTES + length {
-        return Ok(None);
-    }
-    buffer.advance(header_bytes);
-    let expected = buffer.get_u32();
-    let message = buffer.split_to(length).freeze();
-    let found = crc32c::crc32c(&message);
+    let rest = buffer.get(header_bytes..).unwrap_or_default();
+    let Some((checksum, rest)) = rest.split_first_chunk::<CRC_BYTES>() else { return Ok(None) };
+    let Some(message) = rest.get(..length) else { return Ok(None) };
+    let (expected, found) = (u32::from_be_bytes(*checksum), crc32c::crc32c(message));
     if found != expected {
         return Err(format!("a frame's checksum is {found:08x}, it should be {expected:08x}"));
     }
-    Ok(Some(message))
+    let start = header_bytes + CRC_BYTES;
+    Ok(Some(start..start + length))
 }
 
 /// The uvarint at the start of `bytes` and how long it is; `None` if it is cut off.
@@ -198,12 +227,16 @@ fn uvarint(bytes: &[u8]) -> Result<Option<(u64, usize)>, String> {
     if bytes.len() >= MAX_BYTES { Err("a frame's length has more than 64 bits".to_owned()) } else { Ok(None) }
 }
 
-fn decode_frame(message: Bytes, removed: &[String]) -> Result<Vec<ReadSeries>, String> {
+/// # Errors
+/// A text that says what is wrong with the frame.
+pub(crate) fn decode_frame(message: Bytes, removed: &[String]) -> Result<Vec<ReadSeries>, String> {
     let response = ChunkedReadResponse::decode(message).map_err(|error| format!("a frame: {error}"))?;
     response.chunked_series.into_iter().map(|series| read_series(series, removed)).collect()
 }
 
-fn read_series(series: ChunkedSeries, removed: &[String]) -> Result<ReadSeries, String> {
+/// # Errors
+/// A text that says what is wrong with the series.
+pub(crate) fn read_series(series: ChunkedSeries, removed: &[String]) -> Result<ReadSeries, String> {
     let found = checked_labels(series.labels, removed)?;
     let chunk = |chunk: parallax_storeapi::proto::prometheus::Chunk| {
         let encoding = u8::try_from(chunk.r#type).ok().filter(|encoding| (1..=3).contains(encoding));
@@ -222,6 +255,15 @@ fn read_series(series: ChunkedSeries, removed: &[String]) -> Result<ReadSeries, 
     };
     let chunks = series.chunks.into_iter().map(chunk).collect::<Result<_, String>>()?;
     Ok(ReadSeries { labels: found, chunks })
+}
+
+/// The StoreAPI counts encodings from zero, Prometheus from one.
+pub(crate) fn encoding(kind: u8) -> chunk::Encoding {
+    match kind {
+        2 => chunk::Encoding::Histogram,
+        3 => chunk::Encoding::FloatHistogram,
+        _ => chunk::Encoding::Xor,
+    }
 }
 
 /// Labels as everything behind here expects them: UTF-8, sorted, each name once, none empty, none of `removed`.
@@ -305,11 +347,14 @@ mod tests {
     #[test]
     fn frames_are_cut_wherever_the_bytes_arrive() {
         let whole = [frame(b"first"), frame(b"second")].concat();
-        let mut buffer = BytesMut::new();
+        let mut buffer = Vec::new();
         let mut found = Vec::new();
         for byte in whole {
-            buffer.extend_from_slice(&[byte]);
-            found.extend(take_frame(&mut buffer).unwrap());
+            buffer.push(byte);
+            if let Some(place) = first_frame(&buffer).unwrap() {
+                found.push(buffer[place.clone()].to_vec());
+                buffer.drain(..place.end);
+            }
         }
         assert_eq!(found, ["first".as_bytes(), b"second"]);
         assert!(buffer.is_empty());
@@ -317,23 +362,20 @@ mod tests {
 
     #[test]
     fn damaged_frames_are_refused() {
-        let mut flipped = BytesMut::from(&frame(b"first")[..]);
+        let mut flipped = frame(b"first");
         flipped[6] ^= 1;
-        assert!(take_frame(&mut flipped).unwrap_err().contains("checksum"));
-        assert!(take_frame(&mut BytesMut::from(&[0xff; 10][..])).unwrap_err().contains("64 bits"));
-        assert!(
-            take_frame(&mut BytesMut::from(&[0xff, 0xff, 0xff, 0xff, 0x7f][..]))
-                .unwrap_err()
-                .contains("at most")
-        );
+        assert!(first_frame(&flipped).unwrap_err().contains("checksum"));
+        assert!(first_frame(&[0xff; 10]).unwrap_err().contains("64 bits"));
+        assert!(first_frame(&[0xff, 0xff, 0xff, 0xff, 0x7f]).unwrap_err().contains("at most"));
     }
 
     proptest::proptest! {
         #[test]
         fn bytes_of_any_kind_are_an_answer_or_an_error(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..300)) {
-            let mut buffer = BytesMut::from(&bytes[..]);
-            while let Ok(Some(message)) = take_frame(&mut buffer) {
-                let _ = decode_frame(message, &[]);
+            let mut rest = &bytes[..];
+            while let Ok(Some(place)) = first_frame(rest) {
+                let _ = decode_frame(Bytes::copy_from_slice(&rest[place.clone()]), &[]);
+                rest = &rest[place.end..];
             }
             let _ = decode_frame(Bytes::from(bytes.clone()), &[]);
             let _ = whole_answer(&bytes, &[]);
