@@ -44,6 +44,7 @@ fn config(values: &Values, context: &Context) -> anyhow::Result<SidecarConfig> {
                 allow_out_of_order: values.switch("shipper.allow-out-of-order-uploads"),
                 ignore_unequal_block_size: values.switch("shipper.ignore-unequal-block-size"),
                 hash: hash_function(values)?,
+                upload_concurrency: size("shipper.upload-concurrency"),
                 ..ShipperConfig::new(bucket, path)
             })
         }

@@ -34,8 +34,12 @@ pub(super) fn flags() -> Vec<Flag> {
             "thanos.shipper.json",
             "File in --tsdb.path that lists uploaded blocks",
         ),
-        Flag::new("shipper.upload-concurrency", Number, "0", "Files of a block uploaded at once")
-            .no_effect("the files of a block go up one after the other"),
+        Flag::new(
+            "shipper.upload-concurrency",
+            Number,
+            "0",
+            "Files of chunks of a block uploaded at once (at most 64); 0 is one. Index and meta.json follow, in this order",
+        ),
         Flag::new(
             "shipper.ignore-unequal-block-size",
             Switch,

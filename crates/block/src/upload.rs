@@ -1,4 +1,4 @@
-//! Uploading a block: `chunks/*`, then `index`, then `meta.json`.
+//! Uploading a block: `chunks/*` (several at once, if asked to), then `index`, then `meta.json`.
 //!
 //! The order is the contract: a directory without `meta.json` is partial and invisible to every reader, so a block appears whole
 //! or not at all. A failed upload leaves a partial block, which the next attempt completes; objects are replaced as they were.
@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use bytes::Bytes;
+use futures::{StreamExt as _, TryStreamExt as _};
 use parallax_bucket::Bucket;
 use sha2::{Digest, Sha256};
 use tokio::io::AsyncReadExt;
@@ -32,7 +33,12 @@ pub struct UploadOptions {
     pub hash: HashFunction,
     /// Milliseconds since the epoch: when the upload is said to have happened.
     pub now_ms: i64,
+    /// How many files of chunks go up at once; 0 is 1, and at most [`MAX_CONCURRENCY`].
+    pub concurrency: usize,
 }
+
+/// Most files that go up at once.
+pub const MAX_CONCURRENCY: usize = 64;
 
 /// A block has at most this many segment files: each holds up to 512 MiB.
 const MAX_SEGMENTS: usize = 100_000;
@@ -121,14 +127,24 @@ async fn put_data(
     files.push(MetaFile { rel_path: META_FILE_NAME.to_owned(), ..MetaFile::default() });
     files.sort_by(|a, b| a.rel_path.cmp(&b.rel_path));
     let in_bucket = |source| BlockError::Bucket { block, source };
-    for rel_path in &paths {
-        let (object, file) = (block.object(rel_path), directory.join(rel_path));
-        let put = match local {
-            Files::Stay => bucket.upload_file(&object, &file).await,
-            Files::Go => bucket.move_file(&object, &file).await,
-        };
-        put.map_err(in_bucket)?;
-    }
+    let put = |rel_path: String| {
+        let (object, file) = (block.object(&rel_path), directory.join(&rel_path));
+        async move {
+            let put = match local {
+                Files::Stay => bucket.upload_file(&object, &file).await,
+                Files::Go => bucket.move_file(&object, &file).await,
+            };
+            put.map(drop).map_err(in_bucket)
+        }
+    };
+    let chunks = segments.iter().map(|name| format!("{CHUNKS_DIRECTORY}/{name}"));
+    let concurrency = options.concurrency.clamp(1, MAX_CONCURRENCY);
+    futures::stream::iter(chunks.collect::<Vec<_>>())
+        .map(put)
+        .buffer_unordered(concurrency)
+        .try_for_each(|()| std::future::ready(Ok(())))
+        .await?;
+    put(INDEX_FILE_NAME.to_owned()).await?;
     Ok(UploadedData { meta, segments, files })
 }
 

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use parallax_model::Labels;
 use parallax_tsdb::error::TsdbError;
 use parallax_tsdb::index::{IndexReader, SeriesEntry};
+use parallax_tsdb::mapped;
 use parallax_tsdb::segment::Segments;
 
 use crate::meta::{CHUNKS_DIRECTORY, INDEX_FILE_NAME, META_FILE_NAME};
@@ -29,7 +30,7 @@ pub fn verify_block(directory: &Path) -> Result<VerifyReport, BlockError> {
     let name = directory.file_name().unwrap_or_default().to_string_lossy();
     let meta = BlockMeta::parse(&name, &read(&directory.join(META_FILE_NAME))?)?;
     let block = meta.ulid.to_string();
-    let index = Bytes::from(read(&directory.join(INDEX_FILE_NAME))?);
+    let index = map(&directory.join(INDEX_FILE_NAME))?;
     let report = verify_contents(directory, &meta, index)
         .map_err(|source| BlockError::Damaged { block: block.clone(), source })?;
     for (what, found, expected) in
@@ -88,6 +89,14 @@ fn verify_postings(index: &IndexReader, label_pairs: usize) -> Result<(), TsdbEr
     }
     let reason = format!("postings name {listed} labels, series have {label_pairs}");
     Err(TsdbError::corrupt(INDEX_FILE_NAME, index.toc().postings, reason))
+}
+
+/// The file without holding it: an index may take gigabytes, and is read once.
+fn map(path: &Path) -> Result<Bytes, BlockError> {
+    mapped::open(path).map_err(|error| match error {
+        TsdbError::Io { path, source } => BlockError::File { path, source },
+        source => BlockError::Damaged { block: path.display().to_string(), source },
+    })
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, BlockError> {

@@ -233,6 +233,7 @@ fn options() -> UploadOptions {
         source: "sidecar".to_owned(),
         hash: HashFunction::Sha256,
         now_ms: NOW_MS,
+        concurrency: 1,
     }
 }
 

@@ -16,12 +16,19 @@ enum Act {
     Wait,
 }
 
+type Serving = tokio::task::JoinHandle<Vec<String>>;
+
 /// Serves connections one after the other; each does its acts, one per request, and closes.
-async fn server(connections: Vec<Vec<Act>>) -> (HttpClient, tokio::task::JoinHandle<Vec<String>>) {
+async fn server(connections: Vec<Vec<Act>>) -> (HttpClient, Serving) {
+    server_for(Duration::from_secs(60), connections).await
+}
+
+/// As [`server`], with a client that waits for no longer.
+async fn server_for(patience: Duration, connections: Vec<Vec<Act>>) -> (HttpClient, Serving) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let config = HttpClientConfig {
-        idle_timeout: Duration::from_millis(300),
-        response_timeout: Duration::from_millis(300),
+        idle_timeout: patience,
+        response_timeout: patience,
         auth: HttpAuth::Bearer { token: "secret".into() },
         ..HttpClientConfig::new(format!("http://{}/prom", listener.local_addr().unwrap()))
     };
@@ -151,14 +158,25 @@ async fn what_is_cut_malformed_or_silent_is_an_error_that_says_so() {
         (Act::Send(b"SSH-2.0-x\r\n\r\n".to_vec(), 50), "is not HTTP"),
         (Act::Send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n".to_vec(), 50), "size of a chunk"),
         (Act::Send([b"HTTP/1.1 200 OK\r\nx: ".as_slice(), &[b'a'; 70_000]].concat(), 9000), "headers are larger"),
-        (Act::Wait, "no answer within 0.3 s"),
     ] {
         let (client, serving) = server(vec![vec![act]]).await;
         let error = whole(&client).await.unwrap_err().to_string();
         assert!(error.contains(expected), "{error}");
         serving.abort();
     }
-    let (client, serving) = server(vec![vec![Act::Send(wire[..200].to_vec(), 50), Act::Wait]]).await;
+}
+
+#[tokio::test]
+async fn silence_before_and_within_an_answer_is_an_error_that_says_so() {
+    let patience = Duration::from_millis(300);
+    let (client, serving) = server_for(patience, vec![vec![Act::Wait]]).await;
+    let error = ask(&client).await.unwrap_err().to_string();
+    assert!(error.contains("no answer within 0.3 s"), "{error}");
+    serving.abort();
+    let (wire, _) = chunked(5);
+    // It is still open after that: the server waits for the next request.
+    let begun = Act::Send(wire[..wire.len() - 5].to_vec(), 50);
+    let (client, serving) = server_for(patience, vec![vec![begun, Act::Wait]]).await;
     let (mut body, mut all) = (ask(&client).await.unwrap().into_body(), BytesMut::new());
     let error = loop {
         match body.read(&mut all).await {
@@ -166,7 +184,6 @@ async fn what_is_cut_malformed_or_silent_is_an_error_that_says_so() {
             Err(error) => break error.to_string(),
         }
     };
-    // It is still open: nobody has asked for the next answer.
     assert!(error.contains("no further part of the answer within 0.3 s"), "{error}");
     serving.abort();
 }

@@ -22,6 +22,14 @@ pub mod hintspb {
     include!("gen/hintspb.rs");
 }
 
+/// What is said between components of Parallax alone.
+pub mod parallax {
+    #[allow(clippy::all, rustdoc::all, missing_docs, reason = "generated code is not ours to style")]
+    pub mod v1 {
+        include!("gen/parallax.v1.rs");
+    }
+}
+
 /// What the `hints` fields hold.
 pub use prost_types::Any;
 

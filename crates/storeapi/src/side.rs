@@ -11,6 +11,7 @@ use async_trait::async_trait;
 use prost::Message;
 use tonic::{Request, Status};
 
+use crate::proto::parallax::v1::{ShippingRequest, ShippingResponse};
 use crate::proto::thanos::info::InfoResponse;
 use crate::proto::thanos::{
     ExemplarData, ExemplarsRequest, ExemplarsResponse, MetricMetadata, MetricMetadataRequest,
@@ -72,6 +73,11 @@ pub trait SideServices: Send + Sync + 'static {
         _: Request<QueryRangeRequest>,
     ) -> Result<FrameStream<QueryRangeResponse>, Status> {
         Err(not_offered("thanos.Query"))
+    }
+
+    /// How far the shipping of blocks is behind. It is not announced in Info, which is Thanos'.
+    async fn shipping(&self, _: Request<ShippingRequest>) -> Result<ShippingResponse, Status> {
+        Err(not_offered("parallax.v1.Peer"))
     }
 }
 

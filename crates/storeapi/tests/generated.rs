@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use prost_build::Config;
 
-const PROTOS: [&str; 12] = [
+const PROTOS: [&str; 13] = [
+    "parallax/peer.proto",
     "prometheus/remote.proto",
     "prometheus/types.proto",
     "thanos/exemplars.proto",

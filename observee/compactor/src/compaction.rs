@@ -150,6 +150,7 @@ impl Job {
             source: component.to_owned(),
             hash: self.config.hash,
             now_ms,
+            concurrency: 1,
         };
         let data = move_data(&self.config.bucket, &dir.path, meta, &options).await?;
         Ok(Prepared::Ready(Box::new(Ready { data, options, began })))

@@ -84,6 +84,8 @@ pub struct ShipperConfig {
     /// Ship although Prometheus may compact blocks first.
     pub ignore_unequal_block_size: bool,
     pub hash: HashFunction,
+    /// How many files of chunks of a block go up at once; 0 is 1.
+    pub upload_concurrency: usize,
     pub interval: Duration,
 }
 
@@ -118,6 +120,7 @@ impl ShipperConfig {
             allow_out_of_order: false,
             ignore_unequal_block_size: false,
             hash: HashFunction::None,
+            upload_concurrency: 0,
             interval: Duration::from_secs(30),
         }
     }

@@ -352,6 +352,7 @@ impl Shipper {
             source: SOURCE.to_owned(),
             hash: self.config.hash,
             now_ms: now_ms(),
+            concurrency: self.config.upload_concurrency,
         };
         let uploaded = upload_data(bucket, staged.path(), meta.clone(), &options)
             .await
@@ -413,7 +414,7 @@ fn file_error(path: &Path, error: &dyn std::fmt::Display) -> SidecarError {
     SidecarError::File { path: path.to_path_buf(), reason: error.to_string() }
 }
 
-fn now_ms() -> i64 {
+pub(crate) fn now_ms() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }

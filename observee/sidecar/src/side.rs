@@ -5,6 +5,7 @@
 
 use parallax_promql::parse::{ParserOptions, parse};
 use parallax_promql::selectors::selectors;
+use parallax_storeapi::proto::parallax::v1::{ShippingRequest, ShippingResponse};
 use parallax_storeapi::proto::thanos::rules_request::Type;
 use parallax_storeapi::proto::thanos::targets_request::State;
 use parallax_storeapi::proto::thanos::{
@@ -17,6 +18,7 @@ use parallax_storeapi::{
 };
 use tonic::{Request, Status};
 
+use crate::shipper::now_ms;
 use crate::{Sidecar, SidecarError};
 
 /// Metrics in one message.
@@ -138,5 +140,12 @@ impl SideServices for Sidecar {
         let entry = self.ask(&request, self.prometheus.tsdb_status(asked.limit)).await?;
         let statistics = TsdbStatistics { statistics: [(String::new(), entry)].into() };
         Ok(frames::<TsdbStatisticsRequest>(vec![statistics]))
+    }
+
+    async fn shipping(&self, _: Request<ShippingRequest>) -> Result<ShippingResponse, Status> {
+        let (Some(shipping), Some(labels)) = (self.shipping(), self.external_labels()) else {
+            return Ok(ShippingResponse::default());
+        };
+        Ok(ShippingResponse { shippers: vec![shipping.to_wire(&labels, now_ms())] })
     }
 }

@@ -33,6 +33,7 @@ use unusable::Unusable;
 use crate::Error;
 use crate::claim::{Claim, ForeignLabels};
 use crate::coverage::{Gap, GapKind, bounded};
+use crate::shipping::Shipping;
 
 /// Counts what an endpoint claimed that is not its own.
 pub(crate) type ForeignCounter = Counter<u64, AtomicU64>;
@@ -368,6 +369,12 @@ impl Endpoint {
         sets.filter_map(|set| set.get(&self.options.cluster_label).map(str::to_owned)).collect()
     }
 
+    /// How far the shipping of blocks is behind there, as far as it has said so.
+    pub(crate) fn shipping(&self) -> Vec<Shipping> {
+        let state = self.shared.read();
+        state.shipping.as_ref().map(|heard| heard.now(Instant::now())).unwrap_or_default()
+    }
+
     pub(crate) fn shared(&self) -> &Shared {
         &self.shared
     }
@@ -386,6 +393,7 @@ impl Endpoint {
             last_error: state.last_error.clone().or_else(|| known.and_then(|known| known.foreign.clone())),
             label_sets: known.map(|known| known.label_sets.clone()).unwrap_or_default(),
             range: known.map_or(TimeRange::ALL, |known| known.range),
+            shipping: state.shipping.as_ref().map(|heard| heard.now(Instant::now())).unwrap_or_default(),
         }
     }
 }

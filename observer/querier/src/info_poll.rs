@@ -4,9 +4,10 @@
 //! at once. A poll that fails leaves what is known of the endpoint as it was.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicI64;
+use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use parallax_storeapi::proto::parallax::v1::ShippingRequest;
 use parallax_telemetry::Metrics;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::family::Family;
@@ -14,12 +15,17 @@ use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::Semaphore;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
+use tonic::Request;
 
 use crate::endpoint::{Endpoint, EndpointOptions, Metadata};
 use crate::proxy::reason_of;
+use crate::shipping::{Heard, ShippingMetrics};
 
 /// Between two polls of an endpoint, whatever is configured.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(1);
+
+/// An endpoint that says nothing of shipping is asked again after so many polls: it may be another program by then.
+const POLLS_WITHOUT_SHIPPING: u32 = 11;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct EndpointLabel {
@@ -35,6 +41,7 @@ pub(crate) struct Poll {
     info_timeout: Duration,
     slots: Arc<Semaphore>,
     up: UpGauge,
+    shipping: Arc<ShippingMetrics>,
 }
 
 impl Poll {
@@ -49,6 +56,7 @@ impl Poll {
             info_timeout: options.info_timeout,
             slots: Arc::new(Semaphore::new(options.max_concurrent_polls.clamp(1, Semaphore::MAX_PERMITS))),
             up,
+            shipping: Arc::new(ShippingMetrics::new(&options.cluster_label, metrics)),
         }
     }
 
@@ -59,6 +67,8 @@ impl Poll {
             info_timeout: self.info_timeout,
             slots: Arc::clone(&self.slots),
             up: self.up.clone(),
+            shipping: Arc::clone(&self.shipping),
+            polls_without_shipping: AtomicU32::new(0),
         };
         let interval = self.info_interval;
         tokio::spawn(async move {
@@ -77,6 +87,7 @@ impl Poll {
     /// For an endpoint that is there no longer.
     pub(crate) fn forget(&self, endpoint: &str) {
         self.up.remove(&EndpointLabel { endpoint: endpoint.to_owned() });
+        self.shipping.show(endpoint, &[]);
     }
 }
 
@@ -85,6 +96,9 @@ struct Poller {
     info_timeout: Duration,
     slots: Arc<Semaphore>,
     up: UpGauge,
+    shipping: Arc<ShippingMetrics>,
+    /// How many polls to leave it alone, for it does not know the question.
+    polls_without_shipping: AtomicU32,
 }
 
 impl Poller {
@@ -104,7 +118,36 @@ impl Poller {
         self.log_change(&result);
         let label = EndpointLabel { endpoint: self.endpoint.name().to_owned() };
         self.up.get_or_create(&label).set(i64::from(result.is_ok()));
+        let is_up = result.is_ok();
         self.endpoint.shared().polled(began, result);
+        if is_up {
+            self.poll_shipping().await;
+        }
+        // Also of one that is down: what waits there waits longer.
+        self.shipping.show(self.endpoint.name(), &self.endpoint.shipping());
+    }
+
+    /// Asks what Thanos does not know. No answer is no fault.
+    async fn poll_shipping(&self) {
+        let left = self.polls_without_shipping.load(Ordering::Relaxed);
+        if left > 0 {
+            self.polls_without_shipping.store(left - 1, Ordering::Relaxed);
+            return;
+        }
+        let side = self.endpoint.store().side();
+        let asked = side.shipping(Request::new(ShippingRequest {}));
+        match tokio::time::timeout(self.info_timeout, asked).await {
+            Ok(Ok(answer)) => {
+                let heard = Heard::read(&answer, self.endpoint.claim().as_ref(), Instant::now());
+                self.endpoint.shared().write().shipping = Some(heard);
+            }
+            Ok(Err(status)) => {
+                let endpoint = self.endpoint.name();
+                tracing::debug!(endpoint, error = reason_of(&status), "endpoint says nothing of shipping");
+                self.polls_without_shipping.store(POLLS_WITHOUT_SHIPPING, Ordering::Relaxed);
+            }
+            Err(_) => self.polls_without_shipping.store(POLLS_WITHOUT_SHIPPING, Ordering::Relaxed),
+        }
     }
 
     /// Only changes are news.

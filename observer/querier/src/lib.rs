@@ -16,6 +16,7 @@ pub mod query;
 mod query_api;
 mod resolution;
 pub mod select;
+mod shipping;
 mod side;
 mod stop;
 pub mod store_selection;
@@ -29,3 +30,4 @@ pub use endpoint::{
 pub use error::Error;
 pub use proxy::{Proxy, ProxyConfig, SideLimits};
 pub use querier::Querier;
+pub use shipping::Shipping;

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::middleware::{Next, from_fn};
 use parallax_net::Context;
+use parallax_storeapi::proto::parallax::v1::{ShippingRequest, ShippingResponse};
 use parallax_storeapi::proto::thanos::info::{InfoResponse, QueryApiInfo};
 use parallax_storeapi::proto::thanos::{
     ExemplarsRequest, ExemplarsResponse, LabelNamesRequest, LabelNamesResponse, LabelValuesRequest,
@@ -166,6 +167,10 @@ impl Querier {
 
 #[async_trait]
 impl SideServices for Querier {
+    async fn shipping(&self, request: Request<ShippingRequest>) -> Result<ShippingResponse, Status> {
+        self.proxy.shipping(request).await
+    }
+
     async fn metric_metadata(
         &self,
         request: Request<MetricMetadataRequest>,

@@ -33,6 +33,7 @@ impl StoreList for TwoStores {
             last_error: None,
             label_sets: vec![Labels::from_pairs([("cluster", "eu-1")])],
             range: TimeRange::new(1, i64::MAX),
+            shipping: Vec::new(),
         };
         let never = StoreStatus {
             name: "store:10901".to_owned(),
@@ -41,6 +42,7 @@ impl StoreList for TwoStores {
             last_error: Some("connection \"refused\"".to_owned()),
             label_sets: Vec::new(),
             range: TimeRange::new(i64::MIN, i64::MAX),
+            shipping: Vec::new(),
         };
         vec![sidecar, never]
     }

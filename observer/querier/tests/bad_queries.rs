@@ -32,6 +32,7 @@ impl StoreList for OneStore {
             last_error: None,
             label_sets: vec![Labels::empty()],
             range: TimeRange::new(0, i64::MAX),
+            shipping: Vec::new(),
         }]
     }
 

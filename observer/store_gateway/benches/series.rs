@@ -199,6 +199,7 @@ async fn make_block(dir: &Path, bucket_dir: &Path, count: usize) -> outcome::Res
         source: "test".to_owned(),
         hash: HashFunction::None,
         now_ms: START_MS + BLOCK_MS,
+        concurrency: 1,
     };
     let bucket = Bucket::open(&BucketConfig::filesystem(bucket_dir), Access::Write)?;
     upload_block(&bucket, &target, meta, &options).await?;

@@ -161,7 +161,7 @@ async fn upload(
     let size_bytes = size_of(dir)?;
     if !dry_run {
         let source = UPLOAD_SOURCE.to_owned();
-        let options = UploadOptions { external_labels, source, hash: HashFunction::None, now_ms: now_ms() };
+        let options = UploadOptions { external_labels, source, hash: HashFunction::None, now_ms: now_ms(), concurrency: 1 };
         upload_block(to, dir, meta, &options).await?;
     }
     Ok((Replicated::Copied, size_bytes))

@@ -48,10 +48,16 @@ impl std::fmt::Debug for IdleConnections {
 }
 
 impl IdleConnections {
+    /// One that says nothing: what came unasked would be taken for the next answer.
     fn take(&self) -> Option<ClientStream> {
         let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         idle.retain(|(_, since)| since.elapsed() < IDLE_LIFETIME);
-        idle.pop().map(|(connection, _)| connection)
+        while let Some((mut connection, _)) = idle.pop() {
+            if connection.read(&mut [0]).now_or_never().is_none() {
+                return Some(connection);
+            }
+        }
+        None
     }
 
     fn put(&self, connection: ClientStream) {

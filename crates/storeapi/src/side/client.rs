@@ -13,6 +13,8 @@ use super::{SideRequest, SideService, SideServices};
 use crate::client::sent;
 use crate::deadline::{by, until};
 use crate::message_limits::{MAX_REQUEST_BYTES, explain};
+use crate::proto::parallax::v1::peer_client::PeerClient;
+use crate::proto::parallax::v1::{ShippingRequest, ShippingResponse};
 use crate::proto::thanos::exemplars_client::ExemplarsClient;
 use crate::proto::thanos::metadata_client::MetadataClient;
 use crate::proto::thanos::rules_client::RulesClient;
@@ -23,6 +25,9 @@ use crate::proto::thanos::{
     RulesResponse, TargetsRequest, TargetsResponse, TsdbStatisticsRequest, TsdbStatisticsResponse,
 };
 use crate::{FrameStream, StoreClient};
+
+/// Largest answer about shipping.
+const MAX_SHIPPING_BYTES: usize = 1 << 20;
 
 macro_rules! call {
     ($self:ident, $client:ident, $method:ident, $request:ident) => {{
@@ -79,5 +84,11 @@ where
         request: Request<TsdbStatisticsRequest>,
     ) -> Result<FrameStream<TsdbStatisticsResponse>, Status> {
         call!(self, StatusClient, tsdb_statistics, request)
+    }
+
+    async fn shipping(&self, request: Request<ShippingRequest>) -> Result<ShippingResponse, Status> {
+        let (request, deadline) = sent(request);
+        let mut client = PeerClient::new(self.channel().clone()).max_decoding_message_size(MAX_SHIPPING_BYTES);
+        Ok(by(deadline, client.shipping(request)).await?.into_inner())
     }
 }

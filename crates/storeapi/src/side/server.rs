@@ -8,6 +8,8 @@ use tonic::{Request, Response, Status};
 
 use crate::deadline::{by, until};
 use crate::message_limits::MAX_REQUEST_BYTES;
+use crate::proto::parallax::v1::peer_server::{Peer, PeerServer};
+use crate::proto::parallax::v1::{ShippingRequest, ShippingResponse};
 use crate::proto::thanos::exemplars_server::{Exemplars, ExemplarsServer};
 use crate::proto::thanos::metadata_server::{Metadata, MetadataServer};
 use crate::proto::thanos::query_server::{Query, QueryServer};
@@ -38,6 +40,7 @@ pub(crate) fn add(routes: Routes, store: Arc<dyn Store>) -> Routes {
         .add_service(sized!(ExemplarsServer))
         .add_service(sized!(StatusServer))
         .add_service(sized!(QueryServer))
+        .add_service(sized!(PeerServer))
 }
 
 #[derive(Clone)]
@@ -124,5 +127,13 @@ impl Query for Side {
         request: Request<QueryRangeRequest>,
     ) -> Result<Response<Self::QueryRangeStream>, Status> {
         answer!(self, query_range, request)
+    }
+}
+
+#[async_trait]
+impl Peer for Side {
+    async fn shipping(&self, request: Request<ShippingRequest>) -> Result<Response<ShippingResponse>, Status> {
+        let (request, deadline) = received(request);
+        Ok(Response::new(by(deadline, self.store.side().shipping(request)).await?))
     }
 }

@@ -7,6 +7,9 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use parallax_block::BlockMeta;
+use parallax_model::Labels;
+use parallax_storeapi::labels;
+use parallax_storeapi::proto::parallax::v1::Shipper;
 
 use crate::metrics::SidecarMetrics;
 
@@ -31,6 +34,20 @@ impl Shipping {
     pub fn lag(&self, now_ms: i64) -> Duration {
         let waited_ms = self.oldest_waiting_ms.map_or(0, |end_ms| now_ms.saturating_sub(end_ms));
         Duration::from_millis(u64::try_from(waited_ms).unwrap_or(0))
+    }
+
+    /// What is said of it, for blocks with these external labels.
+    pub(crate) fn to_wire(self, labels: &Labels, now_ms: i64) -> Shipper {
+        let millis = |duration: Duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
+        Shipper {
+            labels: Some(labels::set_to_wire(labels)),
+            blocks_waiting: self.blocks_waiting as u64,
+            oldest_waiting: self.oldest_waiting_ms,
+            last_upload: self.last_upload_ms,
+            retention: self.retention.map(millis),
+            lag: millis(self.lag(now_ms)),
+            nears_retention: self.nears_retention(now_ms),
+        }
     }
 
     /// Whether Prometheus is about to delete what is not in the bucket.

@@ -29,6 +29,15 @@ mod outages;
 struct Failing {
     inner: LocalFileSystem,
     writes_left: Arc<AtomicUsize>,
+    puts: Arc<Puts>,
+}
+
+/// What was written whole, in order, and how many writes there were at once.
+#[derive(Debug, Default)]
+struct Puts {
+    done: Mutex<Vec<String>>,
+    now: AtomicUsize,
+    most: AtomicUsize,
 }
 
 impl std::fmt::Display for Failing {
@@ -49,7 +58,12 @@ impl ObjectStore for Failing {
         if self.writes_left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less).is_err() {
             return Err(object_store::Error::Generic { store: "failing", source: "no writes left".into() });
         }
-        self.inner.put_opts(to, payload, options).await
+        let now = self.puts.now.fetch_add(1, Ordering::SeqCst) + 1;
+        self.puts.most.fetch_max(now, Ordering::SeqCst);
+        let put = self.inner.put_opts(to, payload, options).await;
+        self.puts.now.fetch_sub(1, Ordering::SeqCst);
+        self.puts.done.lock().unwrap().push(to.to_string());
+        put
     }
 
     async fn put_multipart_opts(
@@ -98,6 +112,7 @@ struct Setup {
     data: tempfile::TempDir,
     bucket: Arc<tempfile::TempDir>,
     writes_left: Arc<AtomicUsize>,
+    puts: Arc<Puts>,
     context: Context,
     blocks: Vec<BlockId>,
 }
@@ -114,12 +129,13 @@ impl Setup {
         let range = TimeRange::new(FIRST_BLOCK_MS, FIRST_BLOCK_MS + blocks * BLOCK_RANGE_MS - 1);
         let blocks = history::write(&fleet, range, data.path()).unwrap();
         let writes_left = Arc::new(AtomicUsize::new(usize::MAX));
-        Self { fleet, data, bucket, writes_left, context: Context::for_test(), blocks }
+        let puts = Arc::default();
+        Self { fleet, data, bucket, writes_left, puts, context: Context::for_test(), blocks }
     }
 
     fn shipper(&self, change: impl FnOnce(&mut ShipperConfig)) -> Shipper {
         let inner = LocalFileSystem::new_with_prefix(self.bucket.path()).unwrap();
-        let store = Failing { inner, writes_left: Arc::clone(&self.writes_left) };
+        let store = Failing { inner, writes_left: Arc::clone(&self.writes_left), puts: Arc::clone(&self.puts) };
         let bucket = Bucket::new(Arc::new(store), "", "test").unwrap().with_retry(RetryPolicy::NEVER);
         let mut config = ShipperConfig::new(bucket, self.data.path());
         config.ignore_unequal_block_size = true;
@@ -203,6 +219,47 @@ async fn blocks_go_up_unchanged_with_labels_and_only_once() {
     std::fs::remove_file(setup.data.path().join("thanos.shipper.json")).unwrap();
     assert_eq!(shipper.round(&setup.labels()).await.unwrap(), Round::default());
     assert_eq!(setup.journal(), setup.blocks);
+}
+
+#[tokio::test]
+async fn files_of_chunks_go_up_together_as_many_as_allowed_and_index_and_meta_after_them() {
+    for (concurrency, most) in [(0, 1), (1, 1), (3, 3), (1000, 5)] {
+        let setup = Setup::new(2);
+        for id in &setup.blocks {
+            for copy in 2..=5 {
+                let segment = setup.in_data(*id, "chunks/000001");
+                std::fs::copy(&segment, segment.with_file_name(format!("{copy:06}"))).unwrap();
+            }
+        }
+        let shipper = setup.shipper(|config| config.upload_concurrency = concurrency);
+        assert_eq!(shipper.round(&setup.labels()).await.unwrap().uploaded, setup.blocks);
+        assert_eq!(setup.puts.most.load(Ordering::SeqCst), most, "concurrency {concurrency}");
+        // Block after block, and of each the chunks (in any order), the index, meta.json.
+        let done = setup.puts.done.lock().unwrap().clone();
+        for (id, files) in setup.blocks.iter().zip(done.chunks(7)) {
+            let chunks = id.object("chunks/");
+            assert!(files[..5].iter().all(|file| file.starts_with(&chunks)), "{files:?}");
+            assert_eq!(files[5..], [id.object("index"), id.meta_object()]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_failure_among_files_that_go_up_together_leaves_no_visible_block() {
+    for writes in 0..7 {
+        let setup = Setup::new(1);
+        for copy in 2..=5 {
+            let segment = setup.in_data(setup.blocks[0], "chunks/000001");
+            std::fs::copy(&segment, segment.with_file_name(format!("{copy:06}"))).unwrap();
+        }
+        setup.writes_left.store(writes, Ordering::SeqCst);
+        let shipper = || setup.shipper(|config| config.upload_concurrency = 4);
+        shipper().round(&setup.labels()).await.unwrap_err();
+        assert_eq!(setup.in_bucket().0, [], "after {writes} writes");
+        setup.writes_left.store(usize::MAX, Ordering::SeqCst);
+        assert_eq!(shipper().round(&setup.labels()).await.unwrap().uploaded, setup.blocks);
+        assert_eq!(setup.in_bucket().0, setup.blocks);
+    }
 }
 
 #[tokio::test]

@@ -2,6 +2,8 @@
 
 use parallax_model::{Labels, TimeRange};
 
+use crate::shipping::Shipping;
+
 /// One endpoint.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StoreStatus {
@@ -13,6 +15,8 @@ pub struct StoreStatus {
     pub last_error: Option<String>,
     pub label_sets: Vec<Labels>,
     pub range: TimeRange,
+    /// How far the shipping of blocks is behind there; empty if it does not say.
+    pub shipping: Vec<Shipping>,
 }
 
 /// The endpoints of a querier, now.

@@ -9,6 +9,7 @@ use super::Api;
 use super::endpoints::StoreStatus;
 use super::json::{write_labels, write_list, write_string, write_strings};
 use super::respond::{Finished, Success};
+use crate::shipping::Shipping;
 
 /// Thanos' shape, endpoints under what they are; beside it `missingClusters`, the expected ones that nothing serves.
 pub(super) async fn stores(State(api): State<Arc<Api>>) -> Finished {
@@ -54,8 +55,41 @@ fn write_store(data: &mut Vec<u8>, store: &StoreStatus) {
     }
     data.extend_from_slice(b",\"labelSets\":");
     write_list(data, &store.label_sets, write_labels);
-    let range = format!(",\"minTime\":{},\"maxTime\":{}}}", store.range.min_ms, store.range.max_ms);
+    let range = format!(",\"minTime\":{},\"maxTime\":{}", store.range.min_ms, store.range.max_ms);
     data.extend_from_slice(range.as_bytes());
+    // Thanos' shape where nothing is shipped.
+    if !store.shipping.is_empty() {
+        data.extend_from_slice(b",\"shipping\":");
+        write_list(data, &store.shipping, write_shipping);
+    }
+    data.push(b'}');
+}
+
+fn write_shipping(data: &mut Vec<u8>, shipping: &Shipping) {
+    data.extend_from_slice(b"{\"labels\":");
+    write_labels(data, &shipping.labels);
+    let counts = format!(
+        ",\"blocksWaiting\":{},\"lagSeconds\":{:.3},\"nearsRetention\":{}",
+        shipping.blocks_waiting,
+        shipping.lag.as_secs_f64(),
+        shipping.nears_retention
+    );
+    data.extend_from_slice(counts.as_bytes());
+    for (name, time_ms) in
+        [("oldestWaiting", shipping.oldest_waiting_ms), ("lastUpload", shipping.last_upload_ms)]
+    {
+        data.extend_from_slice(format!(",\"{name}\":").as_bytes());
+        match time_ms.and_then(|time_ms| jiff::Timestamp::from_millisecond(time_ms).ok()) {
+            Some(time) => write_string(data, &time.to_string()),
+            None => data.extend_from_slice(b"null"),
+        }
+    }
+    data.extend_from_slice(b",\"retentionSeconds\":");
+    match shipping.retention {
+        Some(retention) => data.extend_from_slice(format!("{:.3}", retention.as_secs_f64()).as_bytes()),
+        None => data.extend_from_slice(b"null"),
+    }
+    data.push(b'}');
 }
 
 /// What Grafana asks first.

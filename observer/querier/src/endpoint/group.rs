@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use parallax_storeapi::proto::parallax::v1::{ShippingRequest, ShippingResponse};
 use parallax_storeapi::proto::thanos::info::InfoResponse;
 use parallax_storeapi::proto::thanos::{
     ExemplarsRequest, ExemplarsResponse, LabelNamesRequest, LabelNamesResponse, LabelValuesRequest,
@@ -92,6 +93,10 @@ impl SideServices for Group {
         request: Request<ExemplarsRequest>,
     ) -> Result<FrameStream<ExemplarsResponse>, Status> {
         self.member()?.side().exemplars(request).await
+    }
+
+    async fn shipping(&self, request: Request<ShippingRequest>) -> Result<ShippingResponse, Status> {
+        self.member()?.side().shipping(request).await
     }
 
     async fn tsdb_statistics(

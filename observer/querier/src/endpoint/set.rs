@@ -228,6 +228,7 @@ impl StoreList for EndpointSet {
             last_error: status.last_error,
             label_sets: status.label_sets,
             range: status.range,
+            shipping: status.shipping,
         };
         let problem = |problem: Problem| StoreStatus {
             name: problem.source,
@@ -236,6 +237,7 @@ impl StoreList for EndpointSet {
             last_error: Some(problem.error),
             label_sets: Vec::new(),
             range: TimeRange::ALL,
+            shipping: Vec::new(),
         };
         self.status().into_iter().map(shown).chain(self.problems().into_iter().map(problem)).collect()
     }

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 
 use super::{EndpointOptions, Metadata};
 use crate::coverage::GapKind;
+use crate::shipping::{Heard, Shipping};
 
 /// An endpoint as `/api/v1/stores` shows it.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,6 +26,7 @@ pub struct EndpointStatus {
     pub last_error: Option<String>,
     pub label_sets: Vec<Labels>,
     pub range: TimeRange,
+    pub shipping: Vec<Shipping>,
 }
 
 /// The state behind a lock that is never held across a wait.
@@ -57,12 +59,12 @@ impl Shared {
 
     /// Takes over what another one for the same endpoint knows.
     pub(crate) fn inherit(&self, former: &Self) {
-        let (metadata, learned_at) = {
+        let (metadata, learned_at, shipping) = {
             let former = former.read();
-            (former.metadata.clone(), former.learned_at)
+            (former.metadata.clone(), former.learned_at, former.shipping.clone())
         };
         let mut state = self.write();
-        (state.metadata, state.learned_at) = (metadata, learned_at);
+        (state.metadata, state.learned_at, state.shipping) = (metadata, learned_at, shipping);
     }
 
     pub(crate) async fn polled_once(&self) {
@@ -77,6 +79,8 @@ pub(crate) struct State {
     pub metadata: Option<Arc<Metadata>>,
     /// When it said that.
     learned_at: Option<Instant>,
+    /// What it last said of shipping, if it ever did.
+    pub shipping: Option<Heard>,
     pub last_check: Option<Timestamp>,
     /// Of the last poll, if it failed.
     pub last_error: Option<String>,

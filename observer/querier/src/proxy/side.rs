@@ -6,6 +6,7 @@
 use parallax_model::TimeRange;
 use parallax_promql::parse::{ParserOptions, parse};
 use parallax_promql::selectors::selectors;
+use parallax_storeapi::proto::parallax::v1::{ShippingRequest, ShippingResponse};
 use parallax_storeapi::proto::thanos::{
     ExemplarsRequest, ExemplarsResponse, MetricMetadataRequest, MetricMetadataResponse, RulesRequest,
     RulesResponse, TargetsRequest, TargetsResponse, TsdbStatistics, TsdbStatisticsRequest,
@@ -17,11 +18,16 @@ use tonic::{Request, Status};
 use super::Proxy;
 use super::side_calls::Heard;
 use crate::claim::ForeignLabels;
+use crate::shipping;
 use crate::side::{exemplars, metadata, rules, statistics};
 use crate::store_selection::Selected;
 
 #[async_trait]
 impl SideServices for Proxy {
+    async fn shipping(&self, _: Request<ShippingRequest>) -> Result<ShippingResponse, Status> {
+        Ok(shipping::aggregate(&self.inner.endpoints))
+    }
+
     async fn metric_metadata(
         &self,
         request: Request<MetricMetadataRequest>,
