@@ -8,5 +8,7 @@ mod operator;
 mod program;
 #[path = "sidecar/s3.rs"]
 mod s3;
+#[path = "sidecar/shipping.rs"]
+mod shipping;
 #[path = "sidecar/world.rs"]
 mod world;

@@ -216,8 +216,7 @@ fn upload_blocks() -> Vec<Flag> {
         Flag::new("path", Text, "./data", "The directory with the blocks"),
         Flag::new("label", List, "", "External labels, besides those in meta.json: cluster=\"eu-1\""),
         Flag::new("shipper.upload-compacted", Switch, "false", "Also blocks that were compacted"),
-        Flag::new("shipper.upload-concurrency", Number, "5", "Files uploaded at once")
-            .no_effect("files go up one after the other, large ones in parts"),
+        Flag::new("shipper.upload-concurrency", Number, "5", "Files of chunks of a block uploaded at once"),
     ])
 }
 

@@ -43,7 +43,8 @@ async fn the_operators_arguments_start_a_sidecar_that_serves_and_ships() {
     }
     // What it does not do with them, it says.
     let line = program.log_line("flag accepted, it has no effect here").await;
-    assert!(line.contains("tracing.config"), "{line}");
+    assert!(line.contains("tracing.config") && line.contains("exports no traces"), "{line}");
+    assert_eq!(program.log().matches("flag accepted, it has no effect here").count(), 1, "{}", program.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]

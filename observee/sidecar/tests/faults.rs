@@ -11,7 +11,7 @@ use futures::StreamExt;
 use parallax_model::{FloatColumn, Labels, MatchOp, Matcher};
 use parallax_sidecar::SidecarError;
 use parallax_storeapi::proto::thanos::{LabelNamesRequest, LabelValuesRequest, SeriesRequest};
-use parallax_storeapi::{Store, frames, labels, matchers, with_deadline};
+use parallax_storeapi::{SeriesStream, Store, encoded, frames, labels, matchers, with_deadline};
 use tonic::{Code, Request, Status};
 
 fn labels_of(pairs: &[(&str, &str)]) -> Labels {
@@ -30,7 +30,18 @@ fn everything() -> SeriesRequest {
 
 /// Labels and samples in the order they came; parts of one series as they came.
 async fn ask(beside: &Beside, request: SeriesRequest) -> Result<Vec<(Labels, Vec<i64>)>, Status> {
-    let stream = beside.sidecar.series(Request::new(request)).await?;
+    samples_of(beside.sidecar.series(Request::new(request)).await?).await
+}
+
+/// The same as somebody gets it who asks over the wire.
+async fn ask_over_the_wire(
+    beside: &Beside,
+    request: SeriesRequest,
+) -> Result<Vec<(Labels, Vec<i64>)>, Status> {
+    samples_of(encoded::decoded(beside.sidecar.series_encoded(Request::new(request)).await?)).await
+}
+
+async fn samples_of(stream: SeriesStream) -> Result<Vec<(Labels, Vec<i64>)>, Status> {
     let answer = frames::collect(stream).await?;
     let decoded = answer.series.iter().map(|series| {
         let mut column = FloatColumn::default();
@@ -100,7 +111,8 @@ async fn series_are_sorted_whatever_labels_they_have_in_common_with_the_external
             {
                 let request =
                     SeriesRequest { without_replica_labels: without.clone(), skip_chunks, ..everything() };
-                let answer = ask(&beside, request).await.unwrap();
+                let answer = ask(&beside, request.clone()).await.unwrap();
+                assert_eq!(ask_over_the_wire(&beside, request).await.unwrap(), answer);
                 let got: Vec<Labels> = answer.into_iter().map(|(labels, _)| labels).collect();
                 let mut expected: Vec<Labels> =
                     own.iter().map(|own| own.overlaid_with(&external).without(&without)).collect();
@@ -143,16 +155,21 @@ async fn a_body_cut_or_damaged_anywhere_is_an_error_and_never_a_shorter_answer()
     let length = frames.concat().len();
     for at in (0..length).filter(|at| !borders.contains(at)) {
         beside.fake.set(Fault::CutAfter(at));
-        let status = ask(&beside, everything()).await.unwrap_err();
-        assert!(status.message().contains(&beside.url), "cut at {at}: {status}");
+        for status in [ask(&beside, everything()).await, ask_over_the_wire(&beside, everything()).await] {
+            let status = status.unwrap_err();
+            assert!(status.message().contains(&beside.url), "cut at {at}: {status}");
+        }
         beside.fake.set(Fault::FlipBit(at));
-        let status = ask(&beside, everything()).await.unwrap_err();
-        assert!(status.message().contains(&beside.url), "flipped at {at}: {status}");
+        for status in [ask(&beside, everything()).await, ask_over_the_wire(&beside, everything()).await] {
+            let status = status.unwrap_err();
+            assert!(status.message().contains(&beside.url), "flipped at {at}: {status}");
+        }
     }
     for at in 0..length {
         beside.fake.set(Fault::BreakAfter(at));
-        let status = ask(&beside, everything()).await.unwrap_err();
-        assert_eq!(status.code(), Code::Unavailable, "broken at {at}: {status}");
+        for status in [ask(&beside, everything()).await, ask_over_the_wire(&beside, everything()).await] {
+            assert_eq!(status.unwrap_err().code(), Code::Unavailable, "broken at {at}");
+        }
     }
     beside.fake.set(Fault::None);
     assert_eq!(ask(&beside, everything()).await.unwrap().len(), frames.len());

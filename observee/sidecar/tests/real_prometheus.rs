@@ -18,7 +18,7 @@ use parallax_simulate::history::{self, BLOCK_RANGE_MS};
 use parallax_simulate::stand_in::now_ms;
 use parallax_simulate::{Fleet, exporter};
 use parallax_storeapi::proto::thanos::{LabelNamesRequest, LabelValuesRequest, SeriesRequest};
-use parallax_storeapi::{Store, frames, labels, matchers, with_deadline};
+use parallax_storeapi::{SeriesStream, Store, encoded, frames, labels, matchers, with_deadline};
 use parallax_testkit::process::{Process, free_port, program_or_leave_out};
 use serde_json::Value;
 use tonic::{Code, Request, Status};
@@ -208,7 +208,10 @@ fn all_series(range: TimeRange) -> SeriesRequest {
 /// What the Store API answers, checked for order.
 async fn ask(sidecar: &Sidecar, request: SeriesRequest) -> Result<Samples, Status> {
     let end_ms = request.max_time;
-    let stream = sidecar.series(Request::new(request)).await?;
+    samples_of(sidecar.series(Request::new(request)).await?, end_ms).await
+}
+
+async fn samples_of(stream: SeriesStream, end_ms: i64) -> Result<Samples, Status> {
     let series = frames::collect(stream).await?.series;
     assert!(series.is_sorted_by(|a, b| labels::compare(&a.labels, &b.labels).is_le()));
     let mut found: BTreeMap<Labels, FloatColumn> = BTreeMap::new();
@@ -229,6 +232,24 @@ async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
         assert!(Instant::now() < deadline, "{what}");
         tokio::time::sleep(POLL).await;
     }
+}
+
+/// A run with `PROMETHEUS_BIN` has to be one with that program, not with the one that is installed.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_prometheus_beside_the_sidecar_is_the_one_that_was_named() {
+    let Some(server) = Server::started("the_prometheus_beside_the_sidecar_is_the_one_that_was_named", 1).await
+    else {
+        return;
+    };
+    let running = std::fs::read_link(format!("/proc/{}/exe", server.process().id())).unwrap();
+    if let Some(named) = std::env::var_os("PROMETHEUS_BIN") {
+        assert_eq!(running, std::fs::canonicalize(named).unwrap());
+    }
+    let printed = Command::new(&running).arg("--version").output().unwrap();
+    let printed = String::from_utf8_lossy(&[printed.stdout, printed.stderr].concat()).into_owned();
+    let version = server.api("/api/v1/status/buildinfo", &[]).await["version"].as_str().unwrap().to_owned();
+    assert!(printed.contains(&format!("version {version}")), "{version} answers, not {printed}");
+    println!("beside prometheus {version} ({})", running.display());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -254,6 +275,13 @@ async fn series_and_labels_are_those_of_prometheus_with_external_labels() {
     assert_eq!(got.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());
     for (labels, samples) in &expected {
         assert!(got[labels] == *samples, "{labels} has other samples");
+    }
+    // And so it leaves the process, in frames of one and of many series.
+    for response_batch_size in [0, 64] {
+        let request =
+            SeriesRequest { response_batch_size, ..all_series(TimeRange::new(i64::MIN, end_ms)) };
+        let sent = sidecar.series_encoded(Request::new(request)).await.unwrap();
+        assert!(samples_of(encoded::decoded(sent), end_ms).await.unwrap() == got, "{response_batch_size} in a frame");
     }
     let skipping = SeriesRequest { skip_chunks: true, ..all_series(TimeRange::ALL) };
     let got = ask(&sidecar, skipping).await.unwrap();

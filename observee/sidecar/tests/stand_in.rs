@@ -9,10 +9,13 @@ use parallax_sidecar::{Sidecar, SidecarConfig};
 use parallax_simulate::Fleet;
 use parallax_simulate::stand_in::{self, StandIn};
 use parallax_storeapi::conformance::{Known, KnownSeries, check};
-use parallax_storeapi::proto::thanos::SeriesRequest;
-use parallax_storeapi::{Store, frames, labels, matchers};
+use parallax_storeapi::proto::thanos::info::InfoResponse;
+use parallax_storeapi::proto::thanos::{
+    LabelNamesRequest, LabelNamesResponse, LabelValuesRequest, LabelValuesResponse, SeriesRequest,
+};
+use parallax_storeapi::{SeriesStream, Store, async_trait, encoded, frames, labels, matchers};
 use std::sync::Arc;
-use tonic::Request;
+use tonic::{Request, Status};
 
 const HOUR_MS: i64 = 3_600_000;
 
@@ -86,6 +89,31 @@ async fn answers_are_the_samples_of_the_fleet_with_external_labels() {
     }
 }
 
+/// The sidecar as others see it: its series in the form of the wire, read again.
+struct OverTheWire(Arc<Sidecar>);
+
+#[async_trait]
+impl Store for OverTheWire {
+    async fn info(&self) -> Result<InfoResponse, Status> {
+        self.0.info().await
+    }
+
+    async fn series(&self, request: Request<SeriesRequest>) -> Result<SeriesStream, Status> {
+        self.0.series_encoded(request).await.map(encoded::decoded)
+    }
+
+    async fn label_names(&self, request: Request<LabelNamesRequest>) -> Result<LabelNamesResponse, Status> {
+        self.0.label_names(request).await
+    }
+
+    async fn label_values(
+        &self,
+        request: Request<LabelValuesRequest>,
+    ) -> Result<LabelValuesResponse, Status> {
+        self.0.label_values(request).await
+    }
+}
+
 #[tokio::test]
 async fn the_sidecar_keeps_the_contract_of_a_store() {
     for streaming in [true, false] {
@@ -96,7 +124,10 @@ async fn the_sidecar_keeps_the_contract_of_a_store() {
         let range = TimeRange::new(scrapes[0], scrapes[scrapes.len() - 1]);
         let of = |labels: Labels| KnownSeries { labels: labels.overlaid_with(&external), range };
         let known = setup.fleet.series().into_iter().map(|series| of(series.labels)).collect();
-        let found = check(setup.sidecar.as_ref(), &Known { series: known, external: external.clone() }).await;
+        let known = Known { series: known, external: external.clone() };
+        let found = check(setup.sidecar.as_ref(), &known).await;
         assert!(found.is_empty(), "streaming {streaming}:\n{}", found.join("\n"));
+        let found = check(&OverTheWire(Arc::clone(&setup.sidecar)), &known).await;
+        assert!(found.is_empty(), "over the wire, streaming {streaming}:\n{}", found.join("\n"));
     }
 }

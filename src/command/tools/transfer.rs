@@ -130,6 +130,9 @@ pub async fn upload_blocks(values: &Values, form: Form, context: &Context) -> Re
     let path = values.path("path").context("--path is empty").map_err(Failure::usage)?;
     let labels = external_labels(values).map_err(Failure::usage)?;
     let to = bucket(values, if dry_run { Access::Read } else { Access::Write }, context)?;
+    // None: nothing is uploaded.
+    let concurrency = (!dry_run)
+        .then(|| usize::try_from(values.number("shipper.upload-concurrency")).unwrap_or(usize::MAX));
     let mut copied = Vec::new();
     for (dir, meta) in local_blocks(&path)? {
         let block = meta.ulid;
@@ -138,7 +141,7 @@ pub async fn upload_blocks(values: &Values, form: Form, context: &Context) -> Re
             copied.push(Copied::left_out(block, reason));
             continue;
         }
-        copied.push(Copied::new(block, upload(&to, &dir, meta, &labels, dry_run).await));
+        copied.push(Copied::new(block, upload(&to, &dir, meta, &labels, concurrency).await));
     }
     print(&copied, form, dry_run)
 }
@@ -148,7 +151,7 @@ async fn upload(
     dir: &Path,
     meta: BlockMeta,
     labels: &BTreeMap<String, String>,
-    dry_run: bool,
+    concurrency: Option<usize>,
 ) -> anyhow::Result<(Replicated, u64)> {
     if to.exists(&meta.ulid.meta_object()).await? {
         return Ok((Replicated::ThereAlready, 0));
@@ -159,9 +162,10 @@ async fn upload(
     let external_labels: BTreeMap<String, String> = external.into_iter().chain(labels.clone()).collect();
     ensure!(!external_labels.is_empty(), "it has no external labels: give --label");
     let size_bytes = size_of(dir)?;
-    if !dry_run {
+    if let Some(concurrency) = concurrency {
         let source = UPLOAD_SOURCE.to_owned();
-        let options = UploadOptions { external_labels, source, hash: HashFunction::None, now_ms: now_ms(), concurrency: 1 };
+        let hash = HashFunction::None;
+        let options = UploadOptions { external_labels, source, hash, now_ms: now_ms(), concurrency };
         upload_block(to, dir, meta, &options).await?;
     }
     Ok((Replicated::Copied, size_bytes))
