@@ -47,7 +47,11 @@ async fn a_hub_sees_blocks_wait_while_a_bucket_is_down_and_go_when_it_is_back() 
     let directory = world.directory.path();
     let start = |name: &str, args: Vec<String>| Program::start(&mut command(args), directory, name);
     let listen = |name: &str| {
-        vec![name.to_owned(), "--http-address=127.0.0.1:0".to_owned(), "--grpc-address=127.0.0.1:0".to_owned()]
+        vec![
+            name.to_owned(),
+            "--http-address=127.0.0.1:0".to_owned(),
+            "--grpc-address=127.0.0.1:0".to_owned(),
+        ]
     };
     let bucket = json!({"type": "FILESYSTEM", "config": {"directory": world.at("bucket")}});
     let sidecar_args = [

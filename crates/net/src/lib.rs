@@ -30,7 +30,9 @@ pub use credential_metrics::watch_credentials;
 pub use error::Error;
 pub use grpc_client::{ClientTls, GrpcChannel, GrpcTarget, connect};
 pub use grpc_server::{GrpcServer, GrpcServerConfig, ServerAccess};
-pub use http_client::{BodyStream, BulkBody, BulkResponse, HttpAuth, HttpClient, HttpClientConfig, HttpResponse, Secret};
+pub use http_client::{
+    BodyStream, BulkBody, BulkResponse, HttpAuth, HttpClient, HttpClientConfig, HttpResponse, Secret,
+};
 pub use http_server::{HttpRules, HttpSecurity, HttpServer, Users};
 pub use peer::PeerInfo;
 pub use probes::base_router;

@@ -79,7 +79,8 @@ async fn whole(client: &HttpClient) -> Result<Vec<u8>, Error> {
 }
 
 fn chunked(parts: usize) -> (Vec<u8>, Vec<u8>) {
-    let (mut wire, mut body) = (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec(), Vec::new());
+    let (mut wire, mut body) =
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec(), Vec::new());
     for part in 0..parts {
         let bytes = vec![part as u8; 1 + part * 7 % 900];
         wire.extend(format!("{:x}\r\n", bytes.len()).into_bytes());
@@ -109,8 +110,14 @@ async fn chunks_are_put_together_and_the_connection_is_used_again() {
     assert_eq!(whole(&client).await.unwrap(), b"");
     let requests = serving.await.unwrap();
     assert_eq!(requests.len(), 4);
-    assert!(requests[0].starts_with("POST /prom/api/v1/read HTTP/1.1\r\nhost: 127.0.0.1:"), "{}", requests[0]);
-    for header in ["x-kind: test", "authorization: Bearer secret", "content-length: 4", "user-agent: parallax/"] {
+    assert!(
+        requests[0].starts_with("POST /prom/api/v1/read HTTP/1.1\r\nhost: 127.0.0.1:"),
+        "{}",
+        requests[0]
+    );
+    for header in
+        ["x-kind: test", "authorization: Bearer secret", "content-length: 4", "user-agent: parallax/"]
+    {
         assert!(requests[0].contains(&format!("\r\n{header}")), "{header}: {}", requests[0]);
     }
 }
@@ -156,8 +163,14 @@ async fn what_is_cut_malformed_or_silent_is_an_error_that_says_so() {
         (Act::Send(cut, 50), "broke off: the connection closed before the answer was complete"),
         (Act::Send(b"HTTP/1.1 200 OK\r\nContent-Le".to_vec(), 50), "within its headers"),
         (Act::Send(b"SSH-2.0-x\r\n\r\n".to_vec(), 50), "is not HTTP"),
-        (Act::Send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n".to_vec(), 50), "size of a chunk"),
-        (Act::Send([b"HTTP/1.1 200 OK\r\nx: ".as_slice(), &[b'a'; 70_000]].concat(), 9000), "headers are larger"),
+        (
+            Act::Send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n".to_vec(), 50),
+            "size of a chunk",
+        ),
+        (
+            Act::Send([b"HTTP/1.1 200 OK\r\nx: ".as_slice(), &[b'a'; 70_000]].concat(), 9000),
+            "headers are larger",
+        ),
     ] {
         let (client, serving) = server(vec![vec![act]]).await;
         let error = whole(&client).await.unwrap_err().to_string();

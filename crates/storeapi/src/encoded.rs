@@ -80,7 +80,10 @@ pub fn from_decoded(stream: SeriesStream) -> WireStream {
 pub fn decoded(stream: WireStream) -> SeriesStream {
     Box::pin(stream.map(|frame| match frame? {
         WireFrame::Message(response) => Ok(response),
-        series => SeriesResponse::decode(Bytes::from(series.to_bytes()))
-            .map_err(|error| Status::internal(format!("a frame of series that was written wrong: {error}"))),
+        series => {
+            SeriesResponse::decode(Bytes::from(series.to_bytes())).map_err(|error| {
+                Status::internal(format!("a frame of series that was written wrong: {error}"))
+            })
+        }
     }))
 }

@@ -236,8 +236,9 @@ impl<'a> PlainLabel<'a> {
         let (name, rest) = delimited(rest).filter(|_| key == key::LABEL_NAME)?;
         let (key, rest) = varint(rest)?;
         let (value, rest) = delimited(rest).filter(|_| key == key::LABEL_VALUE)?;
-        let is_text =
-            || message.is_ascii() || (std::str::from_utf8(name).is_ok() && std::str::from_utf8(value).is_ok());
+        let is_text = || {
+            message.is_ascii() || (std::str::from_utf8(name).is_ok() && std::str::from_utf8(value).is_ok())
+        };
         (rest.is_empty() && !value.is_empty() && is_text()).then_some(Self { name, value })
     }
 

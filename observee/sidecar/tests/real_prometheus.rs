@@ -237,7 +237,8 @@ async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 /// A run with `PROMETHEUS_BIN` has to be one with that program, not with the one that is installed.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_prometheus_beside_the_sidecar_is_the_one_that_was_named() {
-    let Some(server) = Server::started("the_prometheus_beside_the_sidecar_is_the_one_that_was_named", 1).await
+    let Some(server) =
+        Server::started("the_prometheus_beside_the_sidecar_is_the_one_that_was_named", 1).await
     else {
         return;
     };
@@ -278,10 +279,12 @@ async fn series_and_labels_are_those_of_prometheus_with_external_labels() {
     }
     // And so it leaves the process, in frames of one and of many series.
     for response_batch_size in [0, 64] {
-        let request =
-            SeriesRequest { response_batch_size, ..all_series(TimeRange::new(i64::MIN, end_ms)) };
+        let request = SeriesRequest { response_batch_size, ..all_series(TimeRange::new(i64::MIN, end_ms)) };
         let sent = sidecar.series_encoded(Request::new(request)).await.unwrap();
-        assert!(samples_of(encoded::decoded(sent), end_ms).await.unwrap() == got, "{response_batch_size} in a frame");
+        assert!(
+            samples_of(encoded::decoded(sent), end_ms).await.unwrap() == got,
+            "{response_batch_size} in a frame"
+        );
     }
     let skipping = SeriesRequest { skip_chunks: true, ..all_series(TimeRange::ALL) };
     let got = ask(&sidecar, skipping).await.unwrap();

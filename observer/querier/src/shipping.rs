@@ -229,7 +229,10 @@ mod tests {
         // Text that is none.
         answer.shippers = vec![Shipper {
             labels: Some(parallax_storeapi::proto::thanos::ZLabelSet {
-                labels: vec![parallax_storeapi::proto::thanos::Label { name: vec![0xff].into(), value: "x".into() }],
+                labels: vec![parallax_storeapi::proto::thanos::Label {
+                    name: vec![0xff].into(),
+                    value: "x".into(),
+                }],
             }),
             ..Shipper::default()
         }];
@@ -241,10 +244,18 @@ mod tests {
         let metrics = Metrics::new();
         let shown = ShippingMetrics::new("cluster", &metrics);
         let read = |answer: ShippingResponse| Heard::read(&answer, None, Instant::now()).shippers;
-        shown.show("x:1", &read(ShippingResponse { shippers: vec![shipper("a", 3, 5_000), shipper("b", 0, 0)] }));
+        shown.show(
+            "x:1",
+            &read(ShippingResponse { shippers: vec![shipper("a", 3, 5_000), shipper("b", 0, 0)] }),
+        );
         let text = metrics.encode().unwrap();
-        assert!(text.contains("parallax_querier_upload_blocks_waiting{endpoint=\"x:1\",cluster=\"a\","), "{text}");
-        let lag = text.lines().find(|line| line.starts_with("parallax_querier_upload_lag_seconds{") && line.contains("\"a\""));
+        assert!(
+            text.contains("parallax_querier_upload_blocks_waiting{endpoint=\"x:1\",cluster=\"a\","),
+            "{text}"
+        );
+        let lag = text
+            .lines()
+            .find(|line| line.starts_with("parallax_querier_upload_lag_seconds{") && line.contains("\"a\""));
         assert!(lag.is_some_and(|line| line.ends_with(" 5.0")), "{text}");
         shown.show("x:1", &[]);
         assert!(!metrics.encode().unwrap().contains("x:1"));

@@ -93,7 +93,10 @@ pub struct BulkBody {
 
 impl std::fmt::Debug for BulkBody {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("BulkBody").field("url", &self.url).field("framing", &self.framing).finish_non_exhaustive()
+        f.debug_struct("BulkBody")
+            .field("url", &self.url)
+            .field("framing", &self.framing)
+            .finish_non_exhaustive()
     }
 }
 
@@ -298,7 +301,9 @@ async fn send(
             }
         }
         if raw.len() > MAX_HEAD_BYTES {
-            return Err(Failure::Other(format!("the answer's headers are larger than {MAX_HEAD_BYTES} bytes")));
+            return Err(Failure::Other(format!(
+                "the answer's headers are larger than {MAX_HEAD_BYTES} bytes"
+            )));
         }
     }
 }

@@ -5,9 +5,9 @@
 
 use bytes::Bytes;
 
-use crate::wire::{delimited, varint};
 use crate::proto::thanos::series_response::Result as Frame;
 use crate::proto::thanos::{AggrChunk, Chunk, Label, Series, SeriesBatch, SeriesResponse};
+use crate::wire::{delimited, varint};
 
 /// The keys of the fields of each message: the field's number and its wire type.
 mod key {

@@ -6,7 +6,9 @@ use std::cmp::Ordering;
 
 use prost::Message as _;
 
-use crate::codec::write::{bytes_length, delimited as delimited_length, number_length, write_head, write_label, write_number};
+use crate::codec::write::{
+    bytes_length, delimited as delimited_length, number_length, write_head, write_label, write_number,
+};
 use crate::labels;
 use crate::proto::thanos::{Label, Series};
 use crate::wire::{delimited, varint};
@@ -67,7 +69,8 @@ impl Splice {
     }
 
     fn add_below(&mut self, name: &[u8]) {
-        while let Some((_, field)) = self.added.get(self.written).filter(|(added, _)| added.as_slice() < name) {
+        while let Some((_, field)) = self.added.get(self.written).filter(|(added, _)| added.as_slice() < name)
+        {
             self.labels.extend_from_slice(field);
             self.written += 1;
         }
@@ -90,7 +93,10 @@ impl ChunkBytes<'_> {
     }
 
     fn length(&self) -> usize {
-        number_length(self.min_time_ms as u64) + number_length(self.max_time_ms as u64) + 1 + delimited_length(self.raw_length())
+        number_length(self.min_time_ms as u64)
+            + number_length(self.max_time_ms as u64)
+            + 1
+            + delimited_length(self.raw_length())
     }
 
     fn raw_length(&self) -> usize {

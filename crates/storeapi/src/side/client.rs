@@ -88,7 +88,8 @@ where
 
     async fn shipping(&self, request: Request<ShippingRequest>) -> Result<ShippingResponse, Status> {
         let (request, deadline) = sent(request);
-        let mut client = PeerClient::new(self.channel().clone()).max_decoding_message_size(MAX_SHIPPING_BYTES);
+        let mut client =
+            PeerClient::new(self.channel().clone()).max_decoding_message_size(MAX_SHIPPING_BYTES);
         Ok(by(deadline, client.shipping(request)).await?.into_inner())
     }
 }

@@ -132,7 +132,10 @@ impl Query for Side {
 
 #[async_trait]
 impl Peer for Side {
-    async fn shipping(&self, request: Request<ShippingRequest>) -> Result<Response<ShippingResponse>, Status> {
+    async fn shipping(
+        &self,
+        request: Request<ShippingRequest>,
+    ) -> Result<Response<ShippingResponse>, Status> {
         let (request, deadline) = received(request);
         Ok(Response::new(by(deadline, self.store.side().shipping(request)).await?))
     }

@@ -45,8 +45,7 @@ impl Case {
 
     /// Frames are taken when they are full, and where `pauses` says that nothing more has come.
     fn passed(&self, mut pauses: impl FnMut() -> bool) -> Result<Vec<WireFrame>, String> {
-        let mut passage =
-            Passage::new(self.removed(), &self.external.without(&self.without), &self.request);
+        let mut passage = Passage::new(self.removed(), &self.external.without(&self.without), &self.request);
         let mut sent = Vec::new();
         for message in &self.messages {
             passage.take(message).map_err(|refusal| format!("{refusal:?}"))?;
@@ -118,7 +117,8 @@ fn case() -> impl Strategy<Value = Case> {
             });
             let parts: Vec<ChunkedSeries> = parts.collect();
             let messages = parts.chunks(in_frame).map(|chunked_series| {
-                ChunkedReadResponse { chunked_series: chunked_series.to_vec(), query_index: 0 }.encode_to_vec()
+                ChunkedReadResponse { chunked_series: chunked_series.to_vec(), query_index: 0 }
+                    .encode_to_vec()
             });
             Case {
                 messages: messages.collect(),

@@ -153,7 +153,11 @@ impl Frames {
         if came.map_err(|error| self.prometheus.unreachable(&error))? {
             return Ok(true);
         }
-        if self.buffer.is_empty() { Ok(false) } else { Err(self.unreadable("the answer ends inside a frame")) }
+        if self.buffer.is_empty() {
+            Ok(false)
+        } else {
+            Err(self.unreadable("the answer ends inside a frame"))
+        }
     }
 
     pub fn unreadable(&self, reason: impl Into<String>) -> SidecarError {

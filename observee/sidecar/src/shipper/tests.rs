@@ -135,7 +135,8 @@ impl Setup {
 
     fn shipper(&self, change: impl FnOnce(&mut ShipperConfig)) -> Shipper {
         let inner = LocalFileSystem::new_with_prefix(self.bucket.path()).unwrap();
-        let store = Failing { inner, writes_left: Arc::clone(&self.writes_left), puts: Arc::clone(&self.puts) };
+        let store =
+            Failing { inner, writes_left: Arc::clone(&self.writes_left), puts: Arc::clone(&self.puts) };
         let bucket = Bucket::new(Arc::new(store), "", "test").unwrap().with_retry(RetryPolicy::NEVER);
         let mut config = ShipperConfig::new(bucket, self.data.path());
         config.ignore_unequal_block_size = true;

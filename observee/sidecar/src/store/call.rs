@@ -11,8 +11,8 @@ use parallax_storeapi::encoded::{self, WireStream};
 use parallax_storeapi::proto::thanos::series_response::Result as Frame;
 use parallax_storeapi::proto::thanos::{AggrChunk, Series, SeriesRequest, SeriesResponse};
 use parallax_storeapi::{
-    FrameStream, Resorter, SeriesStream, ShardMatcher, chunks, deadline, deadline_of, frames, labels, matchers,
-    resort,
+    FrameStream, Resorter, SeriesStream, ShardMatcher, chunks, deadline, deadline_of, frames, labels,
+    matchers, resort,
 };
 use tokio::sync::OwnedSemaphorePermit;
 use tonic::{Code, Request, Status};

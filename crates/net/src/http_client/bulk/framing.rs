@@ -164,7 +164,10 @@ fn take(raw: &mut BytesMut, left: u64, body: &mut BytesMut) -> u64 {
 /// Whether the connection can serve another request after this answer.
 pub(super) fn keeps_alive(version: Version, headers: &HeaderMap) -> bool {
     let closes = headers.get_all(CONNECTION).iter().any(|value| {
-        value.as_bytes().split(|byte| *byte == b',').any(|token| token.trim_ascii().eq_ignore_ascii_case(b"close"))
+        value
+            .as_bytes()
+            .split(|byte| *byte == b',')
+            .any(|token| token.trim_ascii().eq_ignore_ascii_case(b"close"))
     });
     version == Version::HTTP_11 && !closes
 }
