@@ -6,6 +6,8 @@ mod crashes;
 mod operator;
 #[path = "support/program.rs"]
 mod program;
+#[path = "sidecar/read_back.rs"]
+mod read_back;
 #[path = "sidecar/s3.rs"]
 mod s3;
 #[path = "sidecar/shipping.rs"]

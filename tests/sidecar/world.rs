@@ -15,6 +15,8 @@ use tokio_util::sync::CancellationToken;
 pub struct World {
     pub directory: tempfile::TempDir,
     pub fleet: Fleet,
+    /// The time of all blocks.
+    pub range: TimeRange,
     /// Oldest first.
     pub blocks: Vec<BlockId>,
     pub url: String,
@@ -41,7 +43,7 @@ impl World {
         let stop = CancellationToken::new();
         let stand_in = StandIn { fleet: fleet.clone(), start_ms: range.min_ms };
         tokio::spawn(server.serve(router(stand_in), stop.clone()));
-        Self { directory, fleet, blocks, url, stop }
+        Self { directory, fleet, range, blocks, url, stop }
     }
 
     pub fn at(&self, name: &str) -> PathBuf {
