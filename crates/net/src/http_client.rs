@@ -128,7 +128,8 @@ impl HttpClient {
         self.send(Method::POST, path, &[], headers, body).await
     }
 
-    /// As [`Self::post_bytes`], for an answer of very many small pieces, which are read together. Each such request at a time has its own connection.
+    /// As [`Self::post_bytes`], for an answer of very many small pieces, which are read together. Each such request at a time has its own connection, and
+    /// may be sent twice (see `bulk`): it has to be a question.
     pub async fn post_for_bulk(
         &self,
         path: &str,

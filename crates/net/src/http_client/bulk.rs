@@ -34,7 +34,7 @@ const READ_BYTES: usize = 256 << 10;
 /// Reads of a body that are done as soon as there is anything to read ...
 const PROMPT_READS: usize = 16;
 /// ... before those that find little are put off, so that bytes gather: a read per kilobyte costs more than what is done with it.
-const LITTLE_BYTES: usize = 64 << 10;
+const LITTLE_BYTES: usize = 32 << 10;
 const GATHERING: Duration = Duration::from_millis(1);
 
 /// Connections that wait for their next request.

@@ -117,7 +117,10 @@ pub mod peer_client {
         pub async fn shipping(
             &mut self,
             request: impl tonic::IntoRequest<super::ShippingRequest>,
-        ) -> std::result::Result<tonic::Response<super::ShippingResponse>, tonic::Status> {
+        ) -> std::result::Result<
+            tonic::Response<super::ShippingResponse>,
+            tonic::Status,
+        > {
             self.inner
                 .ready()
                 .await
@@ -127,7 +130,9 @@ pub mod peer_client {
                     )
                 })?;
             let codec = crate::codec::Codec::default();
-            let path = http::uri::PathAndQuery::from_static("/parallax.v1.Peer/Shipping");
+            let path = http::uri::PathAndQuery::from_static(
+                "/parallax.v1.Peer/Shipping",
+            );
             let mut req = request.into_request();
             req.extensions_mut().insert(GrpcMethod::new("parallax.v1.Peer", "Shipping"));
             self.inner.unary(req, path, codec).await
@@ -151,7 +156,10 @@ pub mod peer_server {
         async fn shipping(
             &self,
             request: tonic::Request<super::ShippingRequest>,
-        ) -> std::result::Result<tonic::Response<super::ShippingResponse>, tonic::Status>;
+        ) -> std::result::Result<
+            tonic::Response<super::ShippingResponse>,
+            tonic::Status,
+        >;
     }
     /// Beside Info: what an observer wants to know of a cluster.
     #[derive(Debug)]

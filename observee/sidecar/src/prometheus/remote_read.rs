@@ -21,7 +21,7 @@ use parallax_storeapi::proto::prometheus::{
 use parallax_storeapi::proto::thanos::{Label, chunk};
 use prost::Message;
 
-use super::Prometheus;
+use super::{MAX_ERROR_BYTES, Prometheus};
 use crate::SidecarError;
 use crate::samples;
 
