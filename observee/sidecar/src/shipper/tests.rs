@@ -38,6 +38,20 @@ struct Puts {
     done: Mutex<Vec<String>>,
     now: AtomicUsize,
     most: AtomicUsize,
+    /// Writes of chunks go on once so many were there at once.
+    meet: AtomicUsize,
+}
+
+impl Puts {
+    async fn begin(&self, to: &ObjectPath) {
+        let now = self.now.fetch_add(1, Ordering::SeqCst) + 1;
+        self.most.fetch_max(now, Ordering::SeqCst);
+        let met = || self.most.load(Ordering::SeqCst) >= self.meet.load(Ordering::SeqCst);
+        let deadline = std::time::Instant::now() + Duration::from_secs(30);
+        while to.to_string().contains("/chunks/") && !met() && std::time::Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
 }
 
 impl std::fmt::Display for Failing {
@@ -58,8 +72,7 @@ impl ObjectStore for Failing {
         if self.writes_left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less).is_err() {
             return Err(object_store::Error::Generic { store: "failing", source: "no writes left".into() });
         }
-        let now = self.puts.now.fetch_add(1, Ordering::SeqCst) + 1;
-        self.puts.most.fetch_max(now, Ordering::SeqCst);
+        self.puts.begin(to).await;
         let put = self.inner.put_opts(to, payload, options).await;
         self.puts.now.fetch_sub(1, Ordering::SeqCst);
         self.puts.done.lock().unwrap().push(to.to_string());
@@ -232,6 +245,7 @@ async fn files_of_chunks_go_up_together_as_many_as_allowed_and_index_and_meta_af
                 std::fs::copy(&segment, segment.with_file_name(format!("{copy:06}"))).unwrap();
             }
         }
+        setup.puts.meet.store(most, Ordering::SeqCst);
         let shipper = setup.shipper(|config| config.upload_concurrency = concurrency);
         assert_eq!(shipper.round(&setup.labels()).await.unwrap().uploaded, setup.blocks);
         assert_eq!(setup.puts.most.load(Ordering::SeqCst), most, "concurrency {concurrency}");
