@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
-use parallax_model::{FloatColumn, Labels, MatchOp, Matcher, TimeRange};
+use parallax_model::{FloatColumn, Labels, MatchOp, Matcher};
 use parallax_net::{GrpcTarget, connect};
 use parallax_storeapi::proto::thanos::SeriesRequest;
 use parallax_storeapi::{Store as _, StoreClient, frames, labels, matchers};
