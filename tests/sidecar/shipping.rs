@@ -42,8 +42,10 @@ fn metric(text: &str, name: &str) -> f64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hub_sees_blocks_wait_while_a_bucket_is_down_and_go_when_it_is_back() {
     let world = World::start(2).await;
-    // A file stands where the bucket's directory should be.
-    std::fs::write(world.at("bucket"), "").unwrap();
+    // A file stands where the first block's directory should be.
+    let in_the_way = world.at("bucket").join(world.blocks[0].to_string());
+    std::fs::create_dir(world.at("bucket")).unwrap();
+    std::fs::write(&in_the_way, "").unwrap();
     let directory = world.directory.path();
     let start = |name: &str, args: Vec<String>| Program::start(&mut command(args), directory, name);
     let listen = |name: &str| {
@@ -82,7 +84,7 @@ async fn a_hub_sees_blocks_wait_while_a_bucket_is_down_and_go_when_it_is_back() 
     shipping(&cluster_url, &cluster, |shipping| lag(shipping) > bound).await;
     drop((cluster, hub));
 
-    std::fs::remove_file(world.at("bucket")).unwrap();
+    std::fs::remove_file(in_the_way).unwrap();
     let mut sidecar = start("sidecar-again", [listen("sidecar"), sidecar_args.to_vec()].concat());
     let mut hub = start("hub-again", [listen("query"), over(sidecar.grpc().await)].concat());
     let url = hub.http().await;
