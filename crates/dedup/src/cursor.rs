@@ -66,6 +66,8 @@ impl<S: Side + ?Sized> Side for Box<S> {
 pub(crate) trait Lift: Default {
     fn apply(&self, value: f64) -> f64;
     fn add(&mut self, amount: f64);
+    /// Whether values stay as they are.
+    fn is_none(&self) -> bool;
 }
 
 /// For everything that is not a counter.
@@ -78,6 +80,10 @@ impl Lift for NoLift {
     }
 
     fn add(&mut self, _amount: f64) {}
+
+    fn is_none(&self) -> bool {
+        true
+    }
 }
 
 /// For counters.
@@ -91,6 +97,10 @@ impl Lift for CounterLift {
 
     fn add(&mut self, amount: f64) {
         self.0 += amount;
+    }
+
+    fn is_none(&self) -> bool {
+        self.0 == 0.0
     }
 }
 

@@ -5,6 +5,7 @@
 //! and made good when it is looked at next. The outcome is that of `penalty` sample by sample; `tests/model.rs` holds both to one model.
 
 use std::convert::Infallible;
+use std::ops::Range;
 
 use parallax_model::{FloatColumn, TimeRange};
 
@@ -23,6 +24,9 @@ pub(crate) trait FloatFeed {
 
     /// About how many samples there will be.
     fn expected(&self) -> usize;
+
+    /// What has been decoded.
+    fn into_decoded(self) -> FloatColumn;
 }
 
 /// Floats that are all there.
@@ -39,6 +43,10 @@ impl FloatFeed for &FloatColumn {
 
     fn expected(&self) -> usize {
         self.len()
+    }
+
+    fn into_decoded(self) -> FloatColumn {
+        self.clone()
     }
 }
 
@@ -124,22 +132,25 @@ impl<F: FloatFeed, L: Lift> Follow<F, L> {
     }
 
     fn run(mut self, range: TimeRange) -> Result<Samples, F::Error> {
-        let mut floats = FloatColumn::with_capacity(self.left.feed.expected());
+        let mut output = Output::default();
         while let Some(time_ms) = self.advance()? {
             if time_ms > range.max_ms {
                 break;
             }
-            let side = if self.uses_left { &self.left } else { &self.right };
-            if time_ms >= range.min_ms
-                && let Some(value) = side.value()
-            {
-                floats.push(time_ms, value);
+            output.settle_unless(self.uses_left, &self);
+            if time_ms >= range.min_ms {
+                let side = self.used();
+                output.take(side, self.uses_left, side.at..side.at + 1);
             }
-            if !self.follow(range, &mut floats)? {
+            if !self.follow(range, &mut output)? {
                 break;
             }
         }
-        Ok(Samples { floats, ..Samples::default() })
+        Ok(Samples { floats: output.finish(self), ..Samples::default() })
+    }
+
+    fn used(&self) -> &Side<F, L> {
+        if self.uses_left { &self.left } else { &self.right }
     }
 
     /// The next sample's time: `penalty::Pair::advance`.
@@ -204,7 +215,7 @@ impl<F: FloatFeed, L: Lift> Follow<F, L> {
     }
 
     /// Gives out the samples after the last one for which the other side need not be looked at; false if nothing in the range is left.
-    fn follow(&mut self, range: TimeRange, output: &mut FloatColumn) -> Result<bool, F::Error> {
+    fn follow(&mut self, range: TimeRange, output: &mut Output) -> Result<bool, F::Error> {
         let Some(last_ms) = self.last_ms else { return Ok(true) };
         let (used, other) = if self.uses_left {
             (&mut self.left, &mut self.right)
@@ -223,11 +234,8 @@ impl<F: FloatFeed, L: Lift> Follow<F, L> {
             let times_ms = column.timestamps_ms.get(used.at + 1..).unwrap_or_default();
             let (taken, end) = run.take(times_ms, range.max_ms);
             let times_ms = times_ms.get(..taken).unwrap_or_default();
-            let values = column.values.get(used.at + 1..used.at + 1 + taken).unwrap_or_default();
             let skipped = times_ms.partition_point(|time_ms| *time_ms < range.min_ms);
-            output.timestamps_ms.extend_from_slice(times_ms.get(skipped..).unwrap_or_default());
-            let values = values.get(skipped..).unwrap_or_default();
-            output.values.extend(values.iter().map(|value| used.lift.apply(*value)));
+            output.take(used, self.uses_left, used.at + 1 + skipped..used.at + 1 + taken);
             used.at += taken;
             if end != RunEnd::Samples || !used.feed.decode_more(run.last_ms)? {
                 break end;
@@ -237,6 +245,71 @@ impl<F: FloatFeed, L: Lift> Follow<F, L> {
         other.seek(run.other_ms);
         self.last_ms = Some(run.last_ms);
         Ok(end != RunEnd::Range)
+    }
+}
+
+/// What is given out. For as long as that is one stretch of one side's column it is not copied: most often it stays so to the end.
+#[derive(Default)]
+struct Output {
+    floats: FloatColumn,
+    /// Where what is not copied yet lies, and whether on the left; there is none once something was copied.
+    stretch: Option<(bool, Range<usize>)>,
+}
+
+impl Output {
+    /// Gives out the samples at `positions` of the side in use.
+    fn take<F: FloatFeed, L: Lift>(&mut self, side: &Side<F, L>, is_left: bool, positions: Range<usize>) {
+        if positions.is_empty() {
+            return;
+        }
+        if side.lift.is_none() {
+            match &mut self.stretch {
+                Some((_, stretch)) if stretch.end == positions.start => {
+                    stretch.end = positions.end;
+                    return;
+                }
+                None if self.floats.is_empty() => {
+                    self.stretch = Some((is_left, positions));
+                    return;
+                }
+                _ => {}
+            }
+        }
+        let column = side.feed.decoded();
+        self.settle(column, side.feed.expected());
+        self.floats
+            .timestamps_ms
+            .extend_from_slice(column.timestamps_ms.get(positions.clone()).unwrap_or_default());
+        let values = column.values.get(positions).unwrap_or_default();
+        self.floats.values.extend(values.iter().map(|value| side.lift.apply(*value)));
+    }
+
+    /// Copies the stretch, as it was before anything was lifted, unless it lies on that side.
+    fn settle_unless<F: FloatFeed, L: Lift>(&mut self, is_left: bool, follow: &Follow<F, L>) {
+        if self.stretch.as_ref().is_some_and(|(was_left, _)| *was_left != is_left) {
+            let feed = if is_left { &follow.right.feed } else { &follow.left.feed };
+            self.settle(feed.decoded(), feed.expected());
+        }
+    }
+
+    fn settle(&mut self, column: &FloatColumn, expected: usize) {
+        let Some((_, stretch)) = self.stretch.take() else { return };
+        self.floats = FloatColumn::with_capacity(expected.max(stretch.len()));
+        self.floats
+            .timestamps_ms
+            .extend_from_slice(column.timestamps_ms.get(stretch.clone()).unwrap_or_default());
+        self.floats.values.extend_from_slice(column.values.get(stretch).unwrap_or_default());
+    }
+
+    fn finish<F: FloatFeed, L: Lift>(self, follow: Follow<F, L>) -> FloatColumn {
+        let Some((is_left, stretch)) = self.stretch else { return self.floats };
+        let side = if is_left { follow.left } else { follow.right };
+        let mut floats = side.feed.into_decoded();
+        floats.timestamps_ms.truncate(stretch.end);
+        floats.values.truncate(stretch.end);
+        floats.timestamps_ms.drain(..stretch.start.min(floats.timestamps_ms.len()));
+        floats.values.drain(..stretch.start.min(floats.values.len()));
+        floats
     }
 }
 
