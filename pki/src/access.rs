@@ -27,7 +27,7 @@ pub enum AccessDenied {
     )]
     NotForwarded(PeerIdentity),
     #[error(
-        "rule of cluster identities: {presented} answers for the cluster {expected:?}, which only that cluster's own certificate may; mend the address, or state the identity to expect"
+        "rule of cluster identities: {presented} answers for the cluster {expected:?}, which only that cluster's own certificate may; mend the address, or state the identity to expect (a hub over several clusters is declared by its own name, with these under delegated)"
     )]
     WrongCluster { presented: PeerIdentity, expected: String },
 }

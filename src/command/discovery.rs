@@ -159,7 +159,7 @@ impl Discovery {
                 match known {
                     None => configs.push(config),
                     // Two names may stand for one server: that is no mistake of anybody.
-                    Some(known) if dns_name(&entry).is_some() && known.cluster == config.cluster => {}
+                    Some(known) if dns_name(&entry).is_some() && (&known.cluster, &known.delegated) == (&config.cluster, &config.delegated) => {}
                     Some(_) => {
                         let error = "this endpoint is given twice; its first entry is used".to_owned();
                         problems.push(Problem { source: config.name, error });
@@ -261,6 +261,7 @@ fn configured(
 ) -> EndpointConfig {
     EndpointConfig {
         cluster: entry.cluster.clone().filter(|cluster| !cluster.is_empty()),
+        delegated: entry.delegated.clone().unwrap_or_default(),
         foreign_labels: entry.foreign_labels,
         strict: entry.strict,
         group: entry.group,

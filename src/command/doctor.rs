@@ -33,8 +33,8 @@ const MAX_SHOWN_SETS: usize = 3;
 /// One endpoint to look at.
 pub struct Patient {
     pub name: String,
-    /// The cluster that it has to hold.
-    pub cluster: Option<String>,
+    /// The clusters that it has to hold.
+    pub clusters: Vec<String>,
     pub target: GrpcTarget,
 }
 
@@ -88,7 +88,7 @@ fn patients(values: &Values, context: &Context) -> anyhow::Result<Vec<Patient>> 
                 expected: ExpectedServer::Name,
             });
             let target = GrpcTarget { tls, ..GrpcTarget::plain(address.as_str()) };
-            Patient { name: address, cluster: None, target }
+            Patient { name: address, clusters: Vec::new(), target }
         })
         .collect();
     if let Some(path) = values.text("config") {
@@ -99,11 +99,11 @@ fn patients(values: &Values, context: &Context) -> anyhow::Result<Vec<Patient>> 
 }
 
 async fn examine(patient: Patient, limit: Duration) -> Report {
-    let Patient { name, cluster, target } = patient;
+    let Patient { name, clusters, target } = patient;
     let mut findings = inspect(&target, limit).await;
     if findings.last().is_none_or(|finding| finding.outcome != Outcome::Failed) {
         // What stops it is among the findings.
-        let _ = ask(&target, cluster.as_deref(), limit, &mut findings).await;
+        let _ = ask(&target, &clusters, limit, &mut findings).await;
     }
     Report { name, address: target.address, findings }
 }
@@ -111,7 +111,7 @@ async fn examine(patient: Patient, limit: Duration) -> Report {
 /// The calls, in order; the error says only that one of them failed.
 async fn ask(
     target: &GrpcTarget,
-    cluster: Option<&str>,
+    clusters: &[String],
     limit: Duration,
     findings: &mut Vec<Finding>,
 ) -> Result<(), ()> {
@@ -145,7 +145,7 @@ async fn ask(
             findings.push(Finding::failed(Step::Info, began, told(&status), advice));
             return Err(());
         }
-        Ok(info) => findings.push(judge_info(began, cluster, &info)),
+        Ok(info) => findings.push(judge_info(began, clusters, &info)),
     }
     let began = Instant::now();
     let finding = match within(limit, one_series(&store, limit)).await {
@@ -189,7 +189,7 @@ fn judge_health(began: Instant, answer: Result<ServingStatus, Status>) -> Findin
 
 fn judge_info(
     began: Instant,
-    cluster: Option<&str>,
+    clusters: &[String],
     info: &parallax_storeapi::proto::thanos::info::InfoResponse,
 ) -> Finding {
     let sets: Vec<_> = info.label_sets.iter().filter_map(|set| labels::set_from_wire(set).ok()).collect();
@@ -201,8 +201,9 @@ fn judge_info(
         let advice = "it answers no queries for series; is it the right component?";
         return Finding::doubtful(Step::Info, began, format!("{detail}; without a StoreAPI"), advice);
     }
-    match cluster {
-        Some(cluster) if !sets.iter().any(|set| set.get("cluster") == Some(cluster)) => Finding::doubtful(
+    let missing = clusters.iter().find(|cluster| !sets.iter().any(|set| set.get("cluster") == Some(cluster)));
+    match missing {
+        Some(cluster) => Finding::doubtful(
             Step::Info,
             began,
             format!("{detail}; without cluster {cluster:?}"),

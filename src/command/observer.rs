@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use parallax_bucket::{BucketConfig, Provider};
 use parallax_net::{ClientTls, Context, GrpcServerConfig, GrpcTarget, watch_credentials};
 use parallax_pki::{CredentialSource, Purpose};
@@ -15,7 +15,7 @@ use parallax_querier::api::ApiOptions;
 use parallax_querier::query::QueryLimits;
 use parallax_querier::{
     Connection, EndpointConfig, EndpointOptions, EndpointSet, ForeignLabels, Proxy, ProxyConfig, Querier,
-    QuerierConfig,
+    QuerierConfig, delegation_defect,
 };
 use parallax_store_gateway::{Caches, StoreGatewayConfig};
 use parallax_storeapi::{MessageLimits, SideService};
@@ -93,6 +93,8 @@ struct ObserverFile {
 struct ClusterSection {
     /// The value of the `cluster` label of its series.
     name: String,
+    /// Of a hub over several clusters, whose name is `name`: those that it may answer for, and no others.
+    delegated: Option<Vec<String>>,
     /// host:port of its ingress; none for a cluster that is no more, whose history is still asked for.
     address: Option<String>,
     /// The name to expect in the ingress' certificate, if it is not the host of the address.
@@ -151,17 +153,12 @@ pub fn run(path: &str, check_only: bool) -> Result<(), Failure> {
                 beneath.push(leaf.endpoints().clone());
                 let name = format!("querier {}", cluster.name);
                 let local = EndpointConfig::new(name, Connection::Local(leaf));
-                let local = local.with_cluster(cluster.name.as_str());
-                endpoints.push(local.with_foreign_labels(cluster.foreign_labels));
+                endpoints.push(cluster.declare(local));
             }
             if let Some(gateway) = file.store_gateway(cluster, &caches, &context).await? {
                 let name = format!("store gateway {}", cluster.name);
-                endpoints.push(
-                    EndpointConfig::new(name, Connection::Local(gateway))
-                        .with_cluster(cluster.name.as_str())
-                        .with_foreign_labels(cluster.foreign_labels)
-                        .that_may_be_empty(),
-                );
+                let local = EndpointConfig::new(name, Connection::Local(gateway));
+                endpoints.push(cluster.declare(local).that_may_be_empty());
             }
         }
         let querier =
@@ -182,7 +179,7 @@ pub fn patients(path: &str, context: &Context) -> anyhow::Result<Vec<Patient>> {
     let patient = |(cluster, address): (&ClusterSection, &String)| {
         let target = cluster.target(address, hub.as_ref(), context);
         let target = target.with_context(|| format!("cluster {}", cluster.name))?;
-        Ok(Patient { name: cluster.name.clone(), cluster: Some(cluster.name.clone()), target })
+        Ok(Patient { name: cluster.name.clone(), clusters: cluster.expected(), target })
     };
     reached.map(patient).collect()
 }
@@ -207,6 +204,16 @@ impl ObserverFile {
                 cluster.address.is_some() || buckets > 0,
                 "cluster {name}: give its address, or its bucket if only its history is left"
             );
+            if let Some(delegated) = &cluster.delegated {
+                ensure!(
+                    !delegated.is_empty(),
+                    "cluster {name}: delegated is empty: list the clusters that it may answer for"
+                );
+                let mode = cluster.foreign_labels.unwrap_or(self.foreign_labels);
+                if let Some(defect) = delegation_defect(delegated, mode) {
+                    bail!("cluster {name}: {defect}");
+                }
+            }
             tls::expected_server(cluster.identity.as_deref(), None)
                 .with_context(|| format!("cluster {name}"))?;
             ensure!(
@@ -278,9 +285,7 @@ impl ObserverFile {
         let scoped = context.scoped([("querier", cluster.name.as_str())]);
         let target =
             cluster.target(address, hub, &scoped).with_context(|| format!("cluster {}", cluster.name))?;
-        let endpoint = EndpointConfig::new(address, Connection::Remote(target))
-            .with_cluster(cluster.name.as_str())
-            .with_foreign_labels(cluster.foreign_labels);
+        let endpoint = cluster.declare(EndpointConfig::new(address, Connection::Remote(target)));
         let set = EndpointSet::start(
             vec![endpoint],
             self.endpoint_options(),
@@ -345,6 +350,19 @@ impl ObserverFile {
 }
 
 impl ClusterSection {
+    /// The clusters whose labels it has to carry.
+    fn expected(&self) -> Vec<String> {
+        self.delegated.clone().unwrap_or_else(|| vec![self.name.clone()])
+    }
+
+    /// `endpoint` held to what this section says.
+    fn declare(&self, endpoint: EndpointConfig) -> EndpointConfig {
+        endpoint
+            .with_cluster(self.name.as_str())
+            .with_delegated(self.delegated.as_deref().unwrap_or_default())
+            .with_foreign_labels(self.foreign_labels)
+    }
+
     fn has_bucket(&self) -> bool {
         self.bucket.is_some() || self.bucket_file.is_some()
     }

@@ -31,7 +31,7 @@ use state::Shared;
 use unusable::Unusable;
 
 use crate::Error;
-use crate::claim::{Claim, ForeignLabels};
+use crate::claim::{Claim, ForeignLabels, delegation_defect};
 use crate::coverage::{Gap, GapKind, bounded};
 use crate::shipping::Shipping;
 
@@ -73,6 +73,8 @@ pub struct EndpointConfig {
     pub name: String,
     /// The cluster that it has to hold. Should it not advertise it, that is reported.
     pub cluster: Option<String>,
+    /// Of a hub over several clusters, which `cluster` then is the name of: those it may answer for, each of which it has to hold. Empty: `cluster` alone.
+    pub delegated: Vec<String>,
     /// What becomes of labels by which it claims to be another cluster; `None`: what [`EndpointOptions::foreign_labels`] says.
     pub foreign_labels: Option<ForeignLabels>,
     /// Thanos' `--endpoint-strict`. Every endpoint is static here and kept when it is down, so this only shows in its status.
@@ -92,6 +94,7 @@ impl EndpointConfig {
         Self {
             name: name.into(),
             cluster: None,
+            delegated: Vec::new(),
             foreign_labels: None,
             strict: false,
             group: false,
@@ -107,6 +110,13 @@ impl EndpointConfig {
         self
     }
 
+    /// The clusters that a hub may answer for; none: only the one it is declared as.
+    #[must_use]
+    pub fn with_delegated(mut self, delegated: &[String]) -> Self {
+        self.delegated = delegated.to_vec();
+        self
+    }
+
     #[must_use]
     pub fn with_foreign_labels(mut self, foreign_labels: Option<ForeignLabels>) -> Self {
         self.foreign_labels = foreign_labels;
@@ -117,6 +127,21 @@ impl EndpointConfig {
     pub fn that_may_be_empty(mut self) -> Self {
         self.may_be_empty = true;
         self
+    }
+
+    /// Errors: what is delegated to it cannot be.
+    fn check(&self, options: &EndpointOptions) -> Result<(), Error> {
+        match delegation_defect(&self.delegated, self.foreign_labels.unwrap_or(options.foreign_labels)) {
+            None => Ok(()),
+            Some(reason) => Err(Error::Delegation { endpoint: self.name.clone(), reason }),
+        }
+    }
+
+    /// The clusters it has to hold, sorted.
+    fn expected(&self) -> Arc<[String]> {
+        let names =
+            if self.delegated.is_empty() { self.cluster.as_slice() } else { self.delegated.as_slice() };
+        names.iter().cloned().collect::<BTreeSet<String>>().into_iter().collect()
     }
 }
 
@@ -158,6 +183,8 @@ impl Default for EndpointOptions {
 pub struct Endpoint {
     name: String,
     cluster: Option<String>,
+    /// Sorted.
+    expected: Arc<[String]>,
     foreign_labels: Option<ForeignLabels>,
     strict: bool,
     group: bool,
@@ -176,6 +203,8 @@ impl Endpoint {
         options: Arc<EndpointOptions>,
         foreign: ForeignCounter,
     ) -> Result<Self, Error> {
+        config.check(&options)?;
+        let expected = config.expected();
         let is_local = matches!(config.connection, Connection::Local(_));
         let remote = |target: &GrpcTarget| -> Result<Arc<dyn Store>, Error> {
             let limits = &options.message_limits;
@@ -195,6 +224,7 @@ impl Endpoint {
         Ok(Self {
             name: config.name,
             cluster: config.cluster,
+            expected,
             foreign_labels: config.foreign_labels,
             strict: config.strict,
             group: config.group,
@@ -216,6 +246,7 @@ impl Endpoint {
         reason: &str,
     ) -> Self {
         Self {
+            expected: config.expected(),
             name: config.name,
             cluster: config.cluster,
             foreign_labels: config.foreign_labels,
@@ -236,6 +267,7 @@ impl Endpoint {
         let known = (&self.revision, &self.cluster, self.strict, self.group, self.may_be_empty);
         known == (&config.revision, &config.cluster, config.strict, config.group, config.may_be_empty)
             && self.foreign_labels == config.foreign_labels
+            && self.expected == config.expected()
     }
 
     pub fn name(&self) -> &str {
@@ -285,11 +317,10 @@ impl Endpoint {
         })
     }
 
-    /// The cluster that everything it sends has to be of; `None` if it is not declared as one.
+    /// The clusters that everything it sends has to be of; `None` if it is not declared as any.
     pub fn claim(&self) -> Option<Claim> {
-        let cluster = self.cluster.as_deref()?;
         let mode = self.foreign_labels.unwrap_or(self.options.foreign_labels);
-        Some(Claim::new(self.options.cluster_label.as_str(), cluster, mode))
+        Claim::delegated(self.options.cluster_label.as_str(), &self.expected, mode)
     }
 
     pub(crate) fn foreign_counter(&self) -> &ForeignCounter {
@@ -301,25 +332,34 @@ impl Endpoint {
         self.shared.read().silent_for(now)
     }
 
-    /// The external labels of the cluster that it is expected to hold.
-    pub fn expected_labels(&self) -> Option<Labels> {
-        let cluster = self.cluster.as_deref()?;
-        Some(Labels::from_pairs([(self.options.cluster_label.as_str(), cluster)]))
+    /// The clusters that it is expected to hold, sorted: the one it is declared as, or those that are delegated to it.
+    pub fn expected(&self) -> &[String] {
+        &self.expected
     }
 
-    /// Whether it last advertised the cluster that it is expected to hold (or none is expected, or it holds nothing yet and may).
-    pub fn advertises_expected(&self) -> bool {
-        let Some(cluster) = self.cluster.as_deref() else { return true };
+    /// The external labels of a cluster.
+    pub(crate) fn labels_of(&self, cluster: &str) -> Labels {
+        Labels::from_pairs([(self.options.cluster_label.as_str(), cluster)])
+    }
+
+    /// Those of the expected clusters that it did not advertise last: none if it holds nothing yet and may.
+    pub fn not_advertised(&self) -> Vec<&str> {
+        if self.expected.is_empty() {
+            return Vec::new();
+        }
         let label = &self.options.cluster_label;
         let (known, is_healthy) = {
             let state = self.shared.read();
             (state.metadata.clone(), state.is_healthy())
         };
-        known.is_some_and(|known| {
-            let is_empty = known.has_store && known.label_sets.is_empty() && known.range.is_empty();
-            known.label_sets.iter().any(|set| set.get(label) == Some(cluster))
-                || (self.may_be_empty && is_healthy && is_empty)
-        })
+        let sets = known.as_deref().map_or(&[][..], |known| &known.label_sets);
+        let is_empty =
+            known.as_deref().is_some_and(|known| known.has_store && known.range.is_empty()) && sets.is_empty();
+        if self.may_be_empty && is_healthy && is_empty {
+            return Vec::new();
+        }
+        let advertised: BTreeSet<&str> = sets.iter().filter_map(|set| set.get(label)).collect();
+        self.expected.iter().map(String::as_str).filter(|cluster| !advertised.contains(cluster)).collect()
     }
 
     /// Why it would be no use to ask now, or `None` to ask it.
@@ -339,8 +379,12 @@ impl Endpoint {
 
     /// A gap in an answer because of this endpoint.
     pub fn gap(&self, kind: GapKind, reason: impl Into<String>) -> Gap {
-        let reason = bounded(reason.into());
-        Gap { cluster: self.cluster_name(), kind, endpoint: self.name.clone(), reason }
+        self.gap_of(self.cluster_name(), kind, reason)
+    }
+
+    /// The same, of one of its clusters.
+    pub(crate) fn gap_of(&self, cluster: String, kind: GapKind, reason: impl Into<String>) -> Gap {
+        Gap { cluster, kind, endpoint: self.name.clone(), reason: bounded(reason.into()) }
     }
 
     /// The one cluster it stands for, or its own name.
@@ -357,10 +401,7 @@ impl Endpoint {
 
     /// The clusters it is expected to hold, or last advertised.
     pub(crate) fn clusters(&self) -> BTreeSet<String> {
-        match &self.cluster {
-            Some(cluster) => [cluster.clone()].into(),
-            None => self.advertised(),
-        }
+        if self.expected.is_empty() { self.advertised() } else { self.expected.iter().cloned().collect() }
     }
 
     fn advertised(&self) -> BTreeSet<String> {

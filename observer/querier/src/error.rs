@@ -7,6 +7,8 @@ pub enum Error {
     Endpoint { endpoint: String, source: parallax_net::Error },
     #[error("endpoint {endpoint:?} is configured twice")]
     DuplicateEndpoint { endpoint: String },
+    #[error("endpoint {endpoint:?}: {reason}")]
+    Delegation { endpoint: String, reason: String },
     #[error("{count} endpoints are more than the {limit} a querier takes")]
     TooManyEndpoints { count: usize, limit: usize },
 }

@@ -21,7 +21,7 @@ mod side;
 mod stop;
 pub mod store_selection;
 
-pub use claim::{Claim, ForeignLabels};
+pub use claim::{Claim, ForeignLabels, delegation_defect};
 pub use config::QuerierConfig;
 pub use coverage::{Coverage, CoverageLog, Gap, GapKind, Part, State};
 pub use endpoint::{

@@ -85,10 +85,16 @@ impl Question<'_> {
         held.overlaps(&self.range) && self.may_match(&known.label_sets)
     }
 
-    /// Whether the expected cluster is wanted and the endpoint does not advertise it.
-    fn misses_expected(&self, endpoint: &Endpoint) -> bool {
-        !endpoint.advertises_expected()
-            && endpoint.expected_labels().is_some_and(|set: Labels| self.may_match(&[set]))
+    /// The expected clusters that are wanted.
+    fn wanted<'e>(&self, endpoint: &'e Endpoint) -> Vec<&'e str> {
+        let names = endpoint.expected().iter().map(String::as_str);
+        names.filter(|name| self.may_match(&[endpoint.labels_of(name)])).collect()
+    }
+
+    /// Those of them that the endpoint does not advertise.
+    fn missed<'e>(&self, endpoint: &'e Endpoint) -> Vec<&'e str> {
+        let names = endpoint.not_advertised().into_iter();
+        names.filter(|name| self.may_match(&[endpoint.labels_of(name)])).collect()
     }
 }
 
@@ -118,32 +124,49 @@ pub fn choose(set: &EndpointSet, question: &Question<'_>, store_matchers: &Store
                     && question.is_answered_by(known)
                     && question.is_covered_by(known, endpoint.silent_for(now))
             }
-            // Nothing is known: only the expected cluster can rule it out.
-            None => endpoint.expected_labels().is_none_or(|set| question.may_match(&[set])),
+            // Nothing is known: only the expected clusters can rule it out.
+            None => endpoint.expected().is_empty() || !question.wanted(endpoint).is_empty(),
         };
         if let Some(reason) = refused(endpoint, metadata.as_deref(), question) {
-            selection.gaps.push(endpoint.gap(GapKind::Refused, reason));
+            selection.gaps.extend(gaps(endpoint, question, &[], GapKind::Refused, &reason));
             continue;
         }
         // Who offers no rules does not miss those of the expected cluster.
         let could =
             metadata.as_ref().is_some_and(|known| question.side.is_none() || question.is_answered_by(known));
-        if could && question.misses_expected(endpoint) {
-            selection.gaps.push(endpoint.gap(GapKind::Missing, absent_reason(endpoint)));
-            if relevant && endpoint.why_not_now(now).is_none() {
-                selection.ask.push(Selected { endpoint: Arc::clone(endpoint), metadata });
-            }
-            continue;
+        let missed = if could { question.missed(endpoint) } else { Vec::new() };
+        for cluster in &missed {
+            let reason = absent_reason(endpoint);
+            selection.gaps.push(endpoint.gap_of((*cluster).to_owned(), GapKind::Missing, reason));
         }
         if !relevant {
             continue;
         }
         match endpoint.why_not_now(now) {
-            Some((kind, reason)) => selection.gaps.push(endpoint.gap(kind, reason)),
+            Some((kind, reason)) => {
+                selection.gaps.extend(gaps(endpoint, question, &missed, kind, &reason));
+            }
             None => selection.ask.push(Selected { endpoint: Arc::clone(endpoint), metadata }),
         }
     }
     selection
+}
+
+/// What is missing of an endpoint that is not asked, but for the clusters that are `told` already: each of its expected clusters that is wanted, or whatever it
+/// stands for.
+fn gaps(
+    endpoint: &Endpoint,
+    question: &Question<'_>,
+    told: &[&str],
+    kind: GapKind,
+    reason: &str,
+) -> Vec<Gap> {
+    let wanted = question.wanted(endpoint);
+    if wanted.is_empty() {
+        return vec![endpoint.gap(kind, reason)];
+    }
+    let untold = wanted.into_iter().filter(|cluster| !told.contains(cluster));
+    untold.map(|cluster| endpoint.gap_of(cluster.to_owned(), kind, reason)).collect()
 }
 
 fn absent_reason(endpoint: &Endpoint) -> String {
@@ -156,7 +179,7 @@ fn absent_reason(endpoint: &Endpoint) -> String {
 fn refused(endpoint: &Endpoint, metadata: Option<&Metadata>, question: &Question<'_>) -> Option<String> {
     let claim = endpoint.claim().filter(|claim| claim.mode() == ForeignLabels::Refuse)?;
     let reason = metadata?.foreign.clone()?;
-    question.may_match(&[claim.own()]).then(|| format!("{reason}; nothing of it is believed"))
+    question.may_match(&claim.own_sets()).then(|| format!("{reason}; nothing of it is believed"))
 }
 
 fn is_wanted(endpoint: &Endpoint, metadata: Option<&Metadata>, store_matchers: &StoreMatchers) -> bool {
@@ -167,8 +190,8 @@ fn is_wanted(endpoint: &Endpoint, metadata: Option<&Metadata>, store_matchers: &
     // No set at all says that it may hold anything, the expected cluster included, unless it never spoke.
     let may_hold_anything =
         metadata.is_some_and(|known| known.label_sets.is_empty() && known.foreign.is_none());
-    if !may_hold_anything && !endpoint.advertises_expected() {
-        label_sets.extend(endpoint.expected_labels());
+    if !may_hold_anything {
+        label_sets.extend(endpoint.not_advertised().into_iter().map(|cluster| endpoint.labels_of(cluster)));
     }
     store_matchers.iter().any(|all| {
         let (address, labels): (Vec<Matcher>, Vec<Matcher>) =

@@ -339,3 +339,108 @@ async fn the_small_services_are_refused_or_overlaid_like_series() {
     let (exemplars, warnings) = hub.get(SIDE_PATHS[2]).await;
     assert_eq!((exemplars[0]["seriesLabels"]["cluster"].as_str(), warnings), (Some("eu-1"), vec![]));
 }
+
+/// `store` declared as the hub `eu`, to which these clusters are delegated.
+async fn hub_over(store: Arc<dyn Store>, delegated: &[&str], foreign_labels: ForeignLabels) -> Mesh {
+    let (metrics, shutdown) = (Metrics::new(), CancellationToken::new());
+    let options = EndpointOptions {
+        info_interval: Duration::from_secs(3600),
+        foreign_labels,
+        ..EndpointOptions::default()
+    };
+    let delegated: Vec<String> = delegated.iter().map(|name| (*name).to_owned()).collect();
+    let hub = EndpointConfig::new("hub", Connection::Local(store)).with_cluster("eu");
+    let hub = hub.with_delegated(&delegated);
+    let endpoints = EndpointSet::start(vec![hub], options, &metrics, shutdown.clone()).unwrap();
+    endpoints.polled_once().await;
+    Mesh { proxy: Proxy::new(endpoints, ProxyConfig::default(), &metrics), metrics, shutdown }
+}
+
+#[tokio::test]
+async fn of_a_hub_the_series_of_the_clusters_delegated_to_it_are_taken_and_no_others() {
+    let own = [up(&[("cluster", "eu-1")]), up(&[("cluster", "eu-2")])];
+    let odd = ["us-1", "EU-1", "eu", "eu-11", "eu-1|eu-2"].map(|name| up(&[("cluster", name)]));
+    let sends = [&own[..], &odd[..], &[up(&[("job", "a")])]].concat();
+    let advertised = ["eu-1", "eu-2", "us-1"].map(|name| set(&[("cluster", name)]));
+    let store = liar(&advertised, &sends);
+    let mesh = hub_over(store.clone(), &["eu-2", "eu-1"], ForeignLabels::Drop).await;
+    let answer = ask(&mesh, asking(&[])).await.unwrap();
+    assert_eq!(sets(&answer), own);
+    let gap = Gap::parse(&answer.warnings[0]).unwrap();
+    assert!(
+        gap.reason.contains(r#"claims cluster="us-1", but its endpoint may answer only for "eu-1", "eu-2""#),
+        "{gap}"
+    );
+    assert!(gap.reason.contains("rule of declared clusters") && gap.cluster == "eu", "{gap}");
+    assert_eq!(mesh.counted(), (odd.len() + 1).to_string());
+    let asked = matchers::from_wire(&store.asked.lock().unwrap()[0].matchers).unwrap();
+    assert!(asked[1].matches("eu-2") && !asked[1].matches("us-1"), "{asked:?}");
+    // A question for another cluster does not even reach it, and it cannot be missed for that.
+    let other = ask(&mesh, asking(&[Matcher::equal("cluster", "us-1")])).await.unwrap();
+    assert!(other.series.is_empty() && other.warnings.is_empty(), "{other:?}");
+    assert_eq!(store.asked.lock().unwrap().len(), 1);
+    // Nor does what was not delegated go further up.
+    let info = mesh.proxy.info().await.unwrap();
+    let passed: Vec<Labels> =
+        info.label_sets.iter().map(|set| labels::set_from_wire(set).unwrap()).collect();
+    assert_eq!(passed, advertised[..2]);
+    let (found, warnings) = values(&mesh).await;
+    assert_eq!(found, ["eu-1", "eu-2"]);
+    assert!(warnings[0].contains("may answer only for"), "{warnings:?}");
+
+    let mesh = hub_over(liar(&advertised[..2], &sends), &["eu-1", "eu-2"], ForeignLabels::Refuse).await;
+    let answer = ask(&mesh, asking(&[])).await.unwrap();
+    assert!(answer.series.len() <= own.len(), "{answer:?}");
+    assert_eq!(Gap::parse(&answer.warnings[0]).unwrap().kind, GapKind::Refused);
+}
+
+#[tokio::test]
+async fn each_cluster_that_a_hub_should_hold_and_does_not_is_missed_by_its_name() {
+    let store = liar(&[set(&[("cluster", "eu-1")])], &[up(&[("cluster", "eu-1")])]);
+    let mesh = hub_over(store, &["eu-1", "eu-2", "eu-3"], ForeignLabels::Drop).await;
+    let missed = |answer: &Collected| -> Vec<(String, GapKind)> {
+        let gaps = answer.warnings.iter().map(|text| Gap::parse(text).unwrap());
+        gaps.map(|gap| (gap.cluster, gap.kind)).collect()
+    };
+    let answer = ask(&mesh, asking(&[])).await.unwrap();
+    let both = ["eu-2", "eu-3"].map(|name| (name.to_owned(), GapKind::Missing));
+    assert_eq!((sets(&answer), missed(&answer)), (vec![up(&[("cluster", "eu-1")])], both.to_vec()));
+    let one = ask(&mesh, asking(&[Matcher::equal("cluster", "eu-1")])).await.unwrap();
+    assert_eq!((sets(&one).len(), missed(&one)), (1, vec![]), "the others are not wanted");
+    let gone = ask(&mesh, asking(&[Matcher::equal("cluster", "eu-3")])).await.unwrap();
+    assert_eq!((sets(&gone).len(), missed(&gone)), (0, both[1..].to_vec()));
+    assert_eq!(mesh.proxy.endpoints().missing_clusters(), ["eu-2", "eu-3"]);
+}
+
+#[tokio::test]
+async fn a_hub_that_is_down_is_a_gap_of_each_cluster_that_the_question_concerns() {
+    let reason = Connection::Unusable("it was switched off".to_owned());
+    let hub = EndpointConfig::new("hub", reason).with_cluster("eu");
+    let hub = hub.with_delegated(&["eu-1".to_owned(), "eu-2".to_owned()]);
+    let (metrics, shutdown) = (Metrics::new(), CancellationToken::new());
+    // As one that hangs: it is not asked again.
+    let options = EndpointOptions { slow_failure: Duration::ZERO, ..EndpointOptions::default() };
+    let endpoints = EndpointSet::start(vec![hub], options, &metrics, shutdown.clone()).unwrap();
+    endpoints.polled_once().await;
+    let mesh = Mesh { proxy: Proxy::new(endpoints, ProxyConfig::default(), &metrics), metrics, shutdown };
+    for (more, wanted) in [
+        (vec![], vec!["eu-1", "eu-2"]),
+        (vec![Matcher::equal("cluster", "eu-2")], vec!["eu-2"]),
+        (vec![Matcher::equal("cluster", "eu")], vec![]),
+    ] {
+        let answer = ask(&mesh, asking(&more)).await.unwrap();
+        let named: Vec<String> =
+            answer.warnings.iter().map(|text| Gap::parse(text).unwrap().cluster).collect();
+        assert_eq!(named, wanted, "{answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_hub_of_several_clusters_cannot_have_its_labels_injected() {
+    let hub = EndpointConfig::new("hub", Connection::Local(liar(&[], &[]))).with_cluster("eu");
+    let hub = hub.with_delegated(&["eu-1".to_owned(), "eu-2".to_owned()]);
+    let options = EndpointOptions { foreign_labels: ForeignLabels::Inject, ..EndpointOptions::default() };
+    let started = EndpointSet::start(vec![hub], options, &Metrics::new(), CancellationToken::new());
+    let error = started.err().unwrap().to_string();
+    assert!(error.contains("\"hub\"") && error.contains("use drop or refuse"), "{error}");
+}

@@ -1,11 +1,11 @@
-//! The entries of `--endpoint.sd-config`: Thanos' YAML, with `cluster`, `identity`, `authority` and `foreign_labels` beside it.
+//! The entries of `--endpoint.sd-config`: Thanos' YAML, with `cluster`, `delegated`, `identity`, `authority` and `foreign_labels` beside it.
 //!
 //! A file that is no such YAML is an error as a whole. An entry that is wrong is kept with the reason: it becomes an endpoint that is down and says why.
 //! Source of the format: the Thanos documentation of `endpoint.sd-config`.
 
 use std::path::PathBuf;
 
-use parallax_querier::ForeignLabels;
+use parallax_querier::{ForeignLabels, delegation_defect};
 use serde::Deserialize;
 
 /// Most bytes of a file.
@@ -31,6 +31,8 @@ pub struct EndpointEntry {
     pub client_config: Option<ClientConfig>,
     /// The cluster that it is declared as.
     pub cluster: Option<String>,
+    /// Of a hub over several clusters, whose name `cluster` then is: those that it may answer for, and no others.
+    pub delegated: Option<Vec<String>>,
     /// What a proxy in front of it routes by.
     pub authority: Option<String>,
     /// The identity to expect in its certificate, or `dns`; by default no other cluster's than the declared one's.
@@ -92,6 +94,20 @@ impl EndpointEntry {
                     .to_owned(),
             );
         }
+        if let Some(delegated) = &self.delegated {
+            if delegated.is_empty() {
+                return Some("delegated is empty: list the clusters that it may answer for".to_owned());
+            }
+            if self.cluster.as_deref().unwrap_or_default().is_empty() {
+                return Some(
+                    "delegated needs cluster: the hub's own name, as it stands in its certificate".to_owned(),
+                );
+            }
+            let defect = delegation_defect(delegated, self.foreign_labels.unwrap_or_default());
+            if defect.is_some() {
+                return defect;
+            }
+        }
         if !self.service_config.is_empty() && !self.group {
             return Some("service_config is for groups only".to_owned());
         }
@@ -118,6 +134,7 @@ endpoints:
   - address: eu.example:10901
     strict: true
     cluster: eu-1
+    delegated: [eu-1, eu-2]
     identity: spiffe://mesh.example/observee/eu-1
     foreign_labels: refuse
   - address: dns+us.example:10901
@@ -139,6 +156,7 @@ endpoints:
         let [eu, us, ap] = &file.endpoints[..] else { panic!("three") };
         assert!(eu.strict && eu.client_config.is_none() && eu.defect().is_none());
         assert_eq!(eu.cluster.as_deref(), Some("eu-1"));
+        assert_eq!(eu.delegated.as_deref().unwrap(), ["eu-1", "eu-2"]);
         assert_eq!((eu.foreign_labels, us.foreign_labels), (Some(ForeignLabels::Refuse), None));
         assert_eq!(eu.identity.as_deref(), Some("spiffe://mesh.example/observee/eu-1"));
         let config = us.client_config.as_ref().unwrap();
@@ -164,6 +182,12 @@ endpoints:
         let defect = |text: &str| parse(text).unwrap().endpoints[0].defect().unwrap();
         assert!(defect("endpoints: [{address: ''}]").contains("empty"));
         assert!(defect("endpoints: [{address: dns+a:1, strict: true}]").contains("strict"));
+        assert!(defect("endpoints: [{address: a:1, cluster: eu, delegated: []}]").contains("list the clusters"));
+        assert!(defect("endpoints: [{address: a:1, delegated: [eu-1]}]").contains("the hub's own name"));
+        assert!(
+            defect("endpoints: [{address: a:1, cluster: eu, delegated: [a, b], foreign_labels: inject}]")
+                .contains("drop or refuse")
+        );
         assert!(defect("endpoints: [{address: a:1, service_config: x}]").contains("groups"));
         assert!(defect("endpoints: [{address: a:1, client_config: {compression: lz4}}]").contains("lz4"));
     }

@@ -145,8 +145,9 @@ fn clusters_of(sets: &[Arc<EndpointSet>]) -> BTreeMap<String, (u64, u64)> {
     let mut clusters: BTreeMap<String, (u64, u64)> = BTreeMap::new();
     for set in sets {
         for endpoint in set.endpoints().iter() {
-            let is_well = endpoint.is_healthy() && endpoint.advertises_expected();
+            let (is_healthy, missing) = (endpoint.is_healthy(), endpoint.not_advertised());
             for cluster in endpoint.clusters() {
+                let is_well = is_healthy && !missing.contains(&cluster.as_str());
                 let (well, all) = clusters.entry(cluster).or_default();
                 *well += u64::from(is_well);
                 *all += 1;

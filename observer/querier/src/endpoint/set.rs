@@ -97,6 +97,7 @@ impl EndpointSet {
             if !names.insert(config.name.as_str()) {
                 return Err(Error::DuplicateEndpoint { endpoint: config.name.clone() });
             }
+            config.check(&set.options)?;
             // A target that is none is an error here, and an endpoint that cannot be used later.
             if let Connection::Remote(target) = &config.connection {
                 parallax_net::connect(target)
@@ -200,14 +201,17 @@ impl EndpointSet {
     /// Expected clusters that no healthy endpoint advertises, sorted.
     pub fn missing_clusters(&self) -> Vec<String> {
         let endpoints = self.endpoints();
-        let expected = |present: bool| -> BTreeSet<&str> {
-            endpoints
-                .iter()
-                .filter(|endpoint| (endpoint.is_healthy() && endpoint.advertises_expected()) == present)
-                .filter_map(|endpoint| endpoint.cluster.as_deref())
-                .collect()
-        };
-        expected(false).difference(&expected(true)).map(|cluster| (*cluster).to_owned()).collect()
+        let (mut expected, mut present) = (BTreeSet::new(), BTreeSet::new());
+        for endpoint in endpoints.iter() {
+            let (is_healthy, missing) = (endpoint.is_healthy(), endpoint.not_advertised());
+            for cluster in endpoint.expected() {
+                expected.insert(cluster.as_str());
+                if is_healthy && !missing.contains(&cluster.as_str()) {
+                    present.insert(cluster.as_str());
+                }
+            }
+        }
+        expected.difference(&present).map(|cluster| (*cluster).to_owned()).collect()
     }
 
     /// Waits until every endpoint was polled once, successfully or not: at most the Info timeout, times the rounds that

@@ -173,10 +173,18 @@ fn clusters(selected: &Selected, selectors: &[Vec<Matcher>], cluster_label: &str
                 .iter()
                 .any(|matchers| parallax_storeapi::matchers::may_match(matchers, std::slice::from_ref(set)))
     };
-    let named: BTreeSet<String> = sets
+    let mut named: BTreeSet<String> = sets
         .iter()
         .filter(|set| concerns(set))
         .filter_map(|set| set.get(cluster_label).map(str::to_owned))
         .collect();
-    if named.is_empty() { [selected.endpoint.cluster_name()].into() } else { named }
+    if named.is_empty() {
+        let endpoint = &selected.endpoint;
+        let expected = endpoint.expected().iter().filter(|cluster| concerns(&endpoint.labels_of(cluster)));
+        named.extend(expected.cloned());
+        if named.is_empty() {
+            named.insert(endpoint.cluster_name());
+        }
+    }
+    named
 }

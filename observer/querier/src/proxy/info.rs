@@ -80,18 +80,19 @@ fn exemplars(endpoints: &EndpointSet) -> ExemplarsInfo {
 /// The label sets and the time of one endpoint; `None` if it has no Store API.
 fn part_of(endpoint: &Endpoint) -> Option<(Vec<Labels>, TimeRange)> {
     let known = endpoint.metadata();
-    let expected = endpoint.expected_labels().filter(|_| !endpoint.advertises_expected());
+    let missing: Vec<Labels> =
+        endpoint.not_advertised().into_iter().map(|cluster| endpoint.labels_of(cluster)).collect();
     let (mut sets, mut range) = match &known {
         Some(known) if !known.has_store => return None,
         // A store of blocks before its first block.
-        Some(known) if expected.is_none() && known.label_sets.is_empty() && known.range.is_empty() => {
+        Some(known) if missing.is_empty() && known.label_sets.is_empty() && known.range.is_empty() => {
             return None;
         }
         Some(known) => (known.label_sets.clone(), known.range),
         None => (Vec::new(), TimeRange::ALL),
     };
-    if let Some(expected) = expected {
-        sets.push(expected);
+    if !missing.is_empty() {
+        sets.extend(missing);
         range = TimeRange::ALL;
     } else if sets.is_empty() {
         sets.push(Labels::empty());
