@@ -131,8 +131,8 @@ async fn the_certificate_has_to_be_the_hubs_own_whatever_is_delegated() {
     let section = |name: &str| {
         json!({"name": name, "address": region.hub, "server_name": server_name(HUB), "delegated": CLUSTERS})
     };
-    for (name, declared) in [("other", section("ap")), ("flat", json!({"name": "eu-1", "address": region.hub, "server_name": server_name(HUB)}))]
-    {
+    let flat = json!({"name": "eu-1", "address": region.hub, "server_name": server_name(HUB)});
+    for (name, declared) in [("other", section("ap")), ("flat", flat)] {
         let (_program, url) = region.above(name, declared).await;
         let answer = ask(&url, MACHINES_UP).await;
         assert!(answer.by("cluster").is_empty(), "{answer:?}");
@@ -161,7 +161,6 @@ async fn an_entry_of_the_discovery_file_delegates_too_and_follows_the_file() {
         "--grpc-address=127.0.0.1:0".to_owned(),
         format!("--query.replica-label={REPLICA_LABEL}"),
         format!("--endpoint.sd-config-file={}", file.display()),
-        "--endpoint.sd-config-reload-interval=1s".to_owned(),
     ];
     let mut querier = Program::start(&mut command(flags), region.directory.path(), "querier");
     let url = querier.ready().await;
@@ -184,7 +183,7 @@ fn a_delegation_that_cannot_work_is_an_error_at_the_start() {
         section.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         let path = home.path().join("observer.yaml");
         std::fs::write(&path, json!({"clusters": [section]}).to_string()).unwrap();
-        let finished = run(["observer", "--check-config", "--config", &path.display().to_string()]);
+        let finished = run(["observer", "--check", "--config", &path.display().to_string()]);
         assert_eq!(finished.code, Some(2), "{more}: {finished:?}");
         assert!(finished.stderr.contains("cluster eu") && finished.stderr.contains(part), "{finished:?}");
     }

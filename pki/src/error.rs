@@ -68,7 +68,7 @@ pub enum Error {
     #[error("the clock says {now}, but {what} is dated {then}; set the clock, then run this again")]
     ClockBehind { now: String, what: String, then: String },
     /// A request for a leaf that the policy does not allow.
-    #[error("certificate for {identity} refused: {reason}")]
+    #[error("rule of issuing: certificate for {identity} refused: {reason}")]
     Refused { identity: String, reason: String },
     /// Making a key or signing failed.
     #[error("signing {subject}: {reason}")]

@@ -1,6 +1,7 @@
 //! One clear sentence, and one word for a metric label, for each way in which a handshake fails.
 //!
-//! Invariant: the sentence names the subject (the peer as the caller calls it), whose certificate is meant, and what to look at. rustls' own errors hide
+//! Invariant: the sentence names the subject (the peer as the caller calls it), whose certificate is meant, and what to look at; of a certificate that is
+//! refused it names the identity in it, the rule, and what to do (`refusal.rs`). rustls' own errors hide
 //! behind `io::Error`s of several layers and speak of alerts; here they are found and put into words. In TLS 1.3 a client learns that
 //! its certificate was refused only after its own handshake is done, so the same sentences serve for errors of an established stream.
 
@@ -10,6 +11,7 @@ use std::io;
 use rustls::{AlertDescription, CertificateError, InvalidMessage, PeerIncompatible};
 
 use crate::certificate::format_time;
+use crate::refusal::{refused_with, rule_of, rule_of_rejection, told};
 use crate::verify::PeerRejection;
 
 /// Which side we are.
@@ -75,12 +77,23 @@ impl Explanation {
     fn new(reason: FailureReason, text: impl Into<String>) -> Self {
         Self { reason, text: text.into() }
     }
+
+    /// A refusal of the certificate of `who`.
+    pub fn refusal(reason: FailureReason, sentence: &str, who: Option<&str>) -> Self {
+        Self { reason, text: told(sentence, who, rule_of(reason)) }
+    }
 }
 
-/// Explains an error of connecting, of a handshake, or of a stream. `error` may wrap the cause at any depth.
+/// Explains an error of connecting, of a handshake, or of a stream. `error` may wrap the cause at any depth. Of a handshake that failed, call it where that
+/// has just ended: then the text says whose certificate was refused.
 pub fn explain(error: &(dyn StdError + 'static), side: Side) -> Explanation {
+    explain_to(error, side, None)
+}
+
+/// The same for one who holds `own` certificate, by its identity, which the peer may have refused.
+pub fn explain_to(error: &(dyn StdError + 'static), side: Side, own: Option<&str>) -> Explanation {
     if let Some(tls) = find::<rustls::Error>(error) {
-        return explain_tls(tls, side);
+        return explain_tls(tls, side, own);
     }
     if let Some(io) = find::<io::Error>(error) {
         return explain_io(io, side);
@@ -124,15 +137,16 @@ pub fn chain_text(error: &(dyn StdError + 'static)) -> String {
     text
 }
 
-fn explain_tls(error: &rustls::Error, side: Side) -> Explanation {
+fn explain_tls(error: &rustls::Error, side: Side, own: Option<&str>) -> Explanation {
     use FailureReason as R;
     let peer = peer_name(side);
     match error {
         rustls::Error::InvalidCertificate(error) => explain_certificate(error, side),
-        rustls::Error::AlertReceived(alert) => explain_alert(*alert, side),
-        rustls::Error::NoCertificatesPresented => Explanation::new(
+        rustls::Error::AlertReceived(alert) => explain_alert(*alert, side, own),
+        rustls::Error::NoCertificatesPresented => Explanation::refusal(
             R::MissingCertificate,
-            format!("the {peer} presented no certificate; one is required"),
+            &format!("the {peer} presented no certificate; one is required"),
+            None,
         ),
         rustls::Error::InvalidMessage(
             InvalidMessage::InvalidContentType
@@ -165,38 +179,46 @@ fn explain_tls(error: &rustls::Error, side: Side) -> Explanation {
 
 /// We verified the peer's certificate and refused it.
 fn explain_certificate(error: &CertificateError, side: Side) -> Explanation {
+    let who = refused_with(error);
+    if let CertificateError::Other(other) = error
+        && let Some(rejection) = other.0.downcast_ref::<PeerRejection>()
+    {
+        let sentence = format!("the {}'s certificate is refused: {rejection}", peer_name(side));
+        let text = told(&sentence, who.as_deref(), rule_of_rejection(rejection));
+        return Explanation::new(rejection_reason(rejection), text);
+    }
+    let (reason, sentence) = certificate_sentence(error, peer_name(side));
+    Explanation::refusal(reason, &sentence, who.as_deref())
+}
+
+fn certificate_sentence(error: &CertificateError, peer: &str) -> (FailureReason, String) {
     use FailureReason as R;
-    let peer = peer_name(side);
     match error {
-        CertificateError::UnknownIssuer | CertificateError::BadSignature => Explanation::new(
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => (
             R::WrongCa,
             format!(
                 "the {peer}'s certificate is not signed by a CA in our bundle (wrong CA file, or the peer belongs to another mesh)"
             ),
         ),
-        CertificateError::Expired => {
-            Explanation::new(R::Expired, format!("the {peer}'s certificate has expired"))
+        CertificateError::Expired => (R::Expired, format!("the {peer}'s certificate has expired")),
+        CertificateError::ExpiredContext { not_after, .. } => {
+            (R::Expired, format!("the {peer}'s certificate expired at {}", unix_text(*not_after)))
         }
-        CertificateError::ExpiredContext { not_after, .. } => Explanation::new(
-            R::Expired,
-            format!("the {peer}'s certificate expired at {}", unix_text(*not_after)),
-        ),
-        CertificateError::NotValidYet => Explanation::new(
-            R::NotYetValid,
-            format!("the {peer}'s certificate is not valid yet (is a clock wrong?)"),
-        ),
-        CertificateError::NotValidYetContext { not_before, .. } => Explanation::new(
+        CertificateError::NotValidYet => {
+            (R::NotYetValid, format!("the {peer}'s certificate is not valid yet (is a clock wrong?)"))
+        }
+        CertificateError::NotValidYetContext { not_before, .. } => (
             R::NotYetValid,
             format!(
                 "the {peer}'s certificate is not valid before {} (is a clock wrong?)",
                 unix_text(*not_before)
             ),
         ),
-        CertificateError::NotValidForName => Explanation::new(
+        CertificateError::NotValidForName => (
             R::WrongName,
             format!("the {peer}'s certificate does not carry the name it was dialled by"),
         ),
-        CertificateError::NotValidForNameContext { expected, presented } => Explanation::new(
+        CertificateError::NotValidForNameContext { expected, presented } => (
             R::WrongName,
             format!(
                 "the {peer}'s certificate is not for {}; it is for {} (a server name can be set)",
@@ -204,26 +226,15 @@ fn explain_certificate(error: &CertificateError, side: Side) -> Explanation {
                 presented_text(presented)
             ),
         ),
-        CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
-            Explanation::new(
-                R::WrongRole,
-                format!("the {peer}'s certificate is not meant for {peer} authentication (wrong role?)"),
-            )
+        CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => (
+            R::WrongRole,
+            format!("the {peer}'s certificate is not meant for {peer} authentication (wrong role?)"),
+        ),
+        CertificateError::Revoked => (R::Revoked, format!("the {peer}'s certificate is revoked")),
+        CertificateError::Other(other) => {
+            (R::BadCertificate, format!("the {peer}'s certificate is refused: {}", other.0))
         }
-        CertificateError::Revoked => {
-            Explanation::new(R::Revoked, format!("the {peer}'s certificate is revoked"))
-        }
-        CertificateError::Other(other) => match other.0.downcast_ref::<PeerRejection>() {
-            Some(rejection) => Explanation::new(
-                rejection_reason(rejection),
-                format!("the {peer}'s certificate is refused: {rejection}"),
-            ),
-            None => Explanation::new(
-                R::BadCertificate,
-                format!("the {peer}'s certificate is refused: {}", other.0),
-            ),
-        },
-        other => Explanation::new(R::BadCertificate, format!("the {peer}'s certificate is refused: {other}")),
+        other => (R::BadCertificate, format!("the {peer}'s certificate is refused: {other}")),
     }
 }
 
@@ -240,52 +251,52 @@ fn rejection_reason(rejection: &PeerRejection) -> FailureReason {
     }
 }
 
-/// The peer refused something of ours and said so.
-fn explain_alert(alert: AlertDescription, side: Side) -> Explanation {
+/// The peer refused something of ours and said so; `own` is the identity in our certificate.
+fn explain_alert(alert: AlertDescription, side: Side, own: Option<&str>) -> Explanation {
     use FailureReason as R;
     let peer = peer_name(side);
     let refused = format!("the {peer} refused our certificate");
-    match alert {
-        AlertDescription::UnknownCA | AlertDescription::DecryptError => Explanation::new(
-            R::WrongCa,
-            format!("{refused}: it is not signed by a CA that the {peer} trusts"),
-        ),
-        AlertDescription::CertificateExpired => Explanation::new(
+    let (reason, sentence) = match alert {
+        AlertDescription::UnknownCA | AlertDescription::DecryptError => {
+            (R::WrongCa, format!("{refused}: it is not signed by a CA that the {peer} trusts"))
+        }
+        AlertDescription::CertificateExpired => (
             R::Expired,
             format!("{refused}: it has expired or is not valid yet (check its dates and both clocks)"),
         ),
-        AlertDescription::CertificateRevoked => {
-            Explanation::new(R::Revoked, format!("{refused}: it is revoked"))
-        }
-        AlertDescription::CertificateRequired => Explanation::new(
+        AlertDescription::CertificateRevoked => (R::Revoked, format!("{refused}: it is revoked")),
+        AlertDescription::CertificateRequired => (
             R::MissingCertificate,
             format!("the {peer} requires a client certificate and none was given"),
         ),
-        AlertDescription::UnsupportedCertificate => Explanation::new(
+        AlertDescription::UnsupportedCertificate => (
             R::WrongRole,
             format!(
                 "{refused}: it is not meant for this use (a server's certificate presented by a client?)"
             ),
         ),
         AlertDescription::BadCertificate => {
-            Explanation::new(R::BadCertificate, format!("{refused} (or got none): {alert:?}"))
+            (R::BadCertificate, format!("{refused} (or got none): {alert:?}"))
         }
         AlertDescription::CertificateUnknown | AlertDescription::AccessDenied => {
-            Explanation::new(R::BadCertificate, format!("{refused} (its name, identity or role): {alert:?}"))
+            (R::BadCertificate, format!("{refused} (its name, identity or role): {alert:?}"))
         }
-        AlertDescription::ProtocolVersion => Explanation::new(
-            R::ProtocolVersion,
-            format!("the {peer} does not speak TLS 1.3 or refuses our versions"),
-        ),
-        AlertDescription::UnrecognisedName => Explanation::new(
-            R::WrongName,
-            format!("the {peer} does not serve the name it was asked for (SNI)"),
-        ),
+        AlertDescription::ProtocolVersion => {
+            let text = format!("the {peer} does not speak TLS 1.3 or refuses our versions");
+            return Explanation::new(R::ProtocolVersion, text);
+        }
+        AlertDescription::UnrecognisedName => {
+            (R::WrongName, format!("the {peer} does not serve the name it was asked for (SNI)"))
+        }
         AlertDescription::NoApplicationProtocol => {
-            Explanation::new(R::Protocol, format!("the {peer} does not speak the application protocol (h2)"))
+            let text = format!("the {peer} does not speak the application protocol (h2)");
+            return Explanation::new(R::Protocol, text);
         }
-        other => Explanation::new(R::Other, format!("the {peer} ended the TLS handshake: {other:?}")),
-    }
+        other => return Explanation::new(R::Other, format!("the {peer} ended the TLS handshake: {other:?}")),
+    };
+    // Without a certificate there is no identity; of an unknown name it is not ours that counts.
+    let own = own.filter(|_| !matches!(reason, R::MissingCertificate | R::WrongName));
+    Explanation::refusal(reason, &sentence, own)
 }
 
 fn explain_io(error: &io::Error, side: Side) -> Explanation {

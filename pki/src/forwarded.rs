@@ -56,22 +56,22 @@ impl HeaderFormat {
 /// Why a header is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ForwardedError {
-    #[error("a forwarded certificate came from {0}, which is no ingress (pki issue --ingress): refused")]
+    #[error("a forwarded certificate came from {0}, which is no ingress: give the proxy a leaf of its own (pki issue --ingress)")]
     NotFromAnIngress(String),
-    #[error("the ingress sent {0} forwarded certificates; exactly one is allowed")]
+    #[error("the ingress sent {0} forwarded certificates; exactly one is allowed: let it replace the header, not add to it")]
     Several(usize),
-    #[error("the forwarded certificate is longer than {MAX_HEADER_BYTES} bytes")]
+    #[error("the forwarded certificate is longer than {MAX_HEADER_BYTES} bytes; let the ingress forward the leaf alone")]
     TooLong,
-    #[error("the forwarded certificate cannot be read: {0}")]
+    #[error("the forwarded certificate cannot be read: {0}; set the header as that kind of ingress writes it (pki export)")]
     Malformed(String),
-    #[error("the forwarded certificate carries no identity of ours")]
+    #[error("the forwarded certificate carries no identity of ours; give the client one (pki issue --observer)")]
     NoIdentity,
-    #[error("the forwarded certificate is of {certificate}, the header says {stated}")]
+    #[error("the forwarded certificate is of {certificate}, the header says {stated}; let the ingress replace what clients send")]
     Contradiction { certificate: String, stated: String },
     #[error("the forwarded certificate is refused: {0}")]
     Unverified(String),
     #[error(
-        "the forwarded certificate is of {0}; an ingress forwards those of observers of its own trust domain"
+        "the forwarded certificate is of {0}; an ingress forwards those of observers of its own trust domain: let one of these ask"
     )]
     NotAnObserver(PeerIdentity),
 }

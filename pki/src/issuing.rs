@@ -207,7 +207,10 @@ impl Generation {
         match self.facts.outside_validity(now) {
             Some(reason) => Err(Error::Refused {
                 identity: identity.to_owned(),
-                reason: format!("the {} authority cannot sign: {reason}", self.hierarchy.as_str()),
+                reason: format!(
+                    "the {0} authority cannot sign: {reason}; replace it (pki rotate ca {0}), or set the clock",
+                    self.hierarchy.as_str()
+                ),
             }),
             None => Ok(()),
         }

@@ -32,6 +32,7 @@ pub mod ledger;
 pub mod material;
 pub mod observations;
 pub mod profile;
+mod refusal;
 pub mod rotation;
 mod state;
 pub mod verify;
@@ -41,7 +42,7 @@ pub use authority::{Authority, AuthorityOptions, ImportedAuthority, OpenOptions}
 pub use bundle::TrustBundle;
 pub use credentials::{CredentialFiles, CredentialSource, CredentialStatus};
 pub use error::Error;
-pub use explain::{Explanation, FailureReason, Side, explain};
+pub use explain::{Explanation, FailureReason, Side, explain, explain_to};
 pub use identity::{PeerIdentity, Role, TrustDomain};
 pub use issuing::Unlock;
 pub use key_file::Passphrase;

@@ -143,6 +143,29 @@ pub enum Gate {
 }
 
 impl Gate {
+    /// The rule, and what to do about it.
+    pub fn rule(self) -> &'static str {
+        match self {
+            Self::OneAtATime => {
+                "rule of one rotation at a time: finish the open one (drain, retire), or abort it"
+            }
+            Self::TrustObserved => {
+                "rule of observed trust: bring these peers the new bundle (pki bundle), list them in --peers, or answer for them (--accept-missing ROLE/NAME --reason TEXT)"
+            }
+            Self::Reissued => "rule of new leaves: run pki renew --all",
+            Self::LeafObserved => {
+                "rule of observed leaves: let these peers read their new files, list them in --peers, or answer for them (--accept-missing ROLE/NAME --reason TEXT)"
+            }
+            Self::ConnectionsDrained => {
+                "rule of drained connections: wait until these peers have moved, list them in --peers, or answer for them (--accept-missing ROLE/NAME --reason TEXT)"
+            }
+            Self::EvidenceOfThisPhase => "rule of fresh evidence: look at the peers again (--peers)",
+            Self::ReissueBeforeAbort => {
+                "rule of going back: run pki renew --all, then drain and retire the other way"
+            }
+        }
+    }
+
     pub const ALL: [Self; 7] = [
         Self::OneAtATime,
         Self::TrustObserved,

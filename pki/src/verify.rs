@@ -28,6 +28,7 @@ use crate::bundle::TrustBundle;
 use crate::certificate::{Facts, format_time};
 use crate::crl::RevocationList;
 use crate::identity::{PeerIdentity, Role, TrustDomain};
+use crate::refusal;
 
 /// Why a certificate with a good path was refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -280,14 +281,8 @@ impl ClientVerifier {
             .build()
             .map_err(|error| rustls::Error::General(error.to_string()))
     }
-}
 
-impl ClientCertVerifier for ClientVerifier {
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        self.webpki.root_hint_subjects()
-    }
-
-    fn verify_client_cert(
+    fn judge(
         &self,
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
@@ -302,6 +297,21 @@ impl ClientCertVerifier for ClientVerifier {
         self.anchors.check_revocation(end_entity, intermediates)?;
         check_leaf(end_entity, PeerSide::Client, self.trust_domain.as_ref()).map_err(rejection)?;
         Ok(verified)
+    }
+}
+
+impl ClientCertVerifier for ClientVerifier {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.webpki.root_hint_subjects()
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        self.judge(end_entity, intermediates, now).inspect_err(|error| refusal::note(error, end_entity))
     }
 
     fn verify_tls12_signature(
@@ -358,21 +368,12 @@ impl ServerVerifier {
     ) -> Self {
         Self { anchors, provider, trust_domain, expectation }
     }
-}
 
-/// For a client that is told to trust whoever answers (`insecure_skip_verify`): any certificate will do, but the handshake must be signed with
-/// its key.
-pub fn any_server(provider: Arc<CryptoProvider>) -> Arc<dyn ServerCertVerifier> {
-    Arc::new(ServerVerifier::new(None, provider, None, ExpectedServer::Name))
-}
-
-impl ServerCertVerifier for ServerVerifier {
-    fn verify_server_cert(
+    fn judge(
         &self,
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
         let Some(anchors) = &self.anchors else { return Ok(ServerCertVerified::assertion()) };
@@ -402,6 +403,26 @@ impl ServerCertVerifier for ServerVerifier {
             }
         }
         Ok(ServerCertVerified::assertion())
+    }
+}
+
+/// For a client that is told to trust whoever answers (`insecure_skip_verify`): any certificate will do, but the handshake must be signed with
+/// its key.
+pub fn any_server(provider: Arc<CryptoProvider>) -> Arc<dyn ServerCertVerifier> {
+    Arc::new(ServerVerifier::new(None, provider, None, ExpectedServer::Name))
+}
+
+impl ServerCertVerifier for ServerVerifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        self.judge(end_entity, intermediates, server_name, now)
+            .inspect_err(|error| refusal::note(error, end_entity))
     }
 
     fn verify_tls12_signature(

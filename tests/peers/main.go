@@ -8,6 +8,7 @@
 //	peers series ADDRESS            Thanos' StoreAPI client: requests in, series out
 //	peers info ADDRESS              Thanos' Info client: one answer
 //	peers side URL LABELS           what Thanos' sidecar has beside its store, over a Prometheus; prints its address, serves until stdin closes
+//	peers sidecar FLAG...           Thanos' sidecar, with its flags of Prometheus' URL, addresses and TLS; serves until SIGTERM
 //	peers asksides ADDRESS...       Thanos' proxies of these services over endpoints: questions in, answers out
 //	peers xor FILE                  decodes chunks (u32 big-endian length, bytes) with Prometheus' iterator, prints the rate
 package main
@@ -21,7 +22,7 @@ import (
 
 func main() {
 	if len(os.Args) < 3 {
-		fail(fmt.Errorf("usage: peers store|query|remote|promql|series|info|side|asksides|xor ARGUMENT..."))
+		fail(fmt.Errorf("usage: peers store|query|remote|promql|series|info|side|sidecar|asksides|xor ARGUMENT..."))
 	}
 	arguments := os.Args[2:]
 	var err error
@@ -43,6 +44,8 @@ func main() {
 			fail(fmt.Errorf("usage: peers side URL LABELS"))
 		}
 		err = serveSide(arguments[0], arguments[1])
+	case "sidecar":
+		err = serveSidecar(arguments)
 	case "asksides":
 		err = askSides(arguments)
 	case "xor":

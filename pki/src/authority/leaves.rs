@@ -138,7 +138,7 @@ impl Authority {
     ) -> Result<SignedRequest, Error> {
         let refuse = |reason: String| Error::Refused { identity: granted.identity.to_string(), reason };
         if let Some(other) = request.other_identity(&granted.identity) {
-            return Err(refuse(format!("the request is for {other}")));
+            return Err(refuse(format!("the request is for {other}; sign it for that one, or have it made again")));
         }
         let dropped = request.beyond(granted);
         if !dropped.is_empty() && !drop_extra {
@@ -308,7 +308,7 @@ impl Authority {
         let identity = &request.identity;
         let subject = identity.to_string();
         if *identity.trust_domain() != self.trust_domain {
-            let reason = format!("this authority signs for {} only", self.trust_domain);
+            let reason = format!("this authority signs for {} only; use the state of the other mesh (--state)", self.trust_domain);
             return Err(Error::Refused { identity: subject, reason });
         }
         let hierarchy = Hierarchy::of(identity.role());
@@ -339,10 +339,10 @@ fn leaf_end(request: &LeafRequest, issuer: &Generation, now: SystemTime) -> Resu
         Err(Error::Refused { identity: request.identity.to_string(), reason: reason.to_owned() })
     };
     if request.lifetime.is_zero() {
-        return refuse("its lifetime is zero");
+        return refuse("its lifetime is zero; give at least --days 1");
     }
     if request.lifetime > MAX_LIFETIME {
-        return refuse("its lifetime is longer than 20 years");
+        return refuse("its lifetime is longer than 20 years; give fewer --days");
     }
     let asked = now + request.lifetime;
     let end = issuer.facts.not_after;

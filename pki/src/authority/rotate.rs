@@ -1,5 +1,6 @@
 //! Taking the steps that [`crate::rotation`] allows.
 
+use std::collections::BTreeSet;
 use std::time::SystemTime;
 
 use super::{Authority, Book, Change, MAX_LIFETIME};
@@ -7,7 +8,7 @@ use crate::Error;
 use crate::issuing::{Generation, LIST_LIFETIME};
 use crate::ledger::Event;
 use crate::profile::{AUTHORITY_LIFETIME, Hierarchy, KeyKind};
-use crate::rotation::{Action, Blocked, Evidence, Gates, Phase, decide};
+use crate::rotation::{Action, Blocked, Evidence, Gate, Gates, Phase, decide};
 
 /// A step that is asked for.
 #[derive(Clone, Debug)]
@@ -157,14 +158,15 @@ fn destroy_untrusted(book: &Book, change: &mut Change, hierarchy: Hierarchy, aft
 
 fn not_met(hierarchy: Hierarchy, blocked: Blocked) -> Error {
     let unmet = match blocked {
-        Blocked::WrongPhase(text) => vec![text],
-        Blocked::Unmet(unmet) => unmet
-            .into_iter()
-            .map(|unmet| match unmet.peer {
+        Blocked::WrongPhase(text) => vec![format!("rule of the order of steps: {text}")],
+        Blocked::Unmet(unmet) => {
+            let rules: BTreeSet<Gate> = unmet.iter().map(|unmet| unmet.gate).collect();
+            let unmet = unmet.into_iter().map(|unmet| match unmet.peer {
                 Some(peer) => format!("{peer}: {}", unmet.reason),
                 None => unmet.reason,
-            })
-            .collect(),
+            });
+            unmet.chain(rules.into_iter().map(|gate| gate.rule().to_owned())).collect()
+        }
     };
     Error::GateNotMet { hierarchy: hierarchy.as_str(), unmet }
 }

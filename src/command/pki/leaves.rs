@@ -175,7 +175,7 @@ pub(super) fn sign(matches: &ArgMatches) -> anyhow::Result<u8> {
     // A bad request is a refusal, whatever is bad about it.
     let request = CertificateRequest::parse(&file, &bytes).map_err(|error| Error::Refused {
         identity: granted.identity.to_string(),
-        reason: error.to_string(),
+        reason: format!("{error}; have its holder make the request again"),
     })?;
     let out = absolute(&text(matches, "out").unwrap_or_default())?;
     let drop_extra = matches.get_flag("drop-extra");

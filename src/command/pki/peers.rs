@@ -33,17 +33,40 @@ struct PeersFile {
 struct Peer {
     /// `observee/eu-1`, `observer/hub` or `ingress/eu-1`.
     identity: String,
-    /// `host:port` of its TLS server.
-    connect: Option<String>,
+    /// `host:port` of its TLS server; a list, where several servers have the identity: all of them have to be seen.
+    #[serde(default)]
+    connect: Addresses,
     server_name: Option<String>,
     /// URLs of its metrics, one per process.
     #[serde(default)]
     metrics: Vec<String>,
 }
 
+#[derive(Clone, Deserialize)]
+#[serde(untagged)]
+enum Addresses {
+    One(String),
+    Several(Vec<String>),
+}
+
+impl Default for Addresses {
+    fn default() -> Self {
+        Self::Several(Vec::new())
+    }
+}
+
+impl Addresses {
+    fn all(&self) -> &[String] {
+        match self {
+            Self::One(address) => std::slice::from_ref(address),
+            Self::Several(addresses) => addresses,
+        }
+    }
+}
+
 pub(super) fn peers_arg() -> Arg {
     Arg::new("peers").long("peers").value_name("FILE").help(
-        "YAML file: peers: [{identity: observee/eu-1, connect: host:port, server_name: name, metrics: [url]}]",
+        "YAML file: peers: [{identity: observee/eu-1, connect: [host:port], server_name: name, metrics: [url]}]; every server and process that has the identity",
     )
 }
 
@@ -95,23 +118,32 @@ pub(super) fn look(authority: &Authority, file: &str) -> anyhow::Result<(Observa
     let yaml = parallax_pki::read_bounded(std::path::Path::new(file))?;
     let peers: PeersFile = serde_saphyr::from_str(&yaml).with_context(|| format!("--peers={file}"))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let mut seen = BTreeMap::new();
+    // An identity may stand there several times, once for each replica: then all of them together are the peer, and none may be left unseen.
+    let mut seen: BTreeMap<String, Option<PeerObservation>> = BTreeMap::new();
     let mut problems = Vec::new();
     for peer in &peers.peers {
         let identity: PeerIdentity = format!("spiffe://{}/{}", authority.trust_domain(), peer.identity)
             .parse()
             .with_context(|| format!("--peers={file}"))?;
-        if peer.connect.is_none() && peer.metrics.is_empty() {
+        if peer.connect.all().is_empty() && peer.metrics.is_empty() {
             bail!("--peers={file}: {} has neither connect nor metrics", peer.identity);
         }
         match runtime.block_on(look_at(authority, &identity, peer)) {
             Ok(observation) => {
-                seen.insert(identity.to_string(), observation);
+                seen.entry(identity.to_string())
+                    .and_modify(|former| {
+                        *former = former.take().and_then(|former| together(vec![former, observation.clone()]));
+                    })
+                    .or_insert(Some(observation));
             }
-            Err(error) => problems.push(format!("{}: {error:#}", peer.identity)),
+            Err(error) => {
+                seen.insert(identity.to_string(), None);
+                problems.push(format!("{}: {error:#}", peer.identity));
+            }
         }
     }
-    Ok((authority.observe(seen)?, problems))
+    let seen = seen.into_iter().filter_map(|(identity, observation)| Some((identity, observation?)));
+    Ok((authority.observe(seen.collect())?, problems))
 }
 
 async fn look_at(
@@ -121,7 +153,7 @@ async fn look_at(
 ) -> anyhow::Result<PeerObservation> {
     // What is connected to may be another process than those that tell of themselves: an ingress in front of them.
     let mut processes = Vec::new();
-    if let Some(address) = &peer.connect {
+    for address in peer.connect.all() {
         processes.push(look_at_server(authority, identity, address, peer.server_name.as_deref()).await?);
     }
     for url in &peer.metrics {
@@ -296,6 +328,35 @@ impl<'t> Sample<'t> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_several_processes_the_peer_trusts_what_all_trust_and_shows_what_any_shows() {
+        let process = |trusts: &[u32], serial: &str, connections: Option<&[u32]>| {
+            let numbers = |what: &[u32]| Seen { at_ms: 1, what: what.iter().copied().collect() };
+            let of = |what| BTreeMap::from([(Hierarchy::Observers, numbers(what))]);
+            PeerObservation {
+                trusts: of(trusts),
+                shows: Some(Seen { at_ms: 1, what: BTreeSet::from([serial.to_owned()]) }),
+                connections: connections.map(of).unwrap_or_default(),
+            }
+        };
+        let all = together(vec![process(&[1, 2], "a", None), process(&[1], "b", Some(&[1]))]).unwrap();
+        assert_eq!(all.trusts[&Hierarchy::Observers].what, BTreeSet::from([1]), "one knows g1 alone");
+        assert_eq!(all.shows.unwrap().what.len(), 2);
+        assert_eq!(all.connections[&Hierarchy::Observers].what, BTreeSet::from([1]));
+        let blind = PeerObservation { shows: None, ..process(&[1, 2], "a", None) };
+        assert!(together(vec![process(&[1, 2], "a", None), blind]).unwrap().shows.is_none());
+    }
+
+    #[test]
+    fn a_peer_has_one_server_or_several() {
+        let file: PeersFile = serde_saphyr::from_str(
+            "peers: [{identity: a/b, connect: 'h:1'}, {identity: a/b, connect: ['h:1', 'h:2']}, {identity: a/b}]",
+        )
+        .unwrap();
+        let counts: Vec<usize> = file.peers.iter().map(|peer| peer.connect.all().len()).collect();
+        assert_eq!(counts, [1, 2, 0]);
+    }
 
     #[test]
     fn samples_of_the_text_format_are_read_and_the_rest_is_left() {

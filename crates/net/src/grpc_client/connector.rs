@@ -13,7 +13,8 @@ use std::time::Duration;
 use hyper_util::rt::TokioIo;
 use parallax_dial::{DialError, dial};
 use parallax_pki::certificate::Facts;
-use parallax_pki::{ExpectedServer, Explanation, FailureReason, Side, explain};
+use parallax_pki::verify::identity_of;
+use parallax_pki::{ExpectedServer, Explanation, FailureReason, Side, explain, explain_to};
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -22,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tower::Service;
 
 use super::health::Health;
-use super::stream::{ClientStream, Watched};
+use super::stream::{ClientStream, Parties, Watched};
 use super::turnover::Shown;
 use super::{ClientTls, GrpcTarget, is_client};
 use crate::Error;
@@ -126,10 +127,11 @@ impl Connector {
         let config = material
             .client_config(&tls.settings.expected)
             .map_err(|error| Explanation { reason: FailureReason::Other, text: error.to_string() })?;
+        let own = material.identity().map(ToString::to_string);
         let stream = TlsConnector::from(config)
             .connect(tls.server_name.clone(), stream)
             .await
-            .map_err(|error| explain_handshake(&error))?;
+            .map_err(|error| explain_handshake(&error, own.as_deref()))?;
         if let Some(protocol) = stream.get_ref().1.alpn_protocol().filter(|protocol| *protocol != b"h2") {
             return Err(Explanation {
                 reason: FailureReason::Protocol,
@@ -139,17 +141,25 @@ impl Connector {
                 ),
             });
         }
-        Ok(self.watched(tls, stream, material.trust_digest()))
+        Ok(self.watched(tls, stream, material.trust_digest(), own))
     }
 }
 
 impl Connector {
     /// Counts the connection, and ends it when its server is no longer trusted.
-    fn watched(&self, tls: &Tls, stream: TlsStream<TcpStream>, accepted_by: Option<&str>) -> ClientStream {
+    fn watched(
+        &self,
+        tls: &Tls,
+        stream: TlsStream<TcpStream>,
+        accepted_by: Option<&str>,
+        own: Option<String>,
+    ) -> ClientStream {
         let source = &tls.settings.source;
         let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
         let counted = source.count_connection(chain.first().map(|leaf| &**leaf));
+        let mut parties = Parties { own, server: None };
         if let Some(leaf) = chain.first().and_then(|leaf| Facts::read(leaf).ok()) {
+            parties.server = identity_of(&leaf).ok().flatten().map(|identity| identity.to_string());
             self.shown.note(leaf.issuer_raw);
         }
         let cut = CancellationToken::new();
@@ -160,13 +170,13 @@ impl Connector {
             expected: tls.settings.expected.clone(),
         };
         tokio::spawn(server.watch(source.clone(), accepted_by.map(str::to_owned), cut.clone()));
-        ClientStream::tls(stream, Arc::clone(&self.health), Watched::new(cut, counted))
+        ClientStream::tls(stream, Arc::clone(&self.health), Watched::new(cut, counted, parties))
     }
 }
 
 /// A server that hangs up in the middle of a handshake most often does not speak TLS.
-fn explain_handshake(error: &io::Error) -> Explanation {
-    let mut explanation = explain(error, Side::Client);
+fn explain_handshake(error: &io::Error, own: Option<&str>) -> Explanation {
+    let mut explanation = explain_to(error, Side::Client, own);
     if explanation.reason == FailureReason::Closed {
         explanation.text.push_str("; does it speak TLS on this port?");
     }

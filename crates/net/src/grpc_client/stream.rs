@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use parallax_pki::credentials::CountedConnection;
-use parallax_pki::{Explanation, FailureReason, Side, explain};
+use parallax_pki::{Explanation, FailureReason, Side, explain_to};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
@@ -37,11 +37,20 @@ pub(super) struct Watched {
     /// Ends the watching with the connection.
     _end: DropGuard,
     _counted: CountedConnection,
+    parties: Parties,
+}
+
+/// The identities in the two certificates of a connection, as far as they have any.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Parties {
+    pub(super) own: Option<String>,
+    pub(super) server: Option<String>,
 }
 
 impl Watched {
-    pub(super) fn new(cut: CancellationToken, counted: CountedConnection) -> Self {
-        Self { cut: Box::pin(cut.clone().cancelled_owned()), _end: cut.drop_guard(), _counted: counted }
+    pub(super) fn new(cut: CancellationToken, counted: CountedConnection, parties: Parties) -> Self {
+        let ending = Box::pin(cut.clone().cancelled_owned());
+        Self { cut: ending, _end: cut.drop_guard(), _counted: counted, parties }
     }
 }
 
@@ -52,6 +61,12 @@ impl ClientStream {
 
     pub(super) fn tls(stream: TlsStream<TcpStream>, health: Arc<Health>, watched: Watched) -> Self {
         Self { transport: Transport::Tls(Box::new(stream)), health, heard: false, watched: Some(watched) }
+    }
+
+    /// The server may have refused our certificate only after the handshake.
+    fn explain(&self, error: &io::Error) -> Explanation {
+        let own = self.watched.as_ref().and_then(|watched| watched.parties.own.as_deref());
+        explain_to(error, Side::Client, own)
     }
 
     fn failed(&self, explanation: Explanation, kind: io::ErrorKind) -> io::Error {
@@ -85,8 +100,8 @@ impl ClientStream {
             Transport::Tls(stream) => Pin::new(stream.as_mut()).poll_read(context, &mut buffer),
         };
         let (explanation, kind) = match said {
-            Poll::Ready(Err(better)) => (explain(&better, Side::Client), better.kind()),
-            _ => (explain(&error, Side::Client), error.kind()),
+            Poll::Ready(Err(better)) => (self.explain(&better), better.kind()),
+            _ => (self.explain(&error), error.kind()),
         };
         self.failed(explanation, kind)
     }
@@ -98,9 +113,12 @@ impl AsyncRead for ClientStream {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.watched.as_mut().is_some_and(|watched| watched.cut.as_mut().poll(context).is_ready()) {
-            let text = "the server's certificate is revoked, or its CA is no longer trusted".to_owned();
-            let explanation = Explanation { reason: FailureReason::Revoked, text };
+        if let Some(watched) = &mut self.watched
+            && watched.cut.as_mut().poll(context).is_ready()
+        {
+            let sentence = "the server's certificate is revoked, or its CA is no longer trusted";
+            let explanation =
+                Explanation::refusal(FailureReason::Revoked, sentence, watched.parties.server.as_deref());
             return Poll::Ready(Err(self.failed(explanation, io::ErrorKind::ConnectionAborted)));
         }
         let before = buffer.filled().len();
@@ -113,7 +131,7 @@ impl AsyncRead for ClientStream {
                 Poll::Ready(self.note_first(buffer.filled().get(before..).unwrap_or_default()))
             }
             Poll::Ready(Err(error)) => {
-                Poll::Ready(Err(self.failed(explain(&error, Side::Client), error.kind())))
+                Poll::Ready(Err(self.failed(self.explain(&error), error.kind())))
             }
             other => other,
         }

@@ -55,7 +55,9 @@ impl AccessRule {
     /// Judges a call by its connection and headers, and settles in `request` who it is from.
     fn judge(&self, request: &mut http::Request<Body>) -> Result<(), Status> {
         let Some(mut peer) = request.extensions().get::<PeerInfo>().cloned() else {
-            return Err(Status::permission_denied("it is not known who calls"));
+            return Err(Status::permission_denied(
+                "rule of allowed identities: it is not known who calls; call over TLS",
+            ));
         };
         let judged = self.forwarded(&mut peer, request.headers()).and_then(|()| self.admit(&peer));
         match judged {
@@ -88,9 +90,10 @@ impl AccessRule {
         let accepted =
             forwarded::accept(peer.identity.as_ref(), &values, format, verify).map_err(|error| {
                 let header = format.header_name();
+                let who = peer.identity.as_ref().map_or("no identity".to_owned(), ToString::to_string);
                 Refusal {
                     reason: error.reason(),
-                    text: format!("rule of forwarded certificates: {header}: {error}"),
+                    text: format!("rule of forwarded certificates: {header} from {who}: {error}"),
                 }
             })?;
         if let Some(accepted) = accepted {

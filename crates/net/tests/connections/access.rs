@@ -120,6 +120,8 @@ async fn an_ingress_speaks_for_the_client_whose_certificate_it_forwards() {
         let status = ask_with(&server, &through, &headers).await.unwrap_err();
         assert_eq!(status.code(), Code::PermissionDenied, "{status:?}");
         assert!(status.message().contains(part), "{part}: {status:?}");
+        assert!(status.message().contains("rule of "), "{status:?}");
+        assert!(status.message().contains("spiffe://mesh.example/"), "whose it is: {status:?}");
         assert!(refused(&server, reason), "{reason}: {}", server.metrics.encode().unwrap());
     }
     // The same header from anybody else is a lie, even from one who may ask.

@@ -172,6 +172,29 @@ async fn of_a_declared_cluster_only_its_own_certificate_is_taken_or_one_without_
 }
 
 #[tokio::test]
+async fn both_sides_are_told_the_rule_the_identity_and_what_to_do() {
+    let mesh = Mesh::new();
+    let server = TestServer::start(Some(mesh.server_source())).await;
+    let expired = mesh.client_leaf_at(SystemTime::now() - 60 * DAY);
+    let foreign = with_ca(&Mesh::new().client_leaf(), mesh.bundle(Hierarchy::Observees));
+    for (pem, rule) in [(expired.credentials(), "rule of validity: renew it"), (foreign, "rule of trusted CAs: ")]
+    {
+        let source = CredentialSource::from_pem(pem, CLIENT).unwrap();
+        let message = refusal(&server.channel(&source)).await;
+        for part in [rule, "the server refused our certificate", "[spiffe://mesh.example/observer/hub]"] {
+            assert!(message.contains(part), "{part}: {message}");
+        }
+    }
+    // Of the server's certificate, which we refuse.
+    let mut target = GrpcTarget::tls(server.localhost(), mesh.client_source());
+    target.tls.as_mut().unwrap().server_name = Some("us-1.example".to_owned());
+    let message = refusal(&connect(&target).unwrap()).await;
+    for part in ["[spiffe://mesh.example/observee/eu-1]", "rule of server names: dial it by a name"] {
+        assert!(message.contains(part), "{part}: {message}");
+    }
+}
+
+#[tokio::test]
 async fn skipping_verification_accepts_any_server() {
     let (mesh, other) = (Mesh::new(), Mesh::new());
     let source = with_ca(&other.server_leaf(), mesh.bundle(Hierarchy::Observers));
