@@ -7,42 +7,84 @@ mod program;
 
 use std::fs;
 use std::net::SocketAddr;
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use desk::Desk;
 use parallax_testkit::process::{Process, free_port, program_or_leave_out};
 use program::PATIENCE;
+use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::Value;
 
-/// Commands of the page that need no running mesh.
-fn page_commands() -> Vec<String> {
+/// The commands of the page, as they stand there.
+fn page_commands() -> String {
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/pki/README.md");
     let page = fs::read_to_string(page).unwrap();
-    let blocks = page.split("```sh\n").skip(1).map(|block| block.split("```").next().unwrap());
-    blocks.flat_map(str::lines).map(|line| line.replace('"', "")).collect()
+    let blocks: Vec<&str> =
+        page.split("```sh\n").skip(1).map(|block| block.split("```").next().unwrap()).collect();
+    assert!(blocks.len() >= 7, "{blocks:?}");
+    blocks.concat()
+}
+
+/// A shell and whatever it has started, which end with it.
+struct Shell {
+    child: std::process::Child,
+}
+
+impl Drop for Shell {
+    fn drop(&mut self) {
+        // An error means that all of them have ended already.
+        if let Some(group) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+        let _ = self.child.wait();
+    }
 }
 
 #[test]
-fn the_commands_of_the_page_run_in_their_order() {
+fn a_newcomer_who_follows_the_page_replaces_both_cas_under_a_loop_of_queries_and_none_fails() {
+    let test = "a_newcomer_who_follows_the_page_replaces_both_cas_under_a_loop_of_queries_and_none_fails";
+    let programs = ["prometheus", "curl", "bash"].map(|name| program_or_leave_out(name, test));
+    let [Some(prometheus), Some(_), Some(bash)] = programs else { return };
     let desk = Desk::empty();
-    let commands = page_commands();
-    assert!(commands.len() >= 10, "{commands:?}");
-    for line in commands {
-        let words = line.strip_prefix("parallax pki ").unwrap_or_else(|| panic!("{line}"));
-        // No mesh runs here: what the peers would show is waived.
-        let words = if words.contains("--peers") {
-            let all =
-                "--accept-missing observee/eu-1 --accept-missing observee/us-1 --accept-missing observer/hub";
-            format!("{} {all} --reason page", words.replace("--peers peers.yaml", ""))
-        } else {
-            words.to_owned()
-        };
-        desk.ok(&words);
+    // Only the ports are others than on the page: those may be somebody's.
+    let mut commands = page_commands();
+    for port in 19_000..19_300 {
+        if commands.contains(&port.to_string()) {
+            commands = commands.replace(&port.to_string(), &free_port().unwrap().to_string());
+        }
     }
+    let programs = desk.path("bin");
+    fs::create_dir(&programs).unwrap();
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_parallax"), programs.join("parallax")).unwrap();
+    std::os::unix::fs::symlink(prometheus, programs.join("prometheus")).unwrap();
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let path = std::env::join_paths(std::iter::once(programs).chain(std::env::split_paths(&path))).unwrap();
+    let log = fs::File::create(desk.path("page.log")).unwrap();
+    let mut command = Command::new(bash);
+    command.args(["-eu", "-c", &commands]).current_dir(desk.path("")).env_clear().env("PATH", path);
+    command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).process_group(0);
+    let mut shell = Shell { child: command.spawn().unwrap() };
+    let (began, said) = (Instant::now(), || desk.text("page.log"));
+    let status = loop {
+        if let Some(status) = shell.child.try_wait().unwrap() {
+            break status;
+        }
+        assert!(began.elapsed() < 5 * PATIENCE, "the page does not come to its end:\n{}", said());
+        std::thread::sleep(Duration::from_millis(100));
+    };
+    assert!(status.success(), "{status}:\n{}", said());
+    let answers = desk.text("answers.log");
+    let failed: Vec<&str> = answers.lines().filter(|line| *line != "whole").collect();
+    assert!(failed.is_empty() && answers.lines().count() > 20, "{failed:?}\n{}", said());
+    assert!(said().contains(" whole answers, 0 failed"), "{}", said());
     let status = desk.json("status --state file:pki");
-    assert_eq!(status["rotations"][1]["phase"], "steady g2");
-    assert_eq!(status["leaves"].as_array().unwrap().len(), 2, "{status}");
+    for rotation in status["rotations"].as_array().unwrap() {
+        assert_eq!(rotation["phase"], "steady g2", "{status}");
+    }
+    assert_eq!(status["leaves"].as_array().unwrap().len(), 2, "one is revoked: {status}");
     assert!(desk.text("certs/hub/ca.crt").contains("X509 CRL"), "the list did not reach the hub");
 }
 
@@ -174,7 +216,7 @@ fn exports_are_what_the_other_programs_read() {
         export("--observer hub --format thanos-endpoints --address eu-1.example:443")
             .contains("- address: eu-1.example:443")
     );
-    for format in ["envoy", "traefik", "prometheus-operator"] {
+    for format in ["haproxy", "envoy", "traefik", "prometheus-operator"] {
         assert!(export(&format!("--observee eu-1 --format {format}")).len() > 100, "{format}");
     }
     let map = desk.ok("bundle observers --state file:pki --format configmap --name trust");

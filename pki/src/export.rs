@@ -21,6 +21,7 @@ pub enum Format {
     ThanosFlags,
     ThanosEndpoints,
     Nginx,
+    Haproxy,
     Envoy,
     Traefik,
     PrometheusOperator,
@@ -28,13 +29,14 @@ pub enum Format {
 
 impl Format {
     /// Names as they are written on the command line.
-    pub const ALL: [(&'static str, Self); 9] = [
+    pub const ALL: [(&'static str, Self); 10] = [
         ("pem", Self::Pem),
         ("k8s-secret", Self::KubernetesSecret),
         ("tfvars", Self::Tfvars),
         ("thanos-flags", Self::ThanosFlags),
         ("thanos-endpoints", Self::ThanosEndpoints),
         ("nginx", Self::Nginx),
+        ("haproxy", Self::Haproxy),
         ("envoy", Self::Envoy),
         ("traefik", Self::Traefik),
         ("prometheus-operator", Self::PrometheusOperator),
@@ -94,7 +96,8 @@ impl Export<'_> {
             Format::ThanosFlags => Ok(self.thanos_flags()),
             Format::ThanosEndpoints => Ok(self.thanos_endpoints()),
             Format::Nginx => Ok(self.nginx()),
-            Format::Envoy => Ok(self.envoy()),
+            Format::Haproxy => Ok(self.haproxy()),
+            Format::Envoy => self.envoy(),
             Format::Traefik => Ok(self.traefik()),
             Format::PrometheusOperator => Ok(self.prometheus_operator()),
         }
@@ -173,29 +176,80 @@ impl Export<'_> {
         )
     }
 
-    fn envoy(&self) -> String {
-        let Self { directory, server_name, .. } = self;
-        let domain = self.identity.trust_domain();
+    /// A whole file. HAProxy reads certificates when it starts or is told to (`SIGUSR2` to its master process).
+    fn haproxy(&self) -> String {
+        let Self { directory, address, .. } = self;
+        // As with nginx: with a list for some CAs only, it would refuse the clients of the others.
+        let lists = if self.has_lists { format!(" crl-file {directory}/ca.crt") } else { String::new() };
         format!(
-            "# transport_socket of the listener's filter chain\nname: envoy.transport_sockets.tls\ntyped_config:\n  \
-             \"@type\": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext\n  \
-             require_client_certificate: true\n  common_tls_context:\n    alpn_protocols: [h2]\n    \
-             tls_params: {{tls_minimum_protocol_version: TLSv1_3}}\n    tls_certificates:\n    \
-             - certificate_chain: {{filename: {directory}/tls.crt}}\n      private_key: {{filename: {directory}/tls.key}}\n      \
-             watched_directory: {{path: {directory}}}\n    validation_context:\n      trusted_ca: {{filename: {directory}/ca.crt}}\n      \
-             watched_directory: {{path: {directory}}}\n      match_typed_subject_alt_names:\n      - san_type: URI\n        \
-             matcher: {{prefix: \"spiffe://{domain}/observer/\"}}\n# For {server_name}; on the HTTP connection manager:\n#   \
-             forward_client_cert_details: SANITIZE_SET\n#   set_current_client_cert_details: {{uri: true, cert: true}}\n"
+            "# After a change of these files, and again after the first `pki revoke` (which adds the revocation list): reload\nglobal\n    \
+             # Finds tls.key beside tls.crt.\n    ssl-load-extra-del-ext\ndefaults\n    mode http\n    timeout connect 5s\n    \
+             timeout http-request 10s\n    timeout client 300s\n    timeout server 300s\nfrontend parallax\n    \
+             bind :443 ssl crt {directory}/tls.crt ca-file {directory}/ca.crt verify required alpn h2 ssl-min-ver TLSv1.3{lists}\n    \
+             # Replaces what a client sent, as Traefik writes it; the observee believes it of an ingress only.\n    \
+             http-request set-header x-forwarded-tls-client-cert %[ssl_c_der,base64]\n    default_backend observee\nbackend observee\n    \
+             server observee {address} proto h2\n"
         )
+    }
+
+    /// A whole file. Envoy takes revocation lists out of `ca.crt` by itself, and follows the directory.
+    fn envoy(&self) -> Result<String, Error> {
+        let Self { directory, .. } = self;
+        let domain = self.identity.trust_domain();
+        let (host, port) = self.host_and_port()?;
+        let tls = format!(
+            "          \"@type\": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext\n          \
+             require_client_certificate: true\n          common_tls_context:\n            alpn_protocols: [h2]\n            \
+             tls_params: {{tls_minimum_protocol_version: TLSv1_3}}\n            tls_certificates:\n            \
+             - certificate_chain: {{filename: {directory}/tls.crt}}\n              private_key: {{filename: {directory}/tls.key}}\n              \
+             watched_directory: {{path: {directory}}}\n            validation_context:\n              \
+             trusted_ca: {{filename: {directory}/ca.crt}}\n              watched_directory: {{path: {directory}}}\n              \
+             match_typed_subject_alt_names:\n              - san_type: URI\n                \
+             matcher: {{prefix: \"spiffe://{domain}/observer/\"}}\n"
+        );
+        Ok(format!(
+            "static_resources:\n  listeners:\n  - name: parallax\n    \
+             address: {{socket_address: {{address: 0.0.0.0, port_value: 443}}}}\n    filter_chains:\n    - transport_socket:\n        \
+             name: envoy.transport_sockets.tls\n        typed_config:\n{tls}      filters:\n      \
+             - name: envoy.filters.network.http_connection_manager\n        typed_config:\n          \
+             \"@type\": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager\n          \
+             stat_prefix: parallax\n          codec_type: HTTP2\n          stream_idle_timeout: 300s\n          \
+             # Replaces what a client sent; the observee believes it of an ingress only.\n          \
+             forward_client_cert_details: SANITIZE_SET\n          set_current_client_cert_details: {{uri: true, cert: true}}\n          \
+             route_config:\n            virtual_hosts:\n            - name: parallax\n              domains: [\"*\"]\n              \
+             routes:\n              - match: {{prefix: \"/\"}}\n                route: {{cluster: observee, timeout: 0s}}\n          \
+             http_filters:\n          - name: envoy.filters.http.router\n            typed_config:\n              \
+             \"@type\": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router\n  clusters:\n  - name: observee\n    \
+             connect_timeout: 5s\n    type: STRICT_DNS\n    typed_extension_protocol_options:\n      \
+             envoy.extensions.upstreams.http.v3.HttpProtocolOptions:\n        \
+             \"@type\": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions\n        \
+             explicit_http_config: {{http2_protocol_options: {{}}}}\n    load_assignment:\n      cluster_name: observee\n      \
+             endpoints:\n      - lb_endpoints:\n        \
+             - endpoint: {{address: {{socket_address: {{address: \"{host}\", port_value: {port}}}}}}}\n"
+        ))
+    }
+
+    fn host_and_port(&self) -> Result<(&str, u16), Error> {
+        let split = self.address.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse().ok()?)));
+        let (host, port) = split.filter(|(host, _)| !host.is_empty()).ok_or_else(|| Error::Name {
+            what: "address",
+            text: self.address.to_owned(),
+            reason: "write it as host:port",
+        })?;
+        Ok((host.trim_start_matches('[').trim_end_matches(']'), port))
     }
 
     fn traefik(&self) -> String {
         let Self { directory, server_name, address, .. } = self;
         format!(
-            "# Dynamic configuration. Traefik reads certificates again only when this file changes.\ntls:\n  certificates:\n  \
+            "# Dynamic configuration. Traefik reads certificates again only when this file changes, and knows no revocation lists:\n\
+             # replace the CA (pki rotate ca) to shut somebody out at once.\ntls:\n  certificates:\n  \
              - certFile: {directory}/tls.crt\n    keyFile: {directory}/tls.key\n  options:\n    parallax:\n      minVersion: VersionTLS13\n      \
              clientAuth:\n        caFiles: [{directory}/ca.crt]\n        clientAuthType: RequireAndVerifyClientCert\nhttp:\n  routers:\n    \
-             parallax:\n      rule: Host(`{server_name}`)\n      service: parallax\n      tls: {{options: parallax}}\n  services:\n    \
+             parallax:\n      rule: Host(`{server_name}`)\n      service: parallax\n      middlewares: [parallax]\n      \
+             tls: {{options: parallax}}\n  middlewares:\n    \
+             # Replaces what a client sent; the observee believes it of an ingress only.\n    \
+             parallax:\n      passTLSClientCert: {{pem: true}}\n  services:\n    \
              parallax:\n      loadBalancer:\n        servers:\n        - url: h2c://{address}\n"
         )
     }

