@@ -6,6 +6,7 @@
 //! Files are compared by content, not by time or event: it works on projected volumes, NFS and plain directories alike.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
@@ -41,6 +42,19 @@ impl CredentialFiles {
             key: Some(directory.join(KEY_FILE)),
             ca: Some(directory.join(CA_FILE)),
         }
+    }
+
+    /// Why the private key is not private; `None` if it is, or cannot be looked at. Mounted secrets are like that unless they are told otherwise, so this is
+    /// a warning, where an authority's own state makes it an error.
+    pub fn key_exposure(&self) -> Option<String> {
+        let path = self.key.as_deref()?;
+        let mode = std::fs::metadata(path).ok()?.permissions().mode() & 0o777;
+        (mode & 0o006 != 0).then(|| {
+            format!(
+                "mode {mode:04o} lets everybody on this machine at it; chmod 600 {}, or defaultMode: 0400 of a mounted secret",
+                path.display()
+            )
+        })
     }
 
     fn read(&self) -> Result<CredentialPem, Error> {
@@ -135,6 +149,9 @@ impl CredentialSource {
     /// Credentials read from files, once. Errors: a file cannot be read; the set is not good.
     pub fn from_files(files: CredentialFiles, profile: impl Into<TlsProfile>) -> Result<Self, Error> {
         let pem = files.read()?;
+        if let Some(reason) = files.key_exposure() {
+            tracing::warn!(reason, "the private key is not private");
+        }
         Self::start(&pem, profile.into(), files.subjects(), Some(files))
     }
 

@@ -11,6 +11,7 @@ use crate::bundle::digest_text;
 use crate::certificate::format_time;
 use crate::leaf_files::CA_FILE;
 use crate::ledger::Leaf;
+use crate::observations::PeerObservation;
 use crate::profile::Hierarchy;
 
 /// How urgent a row is. Ordered.
@@ -73,6 +74,9 @@ pub struct LeafRow {
     /// When the peer was last seen, and whether it showed this leaf.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seen: Option<String>,
+    /// Which CAs it was last seen to trust, such as `observers g1+g2`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trusts: Option<String>,
     pub urgency: Urgency,
 }
 
@@ -148,7 +152,9 @@ impl Inventory {
                 let opposite = leaf.record.hierarchy.opposite();
                 let bundle = bundles.iter().find(|(hierarchy, _)| *hierarchy == opposite);
                 let mut row = leaf_row(authority, leaf, bundle.map_or("", |(_, text)| text), thresholds, now);
-                row.seen = observations.peers.get(&leaf.record.identity).and_then(|seen| {
+                let peer = observations.peers.get(&leaf.record.identity);
+                row.trusts = peer.and_then(trusts_text);
+                row.seen = peer.and_then(|seen| {
                     let shows = seen.shows.as_ref()?;
                     let this = if shows.what.contains(&leaf.record.serial) {
                         "with this leaf"
@@ -213,8 +219,20 @@ fn leaf_row(
             _ => "elsewhere",
         },
         seen: None,
+        trusts: None,
         urgency: if due <= now { by_end.max(Urgency::Due) } else { by_end },
     }
+}
+
+/// Of each hierarchy the generations that a peer was seen to trust; `None`: it was never looked at.
+fn trusts_text(peer: &PeerObservation) -> Option<String> {
+    let of = peer.trusts.iter().map(|(hierarchy, seen)| {
+        let numbers: Vec<String> = seen.what.iter().map(|number| format!("g{number}")).collect();
+        let numbers = if numbers.is_empty() { "none of ours".to_owned() } else { numbers.join("+") };
+        format!("{} {numbers}", hierarchy.as_str())
+    });
+    let all: Vec<String> = of.collect();
+    (!all.is_empty()).then(|| all.join(", "))
 }
 
 fn urgency(end: SystemTime, now: SystemTime, thresholds: Thresholds) -> Urgency {

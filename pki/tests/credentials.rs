@@ -185,6 +185,24 @@ fn half_written_files_keep_the_old_set_until_they_are_whole() {
     assert_eq!(source.status().last_error, None);
 }
 
+#[test]
+fn t6_a_mounted_key_that_everybody_may_read_is_taken_with_a_warning() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let home = tempfile::tempdir().unwrap();
+    server_leaf(&authority()).write(home.path()).unwrap();
+    let files = CredentialFiles::in_directory(home.path());
+    assert_eq!(files.key_exposure(), None);
+    let key = home.path().join("tls.key");
+    // As Kubernetes mounts a secret unless it is told otherwise.
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
+    let warning = files.key_exposure().unwrap();
+    assert!(warning.contains("0644") && warning.contains("chmod 600") && warning.contains("defaultMode"));
+    CredentialSource::from_files(files.clone(), Purpose::Server).unwrap();
+    // A group's, as fsGroup makes it, is the group's business.
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o640)).unwrap();
+    assert_eq!(files.key_exposure(), None);
+}
+
 #[tokio::test]
 async fn files_are_polled_while_somebody_holds_the_source() {
     let home = tempfile::tempdir().unwrap();

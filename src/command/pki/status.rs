@@ -58,6 +58,7 @@ fn table(inventory: &Inventory) -> String {
                 String::new(),
                 format!("{}, key {}", row.status, row.key),
                 String::new(),
+                String::new(),
                 mark(row.urgency).to_owned(),
             ]
         })
@@ -72,11 +73,13 @@ fn table(inventory: &Inventory) -> String {
             row.renew_at.clone(),
             row.home.clone().unwrap_or_else(|| "handed over".to_owned()),
             row.bundle.to_owned(),
+            row.trusts.clone().unwrap_or_else(|| "not seen".to_owned()),
             mark(row.urgency).to_owned(),
         ]
     }));
-    let mut text =
-        columns(&["ROLE", "NAME", "GEN", "UNTIL", "LEFT", "RENEW AT", "WHERE", "BUNDLE", "URGENCY"], &rows);
+    let heads =
+        ["ROLE", "NAME", "GEN", "UNTIL", "LEFT", "RENEW AT", "WHERE", "BUNDLE", "SEEN TO TRUST", "URGENCY"];
+    let mut text = columns(&heads, &rows);
     text.push('\n');
     for row in &inventory.rotations {
         text.push_str(&format!(

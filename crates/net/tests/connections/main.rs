@@ -5,5 +5,6 @@ mod fixture;
 mod handshakes;
 mod http;
 mod limits;
+mod odd_servers;
 mod trust;
 mod turnover;
