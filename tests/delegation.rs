@@ -128,9 +128,7 @@ async fn a_hub_that_holds_more_than_is_delegated_to_it_may_be_refused_as_a_whole
 async fn the_certificate_has_to_be_the_hubs_own_whatever_is_delegated() {
     let region = Region::start().await;
     // Another hub of the mesh stands where `eu` is expected; its certificate has the right DNS name.
-    let section = |name: &str| {
-        json!({"name": name, "address": region.hub, "server_name": server_name(HUB), "delegated": CLUSTERS})
-    };
+    let section = |name: &str| json!({"name": name, "address": region.hub, "server_name": server_name(HUB), "delegated": CLUSTERS});
     let flat = json!({"name": "eu-1", "address": region.hub, "server_name": server_name(HUB)});
     for (name, declared) in [("other", section("ap")), ("flat", flat)] {
         let (_program, url) = region.above(name, declared).await;
@@ -151,7 +149,8 @@ async fn an_entry_of_the_discovery_file_delegates_too_and_follows_the_file() {
     let write = |delegated: &[&str]| {
         let tls = json!({"cert_file": leaf.file("tls.crt"), "key_file": leaf.file("tls.key"), "ca_file": leaf.file("ca.crt")});
         let client = json!({"tls_config": tls, "server_name": server_name(HUB)});
-        let entry = json!({"address": region.hub, "cluster": HUB, "delegated": delegated, "client_config": client});
+        let entry =
+            json!({"address": region.hub, "cluster": HUB, "delegated": delegated, "client_config": client});
         std::fs::write(&file, json!({"endpoints": [entry]}).to_string()).unwrap();
     };
     write(&["eu-1"]);

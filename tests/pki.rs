@@ -294,7 +294,12 @@ fn t8_of_two_who_rotate_at_once_one_does_it_and_the_other_is_told() {
     let desk = Desk::new();
     let words = "rotate ca observers --state file:pki --phase prepare";
     let both = [(); 2].map(|()| {
-        desk.command(words).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+        desk.command(words)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
     });
     let ended = both.map(|child| child.wait_with_output().unwrap());
     let mut codes: Vec<i32> = ended.iter().filter_map(|output| output.status.code()).collect();
@@ -358,7 +363,8 @@ fn t5_commands_that_are_killed_at_any_moment_leave_what_the_next_one_continues()
         let phase = steps[round as usize % steps.len()];
         let words = if phase.is_empty() { renew.clone() } else { rotate(phase) };
         let mut command = desk.command(&words);
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let mut child =
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         // From the first moment to the last, not in order.
         std::thread::sleep(one_takes * (round * 7 % 24) / 24);
         killed += u32::from(child.try_wait().unwrap().is_none());
@@ -381,7 +387,8 @@ fn status_is_one_table_of_the_mesh_with_what_each_peer_was_seen_to_trust() {
     let desk = Desk::new();
     desk.ok("issue --state file:pki --observee eu-1 --out certs/eu-1");
     let table = desk.ok("status --state file:pki");
-    for part in ["SEEN TO TRUST", "LEFT", "RENEW AT", "observee", "eu-1", "not seen", "observers", "signing"] {
+    for part in ["SEEN TO TRUST", "LEFT", "RENEW AT", "observee", "eu-1", "not seen", "observers", "signing"]
+    {
         assert!(table.contains(part), "{part}:\n{table}");
     }
     let at = now_ms();

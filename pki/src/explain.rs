@@ -214,10 +214,9 @@ fn certificate_sentence(error: &CertificateError, peer: &str) -> (FailureReason,
                 unix_text(*not_before)
             ),
         ),
-        CertificateError::NotValidForName => (
-            R::WrongName,
-            format!("the {peer}'s certificate does not carry the name it was dialled by"),
-        ),
+        CertificateError::NotValidForName => {
+            (R::WrongName, format!("the {peer}'s certificate does not carry the name it was dialled by"))
+        }
         CertificateError::NotValidForNameContext { expected, presented } => (
             R::WrongName,
             format!(
@@ -265,10 +264,9 @@ fn explain_alert(alert: AlertDescription, side: Side, own: Option<&str>) -> Expl
             format!("{refused}: it has expired or is not valid yet (check its dates and both clocks)"),
         ),
         AlertDescription::CertificateRevoked => (R::Revoked, format!("{refused}: it is revoked")),
-        AlertDescription::CertificateRequired => (
-            R::MissingCertificate,
-            format!("the {peer} requires a client certificate and none was given"),
-        ),
+        AlertDescription::CertificateRequired => {
+            (R::MissingCertificate, format!("the {peer} requires a client certificate and none was given"))
+        }
         AlertDescription::UnsupportedCertificate => (
             R::WrongRole,
             format!(

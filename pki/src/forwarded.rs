@@ -56,17 +56,29 @@ impl HeaderFormat {
 /// Why a header is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ForwardedError {
-    #[error("a forwarded certificate came from {0}, which is no ingress: give the proxy a leaf of its own (pki issue --ingress)")]
+    #[error(
+        "a forwarded certificate came from {0}, which is no ingress: give the proxy a leaf of its own (pki issue --ingress)"
+    )]
     NotFromAnIngress(String),
-    #[error("the ingress sent {0} forwarded certificates; exactly one is allowed: let it replace the header, not add to it")]
+    #[error(
+        "the ingress sent {0} forwarded certificates; exactly one is allowed: let it replace the header, not add to it"
+    )]
     Several(usize),
-    #[error("the forwarded certificate is longer than {MAX_HEADER_BYTES} bytes; let the ingress forward the leaf alone")]
+    #[error(
+        "the forwarded certificate is longer than {MAX_HEADER_BYTES} bytes; let the ingress forward the leaf alone"
+    )]
     TooLong,
-    #[error("the forwarded certificate cannot be read: {0}; set the header as that kind of ingress writes it (pki export)")]
+    #[error(
+        "the forwarded certificate cannot be read: {0}; set the header as that kind of ingress writes it (pki export)"
+    )]
     Malformed(String),
-    #[error("the forwarded certificate carries no identity of ours; give the client one (pki issue --observer)")]
+    #[error(
+        "the forwarded certificate carries no identity of ours; give the client one (pki issue --observer)"
+    )]
     NoIdentity,
-    #[error("the forwarded certificate is of {certificate}, the header says {stated}; let the ingress replace what clients send")]
+    #[error(
+        "the forwarded certificate is of {certificate}, the header says {stated}; let the ingress replace what clients send"
+    )]
     Contradiction { certificate: String, stated: String },
     #[error("the forwarded certificate is refused: {0}")]
     Unverified(String),

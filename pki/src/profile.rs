@@ -172,7 +172,9 @@ pub(crate) fn leaf_params(
     let identity = &request.identity;
     let refuse = |reason: String| Error::Refused { identity: identity.to_string(), reason };
     if request.dns_names.len() > MAX_ALTERNATIVE_NAMES || request.addresses.len() > MAX_ALTERNATIVE_NAMES {
-        return Err(refuse(format!("more than {MAX_ALTERNATIVE_NAMES} DNS names or addresses; ask for fewer")));
+        return Err(refuse(format!(
+            "more than {MAX_ALTERNATIVE_NAMES} DNS names or addresses; ask for fewer"
+        )));
     }
     let mut params = named_params(identity.name().to_owned())?;
     params.is_ca = IsCa::ExplicitNoCa;

@@ -189,23 +189,48 @@ fn t2_each_wrong_client_is_refused_by_a_server_with_the_cause() {
     assert_eq!(mesh.server_says(Some(&good)), None, "one like ours is taken");
     for (what, client, reason, part) in [
         ("wrong CA", other.forge(ees, named(vec![uri(HUB)])), R::WrongCa, "not signed by a CA in our bundle"),
-        ("the CA of servers", mesh.forge(Hierarchy::Observees, |params| {
-            params.subject_alt_names = vec![uri(HUB)];
-            params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        }), R::WrongCa, HUB),
+        (
+            "the CA of servers",
+            mesh.forge(Hierarchy::Observees, |params| {
+                params.subject_alt_names = vec![uri(HUB)];
+                params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+            }),
+            R::WrongCa,
+            HUB,
+        ),
         ("expired", mesh.forge(ees, at_days(-10, vec![uri(HUB)])), R::Expired, "expired at"),
         ("not yet valid", mesh.forge(ees, at_days(10, vec![uri(HUB)])), R::NotYetValid, "is a clock wrong?"),
         ("wrong role", mesh.forge(ees, named(vec![uri(EU)])), R::WrongRole, "may not act as a client"),
-        ("wrong usage", mesh.forge(ees, |params| {
-            params.subject_alt_names = vec![uri(HUB)];
-            params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        }), R::WrongRole, HUB),
-        ("no usage", mesh.forge(ees, |params| {
-            params.subject_alt_names = vec![uri(HUB)];
-            params.extended_key_usages = vec![];
-        }), R::WrongRole, HUB),
-        ("wrong trust domain", mesh.forge(ees, named(vec![uri("spiffe://other.example/observer/hub")])), R::WrongName, "not of the trust domain mesh.example"),
-        ("two identities", mesh.forge(ees, named(vec![uri(HUB), uri("spiffe://mesh.example/observer/b")])), R::BadCertificate, "2 SPIFFE names"),
+        (
+            "wrong usage",
+            mesh.forge(ees, |params| {
+                params.subject_alt_names = vec![uri(HUB)];
+                params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+            }),
+            R::WrongRole,
+            HUB,
+        ),
+        (
+            "no usage",
+            mesh.forge(ees, |params| {
+                params.subject_alt_names = vec![uri(HUB)];
+                params.extended_key_usages = vec![];
+            }),
+            R::WrongRole,
+            HUB,
+        ),
+        (
+            "wrong trust domain",
+            mesh.forge(ees, named(vec![uri("spiffe://other.example/observer/hub")])),
+            R::WrongName,
+            "not of the trust domain mesh.example",
+        ),
+        (
+            "two identities",
+            mesh.forge(ees, named(vec![uri(HUB), uri("spiffe://mesh.example/observer/b")])),
+            R::BadCertificate,
+            "2 SPIFFE names",
+        ),
         ("no name", mesh.forge(ees, named(vec![])), R::BadCertificate, "no alternative name"),
         ("a CA as a leaf", mesh.ca(ees), R::BadCertificate, "refused"),
     ] {
@@ -236,21 +261,51 @@ fn t2_each_wrong_server_is_refused_by_a_client_with_the_cause() {
     assert_eq!(mesh.client_says(&good), None, "one like ours is taken");
     for (what, server, reason, part) in [
         ("wrong CA", other.forge(ees, named(names(EU))), R::WrongCa, EU),
-        ("the CA of clients", mesh.forge(Hierarchy::Observers, |params| {
-            params.subject_alt_names = vec![uri(EU), dns("localhost")];
-            params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        }), R::WrongCa, EU),
+        (
+            "the CA of clients",
+            mesh.forge(Hierarchy::Observers, |params| {
+                params.subject_alt_names = vec![uri(EU), dns("localhost")];
+                params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+            }),
+            R::WrongCa,
+            EU,
+        ),
         ("expired", mesh.forge(ees, at_days(-10, names(EU))), R::Expired, "expired at"),
         ("not yet valid", mesh.forge(ees, at_days(10, names(EU))), R::NotYetValid, "is a clock wrong?"),
         ("wrong role", mesh.forge(ees, named(names(HUB))), R::WrongRole, "may not act as a server"),
-        ("wrong usage", mesh.forge(ees, |params| {
-            params.subject_alt_names = vec![uri(EU), dns("localhost")];
-            params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        }), R::WrongRole, EU),
-        ("wrong cluster", mesh.forge(ees, named(names("spiffe://mesh.example/observee/us-1"))), R::WrongName, "rule of cluster identities"),
-        ("wrong trust domain", mesh.forge(ees, named(names("spiffe://other.example/observee/eu-1"))), R::WrongName, "not of the trust domain"),
-        ("wrong name", mesh.forge(ees, named(vec![uri(EU), dns("us-1.example")])), R::WrongName, "us-1.example"),
-        ("two identities", mesh.forge(ees, named([names(EU), vec![uri(HUB)]].concat())), R::BadCertificate, "2 SPIFFE names"),
+        (
+            "wrong usage",
+            mesh.forge(ees, |params| {
+                params.subject_alt_names = vec![uri(EU), dns("localhost")];
+                params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+            }),
+            R::WrongRole,
+            EU,
+        ),
+        (
+            "wrong cluster",
+            mesh.forge(ees, named(names("spiffe://mesh.example/observee/us-1"))),
+            R::WrongName,
+            "rule of cluster identities",
+        ),
+        (
+            "wrong trust domain",
+            mesh.forge(ees, named(names("spiffe://other.example/observee/eu-1"))),
+            R::WrongName,
+            "not of the trust domain",
+        ),
+        (
+            "wrong name",
+            mesh.forge(ees, named(vec![uri(EU), dns("us-1.example")])),
+            R::WrongName,
+            "us-1.example",
+        ),
+        (
+            "two identities",
+            mesh.forge(ees, named([names(EU), vec![uri(HUB)]].concat())),
+            R::BadCertificate,
+            "2 SPIFFE names",
+        ),
         ("a CA as a leaf", mesh.ca(ees), R::BadCertificate, "refused"),
     ] {
         let (found, text) = mesh.client_says(&server).unwrap_or_else(|| panic!("{what} was taken"));

@@ -70,9 +70,8 @@ impl Mesh {
 
     /// What processes that start now read.
     fn load(&self) -> Loaded {
-        let files = |leaf: &str| {
-            CredentialFiles::in_directory(&self.home.path().join("pki/leaves").join(leaf))
-        };
+        let files =
+            |leaf: &str| CredentialFiles::in_directory(&self.home.path().join("pki/leaves").join(leaf));
         Loaded {
             server: CredentialSource::from_files(files("observee/eu-1"), Purpose::Server).unwrap(),
             client: CredentialSource::from_files(files("observer/hub"), CLIENT).unwrap(),
@@ -140,7 +139,9 @@ impl Mount<'_> {
         let name = format!("..v{}", self.version);
         let files = self.directory.join(&name);
         fs::create_dir(&files).unwrap();
-        for (file, text) in [("tls.crt", &leaf.cert_pem), ("tls.key", &leaf.key_pem), ("ca.crt", &leaf.ca_pem)] {
+        for (file, text) in
+            [("tls.crt", &leaf.cert_pem), ("tls.key", &leaf.key_pem), ("ca.crt", &leaf.ca_pem)]
+        {
             fs::write(files.join(file), text).unwrap();
             let link = self.directory.join(file);
             if self.version == 1 {

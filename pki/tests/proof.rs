@@ -22,7 +22,8 @@ fn every_line_of_the_proof_names_tests_that_exist() {
             }
         }
     }
-    let numbers = (1..=13).map(|number| format!("T{number}")).chain((1..=20).map(|number| number.to_string()));
+    let numbers =
+        (1..=13).map(|number| format!("T{number}")).chain((1..=20).map(|number| number.to_string()));
     for line in numbers {
         assert!(tests.contains_key(line.as_str()), "nothing proves {line}");
     }

@@ -206,11 +206,28 @@ fn a_verifier_says_whose_certificate_it_refuses() {
     world.mesh.revoke("stolen", picked, RevocationReason::KeyCompromise, now).unwrap();
     let stranger = world.other.issue_observer("stranger").unwrap();
     let rows: BTreeMap<&str, (String, FailureReason, &str)> = BTreeMap::from([
-        ("observer/late", (world.leaf("spiffe://mesh.example/observer/late", now - 90 * DAY).cert_pem, FailureReason::Expired, "renew it")),
-        ("observer/early", (world.leaf("spiffe://mesh.example/observer/early", now + 3 * DAY).cert_pem, FailureReason::NotYetValid, "compare the clocks")),
+        (
+            "observer/late",
+            (
+                world.leaf("spiffe://mesh.example/observer/late", now - 90 * DAY).cert_pem,
+                FailureReason::Expired,
+                "renew it",
+            ),
+        ),
+        (
+            "observer/early",
+            (
+                world.leaf("spiffe://mesh.example/observer/early", now + 3 * DAY).cert_pem,
+                FailureReason::NotYetValid,
+                "compare the clocks",
+            ),
+        ),
         ("observer/stolen", (revoked.cert_pem.clone(), FailureReason::Revoked, "issue another certificate")),
         ("observer/stranger", (stranger.cert_pem, FailureReason::WrongCa, "put its CA into the bundle")),
-        ("observee/eu-1", (world.leaf(EU, now).cert_pem, FailureReason::WrongRole, "a client shows a leaf of")),
+        (
+            "observee/eu-1",
+            (world.leaf(EU, now).cert_pem, FailureReason::WrongRole, "a client shows a leaf of"),
+        ),
     ]);
     for (who, (pem, reason, what_to_do)) in rows {
         let (found, text) = as_client(&world, &pem);
@@ -221,11 +238,20 @@ fn a_verifier_says_whose_certificate_it_refuses() {
     let (server, bundle) = (world.leaf(EU, now), world.mesh.bundle_pem(Hierarchy::Observees));
     for (name, expected, what_to_do) in [
         ("us-1.example", ExpectedServer::Name, "issue it with the name (pki issue --dns)"),
-        ("eu-1.mesh.example", ExpectedServer::NameOfCluster("us-1".to_owned()), "mend the address, or state the identity"),
-        ("eu-1.mesh.example", ExpectedServer::Identity(identity("spiffe://mesh.example/observee/us-1")), "mend the address, or the identity"),
+        (
+            "eu-1.mesh.example",
+            ExpectedServer::NameOfCluster("us-1".to_owned()),
+            "mend the address, or state the identity",
+        ),
+        (
+            "eu-1.mesh.example",
+            ExpectedServer::Identity(identity("spiffe://mesh.example/observee/us-1")),
+            "mend the address, or the identity",
+        ),
     ] {
         let name = ServerName::try_from(name).unwrap();
-        let judged = Material::judge_server(&bundle, &chain(&server.cert_pem), &name, &expected, now).unwrap();
+        let judged =
+            Material::judge_server(&bundle, &chain(&server.cert_pem), &name, &expected, now).unwrap();
         tells(&judged.unwrap_err().text, EU, what_to_do);
     }
 }

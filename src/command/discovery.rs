@@ -159,7 +159,10 @@ impl Discovery {
                 match known {
                     None => configs.push(config),
                     // Two names may stand for one server: that is no mistake of anybody.
-                    Some(known) if dns_name(&entry).is_some() && (&known.cluster, &known.delegated) == (&config.cluster, &config.delegated) => {}
+                    Some(known)
+                        if dns_name(&entry).is_some()
+                            && (&known.cluster, &known.delegated) == (&config.cluster, &config.delegated) => {
+                    }
                     Some(_) => {
                         let error = "this endpoint is given twice; its first entry is used".to_owned();
                         problems.push(Problem { source: config.name, error });

@@ -72,7 +72,8 @@ pub async fn proxy(backends: Vec<String>) -> String {
             let backends = Arc::clone(&backends);
             tokio::spawn(async move {
                 for index in 0..backends.len() {
-                    if let Ok(mut back) = TcpStream::connect(&backends[(turn + index) % backends.len()]).await {
+                    if let Ok(mut back) = TcpStream::connect(&backends[(turn + index) % backends.len()]).await
+                    {
                         let _ = tokio::io::copy_bidirectional(&mut front, &mut back).await;
                         return;
                     }

@@ -151,10 +151,12 @@ impl Claim {
             }
             return metadata;
         }
-        let is_own = |set: &Labels| set.get(&self.label).is_some_and(|cluster| self.holds(cluster.as_bytes()));
+        let is_own =
+            |set: &Labels| set.get(&self.label).is_some_and(|cluster| self.holds(cluster.as_bytes()));
         let foreign = metadata.label_sets.iter().find(|set| !is_own(set));
-        metadata.foreign = foreign
-            .map(|set| bounded(format!("it advertises {set}, but its endpoint {} ({RULE})", self.declared())));
+        metadata.foreign = foreign.map(|set| {
+            bounded(format!("it advertises {set}, but its endpoint {} ({RULE})", self.declared()))
+        });
         metadata.label_sets.retain(is_own);
         metadata.tsdb_infos.retain(|info| is_own(&info.labels));
         metadata
@@ -262,7 +264,10 @@ mod tests {
         let twice = claim.foreign(&twice).unwrap();
         assert!(twice.starts_with("carries the label cluster more than once (rule of"), "{twice}");
         let none = claim.foreign(&labels::to_wire(&set(&[("job", "a")]))).unwrap();
-        assert!(none.starts_with(r#"does not say cluster, and its endpoint is declared as "eu-1" (rule of"#), "{none}");
+        assert!(
+            none.starts_with(r#"does not say cluster, and its endpoint is declared as "eu-1" (rule of"#),
+            "{none}"
+        );
     }
 
     #[test]
@@ -319,7 +324,10 @@ mod tests {
             }
             for other in ["eu", "eu-2", "eux2", "EU-1", "eu-1|eu.2", "us-1", ""] {
                 let reason = hub.foreign(&labels::to_wire(&set(&[("cluster", other)]))).unwrap();
-                assert!(reason.contains(r#"may answer only for "eu-1", "eu.2" (rule of declared"#), "{reason}");
+                assert!(
+                    reason.contains(r#"may answer only for "eu-1", "eu.2" (rule of declared"#),
+                    "{reason}"
+                );
             }
         }
         let many: Arc<[String]> = (100..200).map(|number| format!("c-{number}")).collect();

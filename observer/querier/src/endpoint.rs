@@ -353,8 +353,8 @@ impl Endpoint {
             (state.metadata.clone(), state.is_healthy())
         };
         let sets = known.as_deref().map_or(&[][..], |known| &known.label_sets);
-        let is_empty =
-            known.as_deref().is_some_and(|known| known.has_store && known.range.is_empty()) && sets.is_empty();
+        let is_empty = known.as_deref().is_some_and(|known| known.has_store && known.range.is_empty())
+            && sets.is_empty();
         if self.may_be_empty && is_healthy && is_empty {
             return Vec::new();
         }

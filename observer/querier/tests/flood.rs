@@ -5,9 +5,7 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use parallax_model::{Labels, Matcher};
-use parallax_querier::{
-    Connection, EndpointConfig, EndpointOptions, EndpointSet, Gap, Proxy, ProxyConfig,
-};
+use parallax_querier::{Connection, EndpointConfig, EndpointOptions, EndpointSet, Gap, Proxy, ProxyConfig};
 use parallax_storeapi::proto::thanos::info::{InfoResponse, StoreInfo};
 use parallax_storeapi::proto::thanos::series_response::Result as Frame;
 use parallax_storeapi::proto::thanos::{

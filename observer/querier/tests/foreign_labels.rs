@@ -381,8 +381,7 @@ async fn of_a_hub_the_series_of_the_clusters_delegated_to_it_are_taken_and_no_ot
     assert_eq!(store.asked.lock().unwrap().len(), 1);
     // Nor does what was not delegated go further up.
     let info = mesh.proxy.info().await.unwrap();
-    let passed: Vec<Labels> =
-        info.label_sets.iter().map(|set| labels::set_from_wire(set).unwrap()).collect();
+    let passed: Vec<Labels> = info.label_sets.iter().map(|set| labels::set_from_wire(set).unwrap()).collect();
     assert_eq!(passed, advertised[..2]);
     let (found, warnings) = values(&mesh).await;
     assert_eq!(found, ["eu-1", "eu-2"]);

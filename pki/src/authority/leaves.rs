@@ -138,7 +138,9 @@ impl Authority {
     ) -> Result<SignedRequest, Error> {
         let refuse = |reason: String| Error::Refused { identity: granted.identity.to_string(), reason };
         if let Some(other) = request.other_identity(&granted.identity) {
-            return Err(refuse(format!("the request is for {other}; sign it for that one, or have it made again")));
+            return Err(refuse(format!(
+                "the request is for {other}; sign it for that one, or have it made again"
+            )));
         }
         let dropped = request.beyond(granted);
         if !dropped.is_empty() && !drop_extra {
@@ -308,7 +310,10 @@ impl Authority {
         let identity = &request.identity;
         let subject = identity.to_string();
         if *identity.trust_domain() != self.trust_domain {
-            let reason = format!("this authority signs for {} only; use the state of the other mesh (--state)", self.trust_domain);
+            let reason = format!(
+                "this authority signs for {} only; use the state of the other mesh (--state)",
+                self.trust_domain
+            );
             return Err(Error::Refused { identity: subject, reason });
         }
         let hierarchy = Hierarchy::of(identity.role());

@@ -182,7 +182,9 @@ endpoints:
         let defect = |text: &str| parse(text).unwrap().endpoints[0].defect().unwrap();
         assert!(defect("endpoints: [{address: ''}]").contains("empty"));
         assert!(defect("endpoints: [{address: dns+a:1, strict: true}]").contains("strict"));
-        assert!(defect("endpoints: [{address: a:1, cluster: eu, delegated: []}]").contains("list the clusters"));
+        assert!(
+            defect("endpoints: [{address: a:1, cluster: eu, delegated: []}]").contains("list the clusters")
+        );
         assert!(defect("endpoints: [{address: a:1, delegated: [eu-1]}]").contains("the hub's own name"));
         assert!(
             defect("endpoints: [{address: a:1, cluster: eu, delegated: [a, b], foreign_labels: inject}]")

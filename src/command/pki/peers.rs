@@ -132,7 +132,8 @@ pub(super) fn look(authority: &Authority, file: &str) -> anyhow::Result<(Observa
             Ok(observation) => {
                 seen.entry(identity.to_string())
                     .and_modify(|former| {
-                        *former = former.take().and_then(|former| together(vec![former, observation.clone()]));
+                        *former =
+                            former.take().and_then(|former| together(vec![former, observation.clone()]));
                     })
                     .or_insert(Some(observation));
             }

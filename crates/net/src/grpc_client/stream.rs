@@ -130,9 +130,7 @@ impl AsyncRead for ClientStream {
             Poll::Ready(Ok(())) if !self.heard => {
                 Poll::Ready(self.note_first(buffer.filled().get(before..).unwrap_or_default()))
             }
-            Poll::Ready(Err(error)) => {
-                Poll::Ready(Err(self.failed(self.explain(&error), error.kind())))
-            }
+            Poll::Ready(Err(error)) => Poll::Ready(Err(self.failed(self.explain(&error), error.kind()))),
             other => other,
         }
     }

@@ -177,7 +177,8 @@ async fn both_sides_are_told_the_rule_the_identity_and_what_to_do() {
     let server = TestServer::start(Some(mesh.server_source())).await;
     let expired = mesh.client_leaf_at(SystemTime::now() - 60 * DAY);
     let foreign = with_ca(&Mesh::new().client_leaf(), mesh.bundle(Hierarchy::Observees));
-    for (pem, rule) in [(expired.credentials(), "rule of validity: renew it"), (foreign, "rule of trusted CAs: ")]
+    for (pem, rule) in
+        [(expired.credentials(), "rule of validity: renew it"), (foreign, "rule of trusted CAs: ")]
     {
         let source = CredentialSource::from_pem(pem, CLIENT).unwrap();
         let message = refusal(&server.channel(&source)).await;

@@ -47,7 +47,8 @@ fn pair(cert: &str, key: &str) -> Arc<CertifiedKey> {
 
 /// `localhost:port` of such a server; for another name than `localhost` it shows a certificate of the cluster us-1.
 async fn start(mesh: &Mesh, odd: Odd) -> String {
-    let (own, other) = (mesh.server_leaf(), mesh.authority.issue_observee("us-1", &["us-1.example"]).unwrap());
+    let (own, other) =
+        (mesh.server_leaf(), mesh.authority.issue_observee("us-1", &["us-1.example"]).unwrap());
     let certificates = ByName {
         name: "localhost",
         own: pair(&own.cert_pem, &own.key_pem),
