@@ -9,6 +9,7 @@ use parallax_pki::{
     LeafFiles, Material, Purpose, RevocationReason, Side, TrustDomain, explain,
 };
 use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType, SerialNumber};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -106,8 +107,14 @@ fn raw_client(bundle: &str, presented: Option<&Presented>) -> ClientConnection {
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_root_certificates(roots);
+    let provider = parallax_pki::provider();
     let mut config = match presented {
-        Some(pair) => config.with_client_auth_cert(chain(&pair.cert), key(&pair.key)).unwrap(),
+        Some(pair) => {
+            // Whatever is in it: rustls would look first.
+            let key = provider.key_provider.load_private_key(key(&pair.key)).unwrap();
+            let certified = CertifiedKey::new(chain(&pair.cert), key);
+            config.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(certified)))
+        }
         None => config.with_no_client_auth(),
     };
     config.alpn_protocols = vec![b"h2".to_vec()];

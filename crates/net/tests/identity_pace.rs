@@ -21,7 +21,6 @@ use parallax_pki::{
 };
 use rustls::{ClientConnection, ServerConnection};
 use rustls_pki_types::ServerName;
-use tokio::net::TcpStream;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 

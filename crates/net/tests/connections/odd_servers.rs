@@ -87,10 +87,11 @@ async fn bad_input_19_each_odd_server_gets_a_text_of_its_own() {
         let address = start(&mesh, odd).await;
         refusal(&connect(&GrpcTarget::tls(address, mesh.client_source())).unwrap()).await
     };
+    static OLD: [&SupportedProtocolVersion; 1] = [&rustls::version::TLS12];
     let (both, h2) = (rustls::ALL_VERSIONS, || vec![b"h2".to_vec()]);
     let h1_only = told(Odd { versions: both, alpn: vec![b"http/1.1".to_vec()], says: H1 }).await;
     assert!(h1_only.contains("does not speak the application protocol (h2)"), "{h1_only}");
-    let old = told(Odd { versions: &[&rustls::version::TLS12], alpn: h2(), says: b"" }).await;
+    let old = told(Odd { versions: &OLD, alpn: h2(), says: b"" }).await;
     assert!(old.contains("does not speak TLS 1.3 or refuses our versions"), "{old}");
     let silent = told(Odd { versions: both, alpn: h2(), says: b"" }).await;
     assert!(silent.contains("closed the connection before it said anything"), "{silent}");
