@@ -372,7 +372,8 @@ async fn of_a_hub_the_series_of_the_clusters_delegated_to_it_are_taken_and_no_ot
         "{gap}"
     );
     assert!(gap.reason.contains("rule of declared clusters") && gap.cluster == "eu", "{gap}");
-    assert_eq!(mesh.counted(), (odd.len() + 1).to_string());
+    // All of these, the one without the label, and the label set that it advertises.
+    assert_eq!(mesh.counted(), (odd.len() + 2).to_string());
     let asked = matchers::from_wire(&store.asked.lock().unwrap()[0].matchers).unwrap();
     assert!(asked[1].matches("eu-2") && !asked[1].matches("us-1"), "{asked:?}");
     // A question for another cluster does not even reach it, and it cannot be missed for that.
