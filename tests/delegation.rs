@@ -9,7 +9,6 @@ mod question;
 #[path = "support/sides.rs"]
 mod sides;
 
-use std::path::Path;
 
 use program::{Program, command, run};
 use question::{Answer, ask, ask_until, get};
@@ -44,7 +43,7 @@ impl Region {
             "http_address": "127.0.0.1:0",
             "grpc_address": "127.0.0.1:0",
             "grpc_tls": keys.observee(HUB).section(),
-            "tls": keys.observer(HUB).section(),
+            "tls": keys.observer("eu-asks").section(),
             "replica_labels": [REPLICA_LABEL],
             "data_dir": directory.path().join("eu-data"),
             "info_interval": "1s",
