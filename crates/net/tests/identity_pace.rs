@@ -81,7 +81,7 @@ fn full_handshakes_with_both_certificates_verified() {
     }
     let per_second = |time: Duration| f64::from(HANDSHAKES) / time.as_secs_f64();
     println!(
-        "| new mTLS handshakes per second and core on a server, TLS 1.3, both certificates verified | at least 1,000 | {:.0} (both sides together: {:.0}) |",
+        "\n| new mTLS handshakes per second and core on a server, TLS 1.3, both certificates verified | at least 1,000 | {:.0} (both sides together: {:.0}) |",
         per_second(took),
         per_second(began.elapsed())
     );
@@ -154,7 +154,7 @@ async fn connections_beside_those_who_never_finish_their_handshake() {
     let holder = tokio::task::spawn_blocking(move || Holder::start(&address)).await.unwrap();
     let beside = connections(&server, &mesh).await;
     println!(
-        "| a connection with its first call beside {} half-open handshakes, median and slowest of {TIMED} | as without them | {:.1} and {:.1} ms (without: {:.1} and {:.1} ms) |",
+        "\n| a connection with its first call beside {} half-open handshakes, median and slowest of {TIMED} | as without them | {:.1} and {:.1} ms (without: {:.1} and {:.1} ms) |",
         holder.held,
         millis(beside[TIMED / 2]),
         millis(beside[TIMED - 1]),
@@ -195,7 +195,7 @@ async fn a_reload_until_a_new_connection_sees_it() {
         slowest = slowest.max(began.elapsed());
     }
     println!(
-        "| a changed leaf, from the file to the first new connection that shows it, slowest of {ROUNDS} | 2 s | {:.2} s |",
+        "\n| a changed leaf, from the file to the first new connection that shows it, slowest of {ROUNDS} | 2 s | {:.2} s |",
         slowest.as_secs_f64()
     );
 }
@@ -220,7 +220,7 @@ async fn a_revocation_until_a_live_stream_is_cut() {
         slowest = slowest.max(began.elapsed());
     }
     println!(
-        "| a live stream of a client whose revocation arrives in the file, until it is cut, slowest of {ROUNDS} | 5 s | {:.2} s |",
+        "\n| a live stream of a client whose revocation arrives in the file, until it is cut, slowest of {ROUNDS} | 5 s | {:.2} s |",
         slowest.as_secs_f64()
     );
 }
@@ -244,7 +244,7 @@ fn the_status_of_a_mesh_of_many_clusters() {
         Thresholds { warn: Duration::from_secs(7 * 86_400), critical: Duration::from_secs(2 * 86_400) };
     let inventory = Inventory::of(&authority, thresholds, SystemTime::now()).unwrap();
     println!(
-        "| `pki status` over {CLUSTERS} clusters, from the state on disk | 1 s | {:.3} s (issuing them: {:.1} s) |",
+        "\n| `pki status` over {CLUSTERS} clusters, from the state on disk | 1 s | {:.3} s (issuing them: {:.1} s) |",
         began.elapsed().as_secs_f64(),
         issuing.as_secs_f64()
     );
