@@ -9,7 +9,6 @@ mod question;
 #[path = "support/sides.rs"]
 mod sides;
 
-
 use program::{Program, command, run};
 use question::{Answer, ask, ask_until, get};
 use serde_json::{Value, json};
