@@ -216,6 +216,14 @@ class Chart(unittest.TestCase):
         self.assertEqual([above[name].get("foreign_labels") for name in ("parallax-querier-eu-1", "parallax-querier-us-1", "parallax-store-eu-1")], ["inject", None, "inject"])
         self.assertIn("--endpoint.max-frame-size=32MiB", out.args("Deployment", "parallax-querier-us-1"))
 
+    def test_a_hub_over_several_clusters_answers_for_those_on_its_list(self):
+        hub = {"tlsQueriers": {"region-eu": {"stores": ["hub.eu.example.com:443"], "delegated": ["eu-2", "eu-3"]}}}
+        self.assertEqual(self.render("observer", hub).file("parallax-query", "observer.yaml")["clusters"][1]["delegated"], ["eu-2", "eu-3"])
+        out = self.render("observer", {**hub, **STACKED})
+        for file in ("parallax-querier-region-eu", "parallax-query"):
+            found = [endpoint for endpoint in out.file(file, "endpoints.yaml")["endpoints"] if endpoint.get("cluster") == "region-eu"]
+            self.assertEqual([endpoint["delegated"] for endpoint in found], [["eu-2", "eu-3"]])
+
     def test_target_files_are_followed(self):
         out = self.render("observer", {"observer": {"mode": "stacked", "targetFiles": "stores"}})
         self.assertIn("--store.sd-files=/etc/parallax/targets/*.yaml", out.args("Deployment", "parallax-query"))
@@ -499,6 +507,9 @@ class Chart(unittest.TestCase):
             ("observer", {"storeGateways": {"eu-1": {"relabel": [{"action": "replace"}]}}}, ["action"]),
             ("observer", {"observer": {"foreignLabels": "keep"}}, ["foreignLabels"]),
             ("observer", {"observer": {"compression": "gzip"}}, ["compression"]),
+            ("observer", {"tlsQueriers": {"eu-1": {"delegated": []}}}, ["delegated"]),
+            ("observer", {"tlsQueriers": {"eu-1": {"delegated": ["a"], "foreignLabels": "inject"}}}, ["delegated", "drop or refuse"]),
+            ("observer", {**STACKED, "tlsQueriers": {"eu-1": {"delegated": ["a"], "cluster": ""}}}, ["delegated", "own name"]),
             ("observer", {"observer": {"targetFiles": "stores"}}, ["targetFiles", "stacked"]),
             ("observer", {"observer": {"mode": "stacked", "infoInterval": "5s"}}, ["infoInterval", "inline"]),
             ("observer", {"observer": {"upward": {"allowedIdentities": ["observer/a"]}}}, ["upward.tlsSecret"]),

@@ -43,6 +43,8 @@ variable "tls_queriers" {
     foreign_labels        = optional(string)
     # Value of the cluster label, if it is not the key; "" if this cluster has none (mode stacked).
     cluster = optional(string)
+    # Of a hub over several clusters, whose name is the key: those that it may answer for.
+    delegated = optional(list(string))
   }))
 }
 

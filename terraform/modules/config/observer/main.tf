@@ -72,6 +72,7 @@ locals {
         authority     = querier.authority
         compression   = querier.compression
         foreignLabels = querier.foreign_labels
+        delegated     = querier.delegated
       }
     }
     storeGateways = {

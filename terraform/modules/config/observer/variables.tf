@@ -45,6 +45,8 @@ variable "tls_queriers" {
     foreign_labels = optional(string)
     # Value of the cluster label, if it is not the key; "" if this cluster has none (mode stacked).
     cluster = optional(string)
+    # Of a hub over several clusters, whose name is the key: those that it may answer for.
+    delegated = optional(list(string))
   }))
 
   validation {
@@ -83,6 +85,14 @@ variable "tls_queriers" {
       (querier.foreign_labels == null ? true : contains(["drop", "inject", "refuse"], querier.foreign_labels))
     ])
     error_message = "A tls_querier's compression is none, snappy or zstd, its foreign_labels drop, inject or refuse."
+  }
+  validation {
+    condition = alltrue([
+      for querier in var.tls_queriers : querier.delegated == null ? true : (
+        length(querier.delegated) > 0 && (querier.foreign_labels == null ? var.query.foreign_labels : querier.foreign_labels) != "inject" && querier.cluster != ""
+      )
+    ])
+    error_message = "delegated of a tls_querier lists the clusters that this hub may answer for, at least one; it needs the hub's own name (the key, or cluster), and foreign_labels drop or refuse."
   }
   validation {
     condition     = length(flatten([for querier in var.tls_queriers : querier.stores])) == length(distinct(flatten([for querier in var.tls_queriers : querier.stores])))

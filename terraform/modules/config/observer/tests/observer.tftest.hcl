@@ -234,6 +234,25 @@ run "both_modes_judge_what_a_cluster_claims" {
   }
 }
 
+run "a_hub_over_several_clusters_answers_for_those_on_its_list" {
+  command = plan
+  variables {
+    tls_queriers = { region-eu = { stores = ["hub.eu.example:443"], delegated = ["eu-1", "eu-2"] } }
+  }
+  assert {
+    condition     = yamldecode(output.helm_values).tlsQueriers["region-eu"].delegated == ["eu-1", "eu-2"]
+    error_message = "the list"
+  }
+}
+
+run "several_clusters_of_one_name_are_refused" {
+  command = plan
+  variables {
+    tls_queriers = { region-eu = { stores = ["hub.eu.example:443"], delegated = ["eu-1", "eu-2"], foreign_labels = "inject" } }
+  }
+  expect_failures = [var.tls_queriers]
+}
+
 run "an_unknown_compression_is_refused" {
   command = plan
   variables {
