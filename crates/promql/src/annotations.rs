@@ -57,6 +57,11 @@ impl Annotations {
         self.add(Level::Warning, None, text);
     }
 
+    /// An info of another engine, in whole words, with its place in this query if that is known.
+    pub fn passed_on(&mut self, position: Option<usize>, text: String) {
+        self.add(Level::Info, position, text);
+    }
+
     fn warn(&mut self, position: PosRange, text: String) {
         self.add(Level::Warning, Some(position.start), format!("PromQL warning: {text}"));
     }

@@ -174,6 +174,19 @@ impl Engine {
     /// # Errors
     /// If the expression cannot be planned, see [`QueryError`].
     pub fn explain(&self, expr: &Expr, range: QueryRange) -> Result<PlanNode, QueryError> {
-        answer::explain(&self.options, expr, range)
+        answer::explain(&self.options, None, expr, range)
+    }
+
+    /// The same, with what `source` would have evaluated elsewhere. Nobody is asked.
+    ///
+    /// # Errors
+    /// As for [`Engine::explain`].
+    pub fn explain_over(
+        &self,
+        source: &dyn Source,
+        expr: &Expr,
+        range: QueryRange,
+    ) -> Result<PlanNode, QueryError> {
+        answer::explain(&self.options, Some(source), expr, range)
     }
 }

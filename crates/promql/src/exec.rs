@@ -14,6 +14,7 @@ pub(crate) mod leaf;
 pub(crate) mod map;
 pub(crate) mod meter;
 pub(crate) mod prepare;
+pub(crate) mod pushed;
 pub(crate) mod range;
 pub(crate) mod row;
 pub(crate) mod selector;
@@ -28,6 +29,7 @@ use std::rc::Rc;
 
 use crate::annotations::Annotations;
 use crate::engine::{EngineOptions, Interrupt, QueryError};
+use crate::source::Source;
 use analyze::SampleCounts;
 use meter::Meter;
 use row::{Budget, Row};
@@ -48,6 +50,8 @@ pub(crate) struct Context<'q> {
     /// Samples looked at so far.
     pub samples: SampleCounts,
     pub meter: Meter<'q>,
+    /// For selections that are only opened if they are read.
+    pub source: Option<&'q dyn Source>,
 }
 
 impl<'q> Context<'q> {
@@ -59,7 +63,12 @@ impl<'q> Context<'q> {
             annotations: RefCell::default(),
             samples,
             meter: Meter::new(interrupt),
+            source: None,
         }
+    }
+
+    pub fn with_source(self, source: &'q dyn Source) -> Self {
+        Self { source: Some(source), ..self }
     }
 
     /// See [`Meter::spend`].

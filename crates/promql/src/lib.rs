@@ -4,6 +4,7 @@
 
 pub mod annotations;
 pub mod ast;
+mod cut;
 pub mod engine;
 mod exec;
 mod functions;

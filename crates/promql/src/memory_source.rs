@@ -129,6 +129,7 @@ mod tests {
             grouping: Vec::new(),
             grouping_by: false,
             preparation: None,
+            scope: Default::default(),
         }
     }
 

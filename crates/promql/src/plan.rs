@@ -8,6 +8,7 @@ mod call;
 mod duration;
 mod outline;
 mod property;
+mod push_down;
 
 use std::sync::Arc;
 
@@ -37,7 +38,7 @@ use crate::exec::{BoxedOperator, Grid};
 use crate::functions::arithmetic::{changes_metric, scalar_result};
 use crate::functions::floats::has_arguments;
 use crate::functions::range_function::RangeFunction;
-use crate::source::Selection;
+use crate::source::{Scope, Selection, Source};
 pub(crate) use outline::{Outline, name_of};
 use property::{has_one_name, is_step_invariant};
 
@@ -92,6 +93,10 @@ pub(crate) struct Planner<'e> {
     count_rule: CountRule,
     /// The operators planned so far, if somebody wants to see them.
     outline: Option<Outline>,
+    /// Who may offer to evaluate parts of the plan.
+    source: Option<&'e dyn Source>,
+    /// Whose series selectors planned now read.
+    scope: Scope,
 }
 
 /// What of histograms the expressions around the planned one look at.
@@ -125,7 +130,15 @@ impl<'e> Planner<'e> {
             detail: Detail::default(),
             count_rule: CountRule::EachStep,
             outline: None,
+            source: None,
+            scope: Scope::All,
         }
+    }
+
+    /// Lets `source` evaluate parts of the plan, if it offers that.
+    pub fn over(mut self, source: &'e dyn Source) -> Self {
+        self.source = Some(source);
+        self
     }
 
     /// Notes the operators, and measures them when they run.
@@ -303,6 +316,7 @@ impl<'e> Planner<'e> {
             grouping,
             grouping_by,
             preparation: kernel.map(Preparation::new),
+            scope: self.scope,
         })
     }
 
@@ -490,9 +504,14 @@ impl<'e> Planner<'e> {
                     Some(parameter) => Some(self.scalar(parameter, grid)?),
                     None => None,
                 };
-                let input = self.plan(operand, grid, around)?;
+                let partials = self.partials(aggregate, position, grid, around)?;
+                let input = match &partials {
+                    Some((_, rest)) => self.scoped(*rest, operand, grid, around)?,
+                    None => self.plan(operand, grid, around)?,
+                };
                 let places = FoldPlaces { operand: operand.pos, parameter: parameter_position };
-                Ok(Box::new(Fold::new(op, key, input, parameter, places, steps)))
+                let fold = Fold::new(op, key, input, parameter, places, steps);
+                Ok(Box::new(fold.with_partials(partials.map(|(partials, _)| partials))))
             }
         }
     }

@@ -3,8 +3,9 @@
 //! The engine runs on a CPU thread and may block on a source; a source that waits for the network does so on
 //! its own threads and hands over through a bounded queue. Nothing passes this seam one sample at a time.
 
-use parallax_model::{Matcher, SeriesData, TimeRange};
+use parallax_model::{Labels, Matcher, SeriesData, TimeRange};
 
+pub use crate::cut::{Cut, Partition, Question};
 pub use crate::exec::prepare::{Preparation, Prepared};
 
 /// What one selector of a query needs, said before any data is read.
@@ -27,6 +28,19 @@ pub struct Selection {
     /// What may be done to each series before it is handed over, by whichever thread has decoded it. A source that hands over samples
     /// only is as right, and slower.
     pub preparation: Option<Preparation>,
+    /// Whose series are wanted.
+    pub scope: Scope,
+}
+
+/// Which part of what a source has. A number is that of a [`Pushed`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Scope {
+    #[default]
+    All,
+    /// What no partition of it holds.
+    Rest(u64),
+    /// What those of its partitions hold that did not answer. Opened when the answers are in, and only if it is read.
+    Declined(u64),
 }
 
 /// A series as it is handed over.
@@ -44,6 +58,13 @@ impl From<SeriesData> for Delivered {
 }
 
 impl Delivered {
+    pub fn labels(&self) -> &Labels {
+        match self {
+            Self::Samples(series) => &series.labels,
+            Self::Steps(prepared) => &prepared.labels,
+        }
+    }
+
     /// Prepares a series, if it is to be.
     ///
     /// # Errors
@@ -64,6 +85,44 @@ pub trait Source: Send + Sync {
     /// # Errors
     /// If the selection cannot be served at all; a partial failure is a warning of the stream.
     fn select(&self, selection: &Selection) -> Result<Box<dyn SeriesStream>, SourceError>;
+
+    /// Offers to have an aggregation evaluated where the data is. `None` if there is nobody to do it. It asks nobody yet.
+    fn push_down(&self, _: &Cut) -> Option<Box<dyn Pushed>> {
+        None
+    }
+}
+
+/// An aggregation of which some partitions of the data are aggregated elsewhere.
+///
+/// What these partitions hold, what [`Scope::Rest`] selects and what [`Scope::Declined`] selects have no series in common, and are together all that
+/// [`Scope::All`] selects. Partitions whose answers do not come, or are not to be trusted, have to be read through `Declined`.
+pub trait Pushed: Send {
+    fn number(&self) -> u64;
+
+    /// What is asked, and whom, for those who look at the plan.
+    fn questions(&self) -> Vec<String>;
+
+    /// Begins to ask, without waiting. `query_range` is that of the selections.
+    fn start(&mut self, query_range: TimeRange);
+
+    /// The next answer, in any order; `None` once all have answered or declined. Blocks.
+    ///
+    /// # Errors
+    /// If the deadline passed, or the caller went away.
+    fn next_answer(&mut self) -> Result<Option<PushedAnswer>, SourceError>;
+
+    /// Whether some declined; settled once there are no more answers.
+    fn has_declined(&self) -> bool;
+}
+
+/// What one partition answered. Its series have passed [`Question::check`].
+#[derive(Clone, Debug, Default)]
+pub struct PushedAnswer {
+    /// Which of [`Pushed::questions`] it answers.
+    pub question: usize,
+    pub partition: Partition,
+    /// Of the source, word by word.
+    pub warnings: Vec<String>,
 }
 
 /// The series of one selection. A series is whole in one batch, and no series comes twice.

@@ -43,6 +43,10 @@ impl<C> StoreClient<C> {
     pub fn channel(&self) -> &C {
         &self.channel
     }
+
+    pub(crate) fn limits(&self) -> MessageLimits {
+        self.limits
+    }
 }
 
 impl<C> StoreClient<C>

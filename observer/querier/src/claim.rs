@@ -170,6 +170,11 @@ impl Claim {
         }
     }
 
+    /// What its own series match.
+    pub(crate) fn own_matcher(&self) -> Matcher {
+        Matcher::equal(self.label.as_str(), self.cluster.as_str())
+    }
+
     /// The matchers for the endpoint, of a request that its declared cluster does not contradict.
     pub(crate) fn adapt(&self, matchers: &mut Vec<LabelMatcher>) {
         match self.mode {

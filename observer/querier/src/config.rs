@@ -8,6 +8,7 @@ use parallax_promql::engine::EngineOptions;
 use crate::api::ApiOptions;
 use crate::endpoint::{EndpointConfig, EndpointOptions, EndpointSet};
 use crate::proxy::ProxyConfig;
+use crate::pushdown::Distribution;
 use crate::query::QueryLimits;
 
 /// A whole querier. Every part has the defaults of Thanos' flags.
@@ -24,6 +25,8 @@ pub struct QuerierConfig {
     pub proxy: ProxyConfig,
     /// `--query.timeout`, `.max-concurrent`, `.max-concurrent-select`, `--deduplication.func`, and the byte budget.
     pub limits: QueryLimits,
+    /// Has aggregations evaluated by the queriers among the endpoints, see [`Distribution`]; `None` reads all series here. `--query.mode`.
+    pub distribution: Option<Distribution>,
     /// `--query.lookback-delta`, `.default-evaluation-interval`, and the samples one query may hold.
     pub engine: EngineOptions,
     /// How long requests may go on after a stop signal. It has to be shorter than what an orchestrator waits before it kills.
@@ -41,6 +44,7 @@ impl Default for QuerierConfig {
             endpoint_options: EndpointOptions::default(),
             proxy: ProxyConfig::default(),
             limits: QueryLimits::default(),
+            distribution: None,
             engine: EngineOptions::default(),
             stop_grace: Duration::from_secs(5),
             api: ApiOptions::default(),

@@ -16,8 +16,8 @@ pub use book::{CoverageBook, SAMPLE_INTERVAL};
 pub(crate) use log::CoverageEntry;
 pub use log::CoverageLog;
 pub use report::{Coverage, MAX_PARTS, Part, State};
-pub(crate) use series::WithCoverageSeries;
-pub(crate) use wire::{from_hint, to_hint};
+pub(crate) use series::{WithCoverageSeries, named as named_coverage_series};
+pub(crate) use wire::{from_hint, from_text, to_hint, to_text};
 
 /// How an endpoint failed an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -16,6 +16,7 @@ mod label_calls;
 mod look_ahead;
 mod open;
 mod pump;
+mod query_call;
 mod series;
 mod side;
 mod side_calls;
@@ -25,7 +26,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use parallax_model::{Labels, Matcher, TimeRange};
-use parallax_storeapi::proto::thanos::info::InfoResponse;
+use parallax_storeapi::proto::thanos::info::{InfoResponse, QueryApiInfo};
 use parallax_storeapi::proto::thanos::{
     LabelMatcher, LabelNamesRequest, LabelNamesResponse, LabelValuesRequest, LabelValuesResponse,
     PartialResponseStrategy, SeriesRequest,
@@ -42,7 +43,8 @@ use tonic::{Request, Status};
 
 use crate::coverage::{CoverageEntry, Gap, GapKind, bounded};
 use crate::endpoint::{Endpoint, EndpointSet};
-use crate::select::{Budget, Interest};
+use crate::received::{ReceivedCounter, ReceivedLog};
+use crate::select::{Among, Budget, Interest};
 use crate::store_selection::{Selection, select};
 
 pub(crate) use look_ahead::Ahead;
@@ -119,6 +121,7 @@ struct Inner {
     endpoints: Arc<EndpointSet>,
     config: ProxyConfig,
     gaps: GapCounter,
+    received: ReceivedCounter,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -135,7 +138,8 @@ impl Proxy {
             "Endpoints that were missing from answers, by how they failed",
             GapCounter::default(),
         );
-        Self { inner: Arc::new(Inner { endpoints, config, gaps }) }
+        let received = ReceivedCounter::new(metrics);
+        Self { inner: Arc::new(Inner { endpoints, config, gaps, received }) }
     }
 
     pub fn endpoints(&self) -> &Arc<EndpointSet> {
@@ -161,7 +165,12 @@ impl Proxy {
 
     /// Selects endpoints. Where no partial answer is allowed, a gap, and having no endpoint at all, is an error.
     fn select(&self, call: &Call, matchers: &[Matcher], range: TimeRange) -> Result<Selection, Status> {
-        self.admit(call, select(&self.inner.endpoints, range, matchers, &call.store_matchers))
+        let mut selection = select(&self.inner.endpoints, range, matchers, &call.store_matchers);
+        if let Some(among) = &call.among {
+            selection.ask.retain(|selected| among.has(selected.endpoint.name()));
+            selection.gaps.retain(|gap| among.has(&gap.endpoint));
+        }
+        self.admit(call, selection)
     }
 
     fn admit(&self, call: &Call, selection: Selection) -> Result<Selection, Status> {
@@ -193,6 +202,10 @@ struct Call {
     budget: Arc<Budget>,
     /// Whether anybody waits for the answer yet.
     interest: Interest,
+    /// Only these endpoints are asked, if anybody says so.
+    among: Option<Among>,
+    /// Where whoever asked wants to find how much came.
+    received: Option<ReceivedLog>,
     /// Where whoever asked wants to find what is known of the answer.
     coverage: Option<CoverageEntry>,
 }
@@ -229,6 +242,8 @@ impl Call {
                 .cloned()
                 .unwrap_or_else(|| Budget::new(config.max_held_bytes)),
             interest: request.extensions().get::<Interest>().cloned().unwrap_or_else(Interest::always),
+            among: request.extensions().get::<Among>().cloned(),
+            received: request.extensions().get::<ReceivedLog>().cloned(),
             coverage: request.extensions().get::<CoverageEntry>().cloned(),
         }
     }
@@ -246,6 +261,9 @@ impl Call {
         // A querier in this process shares it.
         request.extensions_mut().insert(Arc::clone(&self.budget));
         request.extensions_mut().insert(self.interest.clone());
+        if let Some(received) = &self.received {
+            request.extensions_mut().insert(received.clone());
+        }
         for entry in self.metadata.iter() {
             if let KeyAndValueRef::Ascii(key, value) = entry {
                 request.metadata_mut().insert(key.clone(), value.clone());
@@ -304,7 +322,9 @@ pub(crate) fn reason_of(status: &Status) -> String {
 #[async_trait]
 impl Store for Proxy {
     async fn info(&self) -> Result<InfoResponse, Status> {
-        Ok(info::aggregate(&self.inner.endpoints, &self.inner.config.selector_labels))
+        let query = self.passes_queries_to().map(|_| QueryApiInfo {});
+        let all = info::aggregate(&self.inner.endpoints, &self.inner.config.selector_labels);
+        Ok(InfoResponse { query, ..all })
     }
 
     async fn series(&self, request: Request<SeriesRequest>) -> Result<SeriesStream, Status> {

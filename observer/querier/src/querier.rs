@@ -27,6 +27,7 @@ use crate::config::QuerierConfig;
 use crate::coverage::{CoverageBook, SAMPLE_INTERVAL, WithCoverageSeries};
 use crate::endpoint::EndpointSet;
 use crate::proxy::Proxy;
+use crate::pushdown::Distributor;
 use crate::query::QueryRunner;
 use crate::query_api;
 use crate::stop::Stop;
@@ -62,7 +63,11 @@ impl Querier {
         let book = CoverageBook::new(&context.metrics);
         let label = endpoints.options().cluster_label.clone();
         let store = Arc::new(WithCoverageSeries::new(proxy.clone(), book.clone(), label));
+        let distribution = config.distribution;
+        let distributor =
+            distribution.map(|labels| Distributor::new(labels, proxy.clone(), &context.metrics));
         let runner = QueryRunner::new(store, config.engine, config.limits, &context.metrics)
+            .with_distributor(distributor)
             .with_blame(Arc::new(proxy.clone()))
             .with_book(book.clone());
         let sets = std::iter::once(endpoints.clone()).chain(config.beneath.iter().cloned()).collect();

@@ -25,6 +25,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::coverage::{Coverage, CoverageBook, CoverageLog};
+use crate::pushdown::{Distributor, QueryPushdown};
+use crate::received::ReceivedLog;
 use crate::resolution;
 use crate::select::{Blame, Budget, Helpers, SelectOptions, StoreSource};
 
@@ -101,13 +103,14 @@ pub(crate) fn evaluates_over_range(expr: &Expr) -> Result<(), String> {
     }
 }
 
-/// How long the parts of a query took.
-#[derive(Clone, Copy, Debug, Default)]
+/// How long the parts of a query took, and what came over the network for it.
+#[derive(Clone, Debug, Default)]
 pub struct QueryTimes {
     /// Waiting for a slot.
     pub queued: Duration,
     /// Everything after that: stores and evaluation.
     pub evaluated: Duration,
+    pub received: ReceivedLog,
 }
 
 /// Why a query has no answer.
@@ -132,6 +135,7 @@ pub struct QueryRunner {
     metrics: QueryMetrics,
     blame: Option<Arc<dyn Blame>>,
     book: Arc<CoverageBook>,
+    distributor: Option<Arc<Distributor>>,
 }
 
 /// The right to run, which a query or a request for series or labels has until it ends.
@@ -195,7 +199,14 @@ impl QueryRunner {
             metrics: QueryMetrics::new(metrics),
             blame: None,
             book: CoverageBook::new(metrics),
+            distributor: None,
         }
+    }
+
+    /// Has aggregations evaluated by other queriers.
+    #[must_use]
+    pub(crate) fn with_distributor(self, distributor: Option<Arc<Distributor>>) -> Self {
+        Self { distributor, ..self }
     }
 
     /// Counts answers in `book`.
@@ -234,12 +245,36 @@ impl QueryRunner {
         deadline.checked_sub((left / EVALUATION_SHARE).min(MAX_EVALUATION_RESERVE)).unwrap_or(deadline)
     }
 
-    /// The operators that would answer `query`.
+    /// The operators that would answer `query`, and what others would be asked. Call it inside a tokio runtime.
     ///
     /// # Errors
     /// If it cannot be planned.
     pub fn explain(&self, query: &Query) -> Result<PlanNode, QueryError> {
-        Engine::new(self.engine_options(query)).explain(&query.expr, query.range)
+        let sources = self.sources(query, self.deadline(query.timeout), CancellationToken::new());
+        let (source, _) = sources.open(&CoverageLog::default(), &ReceivedLog::default(), true);
+        Engine::new(self.engine_options(query)).explain_over(&source, &query.expr, query.range)
+    }
+
+    fn sources(&self, query: &Query, deadline: Instant, canceled: CancellationToken) -> Sources {
+        Sources {
+            store: self.store.clone(),
+            runtime: Handle::current(),
+            options: SelectOptions {
+                replica_labels: query.replica_labels.clone(),
+                algorithm: self.limits.algorithm,
+                partial_response: query.partial_response,
+                store_matchers: query.store_matchers.clone(),
+                max_resolution_ms: query.max_resolution_ms,
+                shard: query.shard.clone(),
+                deadline: self.store_deadline(deadline),
+                max_concurrent_opens: self.limits.max_concurrent_select,
+            },
+            max_held_bytes: self.limits.max_held_bytes,
+            canceled,
+            blame: self.blame.clone(),
+            helpers: self.helpers.clone(),
+            distributor: self.distributor.clone(),
+        }
     }
 
     fn engine_options(&self, query: &Query) -> EngineOptions {
@@ -275,40 +310,17 @@ impl QueryRunner {
         let options = self.engine_options(&query);
         let interrupt = Interrupt::at(deadline);
         let canceled = CancellationToken::new();
-        let coverage = CoverageLog::default();
         let guard = CancelOnDrop { interrupt: interrupt.clone(), canceled: canceled.clone() };
-        let source = StoreSource::new(
-            self.store.clone(),
-            Handle::current(),
-            SelectOptions {
-                replica_labels: query.replica_labels,
-                algorithm: self.limits.algorithm,
-                partial_response: query.partial_response,
-                store_matchers: query.store_matchers,
-                max_resolution_ms: query.max_resolution_ms,
-                shard: query.shard,
-                deadline: self.store_deadline(deadline),
-                max_concurrent_opens: self.limits.max_concurrent_select,
-            },
-            Budget::new(self.limits.max_held_bytes),
-            canceled,
-        )
-        .with_blame(self.blame.clone())
-        .with_helpers(self.helpers.clone())
-        .with_coverage(coverage.clone());
+        let sources = self.sources(&query, deadline, canceled);
         let book = self.book.clone();
         let work = move || {
             // Both last as long as the thread is busy, which is longer than the caller when it goes away.
             let _busy = (slot, running);
             let began = Instant::now();
-            let outcome = Engine::new(options).query_text(
-                &source,
-                &query.text,
-                &query.expr,
-                query.range,
-                &interrupt,
-            )?;
-            let times = QueryTimes { queued, evaluated: began.elapsed() };
+            let received = ReceivedLog::default();
+            let evaluated = sources.evaluate(&Engine::new(options), &query, &interrupt, &received)?;
+            let (outcome, coverage) = evaluated;
+            let times = QueryTimes { queued, evaluated: began.elapsed(), received };
             Ok::<T, QueryError>(finish(outcome, times, book.covered(&coverage)))
         };
         let result = match tokio::task::spawn_blocking(work).await {
@@ -343,6 +355,70 @@ impl QueryRunner {
                 Err(in_queue())
             }
         }
+    }
+}
+
+/// What the sources of one query are made of.
+struct Sources {
+    store: Arc<dyn Store>,
+    runtime: Handle,
+    options: SelectOptions,
+    max_held_bytes: usize,
+    canceled: CancellationToken,
+    blame: Option<Arc<dyn Blame>>,
+    helpers: Helpers,
+    distributor: Option<Arc<Distributor>>,
+}
+
+impl Sources {
+    /// Evaluates, and once more without pushdown if that turns out to have been a mistake.
+    fn evaluate(
+        &self,
+        engine: &Engine,
+        query: &Query,
+        interrupt: &Interrupt,
+        received: &ReceivedLog,
+    ) -> Result<(QueryOutcome, CoverageLog), QueryError> {
+        let run = |source: &StoreSource| {
+            engine.query_text(source, &query.text, &query.expr, query.range, interrupt)
+        };
+        let coverage = CoverageLog::default();
+        let (source, pushdown) = self.open(&coverage, received, true);
+        let outcome = run(&source);
+        match (outcome, pushdown) {
+            (Err(error), Some(pushdown)) if pushdown.is_mixed() => {
+                tracing::warn!(%error, "the query is evaluated again, without pushdown");
+                pushdown.gives_up();
+                drop(source);
+                let coverage = CoverageLog::default();
+                let (source, _) = self.open(&coverage, received, false);
+                run(&source).map(|outcome| (outcome, coverage))
+            }
+            (outcome, _) => outcome.map(|outcome| (outcome, coverage)),
+        }
+    }
+
+    fn open(
+        &self,
+        coverage: &CoverageLog,
+        received: &ReceivedLog,
+        distributed: bool,
+    ) -> (StoreSource, Option<Arc<QueryPushdown>>) {
+        let budget = Budget::new(self.max_held_bytes);
+        let runtime = self.runtime.clone();
+        let distributor = self.distributor.as_ref().filter(|_| distributed);
+        let pushdown = distributor.and_then(|distributor| {
+            let logs = (coverage, received);
+            QueryPushdown::new(distributor, runtime, &self.options, &budget, &self.canceled, logs)
+        });
+        let (store, runtime) = (self.store.clone(), self.runtime.clone());
+        let source = StoreSource::new(store, runtime, self.options.clone(), budget, self.canceled.clone())
+            .with_blame(self.blame.clone())
+            .with_helpers(self.helpers.clone())
+            .with_coverage(coverage.clone())
+            .with_received(received.clone())
+            .with_pushdown(pushdown.clone());
+        (source, pushdown)
     }
 }
 

@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use parallax_model::{
-    CounterResetHint, FloatColumn, FloatHistogram, HistogramColumn, Labels, SeriesData, Span,
+    CounterResetHint, FloatColumn, FloatHistogram, HistogramColumn, Labels, Resolution, SeriesData, Span,
 };
 use parallax_promql::ast::ValueType;
 use parallax_promql::engine::{QueryError, QueryOutcome, QueryRange, StatsOptions};
@@ -22,7 +22,11 @@ use parallax_storeapi::{FrameStream, deadline_of, labels, matchers};
 use tonic::{Request, Status};
 
 use crate::api::ApiOptions;
+use crate::coverage::{Coverage, to_text};
 use crate::query::{MAX_STEPS, Query, QueryRunner, RunError, evaluates_over_range};
+
+/// The gRPC metadata by which a querier of ours asks for the coverage of the answer, as a first warning. Others never see it.
+pub(crate) const COVERAGE_HEADER: &str = "parallax-coverage";
 
 /// Most series in one frame, whatever a request asks for.
 const MAX_BATCH_SERIES: usize = 4096;
@@ -43,11 +47,12 @@ pub(crate) struct Asked {
     partial_response: bool,
     shard: Option<ShardInfo>,
     batch_size: i64,
+    wants_coverage: bool,
 }
 
 /// From either message: they differ in the names of their times only.
 macro_rules! asked {
-    ($request:ident, $range:expr, $deadline:ident) => {
+    ($request:ident, $range:expr, $deadline:ident, $wants_coverage:ident) => {
         Asked {
             text: $request.query,
             range: $range,
@@ -61,19 +66,24 @@ macro_rules! asked {
             partial_response: $request.enable_partial_response,
             shard: $request.shard_info,
             batch_size: $request.response_batch_size,
+            wants_coverage: $wants_coverage,
         }
     };
 }
 
 /// A query at one time; without one, at `now_ms`.
 pub(crate) fn instant(request: Request<QueryRequest>, now_ms: i64) -> Asked {
-    let deadline = deadline_of(&request);
+    let (deadline, wants_coverage) = (deadline_of(&request), wants_coverage(&request));
     let request = request.into_inner();
     let at_ms = match request.time_seconds {
         0 => now_ms,
         seconds => seconds.saturating_mul(1000),
     };
-    asked!(request, QueryRange::instant(at_ms), deadline)
+    asked!(request, QueryRange::instant(at_ms), deadline, wants_coverage)
+}
+
+fn wants_coverage<T>(request: &Request<T>) -> bool {
+    request.metadata().contains_key(COVERAGE_HEADER)
 }
 
 /// A query over steps.
@@ -81,7 +91,7 @@ pub(crate) fn instant(request: Request<QueryRequest>, now_ms: i64) -> Asked {
 /// # Errors
 /// If the steps make no sense, or are too many.
 pub(crate) fn range(request: Request<QueryRangeRequest>) -> Result<Asked, Status> {
-    let deadline = deadline_of(&request);
+    let (deadline, wants_coverage) = (deadline_of(&request), wants_coverage(&request));
     let request = request.into_inner();
     let [start_ms, end_ms, step_ms] =
         [request.start_time_seconds, request.end_time_seconds, request.interval_seconds]
@@ -97,7 +107,7 @@ pub(crate) fn range(request: Request<QueryRangeRequest>) -> Result<Asked, Status
             "more than {MAX_STEPS} points per series; a longer interval_seconds gives fewer"
         )));
     }
-    Ok(asked!(request, QueryRange { start_ms, end_ms, step_ms }, deadline))
+    Ok(asked!(request, QueryRange { start_ms, end_ms, step_ms }, deadline, wants_coverage))
 }
 
 /// Evaluates what was asked; frames are made of the result while they are sent.
@@ -110,9 +120,14 @@ pub(crate) async fn answer<F: Frame>(
     options: &ApiOptions,
 ) -> Result<FrameStream<F>, Status> {
     let batch_size = usize::try_from(asked.batch_size).unwrap_or(0).min(MAX_BATCH_SERIES);
+    let wants_coverage = asked.wants_coverage;
     let query = asked.query(options)?;
-    let outcome = runner.run(query, |outcome, _, _| outcome).await.map_err(status_of)?;
-    Ok(Box::pin(futures::stream::iter(parts(outcome, batch_size).map(|part| Ok(F::of(part))))))
+    let finish = |outcome, _, coverage: Option<Coverage>| (outcome, coverage);
+    let (outcome, coverage) = runner.run(query, finish).await.map_err(status_of)?;
+    // An answer for which nobody had to be asked is whole.
+    let coverage = wants_coverage.then(|| to_text(&coverage.unwrap_or_default()));
+    let parts = coverage.map(Part::Warning).into_iter().chain(parts(outcome, batch_size));
+    Ok(Box::pin(futures::stream::iter(parts.map(|part| Ok(F::of(part))))))
 }
 
 impl Asked {
@@ -141,7 +156,9 @@ impl Asked {
         let left = self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let max_resolution_ms = match self.max_resolution_seconds {
             0 if options.auto_downsampling => options.automatic_resolution_ms(self.range),
-            seconds => seconds.max(0).saturating_mul(1000),
+            // Nothing downsampled is finer than this.
+            seconds if seconds < Resolution::FiveMinutes.millis() / 1000 => 0,
+            seconds => seconds.saturating_mul(1000),
         };
         Ok(Query {
             text: self.text,

@@ -7,6 +7,7 @@
 //!
 //! Which stores are asked, and what happens when one fails, is the store's affair.
 
+mod among;
 mod blame;
 mod budget;
 mod decode;
@@ -21,7 +22,7 @@ use std::time::Instant;
 
 use parallax_dedup::{Algorithm, Dedup};
 use parallax_model::Matcher;
-use parallax_promql::source::{Selection, SeriesStream, Source, SourceError};
+use parallax_promql::source::{Cut, Pushed, Selection, SeriesStream, Source, SourceError};
 use parallax_storeapi::Store;
 use parallax_storeapi::proto::thanos::{SeriesRequest, ShardInfo};
 use tokio::runtime::Handle;
@@ -30,7 +31,10 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
 use crate::coverage::{CoverageEntry, CoverageLog};
+use crate::pushdown::QueryPushdown;
+use crate::received::ReceivedLog;
 
+pub(crate) use among::Among;
 pub use blame::Blame;
 use blame::Containment;
 pub use budget::Budget;
@@ -76,6 +80,8 @@ pub struct StoreSource {
     blame: Option<Arc<dyn Blame>>,
     helpers: Helpers,
     coverage: CoverageLog,
+    received: ReceivedLog,
+    pushdown: Option<Arc<QueryPushdown>>,
 }
 
 impl StoreSource {
@@ -99,7 +105,21 @@ impl StoreSource {
             blame: None,
             helpers,
             coverage: CoverageLog::default(),
+            received: ReceivedLog::default(),
+            pushdown: None,
         }
+    }
+
+    /// Leaves how much came in `received`.
+    #[must_use]
+    pub fn with_received(self, received: ReceivedLog) -> Self {
+        Self { received, ..self }
+    }
+
+    /// Has aggregations evaluated elsewhere.
+    #[must_use]
+    pub(crate) fn with_pushdown(self, pushdown: Option<Arc<QueryPushdown>>) -> Self {
+        Self { pushdown, ..self }
     }
 
     /// Decodes with these, which other queries use too; otherwise with one helper of its own.
@@ -123,6 +143,10 @@ impl StoreSource {
 
 impl Source for StoreSource {
     fn select(&self, selection: &Selection) -> Result<Box<dyn SeriesStream>, SourceError> {
+        let part = match &self.pushdown {
+            Some(pushdown) => pushdown.part(selection.scope),
+            None => None,
+        };
         let (deliveries, queue) = mpsc::channel(QUEUED_FRAMES);
         let (want, wanted) = watch::channel(false);
         let pump = Pump {
@@ -132,6 +156,8 @@ impl Source for StoreSource {
             budget: self.budget.clone(),
             interest: Interest::new(wanted.clone()),
             coverage: self.coverage.entry(),
+            received: self.received.clone(),
+            among: part.as_ref().map(|part| part.among.clone()),
             wanted,
         };
         let message = request::series_request(selection, &self.options);
@@ -151,7 +177,15 @@ impl Source for StoreSource {
         let replica_labels = self.options.replica_labels.clone();
         let work = Work { dedup, preparation: selection.preparation.clone() };
         let decoder = Decoder::new(work, self.runtime.clone(), self.helpers.clone(), self.canceled.clone());
-        Ok(Box::new(SelectedSeries::new(queue, want, decoder, aggregates, replica_labels, containment)))
+        let series = SelectedSeries::new(queue, want, decoder, aggregates, replica_labels, containment);
+        Ok(match part {
+            Some(part) => Box::new(part.guarding(Box::new(series))),
+            None => Box::new(series),
+        })
+    }
+
+    fn push_down(&self, cut: &Cut) -> Option<Box<dyn Pushed>> {
+        self.pushdown.as_ref()?.offer(cut)
     }
 }
 
@@ -166,6 +200,8 @@ struct Pump {
     /// The same, for the fan-outs beneath.
     interest: Interest,
     coverage: CoverageEntry,
+    received: ReceivedLog,
+    among: Option<Among>,
 }
 
 impl Pump {

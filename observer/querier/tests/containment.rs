@@ -274,6 +274,7 @@ async fn a_chunk_that_cannot_be_decoded_is_the_gap_of_the_endpoint_that_has_such
                 grouping: Vec::new(),
                 grouping_by: false,
                 preparation: None,
+                scope: Default::default(),
             })
             .unwrap();
         let reading = tokio::task::spawn_blocking(move || {

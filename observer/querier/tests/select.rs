@@ -34,6 +34,7 @@ fn selection(function: &str) -> Selection {
         grouping: vec!["job".to_owned()],
         grouping_by: true,
         preparation: None,
+        scope: Default::default(),
     }
 }
 

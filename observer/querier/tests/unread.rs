@@ -56,6 +56,7 @@ fn selection() -> Selection {
         grouping: Vec::new(),
         grouping_by: false,
         preparation: None,
+        scope: Default::default(),
     }
 }
 

@@ -31,8 +31,8 @@ pub(super) fn evaluate(
     let grid = steps(options, range)?;
     let samples =
         if options.stats.per_step { SampleCounts::with_steps(grid.steps) } else { SampleCounts::default() };
-    let context = Context::new(options, interrupt, samples);
-    let mut planner = Planner::new(options, range);
+    let context = Context::new(options, interrupt, samples).with_source(source);
+    let mut planner = Planner::new(options, range).over(source);
     if options.stats.operators {
         planner = planner.with_outline();
     }
@@ -52,12 +52,16 @@ pub(super) fn evaluate(
 /// The operators that [`evaluate`] would run.
 pub(super) fn explain(
     options: &EngineOptions,
+    source: Option<&dyn Source>,
     expr: &Expr,
     range: QueryRange,
 ) -> Result<PlanNode, QueryError> {
     let grid = steps(options, range)?;
     let expr = strip_parens(expr);
     let mut planner = Planner::new(options, range).with_outline();
+    if let Some(source) = source {
+        planner = planner.over(source);
+    }
     match expr.value_type() {
         ValueType::String => return Ok(PlanNode { name: name_of(expr), children: Vec::new() }),
         ValueType::Matrix => {

@@ -7,10 +7,12 @@ use parallax_model::float_histogram::format_g;
 use parallax_model::{Labels, LabelsBuilder, METRIC_NAME};
 
 use super::leaf::LazyScalar;
+use super::pushed::Partials;
 use super::row::{Charge, Row};
 use super::{Batch, Bitmap, BoxedOperator, Context, Operator};
 use crate::annotations::HistogramOperation;
 use crate::ast::{AggregateOp, Grouping, PosRange};
+use crate::cut::PartialRow;
 use crate::engine::QueryError;
 use crate::functions::kahan::{KahanMean, KahanSum};
 use crate::functions::mixed::HistogramFold;
@@ -60,6 +62,8 @@ pub(crate) struct Fold {
     op: AggregateOp,
     key: GroupKey,
     input: BoxedOperator,
+    /// What is not in `input` because it is aggregated elsewhere.
+    partials: Option<Partials>,
     parameter: Option<LazyScalar>,
     places: FoldPlaces,
     steps: usize,
@@ -82,7 +86,11 @@ impl Fold {
         places: FoldPlaces,
         steps: usize,
     ) -> Self {
-        Self { op, key, input, parameter, places, steps, done: false }
+        Self { op, key, input, partials: None, parameter, places, steps, done: false }
+    }
+
+    pub fn with_partials(self, partials: Option<Partials>) -> Self {
+        Self { partials, ..self }
     }
 }
 
@@ -98,36 +106,78 @@ impl Operator for Fold {
         for q in quantiles.iter().filter(|q| !(0.0..=1.0).contains(*q)) {
             context.annotate(|notes| notes.invalid_quantile(*q, self.places.parameter));
         }
-        let mut groups: Vec<Group> = Vec::new();
-        let mut by_labels: HashMap<Labels, usize> = HashMap::new();
-        while let Some(batch) = self.input.next_batch(context)? {
-            context.interrupt.check()?;
-            for row in batch {
-                context.spend(row.weight())?;
-                let labels = self.key.of(&row.labels);
-                let at = match by_labels.get(&labels) {
-                    Some(at) => *at,
-                    None => {
-                        let charge = context.budget.charge(self.steps)?;
-                        groups.push(Group::new(self.op, labels.clone(), self.steps, charge));
-                        by_labels.insert(labels, groups.len() - 1);
-                        groups.len() - 1
-                    }
-                };
-                if let Some(group) = groups.get_mut(at) {
-                    group.add(&row, self.op, self.places.operand, context)?;
+        let (op, operand) = (self.op, self.places.operand);
+        let mut groups = Groups::new(op, self.key.clone(), self.steps);
+        groups.fold(self.input.as_mut(), operand, context)?;
+        if let Some(partials) = &mut self.partials {
+            while let Some(rows) = partials.next_rows(context)? {
+                for row in &rows {
+                    context.spend(row.values.present.count())?;
+                    groups.of(&row.labels, context)?.iter_mut().for_each(|group| group.add_partial(row, op));
                 }
             }
+            if partials.has_declined() {
+                groups.fold(partials.declined.as_mut(), operand, context)?;
+            }
         }
-        let mut batch = Vec::with_capacity(groups.len());
-        for group in groups {
+        let mut batch = Vec::with_capacity(groups.list.len());
+        for group in groups.list {
             context.spend(group.held())?;
-            let row = group.finish(self.op, &quantiles, self.places.operand, context);
+            let row = group.finish(op, &quantiles, operand, context);
             if !row.is_empty() {
                 batch.push(row.charged(&context.budget)?);
             }
         }
         Ok(Some(batch))
+    }
+}
+
+/// All groups of one aggregation, in the order in which they were first seen.
+struct Groups {
+    op: AggregateOp,
+    key: GroupKey,
+    steps: usize,
+    list: Vec<Group>,
+    by_labels: HashMap<Labels, usize>,
+}
+
+impl Groups {
+    fn new(op: AggregateOp, key: GroupKey, steps: usize) -> Self {
+        Self { op, key, steps, list: Vec::new(), by_labels: HashMap::new() }
+    }
+
+    /// The group of a series with these labels.
+    fn of(&mut self, labels: &Labels, context: &Context<'_>) -> Result<Option<&mut Group>, QueryError> {
+        let labels = self.key.of(labels);
+        let at = match self.by_labels.get(&labels) {
+            Some(at) => *at,
+            None => {
+                let charge = context.budget.charge(self.steps)?;
+                self.list.push(Group::new(self.op, labels.clone(), self.steps, charge));
+                self.by_labels.insert(labels, self.list.len() - 1);
+                self.list.len() - 1
+            }
+        };
+        Ok(self.list.get_mut(at))
+    }
+
+    fn fold(
+        &mut self,
+        input: &mut dyn Operator,
+        operand: PosRange,
+        context: &Context<'_>,
+    ) -> Result<(), QueryError> {
+        let op = self.op;
+        while let Some(batch) = input.next_batch(context)? {
+            context.interrupt.check()?;
+            for row in batch {
+                context.spend(row.weight())?;
+                if let Some(group) = self.of(&row.labels, context)? {
+                    group.add(&row, op, operand, context)?;
+                }
+            }
+        }
+        Ok(())
     }
 }
 
@@ -198,7 +248,7 @@ impl Group {
         if matches!(self.floats, Floats::Lists(_)) {
             self.charges.push(context.budget.charge(row.present.count())?);
         }
-        self.add_floats(row, op);
+        self.add_floats(&row.present, &row.floats, op);
         self.seen.union_with(&row.present);
         if !row.histograms.is_empty() {
             self.add_histograms(row, op, at, context);
@@ -206,8 +256,29 @@ impl Group {
         Ok(())
     }
 
-    fn add_floats(&mut self, row: &Row, op: AggregateOp) {
-        let (present, values) = (&row.present, &row.floats);
+    /// Adds what was made of some of the group's series elsewhere.
+    fn add_partial(&mut self, row: &PartialRow, op: AggregateOp) {
+        let (present, values) = (&row.values.present, &row.values.floats);
+        match (&mut self.floats, op) {
+            (Floats::Values(kept), AggregateOp::Count) => {
+                each_present(present, values, kept, |count, value| *count += value);
+            }
+            (Floats::Means(means), _) => {
+                let counts = row.counts.as_ref().map_or(&[][..], |counts| &counts.floats);
+                for step in present.ones() {
+                    if let (Some(mean), Some(sum), Some(count)) =
+                        (means.get_mut(step), values.get(step), counts.get(step))
+                    {
+                        mean.add_partial(*sum, *count);
+                    }
+                }
+            }
+            _ => self.add_floats(present, values, op),
+        }
+        self.seen.union_with(present);
+    }
+
+    fn add_floats(&mut self, present: &Bitmap, values: &[f64], op: AggregateOp) {
         match &mut self.floats {
             Floats::Sums(sums) => each_present(present, values, sums, |sum, value| sum.add(value)),
             Floats::Means(means) => each_present(present, values, means, |mean, value| mean.add(value)),

@@ -8,9 +8,10 @@ use parallax_model::{SeriesData, TimeRange};
 
 use super::Context;
 use super::prepare::Prepared;
+use super::pushed::SharedPushed;
 use super::row::Charge;
 use crate::engine::{Interrupt, QueryError};
-use crate::source::{Delivered, Selection, SeriesStream, Source};
+use crate::source::{Delivered, Scope, Selection, SeriesStream, Source};
 
 /// Series of one selection, counted against the query's budget while somebody still reads them.
 pub(crate) struct DecodedBatch {
@@ -55,6 +56,8 @@ impl DecodedBatch {
 /// One selection of the query and its readers. A batch goes when the last reader has passed it.
 struct SharedStream {
     selection: Selection,
+    /// Whether it is still to be opened, by who reads it first.
+    is_deferred: bool,
     stream: Option<Box<dyn SeriesStream>>,
     batches: VecDeque<Rc<DecodedBatch>>,
     /// How many batches have gone already.
@@ -65,23 +68,27 @@ struct SharedStream {
 
 /// All selections of a query: gathered while planning, opened together before the first is read.
 #[derive(Default)]
-pub(crate) struct Selections(Vec<Rc<RefCell<SharedStream>>>);
+pub(crate) struct Selections {
+    all: Vec<Rc<RefCell<SharedStream>>>,
+    pushed: Vec<SharedPushed>,
+}
 
 impl Selections {
     /// A reader of `selection`; the same stream as before if it was asked for before.
     pub fn reader(&mut self, selection: Selection) -> Reader {
-        let known = self.0.iter().find(|shared| shared.borrow().selection == selection);
+        let known = self.all.iter().find(|shared| shared.borrow().selection == selection);
         let shared = match known {
             Some(shared) => shared.clone(),
             None => {
                 let shared = Rc::new(RefCell::new(SharedStream {
+                    is_deferred: matches!(selection.scope, Scope::Declined(_)),
                     selection,
                     stream: None,
                     batches: VecDeque::new(),
                     passed: 0,
                     positions: Vec::new(),
                 }));
-                self.0.push(shared.clone());
+                self.all.push(shared.clone());
                 shared
             }
         };
@@ -93,28 +100,35 @@ impl Selections {
         Reader { shared, id }
     }
 
-    /// Starts reading every selection.
+    /// Notes what is to be started with the selections.
+    pub fn push_down(&mut self, pushed: SharedPushed) {
+        self.pushed.push(pushed);
+    }
+
+    /// Starts reading every selection, and what is pushed down.
     pub fn open(&self, source: &dyn Source, interrupt: &Interrupt) -> Result<(), QueryError> {
-        let ranges = || self.0.iter().map(|shared| shared.borrow().selection.range);
+        let ranges = || self.all.iter().map(|shared| shared.borrow().selection.range);
         let query_range = TimeRange {
             min_ms: ranges().map(|range| range.min_ms).min().unwrap_or(0),
             max_ms: ranges().map(|range| range.max_ms).max().unwrap_or(0),
         };
-        for shared in &self.0 {
+        self.pushed.iter().for_each(|pushed| pushed.borrow_mut().start(query_range));
+        for shared in &self.all {
             let mut shared = shared.borrow_mut();
             shared.selection.query_range = query_range;
             if let Some(preparation) = &mut shared.selection.preparation {
                 preparation.set_interrupt(interrupt);
             }
-            let stream = source.select(&shared.selection)?;
-            shared.stream = Some(stream);
+            if !shared.is_deferred {
+                shared.stream = Some(source.select(&shared.selection)?);
+            }
         }
         Ok(())
     }
 
     /// Hands over the warnings of streams that were not read to their end.
     pub fn finish(&self, context: &Context<'_>) {
-        for shared in &self.0 {
+        for shared in &self.all {
             if let Some(mut stream) = shared.borrow_mut().stream.take() {
                 context.source_warnings(stream.take_warnings());
             }
@@ -152,6 +166,9 @@ impl Reader {
 
 impl SharedStream {
     fn read(&mut self, context: &Context<'_>) -> Result<Option<Rc<DecodedBatch>>, QueryError> {
+        if std::mem::take(&mut self.is_deferred) {
+            self.stream = context.source.map(|source| source.select(&self.selection)).transpose()?;
+        }
         let Some(stream) = &mut self.stream else { return Ok(None) };
         let next = stream.next_batch();
         if !matches!(next, Ok(Some(_))) {

@@ -56,6 +56,28 @@ impl KahanMean {
         self.total = mean;
     }
 
+    /// Adds `count` values whose sum is `sum`; it has to be finite, and the count positive.
+    pub fn add_partial(&mut self, sum: f64, count: f64) {
+        let before = self.count;
+        self.count += count;
+        if !self.incremental {
+            let mut total = self.total;
+            total.add(sum);
+            if before == 0.0 || !total.sum.is_infinite() {
+                self.total = if before == 0.0 { KahanSum { sum, compensation: 0.0 } } else { total };
+                return;
+            }
+            self.incremental = true;
+            self.total.sum /= before;
+            self.total.compensation /= before;
+        }
+        let weight = before / self.count;
+        let mut mean =
+            KahanSum { sum: weight * self.total.sum, compensation: weight * self.total.compensation };
+        mean.add(sum / self.count);
+        self.total = mean;
+    }
+
     pub fn value(self) -> f64 {
         if self.incremental {
             self.total.sum + self.total.compensation
@@ -74,6 +96,22 @@ mod tests {
         let mut sum = KahanSum::default();
         [1e100, 1.0, -1e100].into_iter().for_each(|value| sum.add(value));
         assert_eq!(sum.value(), 1.0);
+    }
+
+    #[test]
+    fn a_mean_of_parts_is_that_of_the_whole() {
+        let big = f64::MAX / 2.0;
+        for parts in
+            [vec![vec![1.0, 2.0], vec![6.0]], vec![vec![big, big], vec![big, -big]], vec![vec![f64::MAX]; 3]]
+        {
+            let (mut of_parts, mut of_all) = (KahanMean::default(), KahanMean::default());
+            for part in &parts {
+                of_parts.add_partial(part.iter().sum(), part.len() as f64);
+                part.iter().for_each(|value| of_all.add(*value));
+            }
+            let (a, b) = (of_parts.value(), of_all.value());
+            assert!(a == b || ((a - b) / b).abs() < 1e-15, "{parts:?}: {a} {b}");
+        }
     }
 
     #[test]

@@ -106,7 +106,7 @@ pub(crate) fn name_of(expr: &Expr) -> String {
     shortened(name)
 }
 
-fn shortened(name: String) -> String {
+pub(super) fn shortened(name: String) -> String {
     match name.char_indices().nth(MAX_NAME_CHARS) {
         Some((end, _)) => format!("{}…", name.get(..end).unwrap_or_default()),
         None => name,

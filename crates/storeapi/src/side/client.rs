@@ -17,12 +17,14 @@ use crate::proto::parallax::v1::peer_client::PeerClient;
 use crate::proto::parallax::v1::{ShippingRequest, ShippingResponse};
 use crate::proto::thanos::exemplars_client::ExemplarsClient;
 use crate::proto::thanos::metadata_client::MetadataClient;
+use crate::proto::thanos::query_client::QueryClient;
 use crate::proto::thanos::rules_client::RulesClient;
 use crate::proto::thanos::status_client::StatusClient;
 use crate::proto::thanos::targets_client::TargetsClient;
 use crate::proto::thanos::{
-    ExemplarsRequest, ExemplarsResponse, MetricMetadataRequest, MetricMetadataResponse, RulesRequest,
-    RulesResponse, TargetsRequest, TargetsResponse, TsdbStatisticsRequest, TsdbStatisticsResponse,
+    ExemplarsRequest, ExemplarsResponse, MetricMetadataRequest, MetricMetadataResponse, QueryRangeRequest,
+    QueryRangeResponse, QueryRequest, QueryResponse, RulesRequest, RulesResponse, TargetsRequest,
+    TargetsResponse, TsdbStatisticsRequest, TsdbStatisticsResponse,
 };
 use crate::{FrameStream, StoreClient};
 
@@ -37,6 +39,19 @@ macro_rules! call {
             .max_decoding_message_size(service.max_message_bytes())
             .max_encoding_message_size(MAX_REQUEST_BYTES);
         let large = move |status| explain(status, "a message", "ask with a filter or a limit");
+        let stream = by(deadline, client.$method(request)).await.map_err(large)?.into_inner();
+        Ok(until(Box::pin(stream.map_err(large)), deadline))
+    }};
+}
+
+/// Results of queries come in frames as large as those of series.
+macro_rules! evaluate {
+    ($self:ident, $method:ident, $request:ident) => {{
+        let (request, deadline) = sent($request);
+        let mut client = QueryClient::new($self.channel().clone())
+            .max_decoding_message_size($self.limits().frame_bytes)
+            .max_encoding_message_size(MAX_REQUEST_BYTES);
+        let large = |status| explain(status, "a frame of results", "ask for fewer of them");
         let stream = by(deadline, client.$method(request)).await.map_err(large)?.into_inner();
         Ok(until(Box::pin(stream.map_err(large)), deadline))
     }};
@@ -91,5 +106,16 @@ where
         let mut client =
             PeerClient::new(self.channel().clone()).max_decoding_message_size(MAX_SHIPPING_BYTES);
         Ok(by(deadline, client.shipping(request)).await?.into_inner())
+    }
+
+    async fn query(&self, request: Request<QueryRequest>) -> Result<FrameStream<QueryResponse>, Status> {
+        evaluate!(self, query, request)
+    }
+
+    async fn query_range(
+        &self,
+        request: Request<QueryRangeRequest>,
+    ) -> Result<FrameStream<QueryRangeResponse>, Status> {
+        evaluate!(self, query_range, request)
     }
 }

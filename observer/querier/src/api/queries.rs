@@ -197,7 +197,7 @@ fn render(
     let mut end = Vec::new();
     if let Some((times, range)) = stats {
         end.push(b',');
-        write_stats(&mut end, &outcome, times, range);
+        write_stats(&mut end, &outcome, &times, range);
     }
     if let Some(operators) = &outcome.stats.operators {
         end.extend_from_slice(b",\"analysis\":");

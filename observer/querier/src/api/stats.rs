@@ -1,7 +1,8 @@
 //! What a query tells about itself, as JSON: `stats` as Prometheus has it, `analysis` and plans as Thanos has them.
 //!
 //! Sources of the shapes: Prometheus `util/stats/query_stats.go`; Thanos `pkg/api/query/v1.go` (`queryTelemetry`) and its
-//! engine's `engine/explain.go`. `series`, `samples` and `bytes` of an operator are ours.
+//! engine's `engine/explain.go`. `series`, `samples` and `bytes` of an operator are ours,
+//! and so is `received`: what remote endpoints sent for the query, by cluster.
 
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use crate::query::QueryTimes;
 pub(super) fn write_stats(
     output: &mut Vec<u8>,
     outcome: &QueryOutcome,
-    times: QueryTimes,
+    times: &QueryTimes,
     range: QueryRange,
 ) {
     let (stats, timings) = (&outcome.stats, outcome.stats.timings);
@@ -45,8 +46,16 @@ pub(super) fn write_stats(
         output.push(b',');
     }
     let (total, peak) = (stats.total_samples, stats.peak_samples);
-    let counts = format!("\"totalQueryableSamples\":{total},\"peakSamples\":{peak}}}}}");
+    let counts = format!("\"totalQueryableSamples\":{total},\"peakSamples\":{peak}}}");
     output.extend_from_slice(counts.as_bytes());
+    output.extend_from_slice(b",\"received\":");
+    write_list(output, times.received.clusters(), |output, (cluster, bytes)| {
+        output.extend_from_slice(b"{\"cluster\":");
+        write_string(output, &cluster);
+        let numbers = format!(",\"seriesBytes\":{},\"queryBytes\":{}}}", bytes.series, bytes.query);
+        output.extend_from_slice(numbers.as_bytes());
+    });
+    output.push(b'}');
 }
 
 /// Appends what an operator and those beneath it did.

@@ -84,7 +84,7 @@ fn encoded(
 }
 
 /// Which of the two series a request names.
-fn named(all: &[Matcher]) -> Option<&'static str> {
+pub(crate) fn named(all: &[Matcher]) -> Option<&'static str> {
     let name = all.iter().find(|matcher| matcher.name() == "__name__" && matcher.op() == MatchOp::Equal)?;
     [UP, RATIO].into_iter().find(|known| name.value() == *known)
 }

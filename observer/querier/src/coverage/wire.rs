@@ -75,6 +75,28 @@ pub(crate) fn to_hint(coverage: &Coverage) -> Any {
     Any { type_url: TYPE_URL.to_owned(), value: wire.encode_to_vec() }
 }
 
+/// Begins the text of a report where there are only texts.
+const TEXT_PREFIX: &str = "parallax-coverage:";
+
+/// A report as a text, for an answer that has no hints.
+pub(crate) fn to_text(coverage: &Coverage) -> String {
+    use std::fmt::Write as _;
+    let mut text = TEXT_PREFIX.to_owned();
+    for byte in to_hint(coverage).value {
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
+}
+
+/// `None` for any other text. A report that cannot be read vouches for nothing, and says so.
+pub(crate) fn from_text(text: &str) -> Option<Result<Coverage, String>> {
+    let digits = text.strip_prefix(TEXT_PREFIX)?;
+    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+    let value: Option<Vec<u8>> = digits.as_bytes().chunks(2).map(byte).collect();
+    let Some(value) = value else { return Some(Err("its coverage report cannot be read".to_owned())) };
+    from_hint(&Any { type_url: TYPE_URL.to_owned(), value })
+}
+
 /// `None` for any other hint. A report that cannot be read vouches for nothing, and says so.
 pub(crate) fn from_hint(hint: &Any) -> Option<Result<Coverage, String>> {
     if hint.type_url != TYPE_URL {
@@ -119,7 +141,10 @@ mod tests {
             reason: "why".to_owned(),
         });
         let coverage = Coverage::new(parts, 4);
-        assert_eq!(from_hint(&to_hint(&coverage)), Some(Ok(coverage)));
+        assert_eq!(from_hint(&to_hint(&coverage)), Some(Ok(coverage.clone())));
+        assert_eq!(from_text(&to_text(&coverage)), Some(Ok(coverage)));
+        assert_eq!(from_text("parallax: cluster"), None);
+        assert!(from_text("parallax-coverage:zz").unwrap().is_err());
     }
 
     #[test]

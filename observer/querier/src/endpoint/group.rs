@@ -9,8 +9,9 @@ use parallax_storeapi::proto::parallax::v1::{ShippingRequest, ShippingResponse};
 use parallax_storeapi::proto::thanos::info::InfoResponse;
 use parallax_storeapi::proto::thanos::{
     ExemplarsRequest, ExemplarsResponse, LabelNamesRequest, LabelNamesResponse, LabelValuesRequest,
-    LabelValuesResponse, MetricMetadataRequest, MetricMetadataResponse, RulesRequest, RulesResponse,
-    SeriesRequest, TargetsRequest, TargetsResponse, TsdbStatisticsRequest, TsdbStatisticsResponse,
+    LabelValuesResponse, MetricMetadataRequest, MetricMetadataResponse, QueryRangeRequest,
+    QueryRangeResponse, RulesRequest, RulesResponse, SeriesRequest, TargetsRequest, TargetsResponse,
+    TsdbStatisticsRequest, TsdbStatisticsResponse,
 };
 use parallax_storeapi::{FrameStream, SeriesStream, SideServices, Store, async_trait};
 use tonic::{Code, Request, Status};
@@ -104,5 +105,12 @@ impl SideServices for Group {
         request: Request<TsdbStatisticsRequest>,
     ) -> Result<FrameStream<TsdbStatisticsResponse>, Status> {
         self.member()?.side().tsdb_statistics(request).await
+    }
+
+    async fn query_range(
+        &self,
+        request: Request<QueryRangeRequest>,
+    ) -> Result<FrameStream<QueryRangeResponse>, Status> {
+        self.member()?.side().query_range(request).await
     }
 }

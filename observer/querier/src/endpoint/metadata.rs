@@ -20,6 +20,8 @@ pub struct Metadata {
     pub tsdb_infos: Vec<TsdbInfo>,
     /// The services it offers beside the Store API.
     pub side: Vec<SideService>,
+    /// Whether it evaluates PromQL for others.
+    pub has_query: bool,
     /// The time of its exemplars; all of it where it does not say.
     pub exemplars_range: TimeRange,
     /// By which words it claims to be another cluster than it is declared as, see [`crate::Claim`]; those label sets are not in `label_sets`.
@@ -44,6 +46,7 @@ impl Metadata {
             .as_ref()
             .map_or(TimeRange::ALL, |store| TimeRange::new(store.min_time, store.max_time));
         let side = SideService::ALL.into_iter().filter(|service| service.is_offered(&info)).collect();
+        let has_query = info.query.is_some();
         let exemplars = info.exemplars.as_ref().map(|held| TimeRange::new(held.min_time, held.max_time));
         let store = info.store.unwrap_or_default();
         Ok(Self {
@@ -55,6 +58,7 @@ impl Metadata {
             supports_without_replica_labels: store.supports_without_replica_labels,
             tsdb_infos: store.tsdb_infos.iter().map(tsdb_info).collect::<Result<_, _>>()?,
             side,
+            has_query,
             // Thanos' components leave both ends at 0.
             exemplars_range: exemplars.filter(|held| *held != TimeRange::new(0, 0)).unwrap_or(TimeRange::ALL),
             foreign: None,

@@ -12,6 +12,7 @@ use parallax_storeapi::proto::Any;
 use parallax_storeapi::proto::thanos::series_response::Result as Frame;
 use parallax_storeapi::proto::thanos::{Series, SeriesRequest};
 use parallax_storeapi::{Resorter, SeriesStream, ShardMatcher, chunks};
+use prost::Message;
 use tokio::sync::mpsc;
 use tonic::Status;
 
@@ -23,6 +24,7 @@ use super::{Call, ProxyConfig, gap_of, late};
 use crate::claim::{Claim, ForeignLabels};
 use crate::coverage::{Gap, GapKind, bounded, from_hint};
 use crate::merge::Delivery;
+use crate::received::ReceivedInCall;
 use crate::store_selection::Selected;
 
 /// Most warnings, and most hints, of one endpoint in one answer; a querier sends one for each of its own endpoints that is missing.
@@ -40,6 +42,8 @@ pub(super) struct Pump {
     ahead: LookAhead,
     /// What it may send in all.
     sent: Quota,
+    /// `None` for a component of this process.
+    received: Option<ReceivedInCall>,
     asides: Quota,
 }
 
@@ -66,11 +70,12 @@ impl Pump {
         config: ProxyConfig,
         queue: mpsc::Sender<Delivery>,
         (attested, index): (Arc<Attested>, usize),
+        received: Option<ReceivedInCall>,
     ) -> Self {
         let ahead = LookAhead::new(Arc::clone(&call.budget), call.interest.clone(), config.look_ahead_bytes);
         let sent = Quota::new("bytes", config.max_response_bytes);
         let asides = Quota::new("warnings", MAX_ASIDES);
-        Self { selected, request, call, config, queue, attested, index, ahead, sent, asides }
+        Self { selected, request, call, config, queue, attested, index, ahead, sent, received, asides }
     }
 
     pub(super) async fn run(mut self) {
@@ -97,6 +102,9 @@ impl Pump {
                 None => break,
                 Some(Ok(frame)) => {
                     frames += 1;
+                    if let Some(received) = &self.received {
+                        received.add(frame.encoded_len());
+                    }
                     self.accept(&mut shaper, frame.result).await?;
                 }
                 Some(Err(status)) => {

@@ -18,6 +18,7 @@ use super::pump::Pump;
 use super::{Call, Proxy, aborted};
 use crate::coverage::{Gap, GapKind, to_hint};
 use crate::merge::{Merge, Merged, Source};
+use crate::received::Kind;
 
 impl Proxy {
     pub(super) fn merged_series(&self, request: Request<SeriesRequest>) -> Result<SeriesStream, Status> {
@@ -49,7 +50,9 @@ impl Proxy {
             let lost = selected.endpoint.gap(GapKind::Partial, "its task ended unexpectedly");
             sources.push(Source::new(queue, lost));
             let place = (Arc::clone(&attested), index);
-            let pump = Pump::new(selected, asked.clone(), Arc::clone(&call), config.clone(), sender, place);
+            let received = self.received_from(&selected.endpoint, Kind::Series, call.received.as_ref());
+            let (asked, call) = (asked.clone(), Arc::clone(&call));
+            let pump = Pump::new(selected, asked, call, config.clone(), sender, place, received);
             tasks.spawn(pump.run());
         }
         let answer = Answer {

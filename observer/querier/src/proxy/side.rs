@@ -8,9 +8,9 @@ use parallax_promql::parse::{ParserOptions, parse};
 use parallax_promql::selectors::selectors;
 use parallax_storeapi::proto::parallax::v1::{ShippingRequest, ShippingResponse};
 use parallax_storeapi::proto::thanos::{
-    ExemplarsRequest, ExemplarsResponse, MetricMetadataRequest, MetricMetadataResponse, RulesRequest,
-    RulesResponse, TargetsRequest, TargetsResponse, TsdbStatistics, TsdbStatisticsRequest,
-    TsdbStatisticsResponse,
+    ExemplarsRequest, ExemplarsResponse, MetricMetadataRequest, MetricMetadataResponse, QueryRangeRequest,
+    QueryRangeResponse, RulesRequest, RulesResponse, TargetsRequest, TargetsResponse, TsdbStatistics,
+    TsdbStatisticsRequest, TsdbStatisticsResponse,
 };
 use parallax_storeapi::{FrameStream, SideServices, async_trait, matchers};
 use tonic::{Request, Status};
@@ -90,6 +90,17 @@ impl SideServices for Proxy {
             })
             .await?;
         Ok(heard.into_frames::<ExemplarsRequest>())
+    }
+
+    /// Passed on to the only endpoint, if there is one that evaluates queries.
+    async fn query_range(
+        &self,
+        request: Request<QueryRangeRequest>,
+    ) -> Result<FrameStream<QueryRangeResponse>, Status> {
+        match self.passes_queries_to() {
+            Some(only) => self.ask_query(&only, request).await,
+            None => Err(Status::unimplemented("nobody beneath this querier evaluates queries alone")),
+        }
     }
 
     async fn tsdb_statistics(

@@ -76,6 +76,10 @@ impl Pump {
         request.extensions_mut().insert(Arc::clone(&self.budget));
         request.extensions_mut().insert(self.interest.clone());
         request.extensions_mut().insert(self.coverage.clone());
+        request.extensions_mut().insert(self.received.clone());
+        if let Some(among) = &self.among {
+            request.extensions_mut().insert(among.clone());
+        }
         if !self.options.store_matchers.is_empty() {
             request.extensions_mut().insert(StoreMatchers(self.options.store_matchers.clone()));
         }
