@@ -384,7 +384,7 @@ fn settings_and_environment_are_judged_like_flags() {
     };
     for (text, words) in [
         ("query_tiemout: 10s\n", vec!["unknown key", "query_tiemout", "settings.yaml"]),
-        ("query_mode: distributed\n", vec!["--query.mode", "not supported", "--query.mode=local"]),
+        ("query_enable_x_functions: true\n", vec!["--query.enable-x-functions", "not supported", "use rate"]),
         ("query_timeout: soon\n", vec!["--query.timeout", "soon"]),
         ("query_timeout: [\n", vec!["settings"]),
     ] {
@@ -396,8 +396,8 @@ fn settings_and_environment_are_judged_like_flags() {
     }
     let missing = run(["query", STOP, "--settings-file=/no/such/settings.yaml"]);
     assert!(missing.stderr.contains("/no/such/settings.yaml"), "{}", missing.stderr);
-    let refused = finish(command(["query", STOP]).env("PARALLAX_QUERY_MODE", "distributed"));
-    assert!(refused.stderr.contains("--query.mode is not supported"), "{}", refused.stderr);
+    let refused = finish(command(["query", STOP]).env("PARALLAX_QUERY_ENABLE_X_FUNCTIONS", "true"));
+    assert!(refused.stderr.contains("--query.enable-x-functions is not supported"), "{}", refused.stderr);
 }
 
 fn mode(path: &Path) -> u32 {

@@ -14,8 +14,8 @@ use parallax_pki::{CredentialSource, Purpose};
 use parallax_querier::api::ApiOptions;
 use parallax_querier::query::QueryLimits;
 use parallax_querier::{
-    Connection, EndpointConfig, EndpointOptions, EndpointSet, ForeignLabels, Proxy, ProxyConfig, Querier,
-    QuerierConfig, delegation_defect,
+    Connection, Distribution, EndpointConfig, EndpointOptions, EndpointSet, ForeignLabels, Proxy,
+    ProxyConfig, Querier, QuerierConfig, delegation_defect,
 };
 use parallax_store_gateway::{Caches, StoreGatewayConfig};
 use parallax_storeapi::{MessageLimits, SideService};
@@ -57,6 +57,12 @@ struct ObserverFile {
     #[serde(default = "data_dir")]
     data_dir: PathBuf,
     query_timeout: Option<DurationText>,
+    /// Where aggregations are evaluated: `local`, or `distributed` for those whose clusters have a querier behind their address.
+    #[serde(default)]
+    query_mode: QueryMode,
+    /// The external labels by which distributed queriers are told apart; without any, all that are no replica labels.
+    #[serde(default)]
+    partition_labels: Vec<String>,
     /// How long one cluster may be silent, before its first frame and between frames; then the answer goes on without it.
     response_timeout: Option<DurationText>,
     #[serde(default = "partial_response")]
@@ -85,6 +91,14 @@ struct ObserverFile {
     /// What they remember of chunks and metas, as the document of `--store.caching-bucket.config`; without it, nothing.
     caching_bucket: Option<serde_json::Value>,
     clusters: Vec<ClusterSection>,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+enum QueryMode {
+    #[default]
+    Local,
+    Distributed,
 }
 
 /// One expected cluster.
@@ -189,6 +203,10 @@ impl ObserverFile {
         ensure!(!self.clusters.is_empty(), "clusters: list at least one");
         ensure!(self.clusters.len() <= MAX_CLUSTERS, "clusters: at most {MAX_CLUSTERS}");
         self.caches()?;
+        ensure!(
+            self.partition_labels.is_empty() || self.query_mode == QueryMode::Distributed,
+            "partition_labels: they are for query_mode: distributed"
+        );
         for (index, cluster) in self.clusters.iter().enumerate() {
             let name = &cluster.name;
             ensure!(!name.is_empty(), "clusters: the name of number {} is empty", index + 1);
@@ -338,6 +356,8 @@ impl ObserverFile {
                 max_held_bytes: self.max_held_bytes.map_or(limits.max_held_bytes, |size| size.0),
                 ..limits
             },
+            distribution: (self.query_mode == QueryMode::Distributed)
+                .then(|| Distribution { partition_labels: self.partition_labels.clone() }),
             api: ApiOptions {
                 replica_labels: self.replica_labels.clone(),
                 partial_response: self.partial_response,

@@ -10,7 +10,7 @@ use parallax_promql::engine::{EngineOptions, StatsOptions};
 use parallax_promql::parse::ParserOptions;
 use parallax_querier::api::ApiOptions;
 use parallax_querier::query::QueryLimits;
-use parallax_querier::{EndpointOptions, ForeignLabels, ProxyConfig, Querier, QuerierConfig};
+use parallax_querier::{Distribution, EndpointOptions, ForeignLabels, ProxyConfig, Querier, QuerierConfig};
 use parallax_storeapi::{MessageLimits, SideService};
 
 use super::discovery::Discovery;
@@ -67,6 +67,7 @@ fn config(values: &Values) -> anyhow::Result<QuerierConfig> {
             dynamic_lookback: values.switch("query.dynamic-lookback-delta"),
             ..QueryLimits::default()
         },
+        distribution: distribution(values)?,
         engine: EngineOptions {
             lookback_ms: millis(values, "query.lookback-delta"),
             max_samples: count(values, "query.max-samples"),
@@ -129,6 +130,16 @@ fn algorithm(values: &Values) -> anyhow::Result<Algorithm> {
         Some("penalty") | None => Ok(Algorithm::Penalty),
         Some("chain") => Ok(Algorithm::Chain),
         Some(other) => bail!("--deduplication.func={other}: use penalty or chain"),
+    }
+}
+
+fn distribution(values: &Values) -> anyhow::Result<Option<Distribution>> {
+    let partition_labels = values.list("query.partition-label");
+    match values.text("query.mode").as_deref() {
+        Some("local") | None if partition_labels.is_empty() => Ok(None),
+        Some("local") | None => bail!("--query.partition-label is for --query.mode=distributed"),
+        Some("distributed") => Ok(Some(Distribution { partition_labels })),
+        Some(other) => bail!("--query.mode={other}: use local or distributed"),
     }
 }
 

@@ -5,7 +5,8 @@ use super::Kind::{Bytes, Duration, List, Number, Switch, Text};
 use super::common;
 
 const TENANCY: &str = "tenancy comes with a later version; leave the flag out";
-const DISTRIBUTED: &str = "distributed execution comes with a later version; use --query.mode=local";
+const OVERLAPS: &str =
+    "an endpoint whose series another one may hold in the time of a query is read, not asked to evaluate";
 const WEB: &str = "the web pages come with a later version";
 
 pub(super) fn flags() -> Vec<Flag> {
@@ -211,9 +212,21 @@ fn query() -> Vec<Flag> {
         Flag::new("query.enable-x-functions", Switch, "false", "xrate, xincrease, xdelta")
             .refused("use rate, increase and delta"),
         Flag::new("query.disable-fallback", Switch, "false", "Engine").no_effect("there is one engine"),
-        Flag::new("query.mode", Text, "local", "Where queries run").refused(DISTRIBUTED),
-        Flag::new("query.partition-label", List, "", "").refused(DISTRIBUTED),
-        Flag::new("query.distributed-with-overlapping-interval", Switch, "false", "").refused(DISTRIBUTED),
+        Flag::new(
+            "query.mode",
+            Text,
+            "local",
+            "Where aggregations are evaluated: local (here, from series), or distributed (by the queriers among the endpoints, where nobody else \
+             has their series)",
+        ),
+        Flag::new(
+            "query.partition-label",
+            List,
+            "",
+            "External label by which distributed queriers are told apart; may be repeated. Without it, all that are no replica labels",
+        ),
+        Flag::new("query.distributed-with-overlapping-interval", Switch, "false", "Distributed queries")
+            .no_effect(OVERLAPS),
         Flag::new("enable-feature", List, "", "promql-experimental-functions, promql-duration-expr, …"),
         Flag::new("deduplication.func", Text, "penalty", "How replicas become one series: penalty or chain"),
         Flag::new(

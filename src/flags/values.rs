@@ -306,7 +306,7 @@ mod tests {
     fn bad_values_and_refused_flags_are_named() {
         let text = |line: &[&str]| format!("{:#}", settle(line).err().unwrap());
         assert!(text(&["query", "--query.timeout=soon"]).contains("--query.timeout"));
-        assert!(text(&["query", "--query.mode=distributed"]).contains("--query.mode"));
+        assert!(text(&["query", "--query.enable-x-functions"]).contains("--query.enable-x-functions"));
         assert!(text(&["query", "--querry.timeout=5m"]).contains("--querry.timeout"));
         assert!(
             text(&["store", "--objstore.config=a", "--chunk-pool-size=lots"]).contains("--chunk-pool-size")

@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use parallax_dedup::Algorithm;
-use parallax_model::{Matcher, TimeRange};
+use parallax_model::{Labels, Matcher, TimeRange};
 use parallax_promql::source::{Cut, Pushed, PushedAnswer, Question, Scope, SourceError};
 use parallax_telemetry::Metrics;
 use prometheus_client::encoding::EncodeLabelSet;
@@ -215,7 +215,7 @@ impl QueryPushdown {
         let sets: Vec<Option<LabelSets>> = selection
             .ask
             .iter()
-            .map(|selected| LabelSets::of(selected.metadata.as_deref()?, replicas, partition))
+            .map(|selected| LabelSets::of(&label_sets(selected), replicas, partition))
             .collect();
         let alone = disjoint(&sets);
         let candidates = selection.ask.into_iter().zip(sets).zip(alone);
@@ -286,6 +286,14 @@ impl QueryPushdown {
             }
         };
         Some(Part { among, state, scope, query: Arc::clone(self) })
+    }
+}
+
+/// What an endpoint may hold: what it said, or if it never spoke, what it is expected to.
+fn label_sets(selected: &Selected) -> Vec<Labels> {
+    match &selected.metadata {
+        Some(known) => known.label_sets.clone(),
+        None => selected.endpoint.expected_labels().into_iter().collect(),
     }
 }
 

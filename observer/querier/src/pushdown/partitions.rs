@@ -6,8 +6,6 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use parallax_model::Labels;
 
-use crate::endpoint::Metadata;
-
 /// Most label sets of one endpoint; one with more is read.
 const MAX_SETS: usize = 1000;
 /// Most pairs of label sets of different shapes that are compared for one question.
@@ -23,13 +21,13 @@ pub(super) struct LabelSets {
 
 impl LabelSets {
     /// `None` for an endpoint that may hold series by which it cannot be told.
-    pub fn of(known: &Metadata, replica_labels: &[String], partition_labels: &[String]) -> Option<Self> {
-        if known.label_sets.is_empty() || known.label_sets.len() > MAX_SETS {
+    pub fn of(label_sets: &[Labels], replica_labels: &[String], partition_labels: &[String]) -> Option<Self> {
+        if label_sets.is_empty() || label_sets.len() > MAX_SETS {
             return None;
         }
         let mut shapes: BTreeMap<Vec<String>, HashSet<Labels>> = BTreeMap::new();
         let mut names = BTreeSet::new();
-        for set in &known.label_sets {
+        for set in label_sets {
             let mut set = set.without(replica_labels);
             if !partition_labels.is_empty() {
                 set = set.keeping(partition_labels);
@@ -138,9 +136,8 @@ mod tests {
     use super::*;
 
     fn sets(all: &[&[(&str, &str)]]) -> Option<LabelSets> {
-        let mut metadata = Metadata::from_info(Default::default()).unwrap();
-        metadata.label_sets = all.iter().map(|pairs| Labels::from_pairs(pairs.iter().copied())).collect();
-        LabelSets::of(&metadata, &["replica".to_owned()], &[])
+        let all: Vec<Labels> = all.iter().map(|pairs| Labels::from_pairs(pairs.iter().copied())).collect();
+        LabelSets::of(&all, &["replica".to_owned()], &[])
     }
 
     #[test]
@@ -173,11 +170,10 @@ mod tests {
 
     #[test]
     fn partition_labels_narrow_the_sets() {
-        let mut metadata = Metadata::from_info(Default::default()).unwrap();
-        metadata.label_sets = vec![Labels::from_pairs([("cluster", "a"), ("prometheus", "x")])];
+        let all = [Labels::from_pairs([("cluster", "a"), ("prometheus", "x")])];
         let of = |names: &[&str]| {
             let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-            LabelSets::of(&metadata, &[], &names).map(|sets| sets.names().to_vec())
+            LabelSets::of(&all, &[], &names).map(|sets| sets.names().to_vec())
         };
         assert_eq!(of(&["cluster"]).unwrap(), ["cluster"]);
         assert!(of(&["region"]).is_none());
