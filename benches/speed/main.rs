@@ -1,7 +1,7 @@
 //! The speed harness: the same questions to Parallax and to the real Thanos and Prometheus, in the same run.
 //!
 //!     cargo bench --bench speed                        everything
-//!     cargo bench --bench speed -- decode store        some parts: decode, store, query, targets, footprint, sidecar, growth, compact
+//!     cargo bench --bench speed -- decode store        some parts: decode, store, query, targets, footprint, sidecar, growth, compact, hub
 //!
 //! The real ones are the Go program tests/peers (Thanos' store gateway, its StoreAPI client and querier, Prometheus' engine), which
 //! `PARALLAX_PEERS` names; `tests/run` builds it, and so does `cd tests/peers && go build -tags slicelabels -o FILE .`.
@@ -11,6 +11,7 @@
 //! - `SPEED_SIDECAR_SERIES` (100000): what is read through a sidecar, over two hours
 //! - `SPEED_PLOT` (growth.svg in the target directory): where `growth` draws its plot; it measures sizes of its own
 //! - `SPEED_COMPACT_SERIES` (100000): series of each block that is compacted
+//! - `SPEED_CLUSTERS` (100), `SPEED_HUB_SERIES` (10000): clusters under one hub, and series of each of the ten whose results cross the border
 //! - `SPEED_DIR`: a folder in which the data stays for the next run; otherwise it is temporary
 //! - `THANOS_BIN`: a real `thanos`, asked as `thanos store` and `thanos query` (with both of its engines) instead of the stand-in
 //! - `PROMETHEUS_BIN`: a real `prometheus`, asked over HTTP on the same blocks instead of the stand-in
@@ -27,6 +28,7 @@ mod data;
 mod decode;
 mod footprint;
 mod growth;
+mod hub;
 mod measure;
 #[allow(dead_code, reason = "shared with tests/peers.rs, which uses the rest")]
 #[path = "../../tests/peers_support/peer.rs"]
@@ -53,9 +55,11 @@ pub struct Options {
     pub prometheus: Option<PathBuf>,
 }
 
-const PARTS: [&str; 8] = ["decode", "store", "query", "targets", "footprint", "sidecar", "growth", COMPACT];
+const PARTS: [&str; 9] =
+    ["decode", "store", "query", "targets", "footprint", "sidecar", "growth", COMPACT, HUB];
 
 const COMPACT: &str = "compact";
+const HUB: &str = "hub";
 
 fn main() -> anyhow::Result<()> {
     let number = |name: &str, default: usize| {
@@ -84,8 +88,17 @@ fn main() -> anyhow::Result<()> {
             dir: std::env::var_os("SPEED_DIR").map(PathBuf::from),
         })?;
     }
-    // Sidecar and compactor are compared with real programs only.
-    let is_real = |part: &String| part == "sidecar" || part == COMPACT;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    if wanted.is_empty() || wanted.iter().any(|part| part == HUB) {
+        runtime.block_on(hub::run(&hub::Options {
+            parallax: component::parallax(),
+            clusters: number("SPEED_CLUSTERS", 100)?,
+            series: number("SPEED_HUB_SERIES", 10_000)?,
+            rounds: number("SPEED_ROUNDS", 3)?.max(1),
+        }))?;
+    }
+    // Sidecar and compactor are compared with real programs only; the hub is measured against its targets.
+    let is_real = |part: &String| part == "sidecar" || part == COMPACT || part == HUB;
     let needs_peers = wanted.is_empty() || !wanted.iter().all(is_real);
     let peers =
         if needs_peers { peer::program_or_leave_out("the speed harness") } else { Some(PathBuf::new()) };
@@ -98,7 +111,6 @@ fn main() -> anyhow::Result<()> {
         thanos: real("THANOS_BIN")?,
         prometheus: real("PROMETHEUS_BIN")?,
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(run(&options, number("SPEED_SIDECAR_SERIES", 100_000)?, &wanted))
 }
 

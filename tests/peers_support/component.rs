@@ -52,14 +52,21 @@ impl Component {
 
     /// `parallax observer` over the history of the cluster eu-1: store gateway and querier in one process.
     pub async fn observer(program: &Path, bucket: &Path) -> anyhow::Result<Self> {
+        let bucket = serde_json::json!({"type": "FILESYSTEM", "config": {"directory": bucket}});
+        let file = serde_json::json!({
+            "replica_labels": ["prometheus_replica"],
+            "clusters": [{"name": "eu-1", "bucket": bucket}],
+        });
+        Self::observer_of(program, &file).await
+    }
+
+    /// `parallax observer` with a file, to which its address and its directory are added.
+    pub async fn observer_of(program: &Path, file: &Value) -> anyhow::Result<Self> {
         let dir = tempfile::tempdir()?;
         let http = format!("127.0.0.1:{}", free_port()?);
-        let file = serde_json::json!({
-            "http_address": http,
-            "data_dir": dir.path().join("data"),
-            "replica_labels": ["prometheus_replica"],
-            "clusters": [{"name": "eu-1", "bucket": {"type": "FILESYSTEM", "config": {"directory": bucket}}}],
-        });
+        let mut file = file.clone();
+        file["http_address"] = http.as_str().into();
+        file["data_dir"] = dir.path().join("data").display().to_string().into();
         let path = dir.path().join("observer.yaml");
         std::fs::write(&path, file.to_string())?;
         let mut child = Command::new(program);
