@@ -269,7 +269,7 @@ const QUERIES: [&str; 32] = [
     "group by (cluster) (gauge)",
     "group without (job) (last_over_time(gauge[2m]))",
     "sum by (job) (rate(gauge[5m]))",
-    "max(clamp(gauge, -100, 100) offset 2m)",
+    "max(clamp(gauge offset 2m, -100, 100))",
     "sum(rate(x_total[5m])) / sum(rate(x_total[5m] offset 5m))",
     "max_over_time(max by (job) (gauge)[10m:1m])",
     "histogram_quantile(0.9, sum by (le) (rate(b_bucket[5m])))",
@@ -417,7 +417,7 @@ fn what_is_not_certain_stays() {
         "sum(ln(gauge))",
         "sum(gauge ^ 2)",
         "sum by (__name__) (gauge)",
-        "sum(rate({job=\"1\"}[5m]))",
+        "sum(rate({__name__=~\"x_total\"}[5m]))",
         "sum(vector(1))",
         "sum(time() - gauge)",
     ] {

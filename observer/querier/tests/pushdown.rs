@@ -312,7 +312,9 @@ async fn what_is_missing_is_reported_as_ever() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_missing_beneath_an_evaluation_is_reported_and_covered() {
-    let eu = leaf_over("eu-1", store_of("eu-1", 1), Manner::Honest, vec![down("eu-2")]).await;
+    let mut eu = leaf_over("eu-1", store_of("eu-1", 1), Manner::Honest, vec![down("eu-2")]).await;
+    // It holds two clusters, so it is declared as neither.
+    eu.endpoint.cluster = None;
     let endpoints = || vec![eu.endpoint.clone()];
     let (local, hub) = (Hub::over(endpoints()).await, distributed(endpoints()).await);
     let uri = range_uri("sum(x_total)");
