@@ -1,7 +1,7 @@
 //! Parallax among the real programs: Thanos' StoreAPI client, store gateway, sidecar and querier, and Prometheus' engine and block reader.
 //!
 //! The Go program `tests/peers` holds the real ones; `tests/run` builds it. Without it these tests are left out, in CI they fail. Nothing here
-//! is recorded: both sides are asked the same in the same run. Environment: `PARALLAX_PEERS` (the Go program), `PARALLAX_SEED`
+//! is recorded: both sides are asked the same in the same run. Environment: `PARALLAX_PEERS` (the Go program), `THANOS_BIN` (a real `thanos`, whose querier is let evaluate), `PARALLAX_SEED`
 //! and `PARALLAX_QUERIES` (which and how many generated queries), `PARALLAX_BIN` (another binary to test).
 
 #[path = "peers_support/blocks.rs"]

@@ -98,7 +98,11 @@ impl Component {
         Self::spawn(child, dir, http, String::new()).await
     }
 
-    async fn start(
+    /// `program command`, with addresses of its own and these arguments.
+    ///
+    /// # Errors
+    /// If it does not become ready.
+    pub async fn start(
         program: &Path,
         command: &str,
         arguments: Vec<String>,
@@ -140,6 +144,16 @@ impl Component {
         let response = self.client.get(path, &params).await?;
         let status = response.status();
         Ok((status, serde_json::from_slice(&response.bytes(MAX_ANSWER_BYTES).await?)?))
+    }
+
+    /// What is served at `path` as text.
+    ///
+    /// # Errors
+    /// If there is no answer.
+    pub async fn text(&self, path: &str) -> anyhow::Result<(StatusCode, String)> {
+        let response = self.client.get(path, &[]).await?;
+        let status = response.status();
+        Ok((status, String::from_utf8_lossy(&response.bytes(MAX_ANSWER_BYTES).await?).into_owned()))
     }
 
     /// Asks the HTTP API.

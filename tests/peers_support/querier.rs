@@ -156,6 +156,42 @@ async fn thanos_querier_may_stand_on_our_querier_and_ours_on_another_of_ours() {
     our_tally.conclude("our querier over ours");
 }
 
+/// Two clusters, each with a querier of ours or the real Thanos' over its own bucket's store.
+#[tokio::test(flavor = "multi_thread")]
+async fn our_distributed_querier_lets_ours_and_thanos_queriers_evaluate() {
+    let Some(peers) = program_or_leave_out("our distributed querier") else { return };
+    let stores = Stores::start(&peers).await;
+    let thanos = std::env::var_os("THANOS_BIN").map(std::path::PathBuf::from);
+    if thanos.is_none() {
+        println!("left out: our distributed querier over Thanos' (THANOS_BIN names none)");
+    }
+    let mut leaves =
+        vec![Component::query(&parallax(), &[&stores.ours.grpc], &[]).await.expect("our querier")];
+    if let Some(thanos) = &thanos {
+        let arguments = ["--query.replica-label=prometheus_replica".to_owned()];
+        let endpoint = format!("--endpoint={}", stores.their_address);
+        let arguments = [&arguments[..], &[endpoint]].concat();
+        leaves.push(Component::start(thanos, "query", arguments, false).await.expect("Thanos' querier"));
+    }
+    let mut theirs = Peer::query(&peers, &[&stores.their_address]).expect("Thanos' querier");
+    for leaf in &leaves {
+        let mode = ["--query.mode=distributed".to_owned()];
+        let ours = Component::query(&parallax(), &[&leaf.grpc], &mode).await.expect("a distributed querier");
+        let mut tally = Tally::default();
+        for question in all_questions() {
+            let wanted = question.ask_peer(&mut theirs);
+            let difference = question.compare(&wanted, &ours).await;
+            tally.count(&question, &wanted, difference);
+        }
+        tally.conclude("our distributed querier");
+        let (_, metrics) = ours.text("/metrics").await.expect("metrics");
+        let answered = metrics.lines().find(|line| {
+            line.starts_with("parallax_querier_pushdown_total{") && line.contains("outcome=\"answered\"")
+        });
+        assert!(answered.is_some_and(|line| !line.ends_with(" 0")), "nothing was evaluated beneath");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn thanos_remote_engine_gets_from_our_query_api_what_thanos_querier_answers() {
     let Some(peers) = program_or_leave_out("Thanos' remote engine over our querier") else { return };

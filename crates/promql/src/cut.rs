@@ -62,6 +62,9 @@ const OF_EACH_SERIES: [&str; 26] = [
     "sum_over_time",
 ];
 
+/// Those of them that look at resets of counters.
+const OF_COUNTERS: [&str; 4] = ["increase", "irate", "rate", "resets"];
+
 /// An aggregation that can be evaluated in parts, and the steps it is evaluated at.
 #[derive(Clone, Debug)]
 pub struct Cut {
@@ -135,6 +138,21 @@ impl Cut {
     pub fn question<S: AsRef<str>>(&self, partition: &[S], own: &[Matcher]) -> Option<Question> {
         let partition: Vec<&str> = partition.iter().map(AsRef::as_ref).collect();
         Question::new(&self.aggregate, self.position, self.times, &partition, own)
+    }
+
+    /// Whether it looks at resets of counters. Thanos' queriers take those out even where nothing is deduplicated.
+    pub fn reads_counters(&self) -> bool {
+        fn reads(expr: &Expr) -> bool {
+            match &expr.kind {
+                ExprKind::Call(call) => {
+                    OF_COUNTERS.contains(&call.function.name) || call.arguments.iter().any(reads)
+                }
+                ExprKind::Paren(inner) | ExprKind::Unary { operand: inner, .. } => reads(inner),
+                ExprKind::Binary(binary) => reads(&binary.left) || reads(&binary.right),
+                _ => false,
+            }
+        }
+        reads(&self.aggregate.operand)
     }
 
     /// The labels by which it groups.

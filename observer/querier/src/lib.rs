@@ -33,5 +33,5 @@ pub use error::Error;
 pub use proxy::{Proxy, ProxyConfig, SideLimits};
 pub use pushdown::Distribution;
 pub use querier::Querier;
-pub use shipping::Shipping;
 pub use received::{ReceivedBytes, ReceivedLog};
+pub use shipping::Shipping;

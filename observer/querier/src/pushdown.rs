@@ -150,6 +150,7 @@ struct Target {
     /// What is selected of it.
     matchers: Vec<Matcher>,
     range: TimeRange,
+    reads_counters: bool,
     key: u64,
 }
 
@@ -258,7 +259,8 @@ impl QueryPushdown {
         (selected.endpoint.name(), question.text()).hash(&mut hasher);
         let key = hasher.finish();
         let (matchers, range) = (cut.matchers().to_vec(), cut.range());
-        let target = Target { selected, question, sets, matchers, range, key };
+        let reads_counters = cut.reads_counters();
+        let target = Target { selected, question, sets, matchers, range, reads_counters, key };
         (!self.distributor.has_declined(key)).then_some(target)
     }
 

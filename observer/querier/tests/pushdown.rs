@@ -346,6 +346,21 @@ async fn a_querier_that_does_not_say_what_it_has_is_unattested() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_querier_of_others_is_not_believed_about_counters_that_are_not_deduplicated() {
+    let eu = leaf("eu-1", 1, Manner::SaysNothing).await;
+    let hub = distributed(vec![eu.endpoint.clone()]).await;
+    for (query, dedup, bytes) in [
+        ("sum(rate(x_total[5m]))", "false", true),
+        ("sum(rate(x_total[5m]))", "true", false),
+        ("sum(x_total)", "false", false),
+    ] {
+        let data = hub.whole(&format!("{}&dedup={dedup}", range_uri(query))).await;
+        let read = received(&data, "seriesBytes");
+        assert_eq!(read.iter().any(|(_, read)| *read > 0), bytes, "{query} {dedup}: {read:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_querier_that_hangs_is_late_and_then_left_alone() {
     let (eu, us) = (leaf("eu-1", 1, Manner::Honest).await, leaf("us-1", 2, Manner::Hangs).await);
     let hub = distributed(vec![eu.endpoint.clone(), us.endpoint.clone()]).await;

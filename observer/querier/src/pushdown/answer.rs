@@ -70,7 +70,7 @@ impl QueryPushdown {
     ) -> Result<(PushedAnswer, Vec<Held>), Declined> {
         let request = self.request(&target.question);
         let frames = self.distributor.proxy.ask_query(&target.selected, request).await?;
-        let heard = self.hear(frames).await?;
+        let heard = self.hear(frames, target.question.times().steps).await?;
         if !heard.has_stats {
             return Err(Declined::for_good(
                 heard
@@ -79,6 +79,10 @@ impl QueryPushdown {
                     .next()
                     .unwrap_or_else(|| "its answer ended without statistics".to_owned()),
             ));
+        }
+        // Only queriers of ours say what their answers have.
+        if heard.coverage.is_none() && target.reads_counters && self.options.replica_labels.is_empty() {
+            return Err(Declined::for_good("without dedup, others count the resets of counters differently"));
         }
         if let Some(odd) = heard.series.iter().find(|series| !target.sets.has(&series.labels)) {
             return Err(Declined::for_good(format!("it answers for {}, which is not its own", odd.labels)));
@@ -117,12 +121,16 @@ impl QueryPushdown {
         request
     }
 
-    async fn hear(&self, mut frames: FrameStream<QueryRangeResponse>) -> Result<Heard, Declined> {
+    async fn hear(
+        &self,
+        mut frames: FrameStream<QueryRangeResponse>,
+        steps: usize,
+    ) -> Result<Heard, Declined> {
         let mut heard = Heard::default();
         while let Some(frame) = frames.next().await {
             match frame?.result {
-                Some(Frame::Timeseries(series)) => self.take(vec![series], &mut heard)?,
-                Some(Frame::TimeseriesBatch(batch)) => self.take(batch.series, &mut heard)?,
+                Some(Frame::Timeseries(series)) => self.take(vec![series], steps, &mut heard)?,
+                Some(Frame::TimeseriesBatch(batch)) => self.take(batch.series, steps, &mut heard)?,
                 Some(Frame::Stats(_)) => heard.has_stats = true,
                 Some(Frame::Warnings(text)) => match from_text(&text) {
                     Some(Ok(coverage)) => heard.coverage = Some(coverage),
@@ -136,10 +144,12 @@ impl QueryPushdown {
         Ok(heard)
     }
 
-    fn take(&self, series: Vec<TimeSeries>, heard: &mut Heard) -> Result<(), Declined> {
+    /// A group with one sample becomes a row over all steps: that is what it is counted as.
+    fn take(&self, series: Vec<TimeSeries>, steps: usize, heard: &mut Heard) -> Result<(), Declined> {
+        let row_bytes = steps * size_of::<f64>() + steps / 8;
         let size = |one: &TimeSeries| {
             let text: usize = one.labels.iter().map(|label| label.name.len() + label.value.len()).sum();
-            size_of::<SeriesData>() + text + one.samples.len() * size_of::<(i64, f64)>()
+            row_bytes + size_of::<SeriesData>() + text + one.samples.len() * size_of::<(i64, f64)>()
         };
         let held = self.budget.hold(series.iter().map(size).sum());
         heard.held.push(held.map_err(|over| Declined::for_good(over.to_string()))?);
