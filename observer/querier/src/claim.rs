@@ -170,9 +170,9 @@ impl Claim {
         }
     }
 
-    /// What its own series match.
-    pub(crate) fn own_matcher(&self) -> Matcher {
-        Matcher::equal(self.label.as_str(), self.cluster.as_str())
+    /// What its own series match; `None` if there is no regular expression of so many names.
+    pub(crate) fn own_matcher(&self) -> Option<Matcher> {
+        parallax_storeapi::matchers::from_wire(&[self.matcher()]).ok()?.pop()
     }
 
     /// The matchers for the endpoint, of a request that its declared cluster does not contradict.

@@ -253,7 +253,7 @@ impl QueryPushdown {
         {
             return None;
         }
-        let own: Vec<Matcher> = claim.iter().map(Claim::own_matcher).collect();
+        let own: Vec<Matcher> = claim.iter().map(Claim::own_matcher).collect::<Option<_>>()?;
         let question = cut.question(sets.names(), &own)?;
         let mut hasher = DefaultHasher::new();
         (selected.endpoint.name(), question.text()).hash(&mut hasher);
@@ -295,7 +295,7 @@ impl QueryPushdown {
 fn label_sets(selected: &Selected) -> Vec<Labels> {
     match &selected.metadata {
         Some(known) => known.label_sets.clone(),
-        None => selected.endpoint.expected_labels().into_iter().collect(),
+        None => selected.endpoint.expected().iter().map(|name| selected.endpoint.labels_of(name)).collect(),
     }
 }
 

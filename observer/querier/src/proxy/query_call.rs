@@ -101,7 +101,7 @@ impl Selected {
             && known.foreign.is_none()
             && !injects
             && self.endpoint.is_healthy()
-            && self.endpoint.advertises_expected()
+            && self.endpoint.not_advertised().is_empty()
             && self.endpoint.why_not_now(Instant::now()).is_none()
     }
 }
