@@ -5,8 +5,10 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use axum::Router;
-use parallax_net::{Context, GrpcServer, GrpcServerConfig, HttpServer, base_router, watch_credentials};
-use parallax_storeapi::Store;
+use parallax_net::{
+    Context, GrpcServer, GrpcServerConfig, HttpServer, base_router, counted, watch_credentials,
+};
+use parallax_storeapi::{METHODS, Store};
 
 use crate::command::web_config;
 
@@ -36,7 +38,7 @@ impl Listeners {
                 if let Some(source) = &config.tls {
                     watch_credentials(&context.metrics, "grpc_server", source);
                 }
-                Some(GrpcServer::bind(config, &context.metrics).await?)
+                Some(GrpcServer::bind(config, &context.metrics).await?.counting(METHODS))
             }
             None => None,
         };
@@ -49,7 +51,7 @@ impl Listeners {
 
     /// Serves `router` (besides metrics and probes) and `store` until shutdown.
     pub async fn serve(self, context: &Context, router: Router, store: Arc<dyn Store>) -> anyhow::Result<()> {
-        let router = base_router(context).merge(router);
+        let router = counted(base_router(context).merge(router), &context.metrics);
         let http = async {
             self.http.serve(router, context.shutdown.clone()).await.context("serving http")?;
             anyhow::Ok(())
@@ -79,6 +81,6 @@ pub async fn bind_http(
 
 /// Serves `router`, metrics and probes until shutdown.
 pub async fn serve_http(http: HttpServer, context: &Context, router: Router) -> anyhow::Result<()> {
-    let router = base_router(context).merge(router);
+    let router = counted(base_router(context).merge(router), &context.metrics);
     http.serve(router, context.shutdown.clone()).await.context("serving http")
 }

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
-use parallax_net::discovery::{DnsName, Target};
+use parallax_net::discovery::{DnsName, LookupMetrics, Target};
 use parallax_net::{ClientTls, Compression, Context, GrpcTarget, watch_credentials};
 use parallax_pki::CredentialSource;
 use parallax_querier::{Connection, EndpointConfig, EndpointSet, Problem};
@@ -72,7 +72,10 @@ impl Discovery {
             given: Vec::new(),
             file,
             target_files: TargetFiles::new(&values.list("store.sd-files")).context("--store.sd-files")?,
-            names: Names::new(values.duration("store.sd-dns-interval")),
+            names: Names::new(
+                values.duration("store.sd-dns-interval"),
+                LookupMetrics::register(&context.metrics),
+            ),
             credentials: Credentials::default(),
             global: GlobalClient {
                 credentials,

@@ -18,6 +18,10 @@ use hickory_resolver::proto::xfer::Protocol;
 
 use crate::Error;
 
+mod metrics;
+
+pub use metrics::LookupMetrics;
+
 /// How long one look-up may take, all its questions together.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the resolver waits for one server before it asks again.

@@ -24,6 +24,7 @@ use tower::{Service, ServiceExt as _};
 use crate::Error;
 use crate::compression::{Compression, compress_request, decompress_response};
 use crate::listen::split_host_port;
+use crate::rpc_metrics::EndpointCalls;
 
 mod connector;
 mod health;
@@ -72,6 +73,8 @@ pub struct GrpcTarget {
     pub compression: Option<Compression>,
     /// Largest message of a compressed answer, compressed and not.
     pub max_message_bytes: usize,
+    /// Counts the calls; repetitions of one whose connection went away are that call.
+    pub calls: Option<EndpointCalls>,
 }
 
 impl GrpcTarget {
@@ -85,6 +88,7 @@ impl GrpcTarget {
             max_connection_age: MAX_CONNECTION_AGE,
             compression: None,
             max_message_bytes: MAX_MESSAGE_BYTES,
+            calls: None,
         }
     }
 
@@ -119,6 +123,7 @@ pub fn connect(target: &GrpcTarget) -> Result<GrpcChannel, Error> {
         connect_timeout: target.connect_timeout,
         compression: target.compression,
         max_message_bytes: target.max_message_bytes,
+        calls: target.calls.clone(),
         endpoint,
         connector,
         current: ArcSwap::from_pointee(Live { channel, health }),
@@ -170,6 +175,7 @@ struct Inner {
     connect_timeout: Duration,
     compression: Option<Compression>,
     max_message_bytes: usize,
+    calls: Option<EndpointCalls>,
     endpoint: Endpoint,
     connector: Connector,
     current: ArcSwap<Live>,
@@ -207,7 +213,18 @@ impl Service<http::Request<Body>> for GrpcChannel {
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         let inner = Arc::clone(&self.inner);
-        Box::pin(async move { inner.call(request).await })
+        let begun = inner.calls.as_ref().map(|calls| calls.begin(request.uri().path(), request.headers()));
+        Box::pin(async move {
+            let answer = inner.call(request).await;
+            let Some(mut call) = begun else { return answer };
+            match answer {
+                Ok(response) => Ok(call.watch(response)),
+                Err(status) => {
+                    call.ended(status.code());
+                    Err(status)
+                }
+            }
+        })
     }
 }
 

@@ -8,6 +8,7 @@
 //! - On shutdown the listener closes first, open calls get [`GrpcServerConfig::grace_period`] to end, then their connections are cut.
 //!
 //! - Who may call at all is [`GrpcServerConfig::access`], judged call by call.
+//! - Every call is counted, also one that is refused.
 //!
 //! What is served is the caller's [`Routes`]; each call says who it is from by [`PeerInfo`](crate::PeerInfo).
 
@@ -28,9 +29,11 @@ use crate::Error;
 use crate::compression::CompressionLayer;
 use crate::connection_metrics::ConnectionMetrics;
 use crate::listen::listen;
+use crate::rpc_metrics::{Calls, RpcMethods};
 
 mod acceptor;
 mod access;
+mod counting;
 mod gather;
 mod live;
 mod refusal_log;
@@ -39,6 +42,7 @@ mod stream;
 use acceptor::Acceptor;
 pub use access::ServerAccess;
 use access::{AccessLayer, AccessRule};
+use counting::CountingLayer;
 use refusal_log::RefusalLog;
 
 /// Connections whose handshake is done and that wait to be served.
@@ -106,6 +110,8 @@ pub struct GrpcServer {
     listener: TcpListener,
     local_addr: SocketAddr,
     metrics: ConnectionMetrics,
+    registry: Metrics,
+    methods: RpcMethods,
 }
 
 impl GrpcServer {
@@ -122,7 +128,14 @@ impl GrpcServer {
             return Err(Error::Access { address: config.address, flag: config.flag });
         }
         let (listener, local_addr) = listen(&config.address, config.flag).await?;
-        Ok(Self { config, listener, local_addr, metrics: ConnectionMetrics::new(metrics, "grpc") })
+        let (registry, metrics) = (metrics.clone(), ConnectionMetrics::new(metrics, "grpc"));
+        Ok(Self { config, listener, local_addr, metrics, registry, methods: &[] })
+    }
+
+    /// Tells these methods apart when it counts calls; without them, all are `unknown`.
+    #[must_use]
+    pub fn counting(self, methods: RpcMethods) -> Self {
+        Self { methods, ..self }
     }
 
     /// The address that is really bound; of use where port 0 was asked for.
@@ -132,7 +145,7 @@ impl GrpcServer {
 
     /// Serves until `shutdown`, then drains. Returns when all connections are closed, or the grace period is over.
     pub async fn serve(self, routes: Routes, shutdown: CancellationToken) -> Result<(), Error> {
-        let Self { config, listener, local_addr, metrics } = self;
+        let Self { config, listener, local_addr, metrics, registry, methods } = self;
         let tls = match &config.tls {
             None => "off",
             Some(source) if source.current().requires_client_certificate() => "client certificates required",
@@ -164,6 +177,7 @@ impl GrpcServer {
         let acceptor = Arc::new(Acceptor::new(config, metrics, cut.clone(), sender, refusals));
         let accepting = tokio::spawn(acceptor.run(listener, shutdown.clone()));
         let serving = server
+            .layer(CountingLayer(Calls::of_server(&registry, methods)))
             .layer(AccessLayer(access))
             .layer(CompressionLayer { limit_bytes: max_request_bytes })
             .add_routes(routes)

@@ -17,11 +17,13 @@ pub mod error;
 pub mod grpc_client;
 pub mod grpc_server;
 pub mod http_client;
+mod http_metrics;
 pub mod http_server;
 pub mod inspect;
 mod listen;
 pub mod peer;
 mod probes;
+mod rpc_metrics;
 pub mod tls_probe;
 
 pub use compression::Compression;
@@ -33,7 +35,9 @@ pub use grpc_server::{GrpcServer, GrpcServerConfig, ServerAccess};
 pub use http_client::{
     BodyStream, BulkBody, BulkResponse, HttpAuth, HttpClient, HttpClientConfig, HttpResponse, Secret,
 };
+pub use http_metrics::counted;
 pub use http_server::{HttpRules, HttpSecurity, HttpServer, Users};
 pub use peer::PeerInfo;
 pub use probes::base_router;
+pub use rpc_metrics::{ClientCalls, EndpointCalls, RpcMethods};
 pub use tls_probe::{ServerProbe, probe_server};

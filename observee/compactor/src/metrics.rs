@@ -2,11 +2,15 @@
 
 use std::time::Duration;
 
+use parallax_block::DeletionMark;
 use parallax_telemetry::Metrics;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+
+use crate::view::mark_name;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct ResolutionLabels {
@@ -20,6 +24,20 @@ pub struct MarkLabels {
 }
 
 type ByResolution = Family<ResolutionLabels, Counter>;
+
+/// Upper bounds, in seconds, of the duration of a search for covered blocks: Thanos' own.
+const GARBAGE_BOUNDS_SECONDS: [f64; 16] =
+    [0.01, 0.1, 0.3, 0.6, 1.0, 3.0, 6.0, 9.0, 20.0, 30.0, 60.0, 90.0, 120.0, 240.0, 360.0, 720.0];
+
+/// A histogram that can be made without arguments.
+#[derive(Clone, Debug)]
+pub(crate) struct GarbageSeconds(Histogram);
+
+impl Default for GarbageSeconds {
+    fn default() -> Self {
+        Self(Histogram::new(GARBAGE_BOUNDS_SECONDS))
+    }
+}
 
 /// A clone counts into the same numbers.
 #[derive(Clone, Debug, Default)]
@@ -35,6 +53,8 @@ pub struct CompactorMetrics {
     pub(crate) garbage_collected: Counter,
     pub(crate) garbage_collections: Counter,
     pub(crate) garbage_collection_failures: Counter,
+    garbage_collection_seconds: GarbageSeconds,
+    marked_for_deletion: Counter,
     marked: Family<MarkLabels, Counter>,
     runs_started: ByResolution,
     runs_completed: ByResolution,
@@ -116,6 +136,16 @@ impl CompactorMetrics {
                 "Such blocks that could not be marked, or may not be",
                 fresh.garbage_collection_failures,
             ),
+            garbage_collection_seconds: GarbageSeconds(registry.register(
+                "thanos_compact_garbage_collection_duration_seconds",
+                "Duration of a search for such blocks",
+                fresh.garbage_collection_seconds.0,
+            )),
+            marked_for_deletion: counter(
+                "thanos_compact_blocks_marked_for_deletion",
+                "Blocks marked for deletion: the name that Thanos' dashboards ask for",
+                fresh.marked_for_deletion,
+            ),
             marked: registry.register(
                 "thanos_compact_blocks_marked",
                 "Blocks marked, by kind and reason",
@@ -147,11 +177,13 @@ impl CompactorMetrics {
                 fresh.compaction_failures,
             ),
             downsamples: family("thanos_compact_downsample", "Blocks downsampled", fresh.downsamples),
-            downsample_failures: family(
-                "thanos_compact_downsample_failures",
-                "Blocks whose downsampling failed",
-                fresh.downsample_failures,
-            ),
+            downsample_failures: {
+                let help = "Blocks whose downsampling failed";
+                let failures =
+                    family("thanos_compact_downsample_failures", help, fresh.downsample_failures);
+                // The name that Thanos' dashboards ask for.
+                family("thanos_compact_downsample_failed", help, failures)
+            },
             todo_compactions: gauge(
                 "thanos_compact_todo_compactions",
                 "Compactions that are planned",
@@ -199,5 +231,12 @@ impl CompactorMetrics {
 
     pub(crate) fn marked(&self, marker: &'static str, reason: &'static str) {
         self.marked.get_or_create(&MarkLabels { marker, reason }).inc();
+        if marker == mark_name::<DeletionMark>() {
+            self.marked_for_deletion.inc();
+        }
+    }
+
+    pub(crate) fn garbage_collected_in(&self, took: Duration) {
+        self.garbage_collection_seconds.0.observe(took.as_secs_f64());
     }
 }

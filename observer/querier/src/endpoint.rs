@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use parallax_model::{Labels, TimeRange};
-use parallax_net::GrpcTarget;
+use parallax_net::{EndpointCalls, GrpcTarget};
 use parallax_storeapi::proto::thanos::info::InfoResponse;
 use parallax_storeapi::{MessageLimits, Store, StoreClient};
 use prometheus_client::metrics::counter::Counter;
@@ -194,6 +194,7 @@ pub struct Endpoint {
     store: Arc<dyn Store>,
     options: Arc<EndpointOptions>,
     foreign: ForeignCounter,
+    calls: EndpointCalls,
     shared: Shared,
 }
 
@@ -202,6 +203,7 @@ impl Endpoint {
         config: EndpointConfig,
         options: Arc<EndpointOptions>,
         foreign: ForeignCounter,
+        calls: EndpointCalls,
     ) -> Result<Self, Error> {
         config.check(&options)?;
         let expected = config.expected();
@@ -209,7 +211,8 @@ impl Endpoint {
         let remote = |target: &GrpcTarget| -> Result<Arc<dyn Store>, Error> {
             let limits = &options.message_limits;
             let max_message_bytes = limits.frame_bytes.max(limits.info_bytes).max(limits.labels_bytes);
-            let channel = parallax_net::connect(&GrpcTarget { max_message_bytes, ..target.clone() })
+            let calls = Some(calls.clone());
+            let channel = parallax_net::connect(&GrpcTarget { max_message_bytes, calls, ..target.clone() })
                 .map_err(|source| Error::Endpoint { endpoint: config.name.clone(), source })?;
             Ok(Arc::new(StoreClient::new(channel).with_limits(options.message_limits)))
         };
@@ -234,6 +237,7 @@ impl Endpoint {
             store,
             options,
             foreign,
+            calls,
             shared: Shared::default(),
         })
     }
@@ -243,6 +247,7 @@ impl Endpoint {
         config: EndpointConfig,
         options: Arc<EndpointOptions>,
         foreign: ForeignCounter,
+        calls: EndpointCalls,
         reason: &str,
     ) -> Self {
         Self {
@@ -258,6 +263,7 @@ impl Endpoint {
             store: Arc::new(Unusable::new(reason)),
             options,
             foreign,
+            calls,
             shared: Shared::default(),
         }
     }
@@ -402,6 +408,15 @@ impl Endpoint {
     /// The clusters it is expected to hold, or last advertised.
     pub(crate) fn clusters(&self) -> BTreeSet<String> {
         if self.expected.is_empty() { self.advertised() } else { self.expected.iter().cloned().collect() }
+    }
+
+    /// Counts further calls under the one cluster that it advertises, if it is declared as none.
+    pub(crate) fn count_by_cluster(&self) {
+        if self.cluster.is_none() {
+            let advertised = self.advertised();
+            let only = advertised.first().filter(|_| advertised.len() == 1);
+            self.calls.belong_to(only.map(String::as_str));
+        }
     }
 
     fn advertised(&self) -> BTreeSet<String> {

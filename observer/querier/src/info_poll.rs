@@ -120,6 +120,7 @@ impl Poller {
         self.up.get_or_create(&label).set(i64::from(result.is_ok()));
         let is_up = result.is_ok();
         self.endpoint.shared().polled(began, result);
+        self.endpoint.count_by_cluster();
         if is_up {
             self.poll_shipping().await;
         }

@@ -25,6 +25,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::coverage::{Coverage, CoverageBook, CoverageLog};
+use crate::gate::{GateMetrics, InFlight};
 use crate::pushdown::{Distributor, QueryPushdown};
 use crate::received::ReceivedLog;
 use crate::resolution;
@@ -133,6 +134,7 @@ pub struct QueryRunner {
     places: Arc<Semaphore>,
     helpers: Helpers,
     metrics: QueryMetrics,
+    gate: GateMetrics,
     blame: Option<Arc<dyn Blame>>,
     book: Arc<CoverageBook>,
     distributor: Option<Arc<Distributor>>,
@@ -140,6 +142,7 @@ pub struct QueryRunner {
 
 /// The right to run, which a query or a request for series or labels has until it ends.
 pub(crate) struct Slot {
+    _in_flight: InFlight,
     _place: OwnedSemaphorePermit,
     _slot: OwnedSemaphorePermit,
 }
@@ -197,6 +200,7 @@ impl QueryRunner {
             helpers: Helpers::default(),
             limits,
             metrics: QueryMetrics::new(metrics),
+            gate: GateMetrics::register(metrics, running),
             blame: None,
             book: CoverageBook::new(metrics),
             distributor: None,
@@ -344,12 +348,13 @@ impl QueryRunner {
     /// A full queue and a wait past the deadline are timeouts.
     pub(crate) async fn slot(&self, deadline: Instant) -> Result<Slot, QueryError> {
         let in_queue = || QueryError::Timeout { waiting_for: "query queue".to_owned() };
+        let waiting = self.gate.waiting();
         let Ok(place) = self.places.clone().try_acquire_owned() else {
             self.metrics.refused.inc();
             return Err(QueryError::Timeout { waiting_for: "query queue, which is full".to_owned() });
         };
         match tokio::time::timeout_at(deadline.into(), self.slots.clone().acquire_owned()).await {
-            Ok(Ok(slot)) => Ok(Slot { _place: place, _slot: slot }),
+            Ok(Ok(slot)) => Ok(Slot { _in_flight: waiting.passed(), _place: place, _slot: slot }),
             Ok(Err(_)) | Err(_) => {
                 self.metrics.failed.inc();
                 Err(in_queue())

@@ -34,6 +34,11 @@ impl Gate {
         }
     }
 
+    /// How many calls run at a time.
+    pub fn max_running(&self) -> usize {
+        self.max_running
+    }
+
     /// Waits until a call may run.
     ///
     /// # Errors

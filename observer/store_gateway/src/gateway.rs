@@ -115,6 +115,7 @@ impl StoreGateway {
             max_batch_bytes: config.max_batch_bytes,
             gate: Gate::new(config.series_max_concurrency, config.series_max_waiting),
         };
+        serving.metrics.gate_max.set(i64::try_from(serving.gate.max_running()).unwrap_or(i64::MAX));
         let gateway = Arc::new(Self {
             serving: Arc::new(serving),
             fetcher,
@@ -190,7 +191,9 @@ impl StoreGateway {
                 blocks.insert(block.id(), Arc::clone(block));
             } else {
                 self.serving.metrics.block_drops.inc();
-                block.header.remove_file();
+                if !block.header.remove_file() {
+                    self.serving.metrics.block_drop_failures.inc();
+                }
             }
         }
         let blocks = Blocks::new(blocks.into_values(), unserved);

@@ -107,11 +107,11 @@ impl LazyHeader {
         is_idle
     }
 
-    /// Removes the file, for a block that is gone.
-    pub fn remove_file(&self) {
-        // Whatever stays behind is checked before it is used again.
-        let _ = std::fs::remove_file(self.0.path());
+    /// Removes the file, for a block that is gone; says whether none is left. What stays behind is checked before it is used again.
+    pub fn remove_file(&self) -> bool {
+        let removed = std::fs::remove_file(self.0.path());
         let _ = std::fs::remove_dir(self.0.directory());
+        removed.is_ok() || !self.0.path().exists()
     }
 }
 
@@ -155,6 +155,7 @@ impl Place {
             }
             Err(failure) => {
                 metrics.header_load_failures.inc();
+                metrics.block_load_failures.inc();
                 *self.state() = match &failure {
                     BlockFailure::Damaged { .. } => {
                         State::Failed { at: Instant::now(), reason: failure.to_string() }

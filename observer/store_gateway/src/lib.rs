@@ -13,6 +13,7 @@ mod aggregate;
 mod block;
 mod blocks;
 mod chunk_read;
+mod chunk_sizes;
 mod config;
 mod error;
 mod fetch;

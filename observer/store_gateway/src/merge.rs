@@ -5,6 +5,7 @@
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
+use std::time::Instant;
 
 use futures::{Stream, StreamExt};
 use parallax_block::BlockId;
@@ -13,6 +14,7 @@ use parallax_storeapi::{chunks, frames, labels};
 use tokio::sync::mpsc;
 use tonic::Status;
 
+use crate::chunk_sizes::Tally;
 use crate::error::BlockFailure;
 use crate::limits::Usage;
 use crate::metrics::{GatewayMetrics, ReasonLabels};
@@ -43,6 +45,7 @@ pub struct Merge<'a> {
     pub usage: &'a Usage,
     pub output: mpsc::Sender<Frames>,
     group: Frames,
+    sizes: Tally,
 }
 
 /// Nothing more is to be sent.
@@ -66,7 +69,7 @@ impl<'a> Merge<'a> {
         usage: &'a Usage,
         output: mpsc::Sender<Frames>,
     ) -> Self {
-        Self { on_missing, metrics, usage, output, group: Vec::new() }
+        Self { on_missing, metrics, usage, output, group: Vec::new(), sizes: Tally::default() }
     }
 
     /// Sends every series of `inputs`.
@@ -79,6 +82,7 @@ impl<'a> Merge<'a> {
         for index in 0..sources.len() {
             self.advance(&mut sources, index, &mut heads).await?;
         }
+        let began = Instant::now();
         while let Some(Reverse(Head { mut series, source })) = heads.pop() {
             self.advance(&mut sources, source, &mut heads).await?;
             let mut is_joined = false;
@@ -97,7 +101,14 @@ impl<'a> Merge<'a> {
             self.count(&series);
             self.push(Ok(frames::series(series))).await?;
         }
+        self.metrics.merge_seconds.observe(began.elapsed().as_secs_f64());
+        self.settle();
         Ok(())
+    }
+
+    /// Brings what was counted of the series to the metrics.
+    fn settle(&mut self) {
+        self.metrics.chunk_sizes.add(&std::mem::take(&mut self.sizes));
     }
 
     /// Sends what is left, and the end.
@@ -130,8 +141,9 @@ impl<'a> Merge<'a> {
         Err(Ended)
     }
 
-    fn count(&self, series: &Series) {
+    fn count(&mut self, series: &Series) {
         use std::sync::atomic::Ordering::Relaxed;
+        self.sizes.count(series);
         self.usage.merged_series.fetch_add(1, Relaxed);
         self.usage.merged_chunks.fetch_add(series.chunks.len() as u64, Relaxed);
     }
@@ -177,6 +189,13 @@ impl<'a> Merge<'a> {
             return Ok(());
         }
         self.output.send(std::mem::take(&mut self.group)).await.map_err(|_| Ended)
+    }
+}
+
+impl Drop for Merge<'_> {
+    /// An answer that was ended early has sent what it has sent.
+    fn drop(&mut self) {
+        self.settle();
     }
 }
 

@@ -46,7 +46,7 @@ pub async fn series(
     let hints = Hints::of_series(request.hints.as_ref())?;
     let shard = ShardMatcher::new(request.shard_info.as_ref())?;
     let range = TimeRange::new(request.min_time, request.max_time).intersect(&serving.time_range);
-    let turn = by(deadline, serving.gate.turn()).await?;
+    let turn = by(deadline, turn(serving)).await?;
     let chosen = blocks.choose(&matchers, range, request.max_resolution_window, |block| hints.want(block));
     let call = Call {
         serving: Arc::clone(serving),
@@ -69,6 +69,19 @@ pub async fn series(
     // The task lives as long as the stream.
     let stream = frames_of(receiver, task);
     Ok(frames::respond(until(Box::pin(stream), deadline), &request))
+}
+
+/// Waits for the turn of a call, and counts the wait, also one that is given up.
+async fn turn(serving: &Serving) -> Result<Turn, Status> {
+    struct Wait<'a>(&'a Serving, Instant);
+    impl Drop for Wait<'_> {
+        fn drop(&mut self) {
+            self.0.metrics.gate_seconds.observe(self.1.elapsed().as_secs_f64());
+        }
+    }
+    serving.metrics.gate_total.inc();
+    let _wait = Wait(serving, Instant::now());
+    serving.gate.turn().await
 }
 
 /// Blocks that cannot be served may lack from an answer about their time. A block holds nothing newer than its name.

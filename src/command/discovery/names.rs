@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
-use parallax_net::discovery::{DnsName, Found, Resolver, Target};
+use parallax_net::discovery::{DnsName, Found, LookupMetrics, Resolver, Target};
 use parallax_querier::Problem;
 
 /// An answer is taken to hold for at least so long, whatever its TTL.
@@ -21,6 +21,7 @@ pub struct Names {
     longest_ttl: Duration,
     /// Made when there is something to look up.
     resolver: Option<Resolver>,
+    metrics: LookupMetrics,
     names: BTreeMap<DnsName, Name>,
 }
 
@@ -34,13 +35,20 @@ struct Name {
 }
 
 impl Names {
-    pub fn new(longest_ttl: Duration) -> Self {
-        Self { longest_ttl: longest_ttl.max(SHORTEST_TTL), resolver: None, names: BTreeMap::new() }
+    pub fn new(longest_ttl: Duration, metrics: LookupMetrics) -> Self {
+        let longest_ttl = longest_ttl.max(SHORTEST_TTL);
+        Self { longest_ttl, resolver: None, metrics, names: BTreeMap::new() }
     }
 
     /// Looks up those of `wanted` whose time has come, and forgets others; whether anything changed.
     pub async fn look_up(&mut self, wanted: BTreeSet<DnsName>) -> bool {
-        self.names.retain(|name, _| wanted.contains(name));
+        self.names.retain(|name, _| {
+            let stays = wanted.contains(name);
+            if !stays {
+                self.metrics.forget(name);
+            }
+            stays
+        });
         let now = Instant::now();
         let is_due =
             |name: &DnsName| self.names.get(name).and_then(|known| known.due).is_none_or(|due| due <= now);
@@ -66,6 +74,7 @@ impl Names {
         let answers: Vec<_> = answers.buffer_unordered(MAX_LOOKUPS).collect().await;
         let mut changed = false;
         for (name, answer) in answers {
+            self.metrics.looked_up(&name, answer.as_ref());
             changed |= self.names.entry(name).or_default().take(answer, self.longest_ttl);
         }
         changed

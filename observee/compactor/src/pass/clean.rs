@@ -1,6 +1,6 @@
 //! Deleting: blocks whose mark is old enough, blocks that another covers, uploads that were given up.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use parallax_block::delete::{delete_block, last_written_ms};
@@ -107,7 +107,14 @@ impl Pass<'_> {
 
     /// Marks blocks whose samples another block holds, once that one is known to be whole.
     pub(super) async fn collect_garbage(&mut self) -> Result<(), CompactError> {
+        let began = Instant::now();
         self.metrics().garbage_collections.inc();
+        let collected = self.mark_covered().await;
+        self.metrics().garbage_collected_in(began.elapsed());
+        collected
+    }
+
+    async fn mark_covered(&mut self) -> Result<(), CompactError> {
         let groups = self.view.groups(&self.compactor.config.replica_labels);
         let is_marked = |block| self.view.is_marked_for_deletion(block);
         let found: Vec<_> = groups.values().flat_map(|group| covered(group, is_marked)).collect();

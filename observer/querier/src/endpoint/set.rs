@@ -7,6 +7,8 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use parallax_model::TimeRange;
+use parallax_net::ClientCalls;
+use parallax_storeapi::METHODS;
 use parallax_telemetry::Metrics;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::family::Family;
@@ -44,6 +46,7 @@ pub struct EndpointSet {
     poll: Poll,
     foreign: Family<EndpointLabel, ForeignCounter>,
     problems: Gauge,
+    calls: ClientCalls,
     /// Ends all polls with the set.
     shutdown: CancellationToken,
     _stop: DropGuard,
@@ -86,6 +89,7 @@ impl EndpointSet {
             options: Arc::new(options),
             foreign,
             problems,
+            calls: ClientCalls::register(metrics, METHODS),
             _stop: shutdown.clone().drop_guard(),
             shutdown,
         };
@@ -171,12 +175,13 @@ impl EndpointSet {
     fn connect(&self, config: EndpointConfig) -> Endpoint {
         let label = EndpointLabel { endpoint: config.name.clone() };
         let counter = || self.foreign.get_or_create(&label).clone();
-        match Endpoint::new(config.clone(), Arc::clone(&self.options), counter()) {
+        let calls = self.calls.endpoint(config.cluster.as_deref());
+        match Endpoint::new(config.clone(), Arc::clone(&self.options), counter(), calls.clone()) {
             Ok(endpoint) => endpoint,
             Err(error) => {
                 let connection = Connection::Unusable(error.to_string());
                 let config = EndpointConfig { connection, ..config };
-                Endpoint::unusable(config, Arc::clone(&self.options), counter(), &error.to_string())
+                Endpoint::unusable(config, Arc::clone(&self.options), counter(), calls, &error.to_string())
             }
         }
     }
