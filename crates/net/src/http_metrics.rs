@@ -105,11 +105,16 @@ impl HttpMetrics {
             None => OTHER.to_owned(),
         };
         let method = method_of(request.method());
-        let in_flight = self.in_flight.get_or_create_owned(&FlightLabels { handler: handler.clone(), method });
+        let in_flight =
+            self.in_flight.get_or_create_owned(&FlightLabels { handler: handler.clone(), method });
         in_flight.inc();
         Answering {
             metrics: self.clone(),
-            labels: RequestLabels { code: CLIENT_CLOSED_REQUEST, handler, method: method.to_ascii_lowercase() },
+            labels: RequestLabels {
+                code: CLIENT_CLOSED_REQUEST,
+                handler,
+                method: method.to_ascii_lowercase(),
+            },
             in_flight,
             began: Instant::now(),
             request_bytes: size_of(request),
@@ -160,7 +165,8 @@ fn method_of(method: &Method) -> &'static str {
 fn size_of(request: &Request) -> u64 {
     let fields = request.headers().iter();
     let head: usize = fields.map(|(name, value)| name.as_str().len() + value.len()).sum();
-    let line = request.method().as_str().len() + request.uri().path_and_query().map_or(0, |p| p.as_str().len());
+    let line =
+        request.method().as_str().len() + request.uri().path_and_query().map_or(0, |p| p.as_str().len());
     let length = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
     let body: u64 = length.and_then(|text| text.parse().ok()).unwrap_or(0);
     body.saturating_add((head + line) as u64)
@@ -244,7 +250,10 @@ mod tests {
     fn router(metrics: &Metrics) -> Router {
         let hangs = || std::future::pending::<&'static str>();
         let api = Router::new()
-            .route("/api/v1/query", get(|| async { "12345" }).post(|| async { StatusCode::UNPROCESSABLE_ENTITY }))
+            .route(
+                "/api/v1/query",
+                get(|| async { "12345" }).post(|| async { StatusCode::UNPROCESSABLE_ENTITY }),
+            )
             .route("/api/v1/label/{name}/values", get(|| async { "" }))
             .route("/api/v1/slow", get(hangs))
             .route("/api/v1/{*rest}", post(|| async { StatusCode::NOT_FOUND }));

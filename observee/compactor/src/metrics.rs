@@ -179,8 +179,7 @@ impl CompactorMetrics {
             downsamples: family("thanos_compact_downsample", "Blocks downsampled", fresh.downsamples),
             downsample_failures: {
                 let help = "Blocks whose downsampling failed";
-                let failures =
-                    family("thanos_compact_downsample_failures", help, fresh.downsample_failures);
+                let failures = family("thanos_compact_downsample_failures", help, fresh.downsample_failures);
                 // The name that Thanos' dashboards ask for.
                 family("thanos_compact_downsample_failed", help, failures)
             },

@@ -11,19 +11,8 @@ use prometheus_client::encoding::{EncodeMetric, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 
 /// Upper bounds, in bytes; what is larger is counted beyond them.
-const BOUNDS_BYTES: [u32; 11] = [
-    32,
-    256,
-    512,
-    1 << 10,
-    32 << 10,
-    256 << 10,
-    512 << 10,
-    1 << 20,
-    32 << 20,
-    256 << 20,
-    512 << 20,
-];
+const BOUNDS_BYTES: [u32; 11] =
+    [32, 256, 512, 1 << 10, 32 << 10, 256 << 10, 512 << 10, 1 << 20, 32 << 20, 256 << 20, 512 << 20];
 
 /// What one call has counted.
 #[derive(Clone, Debug, Default)]

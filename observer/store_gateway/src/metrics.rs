@@ -76,11 +76,7 @@ fn waits() -> Histogram {
 /// The wait for a turn under Thanos' name, and under the one that its dashboards and alerts still ask for.
 fn gate_seconds(registry: &Metrics) -> Histogram {
     let help = "How long Series calls waited for their turn";
-    let wait = registry.register(
-        "thanos_bucket_store_series_gate_queries_duration_seconds",
-        help,
-        waits(),
-    );
+    let wait = registry.register("thanos_bucket_store_series_gate_queries_duration_seconds", help, waits());
     registry.register("thanos_bucket_store_series_gate_duration_seconds", help, wait)
 }
 

@@ -76,8 +76,8 @@ mod tests {
         let metrics = Metrics::new();
         let lookups = LookupMetrics::register(&metrics);
         let name: DnsName = "dns+stores.example:10901".parse().unwrap();
-        let targets =
-            ["10.0.0.1:10901", "10.0.0.2:10901"].map(|address| Target { address: address.into(), host: "a".into() });
+        let targets = ["10.0.0.1:10901", "10.0.0.2:10901"]
+            .map(|address| Target { address: address.into(), host: "a".into() });
         let found = Found { targets: targets.to_vec(), valid_until: Instant::now() };
         lookups.looked_up(&name, Ok(&found));
         lookups.looked_up(&name, Err(&"no such name".to_owned()));

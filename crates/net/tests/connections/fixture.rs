@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-use parallax_net::{GrpcChannel, GrpcServer, GrpcServerConfig, GrpcTarget, PeerInfo, connect};
+use parallax_net::{GrpcChannel, GrpcServer, GrpcServerConfig, GrpcTarget, PeerInfo, RpcMethods, connect};
 use parallax_pki::certificate::Facts;
 use parallax_pki::{
     Authority, AuthorityOptions, CredentialPem, CredentialSource, Hierarchy, LeafFiles, LeafRequest,
@@ -21,6 +21,9 @@ use tonic_health::pb::health_client::HealthClient;
 use tonic_health::server::HealthReporter;
 
 pub const DAY: Duration = Duration::from_secs(24 * 3600);
+/// What the servers serve.
+pub const METHODS: RpcMethods =
+    &[("/grpc.health.v1.Health/Check", "unary"), ("/grpc.health.v1.Health/Watch", "server_stream")];
 pub const CLIENT: Purpose = Purpose::Client { skip_verify: false };
 
 pub struct Mesh {
@@ -88,7 +91,7 @@ impl TestServer {
         let mut config = GrpcServerConfig::new("127.0.0.1:0");
         config.tls = tls;
         change(&mut config);
-        let server = GrpcServer::bind(config, &metrics).await.unwrap();
+        let server = GrpcServer::bind(config, &metrics).await.unwrap().counting(METHODS);
         let address = server.local_addr();
         let shutdown = CancellationToken::new();
         let (reporter, health) = tonic_health::server::health_reporter();
