@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use parallax_block::DeletionMark;
+use parallax_model::Resolution;
 use parallax_telemetry::Metrics;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -80,6 +81,18 @@ pub(crate) enum GroupEvent {
     Failed,
     Downsampled,
     DownsampleFailed,
+}
+
+impl GroupEvent {
+    const ALL: [Self; 7] = [
+        Self::Started,
+        Self::Completed,
+        Self::Compacted,
+        Self::CompactedVertically,
+        Self::Failed,
+        Self::Downsampled,
+        Self::DownsampleFailed,
+    ];
 }
 
 impl CompactorMetrics {
@@ -210,20 +223,35 @@ impl CompactorMetrics {
             ),
         };
         metrics.delete_delay_seconds.set(i64::try_from(delete_delay.as_secs()).unwrap_or(i64::MAX));
+        metrics.begin();
         metrics
     }
 
+    /// Makes the series of every resolution exist, at zero, so that rates see the first event.
+    fn begin(&self) {
+        for resolution in Resolution::ALL {
+            let labels = ResolutionLabels { resolution: resolution.millis().to_string() };
+            for family in GroupEvent::ALL.into_iter().flat_map(|event| self.families(event)) {
+                drop(family.get_or_create(&labels));
+            }
+        }
+        drop(self.marked.get_or_create(&MarkLabels { marker: mark_name::<DeletionMark>(), reason: "" }));
+    }
+
+    fn families(&self, event: GroupEvent) -> Vec<&ByResolution> {
+        match event {
+            GroupEvent::Started => vec![&self.runs_started],
+            GroupEvent::Completed => vec![&self.runs_completed],
+            GroupEvent::Compacted => vec![&self.compactions],
+            GroupEvent::CompactedVertically => vec![&self.compactions, &self.vertical_compactions],
+            GroupEvent::Failed => vec![&self.compaction_failures],
+            GroupEvent::Downsampled => vec![&self.downsamples],
+            GroupEvent::DownsampleFailed => vec![&self.downsample_failures],
+        }
+    }
+
     pub(crate) fn count(&self, event: GroupEvent, resolution_ms: i64) {
-        let families: &[&ByResolution] = match event {
-            GroupEvent::Started => &[&self.runs_started],
-            GroupEvent::Completed => &[&self.runs_completed],
-            GroupEvent::Compacted => &[&self.compactions],
-            GroupEvent::CompactedVertically => &[&self.compactions, &self.vertical_compactions],
-            GroupEvent::Failed => &[&self.compaction_failures],
-            GroupEvent::Downsampled => &[&self.downsamples],
-            GroupEvent::DownsampleFailed => &[&self.downsample_failures],
-        };
-        for family in families {
+        for family in self.families(event) {
             family.get_or_create(&ResolutionLabels { resolution: resolution_ms.to_string() }).inc();
         }
     }

@@ -24,7 +24,7 @@ mod packed_refs;
 
 pub use config::IndexCacheConfig;
 use config::Items;
-use metrics::{IndexCacheMetrics, Item};
+use metrics::{CACHE_NAME, IndexCacheMetrics, Item};
 
 /// In the name of every key: a layout of ours that differs gets another.
 const LAYOUT: &str = "parallax1";
@@ -44,7 +44,7 @@ pub struct IndexCache {
 impl IndexCache {
     /// Opens what the configuration describes. Needs a runtime for a remote cache.
     pub fn open(config: &IndexCacheConfig, metrics: &Metrics) -> Self {
-        Self::on(parallax_cache::open(&config.backend, "index-cache", metrics), config, metrics)
+        Self::on(parallax_cache::open(&config.backend, CACHE_NAME, metrics), config, metrics)
     }
 
     /// As [`Self::open`], on a cache that is already open (`config.backend` is only shown in metrics).

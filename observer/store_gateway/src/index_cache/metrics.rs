@@ -10,6 +10,9 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 
+/// The label `name` of the cache beneath.
+pub(super) const CACHE_NAME: &str = "index-cache";
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Item {
     Postings,
@@ -18,6 +21,8 @@ pub(super) enum Item {
 }
 
 impl Item {
+    const ALL: [Self; 3] = [Self::Postings, Self::Series, Self::ExpandedPostings];
+
     const fn labels(self) -> ItemLabels {
         let item_type = match self {
             Self::Postings => "Postings",
@@ -78,8 +83,19 @@ impl IndexCacheMetrics {
             gauge("max_size_bytes", "Most bytes in the index cache").set(signed(config.max_size_bytes));
             gauge("max_item_size_bytes", "Most bytes of one item in the index cache")
                 .set(signed(config.max_item_size_bytes));
+            // The cache beneath counts them, and does not know what they are.
+            let evicted: Counter = metrics.scoped([("name", CACHE_NAME)]).register(
+                "thanos_cache_inmemory_items_evicted",
+                "Values that left for newer ones",
+                Counter::default(),
+            );
+            metrics.register(
+                &name("items_evicted"),
+                "Items that left the index cache for newer ones",
+                evicted,
+            );
         }
-        Self {
+        let made = Self {
             requests: metrics.register(
                 &name("requests"),
                 "Items asked of the index cache",
@@ -101,7 +117,14 @@ impl IndexCacheMetrics {
                 "Duration of fetching items from the index cache",
                 ItemHistogram::new_with_constructor(seconds),
             ),
+        };
+        // At zero, so that rates have a start.
+        for item in Item::ALL {
+            for family in [&made.requests, &made.hits, &made.added] {
+                drop(family.get_or_create(&item.labels()));
+            }
         }
+        made
     }
 
     pub fn fetched(&self, item: Item, asked: usize, found: usize, took: Duration) {
