@@ -8,6 +8,7 @@ mod config;
 pub mod coverage;
 pub mod endpoint;
 mod error;
+mod gate;
 mod info_poll;
 mod merge;
 pub mod proxy;
