@@ -168,7 +168,9 @@ impl Fleet {
         fleet.shipped().await;
         let data = |name: &str| format!("--data-dir={}", fleet.world.at(name).display());
         let (store_data, compact_data) = (data("store-data"), data("compact-data"));
-        fleet.run("store", &[ADDRESSES[0], ADDRESSES[1], &store_data, &objstore]).await;
+        // A bucket that is a directory has no index cache unless there is one configured.
+        let cache = "--index-cache.config=type: IN-MEMORY";
+        fleet.run("store", &[ADDRESSES[0], ADDRESSES[1], cache, &store_data, &objstore]).await;
         let once = "--consistency-delay=0s";
         fleet.run("compact", &[ADDRESSES[0], "--wait", once, &compact_data, &objstore]).await;
         let mut endpoints = Vec::new();

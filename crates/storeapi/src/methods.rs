@@ -17,6 +17,7 @@ pub const METHODS: &[(&str, &str)] = &[
     ("/thanos.Status/TSDBStatistics", SERVER_STREAM),
     ("/thanos.Query/Query", SERVER_STREAM),
     ("/thanos.Query/QueryRange", SERVER_STREAM),
+    ("/parallax.v1.Peer/Shipping", UNARY),
     ("/grpc.health.v1.Health/Check", UNARY),
     ("/grpc.health.v1.Health/Watch", SERVER_STREAM),
     ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", BIDI_STREAM),
