@@ -92,6 +92,12 @@ def process(selector):
             graph("Open files and threads", [(f"process_open_fds{{{selector}}}", "files {{pod}}"), (f"process_threads{{{selector}}}", "threads {{pod}}")])]
 
 
+# Of the hub's calls to clusters, which carry the name that an endpoint is declared as. A stream that was let go, or an endpoint that was given up, is Canceled: no error of its own.
+P99 = 'histogram_quantile(0.99, sum by ({by}, le) (rate(grpc_client_handling_seconds_bucket{{grpc_service="thanos.Store",cluster!=""}}{window})))'
+CALLS = 'sum by ({by}) (rate(grpc_client_handled_total{{cluster!=""}}{window}))'
+ERRORS = 'sum by ({by}) (rate(grpc_client_handled_total{{cluster!="",grpc_code!~"OK|Canceled"}}{window})) or 0 * ' + CALLS
+
+
 def matrix():
     """One row per cluster: instant tables joined on the cluster's name."""
     def named(expr, label):
@@ -99,6 +105,8 @@ def matrix():
     lost = 'parallax_querier_cluster_answers_total{state!~"complete|unattested"}[1h]'
     columns = [
         (SOURCE, "min by (cluster) (parallax_cluster_up)", "up", "bool_yes_no", UP),
+        (HUB, f"{P99.format(by='cluster', window='[15m]')}", "p99, 15 m", "s", [("green", None), ("orange", 2), ("red", 10)]),
+        (HUB, f"({ERRORS.format(by='cluster', window='[1h]')}) / {CALLS.format(by='cluster', window='[1h]')}", "errors, 1 h", "percentunit", [("green", None), ("orange", 0.001), ("red", 0.05)]),
         (SOURCE, "avg by (cluster) (avg_over_time(parallax_cluster_coverage_ratio[1h]))", "coverage, 1 h", "percentunit", [("red", None), ("orange", 0.9), ("green", 1)]),
         (HUB, f"sum by (cluster) (increase({lost}))", "answers without it, 1 h", "short", BAD),
         (HUB, named('sum by (querier) (increase(parallax_querier_coverage_gaps_total{querier!="",kind="late"}[1h]))', "querier"), "late, 1 h", "short", BAD),
@@ -140,6 +148,8 @@ MESH = dashboard("parallax-mesh", "Parallax / Mesh", [
     graph("Coverage by cluster", [("min by (cluster) (parallax_cluster_coverage_ratio)", "{{cluster}}")], "percentunit", width=12),
     of_hub(graph("Answers by how whole they were", [(f"sum by (state) (rate(parallax_querier_answers_total{RATE}))", "{{state}}")], "ops", width=12)),
     of_hub(graph("Holes in answers", [(f"sum by (querier, kind) (rate(parallax_querier_coverage_gaps_total{RATE}))", "{{querier}} {{kind}}")], "ops", width=12)),
+    of_hub(graph("Calls to clusters, p99", [(P99.format(by="cluster", window=RATE), "{{cluster}}")], "s", width=12)),
+    of_hub(graph("Calls to clusters that fail", [(f"({ERRORS.format(by='cluster', window=RATE)}) / {CALLS.format(by='cluster', window=RATE)}", "{{cluster}}")], "percentunit", width=12)),
     of_hub(graph("Endpoints up", [("min by (querier, endpoint) (parallax_querier_endpoint_up)", "{{querier}} {{endpoint}}")], "bool_yes_no", width=12)),
     of_hub(graph("Endpoints that cannot be used, and claims of other clusters", [("max by (querier) (parallax_querier_discovery_problems)", "unusable {{querier}}"), (f"sum by (querier, endpoint) (rate(parallax_querier_foreign_labels_total{RATE}))", "claims {{querier}} {{endpoint}}")], width=12)),
     graph("Upload lag by cluster", [("max by (cluster, pod) (parallax_shipper_upload_lag_seconds)", "{{cluster}} {{pod}}")], "s", width=12),
@@ -163,6 +173,12 @@ QUERY = dashboard("parallax-query", "Parallax / Querier", [
     graph("Answers by how whole they were", [(f"sum by (state) (rate(parallax_querier_answers_total{{{S}}}{RATE}))", "{{state}}")], "ops"),
     graph("Clusters that were not whole", [(f'sum by (cluster, state) (rate(parallax_querier_cluster_answers_total{{{S},state!="complete"}}{RATE}))', "{{cluster}} {{state}}")], "ops"),
     graph("Endpoints that cannot be used, and claims of other clusters", [(f"max by (pod, querier) (parallax_querier_discovery_problems{{{S}}})", "unusable {{pod}} {{querier}}"), (f"sum by (querier, endpoint) (rate(parallax_querier_foreign_labels_total{{{S}}}{RATE}))", "claims {{querier}} {{endpoint}}")]),
+    graph("HTTP requests", [(f"sum by (handler, code) (rate(http_requests_total{{{S}}}{RATE}))", "{{handler}} {{code}}")], "ops"),
+    graph("HTTP requests, p99", [(f"histogram_quantile(0.99, sum by (handler, le) (rate(http_request_duration_seconds_bucket{{{S}}}{RATE})))", "{{handler}}")], "s"),
+    graph("Queries running, and how many may", [(f"sum by (pod) (thanos_query_concurrent_gate_queries_in_flight{{{S}}})", "{{pod}}"), (f"max(thanos_query_concurrent_gate_queries_max{{{S}}})", "may run")]),
+    graph("Calls of others, p99", [(f'histogram_quantile(0.99, sum by (grpc_method, le) (rate(grpc_server_handling_seconds_bucket{{{S},grpc_service="thanos.Store"}}{RATE})))', "{{grpc_method}}")], "s"),
+    graph("Calls of others that fail", [(f'sum by (grpc_method, grpc_code) (rate(grpc_server_handled_total{{{S},grpc_code!~"OK|Canceled"}}{RATE}))', "{{grpc_method}} {{grpc_code}}")], "ops"),
+    graph("Names looked up", [(f"sum by (pod) (rate(thanos_query_endpoints_dns_lookups_total{{{S}}}{RATE}))", "{{pod}}"), (f"sum by (pod) (rate(thanos_query_endpoints_dns_failures_total{{{S}}}{RATE}))", "failed {{pod}}")], "ops"),
     graph("Open connections", [(f"sum by (pod, protocol) (parallax_server_connections{{{S}}})", "{{pod}} {{protocol}}")]),
     graph("Refused connections", [(f"sum by (protocol, reason) (rate(parallax_server_connections_refused_total{{{S}}}{RATE}))", "{{protocol}} {{reason}}")], "ops"),
     graph("Failed handshakes", [(f"sum by (side, reason) (rate(parallax_tls_handshake_failures_total{{{S}}}{RATE}))", "{{side}} {{reason}}")], "ops"),
@@ -172,6 +188,8 @@ SIDECAR = dashboard("parallax-sidecar", "Parallax / Sidecar", [
     graph("Prometheus up", [(f"min by (pod, prometheus) (thanos_sidecar_prometheus_up{{{S}}})", "{{pod}} {{prometheus}}")], "bool_yes_no"),
     graph("Seconds since the last heartbeat", [(f"time() - max by (pod, prometheus) (thanos_sidecar_last_heartbeat_success_time_seconds{{{S}}})", "{{pod}} {{prometheus}}")], "s"),
     graph("Series calls", [(f"sum by (pod) (rate(parallax_sidecar_series_requests_total{{{S}}}{RATE}))", "{{pod}}")], "ops"),
+    graph("Calls, p99", [(f'histogram_quantile(0.99, sum by (grpc_method, le) (rate(grpc_server_handling_seconds_bucket{{{S},grpc_service="thanos.Store"}}{RATE})))', "{{grpc_method}}")], "s"),
+    graph("Calls that fail", [(f'sum by (grpc_method, grpc_code) (rate(grpc_server_handled_total{{{S},grpc_code!~"OK|Canceled"}}{RATE}))', "{{grpc_method}} {{grpc_code}}")], "ops"),
     graph("Uploads and failures", [(f"sum by (pod) (increase(thanos_shipper_uploads_total{{{S}}}[2h]))", "uploads, 2 h {{pod}}"), (f"sum by (pod) (increase(thanos_shipper_upload_failures_total{{{S}}}[2h]))", "failures, 2 h {{pod}}")]),
     graph("Blocks waiting", [(f"max by (pod, prometheus) (parallax_shipper_blocks_waiting{{{S}}})", "{{pod}} {{prometheus}}"), (f"max by (pod, prometheus) (thanos_shipper_corrupted_blocks_total{{{S}}})", "corrupted {{pod}} {{prometheus}}")]),
     graph("Upload lag and what Prometheus keeps", [(f"max by (pod, prometheus) (parallax_shipper_upload_lag_seconds{{{S}}})", "lag {{pod}}"), (f"max by (pod, prometheus) (parallax_shipper_prometheus_retention_seconds{{{S}}} > 0)", "kept {{pod}}")], "s"),

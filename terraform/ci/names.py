@@ -4,7 +4,8 @@
     names.py SOURCES PROMTOOL [SCRAPES]
 
 Names come from the sources (each string that a registry is given); with a directory of scrapes, what they show is checked, too: a name that no component
-showed must be one whose series only begin with the first event. Expressions are checked by promtool here, and by our own engine in mesh.py.
+showed must be one whose series only begin with the first event. Expressions are checked by promtool here, and by our own engine in mesh.py. What Thanos' own dashboards ask
+for is in tests/dashboards.
 """
 import json
 import pathlib
@@ -45,7 +46,7 @@ def registered(sources):
         if parts[0] in ("target", "tests", "benches", "terraform"):
             continue
         text = file.read_text()
-        names |= set(re.findall(r'"((?:parallax|thanos|process)_[a-z0-9_]+)"', text))
+        names |= set(re.findall(r'"((?:parallax|thanos|process|grpc|http)_[a-z0-9_]+)"', text))
         # Families of one beginning: format!("thanos_store_index_cache_{rest}") and the ends that it is given, name("hits").
         for beginning in re.findall(r'"((?:parallax|thanos)_[a-z0-9_]+_)\{\w+\}"', text):
             names |= {beginning + end for end in re.findall(r'(?:name|gauge|counter|histogram)\(\s*"([a-z0-9_]+)"', text)}
