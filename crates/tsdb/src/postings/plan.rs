@@ -121,9 +121,15 @@ impl<P> PostingsPlan<P> {
     /// Takes those groups out of the plan whose lists cost more than reading every series that the rest may leave.
     ///
     /// `{name="x", pod=~"a.*"}` may need the lists of a hundred thousand pods in order to narrow a hundred series.
-    /// `size_bytes` is what a list takes, `series_size_bytes` what a series is expected to take. The matchers with the returned
+    /// `size_bytes` is what a list takes, `series_size_bytes` what a series is expected to take. A group of more than `lists_per_series`
+    /// lists for each series that the rest may leave is taken out whatever its size; 0 is no such limit. The matchers with the returned
     /// indexes must then be held against the labels of each series that the plan selects.
-    pub fn defer_costly(&mut self, size_bytes: impl Fn(&P) -> u64, series_size_bytes: u64) -> Vec<usize> {
+    pub fn defer_costly(
+        &mut self,
+        size_bytes: impl Fn(&P) -> u64,
+        series_size_bytes: u64,
+        lists_per_series: f64,
+    ) -> Vec<usize> {
         let cost =
             |places: &[P]| places.iter().fold(0u64, |sum, place| sum.saturating_add(size_bytes(place)));
         let cheapest = match &self.all_series {
@@ -135,11 +141,15 @@ impl<P> PostingsPlan<P> {
                 .min_by_key(|found| found.1),
         };
         let Some((base, base_bytes)) = cheapest else { return Vec::new() };
-        let worth_bytes = (base_bytes / REF_SIZE_BYTES as u64).saturating_mul(series_size_bytes);
+        let base_series = base_bytes / REF_SIZE_BYTES as u64;
+        let worth_bytes = base_series.saturating_mul(series_size_bytes);
+        let is_too_many =
+            |lists: usize| lists_per_series > 0.0 && lists as f64 > lists_per_series * base_series as f64;
         let mut deferred = Vec::new();
         for groups in [&mut self.keep, &mut self.drop] {
             groups.retain(|group| {
-                let stays = base == Some(group.matcher) || cost(&group.places) <= worth_bytes;
+                let is_worth_it = cost(&group.places) <= worth_bytes && !is_too_many(group.places.len());
+                let stays = base == Some(group.matcher) || is_worth_it;
                 if !stays {
                     deferred.push(group.matcher);
                 }
@@ -333,11 +343,12 @@ mod tests {
             model in model(),
             matchers in prop::collection::vec(matcher(), 1..5),
             series_size_bytes in 0u64..6,
+            lists_per_series in prop::sample::select(vec![0.0, 0.1, 1.0, 100.0]),
         ) {
             let mut plan = PostingsPlan::new(&model, &matchers).unwrap();
             let before = plan.places().count();
             let size_bytes = |place: &(String, String)| model.lists[place].len() as u64 * 4;
-            let deferred = plan.defer_costly(size_bytes, series_size_bytes);
+            let deferred = plan.defer_costly(size_bytes, series_size_bytes, lists_per_series);
             prop_assert!(deferred.is_empty() || plan.places().count() < before);
             let found: Vec<u32> = plan
                 .combine(|place| model.postings_at(place))
