@@ -28,8 +28,8 @@ impl Bucket {
         let pieces = wanted_pieces(ranges, unit, size_bytes).filter(|_| inside);
         let Some(pieces) = pieces else { return self.get_uncached_ranges(object, ranges).await };
         let extent = |piece: u64| piece * unit..(piece * unit + unit).min(size_bytes);
-        let key = |piece: &u64| format!("subrange:{}:{object}:{}:{unit}", self.cache_scope(), piece * unit);
-        let keys: Vec<String> = pieces.iter().map(key).collect();
+        let keys: Vec<String> =
+            pieces.iter().map(|piece| self.piece_key(object, piece * unit, unit)).collect();
         let mut found = cache.cache.get_multi(&keys).await;
         found.resize(pieces.len(), None);
         for (piece, value) in pieces.iter().zip(&mut found) {
@@ -76,6 +76,62 @@ impl Bucket {
         }
     }
 
+    /// Whether [`Bucket::get_range`] of this object goes through a cache.
+    pub fn caches_ranges_of(&self, object: &str) -> bool {
+        self.caches.of_ranges(object).is_some()
+    }
+
+    /// As [`Bucket::get_range`], but from the bucket itself: for who has found that what a cache gave cannot be right. What comes takes the place of what was
+    /// remembered; where that was something else, it is counted.
+    ///
+    /// # Errors
+    /// As [`Bucket::get_range`].
+    pub async fn get_range_again(&self, object: &str, range: Range<u64>) -> Result<Bytes, BucketError> {
+        let Some(cache) = self.caches.of_ranges(object) else { return self.get_range(object, range).await };
+        let size_bytes = self.head(object).await?.size_bytes;
+        self.remember_size(cache, object, size_bytes).await;
+        let unit = cache.subrange_bytes.max(1);
+        // Whole pieces, so that they can be remembered.
+        let start = range.start / unit * unit;
+        let end = range.end.min(size_bytes).div_ceil(unit).saturating_mul(unit).min(size_bytes);
+        let inside = range.start < range.end && range.start < size_bytes;
+        if !inside || (end - start).div_ceil(unit) > MAX_PIECES {
+            return self.get_uncached_range(object, range).await;
+        }
+        let bytes = self.get_uncached_range(object, start..end).await?;
+        let mut at = start;
+        let mut pieces = Vec::new();
+        for piece in bytes.chunks(usize::try_from(unit).unwrap_or(usize::MAX)) {
+            let is_whole = piece.len() as u64 == unit.min(size_bytes.saturating_sub(at));
+            if is_whole {
+                pieces.push((self.piece_key(object, at, unit), bytes.slice_ref(piece)));
+            }
+            at += piece.len() as u64;
+        }
+        put_right(cache, pieces).await;
+        let cut = |at: u64| usize::try_from(at.min(end) - start).unwrap_or(usize::MAX).min(bytes.len());
+        Ok(bytes.slice(cut(range.start)..cut(range.end)))
+    }
+
+    async fn get_uncached_range(&self, object: &str, range: Range<u64>) -> Result<Bytes, BucketError> {
+        let mut all = self.get_uncached_ranges(object, std::slice::from_ref(&range)).await?;
+        Ok(all.pop().unwrap_or_default())
+    }
+
+    fn piece_key(&self, object: &str, start: u64, unit: u64) -> String {
+        format!("subrange:{}:{object}:{start}:{unit}", self.cache_scope())
+    }
+
+    async fn remember_size(&self, cache: &RangeCache, object: &str, size_bytes: u64) {
+        let key = format!("attrs:{}:{object}", self.cache_scope());
+        let value = Bytes::copy_from_slice(&size_bytes.to_be_bytes());
+        let known = cache.cache.get_multi(std::slice::from_ref(&key)).await.pop().flatten();
+        if known.is_some_and(|known| known != value) {
+            cache.metrics.wrong(cache.label);
+        }
+        cache.cache.set(&key, &value, cache.attrs_ttl);
+    }
+
     async fn cached_size(&self, cache: &RangeCache, object: &str) -> Result<u64, BucketError> {
         let key = format!("attrs:{}:{object}", self.cache_scope());
         let found = cache.cache.get_multi(std::slice::from_ref(&key)).await.pop().flatten();
@@ -85,7 +141,8 @@ impl Bucket {
             return Ok(size_bytes);
         }
         let size_bytes = self.head(object).await?.size_bytes;
-        cache.cache.set(&key, &Bytes::copy_from_slice(&size_bytes.to_be_bytes()), cache.attrs_ttl);
+        let value = Bytes::copy_from_slice(&size_bytes.to_be_bytes());
+        cache.cache.set(&key, &value, cache.attrs_ttl);
         Ok(size_bytes)
     }
 
@@ -113,6 +170,16 @@ impl Bucket {
             (Some(_), _) => cache.metrics.wrong("meta.jsons"),
             (None, _) => {}
         }
+        self.get_and_remember_meta(cache, object, limit_bytes).await
+    }
+
+    async fn get_and_remember_meta(
+        &self,
+        cache: &MetaCache,
+        object: &str,
+        limit_bytes: u64,
+    ) -> Result<Bytes, BucketError> {
+        let key = format!("content:{}:{object}", self.cache_scope());
         let result = self.get_uncached(object, limit_bytes).await;
         match &result {
             Ok(content) if content.len() as u64 <= cache.config.metafile_max_bytes => {
@@ -125,6 +192,21 @@ impl Bucket {
             _ => {}
         }
         result
+    }
+
+    /// As [`Bucket::get`] of a meta or a mark, but from the bucket itself: for who has found that what a cache gave cannot be right. `None` if no cache was
+    /// between. What comes takes the place of what was remembered.
+    ///
+    /// # Errors
+    /// As [`Bucket::get`].
+    pub async fn get_again(&self, object: &str, limit_bytes: u64) -> Result<Option<Bytes>, BucketError> {
+        let Some(cache) = self.caches.of_meta(object) else { return Ok(None) };
+        let known = self.get_cached_meta(cache, object, limit_bytes).await.ok();
+        let content = self.get_and_remember_meta(cache, object, limit_bytes).await?;
+        if known.is_some_and(|known| known != content) {
+            cache.metrics.wrong("meta.jsons");
+        }
+        Ok(Some(content))
     }
 
     /// Whether a meta or a mark exists.
@@ -172,6 +254,18 @@ impl Bucket {
     /// Tells this bucket's keys from those of others in the same cache.
     fn cache_scope(&self) -> String {
         format!("{:016x}/{}/{}", self.origin, self.name, self.prefix)
+    }
+}
+
+/// Remembers pieces instead of what was remembered, and counts those that were something else.
+async fn put_right(cache: &RangeCache, pieces: Vec<(String, Bytes)>) {
+    let (keys, values): (Vec<String>, Vec<Bytes>) = pieces.into_iter().unzip();
+    let known = cache.cache.get_multi(&keys).await;
+    for (index, (key, value)) in keys.iter().zip(&values).enumerate() {
+        if known.get(index).and_then(Option::as_ref).is_some_and(|known| known != value) {
+            cache.metrics.wrong(cache.label);
+        }
+        cache.cache.set(key, value, cache.ttl);
     }
 }
 
