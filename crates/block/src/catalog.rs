@@ -22,7 +22,7 @@ use std::sync::Arc;
 use crate::filter::BlockState;
 use crate::mark::parse_mark;
 use crate::meta::MAX_META_BYTES;
-use crate::{BlockError, BlockId, BlockMeta, DeletionMark};
+use crate::{BlockError, BlockId, BlockMeta, DeletionMark, KeptMeta, Shared};
 
 /// Where the compactor puts it. No block is called so, and Thanos passes over what is not called like a block.
 pub const CATALOG_OBJECT: &str = "parallax/catalog-1";
@@ -36,11 +36,11 @@ const VERSION: u32 = 1;
 const MAX_REASON_CHARS: usize = 300;
 
 /// All blocks of a bucket, as of one list.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Catalog {
+#[derive(Clone, Debug, PartialEq)]
+pub struct Catalog<M = BlockMeta> {
     /// When the list began, in milliseconds since the epoch by its writer's clock.
     pub listed_ms: i64,
-    pub blocks: BTreeMap<BlockId, CatalogEntry>,
+    pub blocks: BTreeMap<BlockId, CatalogEntry<M>>,
     /// Directories that are no whole blocks: [`BlockState::NoMeta`] or [`BlockState::CorruptedMeta`], and why.
     pub troubled: BTreeMap<BlockId, (BlockState, String)>,
     /// False if some line could not be read: then a block that is not here may exist all the same.
@@ -49,8 +49,8 @@ pub struct Catalog {
 
 /// One block.
 #[derive(Clone, Debug, PartialEq)]
-pub struct CatalogEntry {
-    pub meta: Arc<BlockMeta>,
+pub struct CatalogEntry<M = BlockMeta> {
+    pub meta: Arc<M>,
     pub deletion: Option<Arc<DeletionMark>>,
 }
 
@@ -59,6 +59,16 @@ fn error(reason: impl Into<String>) -> BlockError {
 }
 
 impl Catalog {
+    /// Reads what [`Self::encode`] wrote.
+    ///
+    /// # Errors
+    /// [`BlockError::Catalog`] if it is none, is of another version, or ends too early.
+    pub fn decode(bytes: &[u8]) -> Result<Self, BlockError> {
+        Self::decode_keeping(bytes, &Shared::default())
+    }
+}
+
+impl<M: KeptMeta> Catalog<M> {
     /// The object's bytes.
     ///
     /// # Errors
@@ -75,7 +85,7 @@ impl Catalog {
         let lines = self.blocks.len() + marks + self.troubled.len();
         writeln!(out, "{MAGIC} {VERSION} {} {lines}", self.listed_ms).map_err(failed)?;
         for entry in self.blocks.values() {
-            write_json(out, b'B', entry.meta.as_ref())?;
+            write_json(out, b'B', entry.meta.to_meta().as_ref())?;
             if let Some(mark) = &entry.deletion {
                 write_json(out, b'D', mark.as_ref())?;
             }
@@ -88,11 +98,11 @@ impl Catalog {
         Ok(())
     }
 
-    /// Reads what [`Self::encode`] wrote.
+    /// As [`Catalog::decode`], each meta as its reader keeps it.
     ///
     /// # Errors
-    /// [`BlockError::Catalog`] if it is none, is of another version, or ends too early.
-    pub fn decode(bytes: &[u8]) -> Result<Self, BlockError> {
+    /// As [`Catalog::decode`].
+    pub fn decode_keeping(bytes: &[u8], shared: &Shared) -> Result<Self, BlockError> {
         let mut lines = Lines::new(bytes);
         let first = lines.advance()?.ok_or_else(|| error("it is empty"))?;
         let first = std::str::from_utf8(first).map_err(|_| error("it does not begin as one"))?;
@@ -105,13 +115,18 @@ impl Catalog {
         }
         let number =
             |what: &str, text: &str| text.parse::<i64>().map_err(|_| error(format!("{text:?} is no {what}")));
-        let mut catalog = Self { listed_ms: number("time", listed_ms)?, complete: true, ..Self::default() };
+        let mut catalog = Self {
+            listed_ms: number("time", listed_ms)?,
+            blocks: BTreeMap::new(),
+            troubled: BTreeMap::new(),
+            complete: true,
+        };
         let count = number("number of lines", count)?;
         for read in 0..count {
             let Some(line) = lines.advance()? else {
                 return Err(error(format!("it ends after {read} of {count} lines")));
             };
-            if catalog.take_line(line).is_none() {
+            if catalog.take_line(line, shared).is_none() {
                 catalog.complete = false;
             }
         }
@@ -119,12 +134,12 @@ impl Catalog {
     }
 
     /// `None` for a line that cannot be used.
-    fn take_line(&mut self, line: &[u8]) -> Option<()> {
+    fn take_line(&mut self, line: &[u8], shared: &Shared) -> Option<()> {
         let (kind, rest) = line.split_at_checked(2)?;
         match kind {
             b"B " => {
-                let meta = Arc::new(BlockMeta::parse("of the catalog", rest).ok()?);
-                self.blocks.insert(meta.ulid, CatalogEntry { meta, deletion: None });
+                let meta = M::keep(BlockMeta::parse("of the catalog", rest).ok()?, shared);
+                self.blocks.insert(meta.id(), CatalogEntry { meta, deletion: None });
             }
             b"D " => {
                 let mark: DeletionMark = parse_mark(rest).ok()?;

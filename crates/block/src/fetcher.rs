@@ -25,7 +25,7 @@ use crate::catalog::{CATALOG_OBJECT, MAX_CATALOG_BYTES};
 use crate::filter::{BlockState, Filter, View};
 use crate::mark::read_mark;
 use crate::meta::MAX_META_BYTES;
-use crate::{BlockError, BlockId, BlockMeta, Catalog, DeletionMark, FetcherMetrics};
+use crate::{BlockError, BlockId, BlockMeta, Catalog, DeletionMark, FetcherMetrics, KeptMeta, Shared};
 
 mod listing;
 mod local_copy;
@@ -68,9 +68,9 @@ pub struct Problem {
 }
 
 /// The outcome of a sync.
-#[derive(Debug, Default)]
-pub struct SyncedBlocks {
-    pub blocks: BTreeMap<BlockId, Arc<BlockMeta>>,
+#[derive(Debug)]
+pub struct SyncedBlocks<M = BlockMeta> {
+    pub blocks: BTreeMap<BlockId, Arc<M>>,
     pub dropped: BTreeMap<BlockId, BlockState>,
     pub problems: Vec<Problem>,
     /// False if the bucket failed to answer for some block: add from this list, drop nothing for it.
@@ -79,13 +79,14 @@ pub struct SyncedBlocks {
     pub is_stale: bool,
 }
 
-/// Syncs the block list of one bucket.
+/// Syncs the block list of one bucket. `M` is how much of each `meta.json` it keeps.
 #[derive(Debug)]
-pub struct Fetcher {
+pub struct Fetcher<M = BlockMeta> {
     bucket: Bucket,
     config: FetcherConfig,
     metrics: FetcherMetrics,
-    memory: std::sync::Mutex<Memory>,
+    memory: std::sync::Mutex<Memory<M>>,
+    shared: Shared,
     /// One sync at a time: each builds on what the one before remembers.
     syncing: tokio::sync::Mutex<()>,
 }
@@ -98,20 +99,40 @@ enum Extent {
 }
 
 /// What a look at one block brought.
-enum Look {
-    Whole(Known),
+enum Look<M> {
+    Whole(Known<M>),
     Troubled(Trouble),
     /// The bucket did not say.
     Failed(BlockError),
 }
 
 impl Fetcher {
+    /// One that keeps metas whole.
     pub fn new(bucket: Bucket, config: FetcherConfig, metrics: FetcherMetrics) -> Self {
+        Self::keeping(bucket, config, metrics)
+    }
+
+    /// Writes what is known of the whole bucket as its catalog. For the compactor, which alone may, after a complete [`Self::sync`].
+    ///
+    /// # Errors
+    /// Whatever the bucket says; readers then go by the catalog that was there, or by lists of their own.
+    pub async fn publish_catalog(&self) -> Result<(), BlockError> {
+        let Some(catalog) = self.memory().to_catalog() else { return Ok(()) };
+        let bytes = tokio::task::spawn_blocking(move || catalog.encode());
+        let bytes = bytes.await.map_err(|_| BlockError::Catalog { reason: "interrupted".to_owned() })??;
+        self.bucket.put(CATALOG_OBJECT, bytes.into()).await.map_err(BlockError::List)
+    }
+}
+
+impl<M: KeptMeta> Fetcher<M> {
+    /// One that keeps of metas what `M` holds.
+    pub fn keeping(bucket: Bucket, config: FetcherConfig, metrics: FetcherMetrics) -> Self {
         Self {
             bucket,
             config,
             metrics,
             memory: std::sync::Mutex::default(),
+            shared: Shared::default(),
             syncing: tokio::sync::Mutex::new(()),
         }
     }
@@ -120,7 +141,7 @@ impl Fetcher {
     ///
     /// # Errors
     /// Only if the bucket cannot be listed.
-    pub async fn sync(&self, now_ms: i64) -> Result<SyncedBlocks, BlockError> {
+    pub async fn sync(&self, now_ms: i64) -> Result<SyncedBlocks<M>, BlockError> {
         let _one_at_a_time = self.syncing.lock().await;
         let started = Instant::now();
         self.restore(now_ms).await;
@@ -133,7 +154,7 @@ impl Fetcher {
     ///
     /// # Errors
     /// Only if the bucket cannot be listed.
-    pub async fn refresh(&self, now_ms: i64) -> Result<SyncedBlocks, BlockError> {
+    pub async fn refresh(&self, now_ms: i64) -> Result<SyncedBlocks<M>, BlockError> {
         let _one_at_a_time = self.syncing.lock().await;
         let started = Instant::now();
         let is_first = self.restore(now_ms).await;
@@ -149,18 +170,7 @@ impl Fetcher {
         self.memory().listed_ms = None;
     }
 
-    /// Writes what is known of the whole bucket as its catalog. For the compactor, which alone may, after a complete [`Self::sync`].
-    ///
-    /// # Errors
-    /// Whatever the bucket says; readers then go by the catalog that was there, or by lists of their own.
-    pub async fn publish_catalog(&self) -> Result<(), BlockError> {
-        let Some(catalog) = self.memory().to_catalog() else { return Ok(()) };
-        let bytes = tokio::task::spawn_blocking(move || catalog.encode());
-        let bytes = bytes.await.map_err(|_| BlockError::Catalog { reason: "interrupted".to_owned() })??;
-        self.bucket.put(CATALOG_OBJECT, bytes.into()).await.map_err(BlockError::List)
-    }
-
-    fn count(&self, result: &Result<SyncedBlocks, BlockError>, started: Instant) {
+    fn count(&self, result: &Result<SyncedBlocks<M>, BlockError>, started: Instant) {
         self.metrics.finished(started.elapsed(), result.as_ref().is_ok_and(|synced| synced.complete));
         let Ok(synced) = result else { return };
         for state in BlockState::ALL {
@@ -176,7 +186,7 @@ impl Fetcher {
             return false;
         }
         let Some(directory) = &self.config.cache_dir else { return true };
-        if let Some(catalog) = local_copy::read(directory).await {
+        if let Some(catalog) = local_copy::read(directory, self.shared.clone()).await {
             let mut memory = self.memory();
             memory.adopt(catalog, now_ms);
             memory.is_changed = false;
@@ -200,7 +210,8 @@ impl Fetcher {
                 return;
             }
         };
-        let decoded = tokio::task::spawn_blocking(move || Catalog::decode(&bytes)).await;
+        let shared = self.shared.clone();
+        let decoded = tokio::task::spawn_blocking(move || Catalog::decode_keeping(&bytes, &shared)).await;
         let mut memory = self.memory();
         // One that cannot be used is not read again until it changes.
         memory.catalog = Some(revision);
@@ -220,7 +231,7 @@ impl Fetcher {
         }
     }
 
-    async fn sync_extent(&self, extent: Extent, now_ms: i64) -> Result<SyncedBlocks, BlockError> {
+    async fn sync_extent(&self, extent: Extent, now_ms: i64) -> Result<SyncedBlocks<M>, BlockError> {
         let (after, from) = match extent {
             Extent::Whole => (String::new(), None),
             // Its own objects sort behind a block's name.
@@ -228,14 +239,19 @@ impl Fetcher {
         };
         let listing = Listing::read(&self.bucket, &after).await.map_err(BlockError::List)?;
         self.memory().forget_unlisted(from, &listing.blocks);
-        let looked: Vec<(BlockId, Look)> = futures::stream::iter(listing.blocks)
+        let mut view = View::new(now_ms);
+        let mut complete = true;
+        let mut looks = futures::stream::iter(listing.blocks)
             .map(|(id, listed)| async move { (id, self.look(id, listed, now_ms).await) })
-            .buffer_unordered(self.config.concurrency.max(1))
-            .collect()
-            .await;
-        let mut view = View { now_ms, ..View::default() };
-        let complete = self.remember(looked, &mut view);
-        if complete && extent == Extent::Whole {
+            .buffer_unordered(self.config.concurrency.max(1));
+        while let Some((id, look)) = looks.next().await {
+            complete &= self.remember(id, look, &mut view);
+        }
+        drop(looks);
+        if !complete {
+            // The next one looks at everything again.
+            self.memory().listed_ms = None;
+        } else if extent == Extent::Whole {
             let mut memory = self.memory();
             memory.listed_ms = Some(now_ms);
             memory.is_changed = true;
@@ -253,7 +269,7 @@ impl Fetcher {
     }
 
     /// What a listed block is: from memory where that has it.
-    async fn look(&self, id: BlockId, listed: Listed, now_ms: i64) -> Look {
+    async fn look(&self, id: BlockId, listed: Listed, now_ms: i64) -> Look<M> {
         let (known, trouble) = {
             let memory = self.memory();
             (memory.known.get(&id).cloned(), memory.troubled.get(&id).cloned())
@@ -282,10 +298,19 @@ impl Fetcher {
         }
     }
 
-    async fn read_meta(&self, id: BlockId) -> Result<Arc<BlockMeta>, BlockError> {
+    async fn read_meta(&self, id: BlockId) -> Result<Arc<M>, BlockError> {
         let json = self.bucket.get(&id.meta_object(), MAX_META_BYTES).await;
         let json = json.map_err(|source| BlockError::Bucket { block: id, source })?;
-        BlockMeta::parse_of(id, &json).map(Arc::new)
+        let meta = match BlockMeta::parse_of(id, &json) {
+            Ok(meta) => meta,
+            // What a cache gave may be to blame.
+            Err(error) => {
+                let again = self.bucket.get_again(&id.meta_object(), MAX_META_BYTES).await;
+                let again = again.map_err(|source| BlockError::Bucket { block: id, source })?;
+                BlockMeta::parse_of(id, &again.ok_or(error)?)?
+            }
+        };
+        Ok(M::keep(meta, &self.shared))
     }
 
     /// A mark is read once: whoever places one never overwrites it.
@@ -308,49 +333,44 @@ impl Fetcher {
         match read_mark::<DeletionMark>(&self.bucket, id).await {
             Ok(Some(mark)) => Ok(KnownMark::Read { written: Some(written), mark: Arc::new(mark) }),
             Ok(None) => Ok(KnownMark::None),
-            Err(BlockError::Mark { reason, .. }) => Ok(KnownMark::Unreadable { written, reason }),
+            Err(BlockError::Mark { reason, .. }) => {
+                Ok(KnownMark::Unreadable { written, reason: reason.into() })
+            }
             Err(error) => Err(error),
         }
     }
 
-    /// Keeps what was found; false if the bucket did not answer for some block.
-    fn remember(&self, looked: Vec<(BlockId, Look)>, view: &mut View) -> bool {
+    /// Keeps what was found; false if the bucket did not answer for this block.
+    fn remember(&self, id: BlockId, look: Look<M>, view: &mut View<M>) -> bool {
         let mut memory = self.memory();
-        let mut complete = true;
-        for (id, look) in looked {
-            match look {
-                Look::Whole(known) => {
+        match look {
+            Look::Whole(known) => {
+                memory.troubled.remove(&id);
+                let old = memory.known.insert(id, known);
+                memory.is_changed |= old.is_none();
+            }
+            Look::Troubled(trouble) => {
+                memory.known.remove(&id);
+                let old = memory.troubled.insert(id, trouble);
+                memory.is_changed |= old.is_none();
+            }
+            Look::Failed(error) => {
+                // What is known of it stays, and is served.
+                let is_known = memory.known.contains_key(&id);
+                let state = if is_known { BlockState::Loaded } else { BlockState::Failed };
+                if !is_known {
                     memory.troubled.remove(&id);
-                    let old = memory.known.insert(id, known);
-                    memory.is_changed |= old.is_none();
+                    view.dropped.insert(id, state);
                 }
-                Look::Troubled(trouble) => {
-                    memory.known.remove(&id);
-                    let old = memory.troubled.insert(id, trouble);
-                    memory.is_changed |= old.is_none();
-                }
-                Look::Failed(error) => {
-                    complete = false;
-                    // What is known of it stays, and is served.
-                    let is_known = memory.known.contains_key(&id);
-                    let state = if is_known { BlockState::Loaded } else { BlockState::Failed };
-                    if !is_known {
-                        memory.troubled.remove(&id);
-                        view.dropped.insert(id, state);
-                    }
-                    view.problems.push(Problem { block: id, state, error });
-                }
+                view.problems.push(Problem { block: id, state, error });
+                return false;
             }
         }
-        if !complete {
-            // The next one looks at everything again.
-            memory.listed_ms = None;
-        }
-        complete
+        true
     }
 
     /// All that is known, for the filters.
-    fn fill(&self, view: &mut View) {
+    fn fill(&self, view: &mut View<M>) {
         let memory = self.memory();
         for (id, trouble) in &memory.troubled {
             view.dropped.insert(*id, trouble.state);
@@ -366,7 +386,7 @@ impl Fetcher {
                 // A mark that cannot be read is no mark, but the operator hears of it.
                 KnownMark::Unreadable { reason, .. } => {
                     let file = <DeletionMark as crate::mark::Mark>::FILE_NAME;
-                    let error = BlockError::Mark { block: *id, file, reason: reason.clone() };
+                    let error = BlockError::Mark { block: *id, file, reason: reason.to_string() };
                     view.problems.push(Problem { block: *id, state: BlockState::Loaded, error });
                 }
             }
@@ -386,7 +406,7 @@ impl Fetcher {
         }
     }
 
-    fn memory(&self) -> MutexGuard<'_, Memory> {
+    fn memory(&self) -> MutexGuard<'_, Memory<M>> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use parallax_model::TimeRange;
 
 use crate::fetcher::Problem;
-use crate::{BlockId, BlockMeta, DeletionMark};
+use crate::{BlockId, BlockMeta, DeletionMark, KeptMeta};
 
 mod duplicate;
 mod selector;
@@ -80,10 +80,10 @@ pub enum Filter {
 }
 
 /// The list that filters work on.
-#[derive(Debug, Default)]
-pub(crate) struct View {
+#[derive(Debug)]
+pub(crate) struct View<M = BlockMeta> {
     pub now_ms: i64,
-    pub blocks: BTreeMap<BlockId, Arc<BlockMeta>>,
+    pub blocks: BTreeMap<BlockId, Arc<M>>,
     pub deletions: BTreeMap<BlockId, Arc<DeletionMark>>,
     pub dropped: BTreeMap<BlockId, BlockState>,
     pub problems: Vec<Problem>,
@@ -93,33 +93,43 @@ pub(crate) struct View {
 const SOURCES_WITHOUT_DELAY: [&str; 3] = ["compactor", "compactor.repair", "bucket.repair"];
 
 impl Filter {
-    pub(crate) fn apply(&self, view: &mut View) {
+    pub(crate) fn apply<M: KeptMeta>(&self, view: &mut View<M>) {
         match self {
             Self::Time(range) => {
                 // As Thanos: the block's exclusive end counts as touched.
                 let overlaps =
-                    |meta: &BlockMeta| meta.max_time_ms >= range.min_ms && meta.min_time_ms <= range.max_ms;
+                    |meta: &M| meta.max_time_ms() >= range.min_ms && meta.min_time_ms() <= range.max_ms;
                 view.keep(BlockState::TimeExcluded, overlaps);
             }
             Self::Selector(selector) => view.keep(BlockState::LabelExcluded, |meta| selector.chooses(meta)),
             Self::Consistency { delay } => {
                 let oldest_ms = view.now_ms.saturating_sub(millis(*delay));
                 view.keep(BlockState::TooFresh, |meta| {
-                    let made_ms = meta.upload_time_ms().unwrap_or_else(|| meta.ulid.time_ms());
+                    let made_ms = meta.upload_time_ms().unwrap_or_else(|| meta.id().time_ms());
                     delay.is_zero() || made_ms <= oldest_ms || SOURCES_WITHOUT_DELAY.contains(&meta.source())
                 });
             }
             Self::DeletionMark { delay } => drop_marked(view, *delay),
             Self::Duplicate => {
                 let covered = duplicate::covered(view.blocks.values().map(Arc::as_ref));
-                view.keep(BlockState::Duplicate, |meta| !covered.contains(&meta.ulid));
+                view.keep(BlockState::Duplicate, |meta| !covered.contains(&meta.id()));
             }
         }
     }
 }
 
-impl View {
-    fn keep(&mut self, otherwise: BlockState, keep: impl Fn(&BlockMeta) -> bool) {
+impl<M: KeptMeta> View<M> {
+    pub(crate) fn new(now_ms: i64) -> Self {
+        Self {
+            now_ms,
+            blocks: BTreeMap::new(),
+            deletions: BTreeMap::new(),
+            dropped: BTreeMap::new(),
+            problems: Vec::new(),
+        }
+    }
+
+    fn keep(&mut self, otherwise: BlockState, keep: impl Fn(&M) -> bool) {
         let dropped = &mut self.dropped;
         self.blocks.retain(|id, meta| {
             let keeps = keep(meta);
@@ -131,7 +141,7 @@ impl View {
     }
 }
 
-fn drop_marked(view: &mut View, delay: Duration) {
+fn drop_marked<M: KeptMeta>(view: &mut View<M>, delay: Duration) {
     for (id, mark) in &view.deletions {
         let age_ms = view.now_ms.saturating_sub(mark.deletion_time_s.saturating_mul(1000));
         if age_ms > millis(delay) && view.blocks.remove(id).is_some() {

@@ -20,7 +20,7 @@ pub const CHUNKS_DIRECTORY: &str = "chunks";
 pub const MAX_META_BYTES: u64 = 16 << 20;
 
 /// The one version of `meta.json`, both of the block and of Thanos' section.
-const META_VERSION: u32 = 1;
+pub(crate) const META_VERSION: u32 = 1;
 
 /// A block's `meta.json`. A block covers `[min_time_ms, max_time_ms)`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

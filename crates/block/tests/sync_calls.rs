@@ -7,8 +7,8 @@ use object_store::memory::InMemory;
 use parallax_block::catalog::CATALOG_OBJECT;
 use parallax_block::mark::place_mark;
 use parallax_block::{
-    BlockId, BlockState, DeletionMark, FULL_LIST_INTERVAL, Fetcher, FetcherConfig, FetcherMetrics, Filter,
-    SyncedBlocks,
+    BlockId, BlockState, BlockSummary, DeletionMark, FULL_LIST_INTERVAL, Fetcher, FetcherConfig,
+    FetcherMetrics, Filter, SyncedBlocks,
 };
 use parallax_bucket::{Bucket, RetryPolicy};
 use parallax_testkit::counting_bucket::{Calls, CountingStore};
@@ -88,7 +88,7 @@ impl Fixture {
         };
         Reader {
             fixture: self,
-            fetcher: Fetcher::new(self.bucket.clone(), config, FetcherMetrics::default()),
+            fetcher: Fetcher::keeping(self.bucket.clone(), config, FetcherMetrics::default()),
         }
     }
 
@@ -102,13 +102,14 @@ impl Fixture {
     }
 }
 
+/// As a store gateway is one.
 struct Reader<'f> {
     fixture: &'f Fixture,
-    fetcher: Fetcher,
+    fetcher: Fetcher<BlockSummary>,
 }
 
 impl Reader<'_> {
-    async fn refresh(&self, now_ms: i64) -> (SyncedBlocks, Calls) {
+    async fn refresh(&self, now_ms: i64) -> (SyncedBlocks<BlockSummary>, Calls) {
         self.fixture.store.take();
         let synced = self.fetcher.refresh(now_ms).await.unwrap();
         (synced, self.fixture.store.take())
@@ -196,7 +197,7 @@ async fn a_restart_begins_with_the_local_copy_and_then_checks_it() {
     let late_ms = now_ms + 24 * HOUR_MS;
     let (synced, calls) = fixture.reader_with(Some(directory.path())).refresh(late_ms).await;
     assert!(!synced.is_stale && calls.gets == 1, "{calls:?}");
-    std::fs::write(directory.path().join("catalog-1"), b"damaged").unwrap();
+    std::fs::write(directory.path().join("summaries-1"), b"damaged").unwrap();
     let (synced, _) = fixture.reader_with(Some(directory.path())).refresh(late_ms).await;
     assert_eq!((synced.blocks.len(), synced.is_stale), (300, false));
 }
@@ -316,4 +317,30 @@ async fn what_the_bucket_does_not_say_is_asked_again_and_nothing_is_dropped_for_
     tokio::time::sleep(Duration::from_millis(5)).await;
     fixture.bucket.put(&new.meta_object(), json).await.unwrap();
     assert!(reader.blocks(NOW_MS + 4 * MINUTE_MS).await.contains(&new));
+}
+
+#[tokio::test]
+async fn who_needs_whole_metas_never_begins_with_summaries_and_the_other_way_round_may() {
+    let fixture = Fixture::new();
+    let ids = fixture.history(3).await;
+    let directory = tempfile::tempdir().unwrap();
+    fixture.reader_with(Some(directory.path())).refresh(NOW_MS).await;
+    let whole = || {
+        let config = FetcherConfig { cache_dir: Some(directory.path().into()), ..FetcherConfig::default() };
+        Fetcher::new(fixture.bucket.clone(), config, FetcherMetrics::default())
+    };
+    fixture.store.take();
+    let synced = whole().refresh(NOW_MS).await.unwrap();
+    let calls = fixture.store.take();
+    assert_eq!(
+        (synced.blocks.len(), calls.gets),
+        (ids.len(), 1 + ids.len() as u64),
+        "each meta, and no catalog"
+    );
+    fixture.store.take();
+    whole().refresh(NOW_MS).await.unwrap();
+    assert_eq!(fixture.store.take().gets, 1, "its own copy");
+    std::fs::remove_file(directory.path().join("summaries-1")).unwrap();
+    let (synced, calls) = fixture.reader_with(Some(directory.path())).refresh(NOW_MS).await;
+    assert_eq!((synced.blocks.len(), calls.gets), (ids.len(), 1), "a copy of the whole has all of a summary");
 }

@@ -8,7 +8,7 @@ use parallax_bucket::Revision;
 
 use super::listing::{Listed, WrittenMs};
 use crate::filter::BlockState;
-use crate::{BlockError, BlockId, BlockMeta, Catalog, CatalogEntry, DeletionMark};
+use crate::{BlockError, BlockId, Catalog, CatalogEntry, DeletionMark, KeptMeta};
 
 /// The end of the list is read from so long before the newest block: uploads come late.
 const LATE_UPLOADS: Duration = Duration::from_secs(3 * 3600);
@@ -24,8 +24,8 @@ const CLOCK_SKEW_MS: i64 = 10 * 60 * 1000;
 
 /// One block that is whole.
 #[derive(Clone, Debug)]
-pub(super) struct Known {
-    pub meta: Arc<BlockMeta>,
+pub(super) struct Known<M> {
+    pub meta: Arc<M>,
     /// When a list last had it, in milliseconds since the epoch.
     pub seen_ms: i64,
     pub objects: u32,
@@ -39,7 +39,7 @@ pub(super) enum KnownMark {
     /// From a catalog there is no time of writing.
     Read { written: Option<WrittenMs>, mark: Arc<DeletionMark> },
     /// It is there, and cannot be understood.
-    Unreadable { written: WrittenMs, reason: String },
+    Unreadable { written: WrittenMs, reason: Box<str> },
 }
 
 /// A directory that is no whole block.
@@ -52,9 +52,9 @@ pub(super) struct Trouble {
     pub seen_ms: i64,
 }
 
-#[derive(Debug, Default)]
-pub(super) struct Memory {
-    pub known: BTreeMap<BlockId, Known>,
+#[derive(Debug)]
+pub(super) struct Memory<M> {
+    pub known: BTreeMap<BlockId, Known<M>>,
     pub troubled: BTreeMap<BlockId, Trouble>,
     /// When the last list of the whole bucket began, ours or that of a catalog; `None` if there was none or it is not to be relied upon.
     pub listed_ms: Option<i64>,
@@ -66,9 +66,23 @@ pub(super) struct Memory {
     pub is_changed: bool,
 }
 
-impl Memory {
+/// Nothing yet.
+impl<M> Default for Memory<M> {
+    fn default() -> Self {
+        Self {
+            known: BTreeMap::new(),
+            troubled: BTreeMap::new(),
+            listed_ms: None,
+            catalog: None,
+            is_restored: false,
+            is_changed: false,
+        }
+    }
+}
+
+impl<M: KeptMeta> Memory<M> {
     /// Takes over what a catalog says. What a list has shown since it was written stays.
-    pub fn adopt(&mut self, catalog: Catalog, now_ms: i64) {
+    pub fn adopt(&mut self, catalog: Catalog<M>, now_ms: i64) {
         let listed_ms = catalog.listed_ms.min(now_ms);
         if self.listed_ms.is_some_and(|own_ms| own_ms >= listed_ms) {
             return self.take_marks(catalog);
@@ -93,7 +107,7 @@ impl Memory {
     }
 
     /// From a catalog that is older than our list: what is not known has been deleted since, but a mark stays a mark.
-    fn take_marks(&mut self, catalog: Catalog) {
+    fn take_marks(&mut self, catalog: Catalog<M>) {
         for (id, entry) in catalog.blocks {
             if let (Some(known), Some(mark)) = (self.known.get_mut(&id), entry.deletion)
                 && known.seen_ms <= catalog.listed_ms
@@ -105,7 +119,7 @@ impl Memory {
         }
     }
 
-    fn take_entry(&mut self, id: BlockId, entry: CatalogEntry, listed_ms: i64) {
+    fn take_entry(&mut self, id: BlockId, entry: CatalogEntry<M>, listed_ms: i64) {
         let CatalogEntry { meta, deletion } = entry;
         // What our own list found to be no whole block since is no whole block.
         if self.troubled.get(&id).is_some_and(|trouble| trouble.seen_ms > listed_ms) {
@@ -125,7 +139,7 @@ impl Memory {
         }
     }
 
-    pub fn to_catalog(&self) -> Option<Catalog> {
+    pub fn to_catalog(&self) -> Option<Catalog<M>> {
         let blocks = self.known.iter().map(|(id, known)| {
             let deletion = match &known.mark {
                 KnownMark::Read { mark, .. } => Some(Arc::clone(mark)),

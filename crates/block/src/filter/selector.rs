@@ -10,7 +10,7 @@ use md5::{Digest as _, Md5};
 use parallax_model::{MatchOp, Matcher};
 use serde::Deserialize;
 
-use crate::{BlockError, BlockMeta};
+use crate::{BlockError, KeptMeta};
 
 /// The label that rules see besides the external ones.
 const BLOCK_ID_LABEL: &str = "__block_id";
@@ -87,11 +87,10 @@ impl Selector {
     }
 
     /// Whether the rules choose a block.
-    pub fn chooses(&self, meta: &BlockMeta) -> bool {
-        let id = meta.ulid.to_string();
+    pub fn chooses(&self, meta: &impl KeptMeta) -> bool {
+        let id = meta.id().to_string();
         let mut labels: BTreeMap<&str, String> = BTreeMap::from([(BLOCK_ID_LABEL, id)]);
-        let external = meta.thanos.as_ref().and_then(|thanos| thanos.labels.as_ref());
-        labels.extend(external.into_iter().flatten().map(|(name, value)| (name.as_str(), value.clone())));
+        labels.extend(meta.labels().map(|(name, value)| (name, value.to_owned())));
         for rule in &self.rules {
             let values: Vec<&str> = rule
                 .source_labels
@@ -146,6 +145,7 @@ impl RuleSection {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::BlockMeta;
 
     fn meta(number: u32, cluster: &str) -> BlockMeta {
         let json = format!(
