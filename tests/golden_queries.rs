@@ -120,3 +120,38 @@ async fn answers_without_dedup_are_those_of_prometheus() {
     }
     run("prometheus-all-sources", async |question| mesh.ask(question).await, &recorded, 318, &[]).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn statistics_say_of_which_resolutions_the_data_was() {
+    let golden = golden_dir();
+    if bucket_dirs(&golden, &["bucket-long"]).is_empty() {
+        println!("left out: there is no golden bucket with downsampled blocks");
+        return;
+    }
+    let mesh = Mesh::start(&golden, &["bucket-long"]).await;
+    // Downsampled blocks reach to 1782950283; what is younger is raw.
+    for (allowed, time, expected) in [
+        ("0s", "1782900000", Value::Null),
+        ("5m", "1782900000", serde_json::json!(["5m"])),
+        ("1h", "1782900000", serde_json::json!(["1h"])),
+        ("1h", "1782960000", serde_json::json!(["raw", "1h"])),
+        ("1h", "1783000000", serde_json::json!(["raw"])),
+    ] {
+        let params = [
+            ("query", "count_over_time(up[6h])"),
+            ("time", time),
+            ("max_source_resolution", allowed),
+            ("stats", "true"),
+        ];
+        let question = Recorded {
+            path: "/api/v1/query".to_owned(),
+            params: params.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec(),
+            status: 200,
+            response: Value::Null,
+        };
+        let (status, answer) = mesh.ask(&question).await;
+        assert_eq!(status, StatusCode::OK, "{answer}");
+        assert!(!answer["data"]["result"].as_array().expect("a vector").is_empty(), "{allowed} at {time}");
+        assert_eq!(answer["data"]["stats"]["sourceResolutions"], expected, "{allowed} at {time}");
+    }
+}

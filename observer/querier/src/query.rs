@@ -28,7 +28,7 @@ use crate::coverage::{Coverage, CoverageBook, CoverageLog};
 use crate::gate::{GateMetrics, InFlight};
 use crate::pushdown::{Distributor, QueryPushdown};
 use crate::received::ReceivedLog;
-use crate::resolution;
+use crate::resolution::{self, ReadResolutions, ResolutionLog};
 use crate::select::{Blame, Budget, Helpers, SelectOptions, StoreSource};
 
 /// Most points a range query may have per series, as in Prometheus.
@@ -104,7 +104,7 @@ pub(crate) fn evaluates_over_range(expr: &Expr) -> Result<(), String> {
     }
 }
 
-/// How long the parts of a query took, and what came over the network for it.
+/// How long the parts of a query took, what came over the network for it, and how coarse what it read was.
 #[derive(Clone, Debug, Default)]
 pub struct QueryTimes {
     /// Waiting for a slot.
@@ -112,6 +112,8 @@ pub struct QueryTimes {
     /// Everything after that: stores and evaluation.
     pub evaluated: Duration,
     pub received: ReceivedLog,
+    /// `None` if nothing but raw data was allowed.
+    pub resolutions: Option<ReadResolutions>,
 }
 
 /// Why a query has no answer.
@@ -278,6 +280,7 @@ impl QueryRunner {
             blame: self.blame.clone(),
             helpers: self.helpers.clone(),
             distributor: self.distributor.clone(),
+            resolutions: ResolutionLog::default(),
         }
     }
 
@@ -315,6 +318,7 @@ impl QueryRunner {
         let interrupt = Interrupt::at(deadline);
         let canceled = CancellationToken::new();
         let guard = CancelOnDrop { interrupt: interrupt.clone(), canceled: canceled.clone() };
+        let may_be_coarse = query.max_resolution_ms > 0;
         let sources = self.sources(&query, deadline, canceled);
         let book = self.book.clone();
         let work = move || {
@@ -324,7 +328,8 @@ impl QueryRunner {
             let received = ReceivedLog::default();
             let evaluated = sources.evaluate(&Engine::new(options), &query, &interrupt, &received)?;
             let (outcome, coverage) = evaluated;
-            let times = QueryTimes { queued, evaluated: began.elapsed(), received };
+            let resolutions = may_be_coarse.then(|| sources.resolutions.read());
+            let times = QueryTimes { queued, evaluated: began.elapsed(), received, resolutions };
             Ok::<T, QueryError>(finish(outcome, times, book.covered(&coverage)))
         };
         let result = match tokio::task::spawn_blocking(work).await {
@@ -373,6 +378,7 @@ struct Sources {
     blame: Option<Arc<dyn Blame>>,
     helpers: Helpers,
     distributor: Option<Arc<Distributor>>,
+    resolutions: ResolutionLog,
 }
 
 impl Sources {
@@ -422,6 +428,7 @@ impl Sources {
             .with_helpers(self.helpers.clone())
             .with_coverage(coverage.clone())
             .with_received(received.clone())
+            .with_resolutions(self.resolutions.clone())
             .with_pushdown(pushdown.clone());
         (source, pushdown)
     }

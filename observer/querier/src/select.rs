@@ -33,6 +33,7 @@ use tonic::{Code, Status};
 use crate::coverage::{CoverageEntry, CoverageLog};
 use crate::pushdown::QueryPushdown;
 use crate::received::ReceivedLog;
+use crate::resolution::ResolutionLog;
 
 pub(crate) use among::Among;
 pub use blame::Blame;
@@ -45,7 +46,7 @@ pub(crate) use interest::Interest;
 pub(crate) use request::strategy;
 pub use request::{StoreMatchers, wire_matchers};
 pub(crate) use stream::labels_of;
-use stream::{Delivery, SelectedSeries};
+use stream::{Delivery, SelectedSeries, Wanted};
 
 /// Frames that may wait for the engine, per selection.
 const QUEUED_FRAMES: usize = 16;
@@ -82,6 +83,7 @@ pub struct StoreSource {
     coverage: CoverageLog,
     received: ReceivedLog,
     pushdown: Option<Arc<QueryPushdown>>,
+    resolutions: ResolutionLog,
 }
 
 impl StoreSource {
@@ -107,6 +109,7 @@ impl StoreSource {
             coverage: CoverageLog::default(),
             received: ReceivedLog::default(),
             pushdown: None,
+            resolutions: ResolutionLog::default(),
         }
     }
 
@@ -120,6 +123,12 @@ impl StoreSource {
     #[must_use]
     pub(crate) fn with_pushdown(self, pushdown: Option<Arc<QueryPushdown>>) -> Self {
         Self { pushdown, ..self }
+    }
+
+    /// Leaves in `resolutions` how coarse the data was, where downsampled data is allowed.
+    #[must_use]
+    pub(crate) fn with_resolutions(self, resolutions: ResolutionLog) -> Self {
+        Self { resolutions, ..self }
     }
 
     /// Decodes with these, which other queries use too; otherwise with one helper of its own.
@@ -177,7 +186,12 @@ impl Source for StoreSource {
         let replica_labels = self.options.replica_labels.clone();
         let work = Work { dedup, preparation: selection.preparation.clone() };
         let decoder = Decoder::new(work, self.runtime.clone(), self.helpers.clone(), self.canceled.clone());
-        let series = SelectedSeries::new(queue, want, decoder, aggregates, replica_labels, containment);
+        let wanted = aggregates.map(|aggregates| Wanted {
+            aggregates,
+            max_resolution_ms: self.options.max_resolution_ms,
+            resolutions: self.resolutions.clone(),
+        });
+        let series = SelectedSeries::new(queue, want, decoder, wanted, replica_labels, containment);
         Ok(match part {
             Some(part) => Box::new(part.guarding(Box::new(series))),
             None => Box::new(series),

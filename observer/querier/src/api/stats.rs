@@ -1,4 +1,5 @@
-//! What a query tells about itself, as JSON: `stats` as Prometheus has it, `analysis` and plans as Thanos has them.
+//! What a query tells about itself, as JSON: `stats` as Prometheus has it, `analysis` and plans as Thanos has them. Where downsampled data was allowed, `stats` has
+//! `sourceResolutions` besides: which of `raw`, `5m` and `1h` the data was of.
 //!
 //! Sources of the shapes: Prometheus `util/stats/query_stats.go`; Thanos `pkg/api/query/v1.go` (`queryTelemetry`) and its
 //! engine's `engine/explain.go`. `series`, `samples` and `bytes` of an operator are ours,
@@ -55,6 +56,10 @@ pub(super) fn write_stats(
         let numbers = format!(",\"seriesBytes\":{},\"queryBytes\":{}}}", bytes.series, bytes.query);
         output.extend_from_slice(numbers.as_bytes());
     });
+    if let Some(resolutions) = times.resolutions {
+        output.extend_from_slice(b",\"sourceResolutions\":");
+        write_list(output, resolutions.names(), |output, name| write_string(output, name));
+    }
     output.push(b'}');
 }
 

@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, watch};
 use super::blame::Containment;
 use super::budget::Held;
 use super::decode::{Decoder, Whole};
+use crate::resolution::{ReadResolutions, ResolutionLog};
 
 /// What travels from the request to the engine.
 pub(super) enum Delivery {
@@ -23,13 +24,20 @@ pub(super) enum Delivery {
     End,
 }
 
+/// What is wanted of downsampled chunks, and where it is noted how coarse they were.
+pub(super) struct Wanted {
+    pub aggregates: &'static [Aggr],
+    pub max_resolution_ms: i64,
+    pub resolutions: ResolutionLog,
+}
+
 pub(super) struct SelectedSeries {
     queue: mpsc::Receiver<Delivery>,
     /// Told when the engine begins to read.
     want: watch::Sender<bool>,
     decoder: Decoder,
-    /// The aggregates that downsampled chunks were asked for; `None` if only raw data was.
-    wanted: Option<&'static [Aggr]>,
+    /// `None` if only raw data was asked for.
+    wanted: Option<Wanted>,
     replica_labels: Vec<String>,
     containment: Containment,
     /// The series whose parts may still be coming.
@@ -45,7 +53,7 @@ impl SelectedSeries {
         queue: mpsc::Receiver<Delivery>,
         want: watch::Sender<bool>,
         decoder: Decoder,
-        wanted: Option<&'static [Aggr]>,
+        wanted: Option<Wanted>,
         replica_labels: Vec<String>,
         containment: Containment,
     ) -> Self {
@@ -81,6 +89,13 @@ impl SelectedSeries {
 
     fn accept(&mut self, series: Vec<Series>, held: Held) -> Result<(), SourceError> {
         let held = Arc::new(held);
+        if let Some(wanted) = &self.wanted {
+            let mut read = ReadResolutions::default();
+            for chunk in series.iter().flat_map(|part| &part.chunks) {
+                read.add(chunk, wanted.max_resolution_ms);
+            }
+            wanted.resolutions.note(read);
+        }
         for part in series {
             let labels = match labels_of(&part.labels, &self.replica_labels) {
                 Ok(labels) => labels,
@@ -102,7 +117,7 @@ impl SelectedSeries {
             }
             let mut chunks = Vec::with_capacity(part.chunks.len());
             for chunk in part.chunks {
-                match read_chunk(chunk, self.wanted) {
+                match read_chunk(chunk, self.wanted.as_ref().map(|wanted| wanted.aggregates)) {
                     Ok(chunk) => chunks.extend(chunk),
                     Err(reason) => self.leave_out(&labels, &reason)?,
                 }
