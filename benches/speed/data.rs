@@ -185,6 +185,9 @@ fn write_block(
         "thanos": {
             "labels": {"cluster": "eu-1", "prometheus_replica": format!("prometheus-{replica}")},
             "downsample": {"resolution": 0}, "source": "test",
+            "index_stats": {
+                "series_max_size": stats.series_max_size_bytes, "chunk_max_size": stats.chunk_max_size_bytes,
+            },
         },
     });
     sealed.add_file("meta.json", meta.to_string().as_bytes())?;

@@ -1,7 +1,8 @@
 //! The speed harness: the same questions to Parallax and to the real Thanos and Prometheus, in the same run.
 //!
 //!     cargo bench --bench speed                        everything
-//!     cargo bench --bench speed -- decode store        some parts: decode, store, query, targets, footprint, sidecar, growth, compact, hub
+//!     cargo bench --bench speed -- decode store        some parts: decode, store, query, targets, footprint, sidecar, growth, compact, hub,
+//!                                                      gateway
 //!
 //! The real ones are the Go program tests/peers (Thanos' store gateway, its StoreAPI client and querier, Prometheus' engine), which
 //! `PARALLAX_PEERS` names; `tests/run` builds it, and so does `cd tests/peers && go build -tags slicelabels -o FILE .`.
@@ -12,6 +13,7 @@
 //! - `SPEED_PLOT` (growth.svg in the target directory): where `growth` draws its plot; it measures sizes of its own
 //! - `SPEED_COMPACT_SERIES` (100000): series of each block that is compacted
 //! - `SPEED_CLUSTERS` (100), `SPEED_HUB_SERIES` (10000): clusters under one hub, and series of each of the ten whose results cross the border
+//! - `SPEED_GATEWAY_SERIES` (100000): series of each of six blocks that are read through a store gateway; `SPEED_ROUNDS` is 3 there
 //! - `SPEED_DIR`: a folder in which the data stays for the next run; otherwise it is temporary
 //! - `THANOS_BIN`: a real `thanos`, asked as `thanos store` and `thanos query` (with both of its engines) instead of the stand-in
 //! - `PROMETHEUS_BIN`: a real `prometheus`, asked over HTTP on the same blocks instead of the stand-in
@@ -27,6 +29,7 @@ mod contender;
 mod data;
 mod decode;
 mod footprint;
+mod gateway;
 mod growth;
 mod hub;
 mod measure;
@@ -55,11 +58,12 @@ pub struct Options {
     pub prometheus: Option<PathBuf>,
 }
 
-const PARTS: [&str; 9] =
-    ["decode", "store", "query", "targets", "footprint", "sidecar", "growth", COMPACT, HUB];
+const PARTS: [&str; 10] =
+    ["decode", "store", "query", "targets", "footprint", "sidecar", "growth", COMPACT, HUB, GATEWAY];
 
 const COMPACT: &str = "compact";
 const HUB: &str = "hub";
+const GATEWAY: &str = "gateway";
 
 fn main() -> anyhow::Result<()> {
     let number = |name: &str, default: usize| {
@@ -97,8 +101,19 @@ fn main() -> anyhow::Result<()> {
             rounds: number("SPEED_ROUNDS", 3)?.max(1),
         }))?;
     }
-    // Sidecar and compactor are compared with real programs only; the hub is measured against its targets.
-    let is_real = |part: &String| part == "sidecar" || part == COMPACT || part == HUB;
+    if wanted.is_empty() || wanted.iter().any(|part| part == GATEWAY) {
+        let options = gateway::Options {
+            series: number("SPEED_GATEWAY_SERIES", 100_000)?.max(1000),
+            rounds: number("SPEED_ROUNDS", 3)?.max(1),
+            parallax: component::parallax(),
+            thanos: real("THANOS_BIN")?,
+        };
+        let temporary = tempfile::tempdir()?;
+        let dir = std::env::var_os("SPEED_DIR").map(PathBuf::from);
+        runtime.block_on(gateway::run(&options, dir.as_deref().unwrap_or(temporary.path())))?;
+    }
+    // Sidecar, compactor and gateway are compared with real programs only; the hub is measured against its targets.
+    let is_real = |part: &String| ["sidecar", COMPACT, HUB, GATEWAY].contains(&part.as_str());
     let needs_peers = wanted.is_empty() || !wanted.iter().all(is_real);
     let peers =
         if needs_peers { peer::program_or_leave_out("the speed harness") } else { Some(PathBuf::new()) };
