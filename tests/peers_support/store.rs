@@ -3,7 +3,14 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use parallax_block::BlockMeta;
+use parallax_model::{Labels, MatchOp, Matcher, TimeRange};
+use parallax_net::GrpcTarget;
+use parallax_storeapi::conformance::{Known, KnownSeries, check};
+use parallax_storeapi::proto::thanos::{Series, SeriesRequest};
+use parallax_storeapi::{Store, StoreClient, frames, labels, matchers};
 use serde_json::{Value, json};
+use tonic::Request;
 
 use crate::component::{Component, parallax};
 use crate::golden::{bucket_dirs, golden_dir};
@@ -160,5 +167,60 @@ async fn thanos_client_gets_the_same_series_from_our_store_as_from_thanos_own() 
     let Some(peers) = program_or_leave_out("the StoreAPI against Thanos") else { return };
     for bucket in bucket_dirs(&golden_dir(), &["bucket-short"]) {
         compare_bucket(&peers, &bucket).await;
+    }
+}
+
+/// The blocks of one source, which the conformance suite can be told of, in `to`; and their external labels.
+fn copy_one_source(bucket: &Path, to: &Path) -> Labels {
+    let mut external = Labels::empty();
+    for entry in std::fs::read_dir(bucket).expect("a bucket") {
+        let block = entry.expect("an entry").path();
+        let json = std::fs::read(block.join("meta.json")).expect("meta.json");
+        let labels = BlockMeta::parse("golden", &json).expect("a meta").external_labels();
+        if labels.value_of("cluster") == "eu-1" && labels.value_of("prometheus_replica") == "prometheus-0" {
+            external = labels;
+            let target = to.join(block.file_name().expect("a name"));
+            std::fs::create_dir_all(target.join("chunks")).expect("a directory");
+            for file in ["meta.json", "index", "chunks/000001"] {
+                std::fs::copy(block.join(file), target.join(file)).expect("a copy");
+            }
+        }
+    }
+    external
+}
+
+/// What a store holds, by its own answer.
+async fn known(store: &dyn Store, external: Labels) -> Known {
+    let any = Matcher::new(MatchOp::Regex, "__name__", ".+").expect("a matcher");
+    let matchers = matchers::to_wire(&[any]);
+    let request = SeriesRequest { min_time: 0, max_time: i64::MAX, matchers, ..SeriesRequest::default() };
+    let stream = store.series(Request::new(request)).await.expect("an answer");
+    let series = frames::collect(stream).await.expect("a whole answer").series;
+    let known = |one: Series| {
+        let min_ms = one.chunks.iter().map(|chunk| chunk.min_time).min().expect("a chunk");
+        let max_ms = one.chunks.iter().map(|chunk| chunk.max_time).max().expect("a chunk");
+        let labels = labels::from_wire(&one.labels).expect("labels");
+        KnownSeries { labels, range: TimeRange::new(min_ms, max_ms) }
+    };
+    Known { series: series.into_iter().map(known).collect(), external }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn our_store_and_thanos_own_pass_the_same_conformance_suite() {
+    let Some(peers) = program_or_leave_out("the conformance suite on Thanos' store") else { return };
+    let Some(bucket) = bucket_dirs(&golden_dir(), &["bucket-short"]).pop() else { return };
+    let one_source = tempfile::tempdir().expect("a directory");
+    let external = copy_one_source(&bucket, one_source.path());
+    let ours = Component::store(&parallax(), one_source.path(), &[]).await.expect("our store");
+    let (_theirs, their_address) = Peer::store(&peers, one_source.path()).expect("Thanos' store");
+    let client = |address: &str| {
+        StoreClient::new(parallax_net::connect(&GrpcTarget::plain(address)).expect("a channel"))
+    };
+    let (our_client, their_client) = (client(&ours.grpc), client(&their_address));
+    let known = known(&our_client, external).await;
+    assert!(known.series.len() > 50);
+    for (name, store) in [("ours", &our_client), ("Thanos'", &their_client)] {
+        let found = check(store, &known).await;
+        assert!(found.is_empty(), "{name}: {} differences:\n{}", found.len(), found.join("\n"));
     }
 }
