@@ -332,6 +332,8 @@ impl ObserverFile {
         let config = StoreGatewayConfig {
             caches,
             sync_interval: self.sync_interval.map_or(defaults.sync_interval, |interval| interval.0),
+            // One cluster's trouble is not the others'.
+            unready_after_failures: None,
             ..defaults
         };
         let scoped = context.scoped([("store_gateway", cluster.name.as_str())]);

@@ -1,11 +1,12 @@
 //! `parallax store`.
 
+mod blocks_api;
+
 use anyhow::Context as _;
-use axum::Router;
 use parallax_block::Selector;
 use parallax_bucket::BucketConfig;
 use parallax_model::TimeRange;
-use parallax_store_gateway::{Limits, StoreGateway, StoreGatewayConfig};
+use parallax_store_gateway::{LazyPostings, Limits, StoreGateway, StoreGatewayConfig};
 
 use super::objstore::CacheFlags;
 use super::tls;
@@ -26,7 +27,9 @@ pub fn run(values: Values) -> Result<(), Failure> {
         config.caches = caches.open(&context);
         let gateway =
             StoreGateway::start(config, context.clone()).await.map_err(|error| anyhow::anyhow!(error))?;
-        listeners.serve(&context, Router::new(), gateway).await?;
+        let label = values.text("bucket-web-label").unwrap_or_default();
+        let router = blocks_api::router(std::sync::Arc::clone(&gateway), label);
+        listeners.serve(&context, router, gateway).await?;
         Ok(())
     })
 }
@@ -53,6 +56,10 @@ fn config(values: &Values) -> anyhow::Result<StoreGatewayConfig> {
             request_series: values.number("store.limits.request-series"),
             request_samples: values.number("store.limits.request-samples"),
             downloaded_bytes: values.bytes("store.grpc.downloaded-bytes-limit"),
+        },
+        lazy_postings: LazyPostings {
+            is_enabled: values.switch("store.enable-lazy-expanded-postings"),
+            max_lists_per_series: values.decimal("store.posting-group-max-key-series-ratio"),
         },
         series_max_concurrency: count("store.grpc.series-max-concurrency").max(1),
         series_max_waiting: count("store.grpc.series-max-waiting"),

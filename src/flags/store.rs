@@ -4,8 +4,7 @@ use super::Flag;
 use super::Kind::{Bytes, Decimal, Duration, Number, Switch, Text, Time};
 use super::common;
 
-const PLANNED: &str = "postings are always expanded in the cheapest order";
-const WEB: &str = "the block viewer comes with a later version";
+const WEB: &str = "blocks are listed at /api/v1/blocks?view=loaded; for pages there is `tools bucket web`";
 
 pub(super) fn flags() -> Vec<Flag> {
     let own = vec![
@@ -94,10 +93,20 @@ pub(super) fn flags() -> Vec<Flag> {
             "When index-headers are fetched",
         )
         .no_effect("index-headers are always loaded on first use and dropped when idle"),
-        Flag::new("store.enable-lazy-expanded-postings", Switch, "false", "Lazy postings").no_effect(PLANNED),
-        Flag::new("store.posting-group-max-key-series-ratio", Decimal, "100", "Lazy postings")
-            .no_effect(PLANNED),
-        Flag::new("store.posting-group-max-keys", Number, "0", "Lazy postings").no_effect(PLANNED),
+        Flag::new(
+            "store.enable-lazy-expanded-postings",
+            Switch,
+            "true",
+            "Hold matchers against series where that is less to read than their postings",
+        ),
+        Flag::new(
+            "store.posting-group-max-key-series-ratio",
+            Decimal,
+            "100",
+            "With lazy postings: most postings lists of a matcher for each series that the others may leave; 0 is no such limit",
+        ),
+        Flag::new("store.posting-group-max-keys", Number, "0", "Lazy postings")
+            .no_effect("--store.posting-group-max-key-series-ratio bounds the lists of a matcher"),
         Flag::new("matcher-cache-size", Number, "0", "Cache of compiled matchers")
             .no_effect("most regular expressions become sets of literals, which need no cache"),
         Flag::new("disable-admin-operations", Switch, "false", "Leave out the HTTP calls that mark blocks")
@@ -106,7 +115,7 @@ pub(super) fn flags() -> Vec<Flag> {
         Flag::new("web.disable-cors", Switch, "false", "Block viewer").no_effect(WEB),
         Flag::new("web.external-prefix", Text, "", "Block viewer").no_effect(WEB),
         Flag::new("web.prefix-header", Text, "", "Block viewer").no_effect(WEB),
-        Flag::new("bucket-web-label", Text, "", "Block viewer").no_effect(WEB),
+        Flag::new("bucket-web-label", Text, "", "External label that block viewers group blocks by"),
         Flag::new("objstore-parquet.config", Text, "", "").refused("parquet buckets are not read"),
         Flag::new("objstore-parquet.config-file", Text, "", "").refused("parquet buckets are not read"),
     ];

@@ -161,6 +161,10 @@ impl Values {
         self.text(name).and_then(|value| value.parse().ok()).unwrap_or(0)
     }
 
+    pub fn decimal(&self, name: &str) -> f64 {
+        self.text(name).and_then(|value| value.parse().ok()).unwrap_or(0.0)
+    }
+
     pub fn bytes(&self, name: &str) -> u64 {
         self.text(name).and_then(|value| parse_bytes(&value).ok()).unwrap_or(0)
     }

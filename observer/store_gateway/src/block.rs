@@ -1,10 +1,10 @@
-//! One block that is served: its meta, its labels on the wire, its lazy index-header.
+//! One block that is served: what is kept of its meta, and its lazy index-header. There are tens of thousands of these, so nothing is held that can be derived.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use parallax_block::meta::{CHUNKS_DIRECTORY, INDEX_FILE_NAME};
-use parallax_block::{BlockId, BlockMeta};
+use parallax_block::{BlockId, BlockSummary};
 use parallax_model::{Labels, TimeRange};
 use parallax_tsdb::segment::segment_name;
 
@@ -22,21 +22,23 @@ const MAX_GUESS_BYTES: u64 = 1 << 20;
 /// A block as the gateway serves it.
 #[derive(Debug)]
 pub struct Block {
-    pub meta: Arc<BlockMeta>,
-    pub external: Labels,
+    pub meta: Arc<BlockSummary>,
     pub header: LazyHeader,
-    pub index_object: String,
 }
 
 impl Block {
-    pub fn new(meta: Arc<BlockMeta>, data_dir: &Arc<Path>) -> Self {
-        let id = meta.ulid;
-        Self {
-            external: meta.external_labels(),
-            header: LazyHeader::new(id, data_dir),
-            index_object: id.object(INDEX_FILE_NAME),
-            meta,
-        }
+    pub fn new(meta: Arc<BlockSummary>, data_dir: &Arc<Path>) -> Self {
+        Self { header: LazyHeader::new(meta.ulid, data_dir), meta }
+    }
+
+    /// The labels that every series of the block carries besides its own.
+    pub fn external(&self) -> &Labels {
+        &self.meta.external_labels
+    }
+
+    /// The name of the index in the bucket.
+    pub fn index_object(&self) -> String {
+        self.id().object(INDEX_FILE_NAME)
     }
 
     pub fn id(&self) -> BlockId {
@@ -49,18 +51,17 @@ impl Block {
     }
 
     pub fn series_guess_bytes(&self) -> u64 {
-        self.guess(|stats| stats.series_max_size_bytes).unwrap_or(SERIES_GUESS_BYTES)
+        self.guess(self.meta.series_max_size_bytes).unwrap_or(SERIES_GUESS_BYTES)
     }
 
     pub fn chunk_guess_bytes(&self) -> u64 {
         // The stored size is of the chunk without its frame.
-        self.guess(|stats| stats.chunk_max_size_bytes + 16).unwrap_or(CHUNK_GUESS_BYTES)
+        self.guess(self.meta.chunk_max_size_bytes.saturating_add(16)).unwrap_or(CHUNK_GUESS_BYTES)
     }
 
-    fn guess(&self, size: impl Fn(&parallax_block::meta::IndexStats) -> u64) -> Option<u64> {
-        let stats = self.meta.thanos.as_ref()?.index_stats.as_ref()?;
-        let known = stats.series_max_size_bytes > 0 && stats.chunk_max_size_bytes > 0;
-        known.then(|| size(stats).min(MAX_GUESS_BYTES))
+    fn guess(&self, size_bytes: u32) -> Option<u64> {
+        let is_known = self.meta.series_max_size_bytes > 0 && self.meta.chunk_max_size_bytes > 0;
+        is_known.then(|| u64::from(size_bytes).min(MAX_GUESS_BYTES))
     }
 
     /// The name of a segment in the bucket.
@@ -70,6 +71,6 @@ impl Block {
 
     /// The size of a segment, if meta.json tells.
     pub fn segment_size_bytes(&self, segment: u32) -> Option<u64> {
-        self.meta.file_size_bytes(&format!("{CHUNKS_DIRECTORY}/{}", segment_name(segment)))
+        self.meta.segment_size_bytes(segment)
     }
 }

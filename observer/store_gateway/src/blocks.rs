@@ -3,10 +3,10 @@
 //! Per set of external labels: blocks of the coarsest resolution that the caller accepts, and where these leave gaps, of the next finer
 //! one. Source: Thanos `pkg/store/bucket.go`, `bucketBlockSet.getFor`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
-use parallax_block::BlockId;
+use parallax_block::{BlockId, KeptMeta as _};
 use parallax_model::{Labels, Matcher, Resolution, TimeRange};
 use parallax_storeapi::matchers::without_external;
 
@@ -22,7 +22,8 @@ pub struct Unserved {
 /// One version of the list; a call works on one from beginning to end.
 #[derive(Debug, Default)]
 pub struct Blocks {
-    by_id: BTreeMap<BlockId, Arc<Block>>,
+    /// Sorted.
+    by_id: Box<[Arc<Block>]>,
     sets: Vec<BlockSet>,
     pub unserved: Vec<Unserved>,
 }
@@ -45,34 +46,37 @@ pub struct Chosen {
 impl Blocks {
     /// Blocks of an unknown resolution are listed as unserved.
     pub fn new(blocks: impl IntoIterator<Item = Arc<Block>>, mut unserved: Vec<Unserved>) -> Self {
-        let mut by_id = BTreeMap::new();
+        let mut by_id = Vec::new();
         let mut sets: BTreeMap<Labels, BlockSet> = BTreeMap::new();
         for block in blocks {
             let Some(resolution) = block.meta.resolution() else {
-                let reason = format!("resolution {} ms is not supported", block.meta.resolution_ms());
+                let reason = format!("resolution {} ms is not supported", block.meta.resolution_ms);
                 unserved.push(Unserved { block: block.id(), reason });
                 continue;
             };
-            let set = sets.entry(block.external.clone()).or_insert_with(|| BlockSet {
-                external: block.external.clone(),
+            let set = sets.entry(block.external().clone()).or_insert_with(|| BlockSet {
+                external: block.external().clone(),
                 by_resolution: BTreeMap::new(),
             });
             set.by_resolution.entry(resolution).or_default().push(Arc::clone(&block));
-            by_id.insert(block.id(), block);
+            by_id.push(block);
         }
+        by_id.sort_unstable_by_key(|block| block.id());
         let mut sets: Vec<BlockSet> = sets.into_values().collect();
         for blocks in sets.iter_mut().flat_map(|set| set.by_resolution.values_mut()) {
             blocks.sort_by_key(|block| (block.meta.min_time_ms, block.meta.max_time_ms, block.id()));
+            blocks.shrink_to_fit();
         }
-        Self { by_id, sets, unserved }
+        Self { by_id: by_id.into(), sets, unserved }
     }
 
     pub fn get(&self, id: BlockId) -> Option<&Arc<Block>> {
-        self.by_id.get(&id)
+        let index = self.by_id.binary_search_by_key(&id, |block| block.id()).ok()?;
+        self.by_id.get(index)
     }
 
     pub fn all(&self) -> impl Iterator<Item = &Arc<Block>> {
-        self.by_id.values()
+        self.by_id.iter()
     }
 
     pub fn len(&self) -> usize {
@@ -82,6 +86,19 @@ impl Blocks {
     /// The sets of external labels, sorted.
     pub fn label_sets(&self) -> impl Iterator<Item = &Labels> {
         self.sets.iter().map(|set| &set.external)
+    }
+
+    /// The block that holds all that `gone` held: of the same external labels and resolution, with all of its sources. Of several the one with the fewest.
+    pub fn successor(&self, gone: &Block) -> Option<Arc<Block>> {
+        let wanted = gone.meta.sources();
+        let resolution = gone.meta.resolution().filter(|_| !wanted.is_empty())?;
+        let set = self.sets.iter().find(|set| set.external == *gone.external())?;
+        let holds_all = |block: &&Arc<Block>| {
+            let sources: HashSet<&BlockId> = block.meta.sources().iter().collect();
+            block.id() != gone.id() && wanted.iter().all(|source| sources.contains(source))
+        };
+        let candidates = set.by_resolution.get(&resolution)?.iter().filter(holds_all);
+        candidates.min_by_key(|block| (block.meta.sources().len(), block.id())).cloned()
     }
 
     /// The blocks that may hold series that match, in a window of up to `max_resolution_ms`.
@@ -159,23 +176,58 @@ impl BlockSet {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
+    use parallax_block::{BlockMeta, BlockSummary, Shared};
+
     use super::*;
 
-    fn block(number: u32, resolution_ms: i64, min: i64, max: i64) -> Arc<Block> {
+    /// A block of cluster a, of that resolution, with samples in that range, made of those sources.
+    pub fn block_of(id: &str, resolution_ms: i64, (min, max): (i64, i64), sources: &[&str]) -> Arc<Block> {
         let json = format!(
-            r#"{{"ulid":"01M7ZT2XAE94D33BEGH3SZ{number:04}","minTime":{min},"maxTime":{max},"version":1,
+            r#"{{"ulid":"{id}","minTime":{min},"maxTime":{max},"version":1,"compaction":{{"level":1,"sources":{sources:?}}},
             "thanos":{{"labels":{{"cluster":"a"}},"downsample":{{"resolution":{resolution_ms}}}}}}}"#
         );
-        let meta = parallax_block::BlockMeta::parse("test", json.as_bytes()).unwrap();
-        Arc::new(Block::new(Arc::new(meta), &std::path::Path::new("/nowhere").into()))
+        let meta = BlockMeta::parse("test", json.as_bytes()).unwrap();
+        let summary = Arc::new(BlockSummary::new(&meta, &Shared::default()));
+        Arc::new(Block::new(summary, &std::path::Path::new("/nowhere").into()))
+    }
+
+    fn block(number: u32, resolution_ms: i64, min: i64, max: i64) -> Arc<Block> {
+        block_of(&format!("01M7ZT2XAE94D33BEGH3SZ{number:04}"), resolution_ms, (min, max), &[])
+    }
+
+    #[test]
+    fn a_successor_has_all_sources_the_same_labels_and_the_same_resolution() {
+        let id = |number: u32| format!("01M7ZT2XAE94D33BEGH3SZ{number:04}");
+        let make = |number, resolution_ms, sources: &[u32]| {
+            let sources: Vec<String> = sources.iter().map(|source| id(*source)).collect();
+            let sources: Vec<&str> = sources.iter().map(String::as_str).collect();
+            block_of(&id(number), resolution_ms, (0, 100), &sources)
+        };
+        let gone = make(1, 0, &[1, 2]);
+        let successor = |blocks: &[&Arc<Block>]| {
+            let blocks = Blocks::new(blocks.iter().map(|block| Arc::clone(block)), Vec::new());
+            blocks.successor(&gone).map(|found| found.id().to_string())
+        };
+        let (coarse, part, whole, more) = (
+            make(4, 300_000, &[1, 2]),
+            make(5, 0, &[1, 3]),
+            make(6, 0, &[1, 2, 3]),
+            make(3, 0, &[1, 2, 3, 4]),
+        );
+        assert_eq!(successor(&[&gone, &coarse, &part]), None);
+        assert_eq!(successor(&[&gone, &coarse, &part, &more, &whole]), Some(id(6)));
+        assert_eq!(successor(&[&more]), Some(id(3)));
+        // What has no sources is in nothing.
+        let lone = make(7, 0, &[]);
+        assert!(Blocks::new([whole], Vec::new()).successor(&lone).is_none());
     }
 
     fn chosen(blocks: &Blocks, min: i64, max: i64, max_resolution_ms: i64) -> Vec<(i64, i64)> {
         blocks
             .choose(&[], TimeRange::new(min, max), max_resolution_ms, |_| true)
             .iter()
-            .map(|c| (c.block.meta.resolution_ms(), c.block.meta.min_time_ms))
+            .map(|c| (c.block.meta.resolution_ms, c.block.meta.min_time_ms))
             .collect()
     }
 

@@ -1,7 +1,7 @@
 //! Chunks of a batch of series: fetched by joined ranges of segments, checked, and passed on as the bytes they are.
 //!
-//! A chunk that cannot be read is reported and left out; the others go on. The data of a chunk shares the buffer it was fetched with,
-//! unless most of that buffer is not wanted.
+//! A chunk that cannot be read is reported and left out; the others go on. If a cache lies between, the bucket itself is asked before that. The data of a
+//! chunk shares the buffer it was fetched with, unless most of that buffer is not wanted.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -9,6 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use parallax_block::BlockId;
+use parallax_bucket::BucketError;
 use parallax_storeapi::chunks;
 use parallax_storeapi::proto::thanos::{AggrChunk, Series};
 use parallax_tsdb::TsdbError;
@@ -32,6 +33,8 @@ const PARTS_AT_A_TIME: usize = 8;
 pub struct Loaded {
     pub series: Vec<Series>,
     pub damages: Vec<BlockFailure>,
+    /// That an object does not exist, if that is so: it is among the damages, too.
+    pub not_found: Option<BucketError>,
 }
 
 /// Reads chunks of one block for one call.
@@ -56,6 +59,15 @@ struct Read {
     /// Chunks that are longer than what was fetched, and how long they are.
     cut: Vec<(Wanted, usize)>,
     damages: Vec<BlockFailure>,
+    not_found: Option<BucketError>,
+}
+
+/// Where bytes may come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Origin {
+    Any,
+    /// Not from a cache.
+    Bucket,
 }
 
 /// A joined range of one segment, with the chunks in it.
@@ -79,6 +91,7 @@ impl ChunkReader {
             .buffered(PARTS_AT_A_TIME);
         while let Some(mut part) = parts.try_next().await? {
             loaded.damages.append(&mut part.damages);
+            loaded.not_found = loaded.not_found.or(part.not_found);
             if found.is_empty() { found = part.chunks } else { found.append(&mut part.chunks) }
         }
         // Most often the chunks of a block lie in the order of its series.
@@ -132,24 +145,51 @@ impl ChunkReader {
     }
 
     async fn read_part(&self, part: SegmentPart) -> Result<Read, BlockFailure> {
-        let id = self.block.id();
         let object = self.block.segment_object(part.segment);
-        let at = part.range.start;
-        let charge = Some((&*self.usage, Data::Chunks));
-        let bytes = match self.fetch.range(id, &object, part.range, charge).await {
+        let read = self.read_part_from(Origin::Any, &object, &part).await?;
+        let may_be_cached = read.not_found.is_none() && self.fetch.bucket.caches_ranges_of(&object);
+        if read.damages.is_empty() || !may_be_cached {
+            return Ok(read);
+        }
+        self.read_part_from(Origin::Bucket, &object, &part).await
+    }
+
+    async fn read_part_from(
+        &self,
+        from: Origin,
+        object: &str,
+        part: &SegmentPart,
+    ) -> Result<Read, BlockFailure> {
+        let bytes = match self.fetch_range(from, object, part.range.clone()).await {
             Ok(bytes) => bytes,
             Err(BlockFailure::Bucket { source, .. }) => {
                 // None of these chunks can be had: one report for all of them.
-                let lost = part.wanted.first().map(|chunk| missing(&self.block, *chunk, &object, &source));
-                return Ok(Read { damages: lost.into_iter().collect(), ..Read::default() });
+                let lost = part.wanted.first().map(|chunk| missing(&self.block, *chunk, object, &source));
+                let not_found = Some(source).filter(BucketError::is_not_found);
+                return Ok(Read { damages: lost.into_iter().collect(), not_found, ..Read::default() });
             }
             Err(failure) => return Err(failure),
         };
-        let mut read = self.parse(&object, at, bytes, part.wanted).await?;
+        let mut read = self.parse(object, part.range.start, bytes, part.wanted.clone()).await?;
         for (chunk, total_bytes) in std::mem::take(&mut read.cut) {
-            self.read_whole(&object, chunk, total_bytes, &mut read).await?;
+            self.read_whole(from, object, chunk, total_bytes, &mut read).await?;
         }
         Ok(read)
+    }
+
+    async fn fetch_range(
+        &self,
+        from: Origin,
+        object: &str,
+        range: Range<u64>,
+    ) -> Result<Bytes, BlockFailure> {
+        let (id, charge) = (self.block.id(), (&*self.usage, Data::Chunks));
+        if from == Origin::Bucket
+            && let Some(bytes) = self.fetch.range_again(id, object, range.clone(), charge).await?
+        {
+            return Ok(bytes);
+        }
+        self.fetch.range(id, object, range, Some(charge)).await
     }
 
     async fn parse(
@@ -168,6 +208,7 @@ impl ChunkReader {
     /// Adds a chunk that is longer than was guessed, now that its length is known.
     async fn read_whole(
         &self,
+        from: Origin,
         object: &str,
         chunk: Wanted,
         total_bytes: usize,
@@ -176,8 +217,7 @@ impl ChunkReader {
         let block = self.block.id();
         let start = chunk.offset();
         let range = start..start.saturating_add(total_bytes as u64);
-        let charge = Some((&*self.usage, Data::Chunks));
-        let damage = match self.fetch.range(block, object, range, charge).await {
+        let damage = match self.fetch_range(from, object, range).await {
             Ok(bytes) if bytes.len() < total_bytes => {
                 TsdbError::truncated(object, start, (total_bytes - bytes.len()) as u64)
             }
@@ -189,7 +229,9 @@ impl ChunkReader {
                 TsdbError::truncated(object, start, total_bytes as u64)
             }
             Err(BlockFailure::Bucket { source, .. }) => {
-                TsdbError::not_found(object, format!("byte {start}: {source}"))
+                let damage = TsdbError::not_found(object, format!("byte {start}: {source}"));
+                read.not_found = read.not_found.take().or(Some(source).filter(BucketError::is_not_found));
+                damage
             }
             Err(failure) => return Err(failure),
         };

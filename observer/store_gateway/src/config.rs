@@ -1,4 +1,4 @@
-//! What a store gateway can be told. Defaults are Thanos', but that index-headers are always loaded lazily.
+//! What a store gateway can be told. Defaults are Thanos', but that index-headers are always loaded lazily, and postings where that is cheaper.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,6 +17,8 @@ pub struct StoreGatewayConfig {
     /// Where index-headers and metas are kept; made if it does not exist, and safe to delete between runs.
     pub data_dir: PathBuf,
     pub sync_interval: Duration,
+    /// After so many syncs that failed one after the other the gateway is not ready until one succeeds; `None` if it stays ready.
+    pub unready_after_failures: Option<u32>,
     /// Only blocks with samples in this range are served, and only samples in it are asked for.
     pub time_range: TimeRange,
     /// Which of the blocks are this gateway's.
@@ -26,6 +28,7 @@ pub struct StoreGatewayConfig {
     /// A block is served for this long after it was marked for deletion.
     pub ignore_deletion_marks_delay: Duration,
     pub limits: Limits,
+    pub lazy_postings: LazyPostings,
     /// Series calls at a time; further ones wait.
     pub series_max_concurrency: usize,
     /// Series calls that may wait; further ones are refused.
@@ -57,6 +60,22 @@ pub struct Caches {
     pub index: Option<Arc<IndexCache>>,
 }
 
+/// When postings lists are left unread, because to read series that turn out not to match costs less. Answers are the same.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LazyPostings {
+    pub is_enabled: bool,
+    /// A matcher that needs more lists than this for each series that the others may leave is not looked up, whatever the size of its lists; 0 is no such
+    /// limit.
+    pub max_lists_per_series: f64,
+}
+
+impl Default for LazyPostings {
+    /// Thanos' ratio; enabled, which Thanos is not.
+    fn default() -> Self {
+        Self { is_enabled: true, max_lists_per_series: 100.0 }
+    }
+}
+
 /// What one call may use; 0 is no limit. More is refused with `ResourceExhausted`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Limits {
@@ -76,11 +95,13 @@ impl StoreGatewayConfig {
             bucket,
             data_dir: data_dir.into(),
             sync_interval: Duration::from_secs(15 * 60),
+            unready_after_failures: Some(3),
             time_range: TimeRange::ALL,
             selector: Selector::default(),
             consistency_delay: Duration::ZERO,
             ignore_deletion_marks_delay: Duration::from_secs(24 * 3600),
             limits: Limits::default(),
+            lazy_postings: LazyPostings::default(),
             series_max_concurrency: 20,
             series_max_waiting: 1000,
             block_sync_concurrency: 20,

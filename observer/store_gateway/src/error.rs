@@ -40,4 +40,20 @@ pub enum BlockFailure {
     Limit(Status),
     #[error("block {block}: interrupted")]
     Interrupted { block: BlockId },
+    /// The block left the bucket while it was read, and nothing has taken its place.
+    #[error(
+        "{source}; the block has left the bucket, and no other is known to hold its samples from {min_ms} to {max_ms} ms"
+    )]
+    Gone { min_ms: i64, max_ms: i64, source: Box<BlockFailure> },
+}
+
+impl BlockFailure {
+    /// Whether an object of the block does not exist, though the list had the block.
+    pub fn is_not_found(&self) -> bool {
+        match self {
+            Self::Bucket { source, .. } => source.is_not_found(),
+            Self::Load(failure) => failure.is_not_found(),
+            _ => false,
+        }
+    }
 }

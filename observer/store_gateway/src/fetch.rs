@@ -70,6 +70,25 @@ impl Fetch {
         bytes.map_err(|source| self.failed(block, source))
     }
 
+    /// As [`Self::range`], from the bucket itself: for who has found that what a cache gave cannot be right. `None` if there is no cache between.
+    pub async fn range_again(
+        &self,
+        block: BlockId,
+        object: &str,
+        range: Range<u64>,
+        charge: (&Usage, Data),
+    ) -> Result<Option<Bytes>, BlockFailure> {
+        if !self.bucket.caches_ranges_of(object) {
+            return Ok(None);
+        }
+        let (usage, data) = charge;
+        usage.reserve_bytes(data, range.end.saturating_sub(range.start))?;
+        let permit = self.requests.acquire().await.map_err(|_| BlockFailure::Interrupted { block })?;
+        let bytes = self.bucket.get_range_again(object, range).await;
+        drop(permit);
+        bytes.map(Some).map_err(|source| self.failed(block, source))
+    }
+
     /// Waits until another index-header may be built.
     pub async fn header_turn(&self, block: BlockId) -> Result<SemaphorePermit<'_>, BlockFailure> {
         self.header_builds.acquire().await.map_err(|_| BlockFailure::Interrupted { block })

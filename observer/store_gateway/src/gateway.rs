@@ -1,16 +1,18 @@
 //! [`StoreGateway`]: keeps the list of blocks in step with the bucket, and answers calls on the present list.
 //!
 //! Every call is refused until the first sync has succeeded. A later sync that fails leaves the list as it was, and is logged and visible as
-//! the age of the last success. A sync that could not see all of the bucket adds blocks but drops none.
+//! the age of the last success; after several in a row the gateway says that it is not ready, and why, and answers all the same. A sync that could not see
+//! all of the bucket adds blocks but drops none.
 
-use std::collections::HashMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
-use parallax_block::{BlockId, BlockState, Fetcher, FetcherConfig, FetcherMetrics, Filter, SyncedBlocks};
+use parallax_block::{
+    BlockState, BlockSummary, Fetcher, FetcherConfig, FetcherMetrics, Filter, SyncedBlocks,
+};
 use parallax_bucket::{Access, Bucket, BucketMetrics};
 use parallax_model::TimeRange;
 use parallax_net::{Condition, Context};
@@ -22,8 +24,9 @@ use parallax_storeapi::{SeriesStream, Store, deadline_of};
 use tonic::{Request, Status};
 
 use crate::block::Block;
+use crate::block_list::BlockList;
 use crate::blocks::{Blocks, Unserved};
-use crate::config::{Limits, StoreGatewayConfig};
+use crate::config::{LazyPostings, Limits, StoreGatewayConfig};
 use crate::error::Error;
 use crate::fetch::Fetch;
 use crate::gate::Gate;
@@ -47,21 +50,46 @@ const META_CACHE_DIRECTORY: &str = "meta-syncer";
 pub struct StoreGateway {
     config: StoreGatewayConfig,
     serving: Arc<Serving>,
-    fetcher: Fetcher,
+    fetcher: Fetcher<BlockSummary>,
     data_dir: Arc<Path>,
-    blocks: RwLock<Arc<Blocks>>,
     condition: Condition,
     is_ready: AtomicBool,
+    synced: Mutex<Synced>,
     /// One sync at a time.
     syncing: tokio::sync::Mutex<()>,
 }
 
-/// What calls need besides the list of blocks.
+/// What came of the syncs so far.
+#[derive(Debug, Default)]
+struct Synced {
+    /// Of the last one, well or not, in milliseconds since the epoch.
+    at_ms: i64,
+    /// Why the last one failed, and those before it since the last that did not.
+    error: Option<String>,
+    failures: u32,
+    /// Whether readiness was taken back because of that.
+    is_unready: bool,
+}
+
+/// The blocks that are served, for people to look at.
+#[derive(Debug)]
+pub struct Loaded {
+    /// By name.
+    pub blocks: Vec<Arc<BlockSummary>>,
+    /// When the list was last read or attempted to be, in milliseconds since the epoch; 0 if it was not.
+    pub refreshed_ms: i64,
+    /// Why that failed: then the blocks are those of the list before.
+    pub error: Option<String>,
+}
+
+/// What calls need.
 #[derive(Debug)]
 pub struct Serving {
+    pub list: Arc<BlockList>,
     pub fetch: Fetch,
     pub metrics: GatewayMetrics,
     pub limits: Limits,
+    pub lazy_postings: LazyPostings,
     pub time_range: TimeRange,
     /// Of one call.
     pub request_buffer_bytes: u64,
@@ -104,12 +132,14 @@ impl StoreGateway {
             ],
         };
         let fetcher =
-            Fetcher::new(bucket.clone(), fetcher_config, FetcherMetrics::register(&context.metrics));
+            Fetcher::keeping(bucket.clone(), fetcher_config, FetcherMetrics::register(&context.metrics));
         let serving = Serving {
+            list: Arc::default(),
             fetch: Fetch::new(bucket, config.max_gap_bytes, config.fetch_concurrency, config.cpu_concurrency)
                 .with_index_cache(config.caches.index.clone()),
             metrics: GatewayMetrics::register(&context.metrics),
             limits: config.limits,
+            lazy_postings: config.lazy_postings,
             time_range: config.time_range,
             request_buffer_bytes: config.call_buffer_bytes(),
             max_batch_bytes: config.max_batch_bytes,
@@ -120,7 +150,7 @@ impl StoreGateway {
             serving: Arc::new(serving),
             fetcher,
             data_dir: config.data_dir.as_path().into(),
-            blocks: RwLock::default(),
+            synced: Mutex::default(),
             condition: context.readiness.condition("store"),
             is_ready: AtomicBool::new(false),
             syncing: tokio::sync::Mutex::new(()),
@@ -139,11 +169,27 @@ impl StoreGateway {
         self.sync_once().await.map(|_| ())
     }
 
+    /// The blocks that are served now.
+    pub fn loaded(&self) -> Loaded {
+        let synced = self.synced.lock().unwrap_or_else(PoisonError::into_inner);
+        let blocks = self.blocks().all().map(|block| Arc::clone(&block.meta)).collect();
+        Loaded { blocks, refreshed_ms: synced.at_ms, error: synced.error.clone() }
+    }
+
     /// Says when the list should be read again at the latest.
     async fn sync_once(&self) -> Result<Duration, Error> {
         let _one_at_a_time = self.syncing.lock().await;
+        let _until_replaced = self.serving.list.begin_sync();
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let synced = self.fetcher.refresh(i64::try_from(now.as_millis()).unwrap_or(i64::MAX)).await?;
+        let now_ms = i64::try_from(now.as_millis()).unwrap_or(i64::MAX);
+        let synced = match self.fetcher.refresh(now_ms).await {
+            Ok(synced) => synced,
+            Err(error) => {
+                let error = Error::from(error);
+                self.failed(now_ms, error.to_string());
+                return Err(error);
+            }
+        };
         let within = match (synced.complete, synced.is_stale) {
             (false, _) => SYNC_RETRY,
             // As after a restart: what was remembered is served, and is to be checked now.
@@ -158,13 +204,28 @@ impl StoreGateway {
         self.replace(synced);
         let metrics = &self.serving.metrics;
         metrics.last_sync.set(now.as_secs_f64());
-        if !self.is_ready.swap(true, Ordering::AcqRel) {
+        let was_ready = self.is_ready.swap(true, Ordering::AcqRel);
+        let mut synced = self.synced.lock().unwrap_or_else(PoisonError::into_inner);
+        if !was_ready || synced.is_unready {
             self.condition.ready();
         }
+        *synced = Synced { at_ms: now_ms, ..Synced::default() };
         Ok(within)
     }
 
-    fn replace(&self, synced: SyncedBlocks) {
+    fn failed(&self, now_ms: i64, error: String) {
+        let mut synced = self.synced.lock().unwrap_or_else(PoisonError::into_inner);
+        synced.at_ms = now_ms;
+        synced.failures = synced.failures.saturating_add(1);
+        let is_too_often = self.config.unready_after_failures.is_some_and(|most| synced.failures >= most);
+        if !self.is_ready.load(Ordering::Acquire) || is_too_often {
+            self.condition.not_ready(error.clone());
+            synced.is_unready = true;
+        }
+        synced.error = Some(error);
+    }
+
+    fn replace(&self, synced: SyncedBlocks<BlockSummary>) {
         let old = self.blocks();
         let unserved: Vec<Unserved> = synced
             .problems
@@ -173,22 +234,22 @@ impl StoreGateway {
             .filter(|problem| synced.complete || old.get(problem.block).is_none())
             .map(|problem| Unserved { block: problem.block, reason: problem.error.to_string() })
             .collect();
-        let mut blocks: HashMap<BlockId, Arc<Block>> = HashMap::new();
+        let mut blocks: Vec<Arc<Block>> = Vec::with_capacity(synced.blocks.len());
         for (id, meta) in &synced.blocks {
             let known = old.get(*id).filter(|block| block.meta == *meta);
             let block = known.cloned().unwrap_or_else(|| {
                 self.serving.metrics.block_loads.inc();
                 Arc::new(Block::new(Arc::clone(meta), &self.data_dir))
             });
-            blocks.insert(*id, block);
+            blocks.push(block);
         }
         for block in old.all() {
-            if blocks.contains_key(&block.id()) {
+            if synced.blocks.contains_key(&block.id()) {
                 continue;
             }
             let unseen = synced.dropped.get(&block.id()) == Some(&BlockState::Failed);
             if unseen || !synced.complete && !synced.dropped.contains_key(&block.id()) {
-                blocks.insert(block.id(), Arc::clone(block));
+                blocks.push(Arc::clone(block));
             } else {
                 self.serving.metrics.block_drops.inc();
                 if !block.header.remove_file() {
@@ -196,13 +257,13 @@ impl StoreGateway {
                 }
             }
         }
-        let blocks = Blocks::new(blocks.into_values(), unserved);
+        let blocks = Blocks::new(blocks, unserved);
         self.serving.metrics.blocks_loaded.set(i64::try_from(blocks.len()).unwrap_or(i64::MAX));
-        *self.blocks.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(blocks);
+        self.serving.list.replace(blocks);
     }
 
     fn blocks(&self) -> Arc<Blocks> {
-        Arc::clone(&self.blocks.read().unwrap_or_else(PoisonError::into_inner))
+        self.serving.list.present()
     }
 
     /// The blocks; an error as long as nobody knows which there are.
@@ -215,6 +276,7 @@ impl StoreGateway {
     }
 
     async fn keep_synced(self: Arc<Self>, shutdown: tokio_util::sync::CancellationToken) {
+        let mut gone_counts_from = tokio::time::Instant::now() + GONE_PAUSE;
         loop {
             let result = tokio::select! {
                 () = shutdown.cancelled() => return,
@@ -227,7 +289,6 @@ impl StoreGateway {
                     tracing::error!(%error, "block list was not synced");
                     pause = pause.min(SYNC_RETRY);
                     if !self.is_ready.load(Ordering::Acquire) {
-                        self.condition.not_ready(error.to_string());
                         pause = pause.min(FIRST_SYNC_RETRY);
                     }
                 }
@@ -235,16 +296,19 @@ impl StoreGateway {
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 () = tokio::time::sleep(pause.max(Duration::from_millis(1))) => {}
-                () = self.something_gone() => {}
+                () = self.something_gone(gone_counts_from) => {
+                    self.fetcher.distrust();
+                    gone_counts_from = tokio::time::Instant::now() + GONE_PAUSE;
+                }
+                () = self.serving.list.wanted() => {}
             }
         }
     }
 
-    /// A block that was listed turned out to be gone: time for a new list, but not all the time.
-    async fn something_gone(&self) {
-        tokio::time::sleep(GONE_PAUSE).await;
+    /// A block that was listed turned out to be gone: time for a list of the whole bucket, but not all the time.
+    async fn something_gone(&self, counts_from: tokio::time::Instant) {
+        tokio::time::sleep_until(counts_from).await;
         self.serving.fetch.gone.notified().await;
-        self.fetcher.distrust();
     }
 
     async fn unload_idle_headers(self: Arc<Self>, shutdown: tokio_util::sync::CancellationToken) {

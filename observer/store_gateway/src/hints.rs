@@ -60,7 +60,7 @@ impl Hints {
             if matcher.name() == BLOCK_ID_LABEL {
                 matcher.matches(&block.id().to_string())
             } else {
-                matcher.matches_labels(&block.external)
+                matcher.matches_labels(block.external())
             }
         })
     }

@@ -2,7 +2,7 @@
 //!
 //! Blocks never change, so that nothing here grows stale. Item types, metrics and the document of `--index-cache.config` are Thanos'; the layout of keys
 //! and values is ours: lists and entries are the index's own bytes with their checksums (which are checked again when they are used), found by their
-//! place in the index, and sets of refs are packed differences. A cache that Thanos uses as well is no trouble: its keys begin otherwise.
+//! place in the index, and sets of refs are packed differences with a checksum. A cache that Thanos uses as well is no trouble: its keys begin otherwise.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -24,10 +24,11 @@ mod packed_refs;
 
 pub use config::IndexCacheConfig;
 use config::Items;
-use metrics::{CACHE_NAME, IndexCacheMetrics, Item};
+pub(crate) use metrics::Item;
+use metrics::{CACHE_NAME, IndexCacheMetrics};
 
 /// In the name of every key: a layout of ours that differs gets another.
-const LAYOUT: &str = "parallax1";
+const LAYOUT: &str = "parallax2";
 
 /// Matchers longer than this stand in a key by their hash.
 const MAX_PLAIN_MATCHERS_BYTES: usize = 120;
@@ -91,7 +92,17 @@ impl IndexCache {
         }
         let key = matchers_key(block, matchers);
         let value = self.fetch(Item::ExpandedPostings, std::slice::from_ref(&key)).await.pop().flatten()?;
-        packed_refs::decode(&value)
+        let refs = packed_refs::decode(&value);
+        if refs.is_none() {
+            self.damaged(Item::ExpandedPostings);
+        }
+        refs
+    }
+
+    /// Counts a value that turned out not to be what was put there. It is as if it had not been there: whoever finds this reads the index, and
+    /// what is remembered from there takes its place.
+    pub(crate) fn damaged(&self, item: Item) {
+        self.metrics.damaged(item);
     }
 
     pub(crate) fn set_expanded(&self, block: BlockId, matchers: &[Matcher], refs: &[SeriesRef]) {

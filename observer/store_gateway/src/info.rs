@@ -40,7 +40,7 @@ fn tsdb_infos(blocks: &Blocks) -> Vec<TsdbInfo> {
     let mut by_labels: BTreeMap<&Labels, Vec<(i64, i64)>> = BTreeMap::new();
     for block in blocks.all() {
         let range = (block.meta.min_time_ms, block.meta.max_time_ms);
-        by_labels.entry(&block.external).or_default().push(range);
+        by_labels.entry(block.external()).or_default().push(range);
     }
     let mut infos = Vec::new();
     for (labels, mut ranges) in by_labels {

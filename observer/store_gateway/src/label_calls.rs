@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use futures::StreamExt;
+use parallax_block::BlockId;
 use parallax_model::{MatchOp, Matcher, TimeRange};
 use parallax_storeapi::proto::thanos::{
     LabelNamesRequest, LabelNamesResponse, LabelValuesRequest, LabelValuesResponse, Series,
@@ -13,6 +14,7 @@ use parallax_tsdb::index_header::IndexHeader;
 use tokio::sync::mpsc;
 use tonic::Status;
 
+use crate::block::Block;
 use crate::blocks::{Blocks, Chosen};
 use crate::error::BlockFailure;
 use crate::gateway::Serving;
@@ -44,9 +46,8 @@ pub async fn label_names(
         wanted: Wanted::Names,
     };
     let chosen = blocks.overlapping(&matchers, call.range, |block| hints.want(block));
-    let ids: Vec<String> = chosen.iter().map(|chosen| chosen.block.id().to_string()).collect();
-    let (names, warnings) = call.run(&blocks, chosen, request.limit).await?;
-    let hints = hints.are_present.then(|| hints::label_names_response(&ids));
+    let (names, warnings) = call.run(&blocks, &chosen, request.limit).await?;
+    let hints = hints.are_present.then(|| hints::label_names_response(&call.usage.queried(&chosen)));
     Ok(LabelNamesResponse { names, warnings, hints })
 }
 
@@ -72,9 +73,8 @@ pub async fn label_values(
         wanted: Wanted::Values(request.label),
     };
     let chosen = blocks.overlapping(&matchers, call.range, |block| hints.want(block));
-    let ids: Vec<String> = chosen.iter().map(|chosen| chosen.block.id().to_string()).collect();
-    let (values, warnings) = call.run(&blocks, chosen, request.limit).await?;
-    let hints = hints.are_present.then(|| hints::label_values_response(&ids));
+    let (values, warnings) = call.run(&blocks, &chosen, request.limit).await?;
+    let hints = hints.are_present.then(|| hints::label_values_response(&call.usage.queried(&chosen)));
     Ok(LabelValuesResponse { values, warnings, hints })
 }
 
@@ -98,7 +98,7 @@ impl LabelCall {
     async fn run(
         &self,
         blocks: &Blocks,
-        chosen: Vec<Chosen>,
+        chosen: &[Chosen],
         limit: i64,
     ) -> Result<(Vec<String>, Vec<String>), Status> {
         let mut found = BTreeSet::new();
@@ -107,7 +107,7 @@ impl LabelCall {
             let reason = format!("block {}: {}", unserved.block, unserved.reason);
             self.missing(BlockFailure::Repeated { reason }, &mut warnings)?;
         }
-        let mut answers = futures::stream::iter(chosen)
+        let mut answers = futures::stream::iter(chosen.to_vec())
             .map(|chosen| self.of_block(chosen))
             .buffer_unordered(BLOCKS_AT_A_TIME);
         while let Some((texts, failures)) = answers.next().await {
@@ -134,11 +134,21 @@ impl LabelCall {
     }
 
     async fn of_block(&self, mut chosen: Chosen) -> (BTreeSet<String>, Vec<BlockFailure>) {
-        let result = if chosen.matchers.is_empty() {
-            self.in_header(&chosen).await
-        } else {
+        if !chosen.matchers.is_empty() {
             self.require_label(&mut chosen);
             return self.in_series(chosen).await;
+        }
+        let gone = &chosen.block;
+        let result = match self.in_header(gone).await {
+            Err(failure) if failure.is_not_found() => match self.serving.list.successor(gone).await {
+                Some(successor) => {
+                    self.serving.metrics.blocks_replaced.inc();
+                    self.usage.replaced(gone.id(), successor.id());
+                    self.in_header(&successor).await
+                }
+                None => Err(self.gone(gone, failure)),
+            },
+            result => result,
         };
         result.map_or_else(|failure| (BTreeSet::new(), vec![failure]), |texts| (texts, Vec::new()))
     }
@@ -146,7 +156,7 @@ impl LabelCall {
     /// Only series that have the label can give a value of it.
     fn require_label(&self, chosen: &mut Chosen) {
         let Wanted::Values(name) = &self.wanted else { return };
-        if chosen.block.external.contains(name) {
+        if chosen.block.external().contains(name) {
             return;
         }
         if let Ok(is_set) = Matcher::new(MatchOp::NotEqual, name, "") {
@@ -154,29 +164,32 @@ impl LabelCall {
         }
     }
 
-    async fn in_header(&self, chosen: &Chosen) -> Result<BTreeSet<String>, BlockFailure> {
-        let block = &chosen.block;
+    fn gone(&self, block: &Block, failure: BlockFailure) -> BlockFailure {
+        let TimeRange { min_ms, max_ms } = self.range.intersect(&block.meta.time_range());
+        BlockFailure::Gone { min_ms, max_ms, source: Box::new(failure) }
+    }
+
+    async fn in_header(&self, block: &Block) -> Result<BTreeSet<String>, BlockFailure> {
         let header = block.header.get(&self.serving.fetch, &self.serving.metrics).await?;
         match &self.wanted {
             Wanted::Names => {
                 let names =
-                    header.postings_table().label_names().chain(block.external.iter().map(|(n, _)| n));
+                    header.postings_table().label_names().chain(block.external().iter().map(|(n, _)| n));
                 Ok(names.filter(|name| !self.is_removed(name)).map(str::to_owned).collect())
             }
-            Wanted::Values(name) => match block.external.get(name) {
+            Wanted::Values(name) => match block.external().get(name) {
                 Some(value) => Ok(BTreeSet::from([value.to_owned()])),
-                None => self.values_of(chosen, header, name.clone()).await,
+                None => self.values_of(block.id(), header, name.clone()).await,
             },
         }
     }
 
     async fn values_of(
         &self,
-        chosen: &Chosen,
+        block: BlockId,
         header: Arc<IndexHeader>,
         name: String,
     ) -> Result<BTreeSet<String>, BlockFailure> {
-        let block = chosen.block.id();
         let values = move || header.postings_table().label_values(&name);
         let values = self.serving.fetch.compute(block, values).await?;
         let values = values.map_err(|source| BlockFailure::Damaged { block, source })?;
@@ -190,8 +203,10 @@ impl LabelCall {
             aggregates: Vec::new(),
             without_replica_labels: self.without.clone(),
             shard: ShardMatcher::default(),
+            lazy: self.serving.lazy_postings,
         };
         let select = BlockSelect {
+            list: Arc::clone(&self.serving.list),
             fetch: self.serving.fetch.clone(),
             metrics: self.serving.metrics.clone(),
             usage: Arc::clone(&self.usage),

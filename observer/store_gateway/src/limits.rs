@@ -1,11 +1,13 @@
 //! What one call uses: its limits, and the numbers for the metrics and the query stats.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use parallax_block::BlockId;
 use parallax_model::{Budget, OverQuota, Quota};
 use tonic::Status;
 
+use crate::blocks::Chosen;
 use crate::config::Limits;
 use crate::error::BlockFailure;
 
@@ -50,6 +52,8 @@ pub struct Usage {
     chunks: Used,
     pub merged_series: AtomicU64,
     pub merged_chunks: AtomicU64,
+    /// Blocks that had left the bucket, each with the one that was read instead.
+    replaced: Mutex<Vec<(BlockId, BlockId)>>,
 }
 
 impl Usage {
@@ -75,6 +79,25 @@ impl Usage {
         let used = self.of(data);
         used.touched.fetch_add(count as u64, Ordering::Relaxed);
         used.touched_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Notes that one block was read instead of another.
+    pub fn replaced(&self, gone: BlockId, successor: BlockId) {
+        self.replaced.lock().unwrap_or_else(PoisonError::into_inner).push((gone, successor));
+    }
+
+    /// The blocks that were read in the end, each once.
+    pub fn queried(&self, chosen: &[Chosen]) -> Vec<String> {
+        let replaced = self.replaced.lock().unwrap_or_else(PoisonError::into_inner);
+        let instead = |id: BlockId| replaced.iter().find(|(gone, _)| *gone == id).map_or(id, |pair| pair.1);
+        let mut queried: Vec<BlockId> = Vec::with_capacity(chosen.len());
+        for id in chosen.iter().map(|chosen| instead(chosen.block.id())) {
+            // Only one that stands for others may be there twice.
+            if replaced.is_empty() || !queried.contains(&id) {
+                queried.push(id);
+            }
+        }
+        queried.iter().map(BlockId::to_string).collect()
     }
 
     pub fn downloaded_bytes(&self) -> u64 {

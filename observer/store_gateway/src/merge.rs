@@ -209,6 +209,7 @@ pub fn reason(failure: &BlockFailure) -> &'static str {
         BlockFailure::Repeated { .. } => "repeated",
         BlockFailure::Limit(_) => "limit",
         BlockFailure::Interrupted { .. } => "interrupted",
+        BlockFailure::Gone { .. } => "gone",
     }
 }
 

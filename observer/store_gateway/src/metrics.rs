@@ -32,6 +32,8 @@ pub struct GatewayMetrics {
     pub block_load_failures: Counter,
     pub block_drops: Counter,
     pub block_drop_failures: Counter,
+    pub blocks_replaced: Counter,
+    pub lazy_postings: Counter,
     pub last_sync: Gauge<f64, AtomicU64>,
     pub header_loads: Counter,
     pub header_load_failures: Counter,
@@ -109,6 +111,16 @@ impl GatewayMetrics {
             block_drops: registry.register(
                 "thanos_bucket_store_block_drops",
                 "Blocks that are no longer served",
+                Counter::default(),
+            ),
+            blocks_replaced: registry.register(
+                "parallax_store_blocks_replaced",
+                "Blocks that left the bucket during a call, and whose samples were read from another",
+                Counter::default(),
+            ),
+            lazy_postings: registry.register(
+                "thanos_bucket_store_lazy_expanded_postings",
+                "Blocks of calls some of whose matchers were held against series instead of postings",
                 Counter::default(),
             ),
             last_sync: registry.register(

@@ -2,24 +2,29 @@
 //!
 //! The receiver sets the pace: a block holds one batch that is read and what its re-sorting holds back. When the receiver is gone the work
 //! ends with the next batch.
+//!
+//! A block that has left the bucket meanwhile is read on, once, from the block that took its place: within the time of the first, and from the series on that was
+//! handed on last (the merge joins equal series, and keeps equal chunks once).
 
 use std::sync::Arc;
 
 use parallax_model::TimeRange;
-use parallax_storeapi::proto::thanos::{Aggr, Series};
-use parallax_storeapi::{Resorter, ShardMatcher};
+use parallax_storeapi::proto::thanos::{Aggr, Label, Series};
+use parallax_storeapi::{Resorter, ShardMatcher, labels};
 use parallax_tsdb::TsdbError;
 use parallax_tsdb::index_header::IndexHeader;
-use tokio::sync::mpsc;
+use tokio::sync::{OnceCell, mpsc};
 
 use crate::block::Block;
+use crate::block_list::BlockList;
 use crate::blocks::Chosen;
 use crate::chunk_read::ChunkReader;
+use crate::config::LazyPostings;
 use crate::error::BlockFailure;
 use crate::fetch::Fetch;
 use crate::limits::Usage;
 use crate::metrics::GatewayMetrics;
-use crate::postings;
+use crate::postings::Selector;
 use crate::series_read::{PendingSeries, SeriesReader};
 
 /// Series entries read at once: few at first, so that the first frame comes soon.
@@ -40,6 +45,16 @@ pub struct SelectRequest {
     pub aggregates: Vec<Aggr>,
     pub without_replica_labels: Vec<String>,
     pub shard: ShardMatcher,
+    pub lazy: LazyPostings,
+}
+
+impl SelectRequest {
+    /// The labels that a series is answered with.
+    pub fn answered(&self, own: &[Label], external: &[Label]) -> Vec<Label> {
+        let mut answered = labels::overlay(own.to_vec(), external);
+        labels::remove(&mut answered, &self.without_replica_labels);
+        answered
+    }
 }
 
 /// What a block sends.
@@ -55,6 +70,8 @@ pub enum Item {
 
 /// One block of a call.
 pub struct BlockSelect {
+    /// Where a successor is looked for.
+    pub list: Arc<BlockList>,
     pub fetch: Fetch,
     pub metrics: GatewayMetrics,
     pub usage: Arc<Usage>,
@@ -63,10 +80,24 @@ pub struct BlockSelect {
     pub batch_bytes: u64,
 }
 
-/// The receiver is gone, or the block failed.
+/// The receiver is gone, or the block failed, or another is to be read instead.
 enum Stop {
     Gone,
     Failed(BlockFailure),
+    Replaced(Arc<Block>),
+}
+
+/// One block, as far as it has been read.
+struct Reading<'a> {
+    select: &'a BlockSelect,
+    block: &'a Arc<Block>,
+    request: Arc<SelectRequest>,
+    /// Series with labels before these have been handed on by a block that this one replaces.
+    from: Option<Vec<Label>>,
+    /// The labels that were handed on last.
+    reached: Option<Vec<Label>>,
+    /// What has taken the place of the block, if anybody has looked. A block that replaces another is not replaced again.
+    successor: OnceCell<Option<Arc<Block>>>,
 }
 
 impl From<BlockFailure> for Stop {
@@ -87,74 +118,162 @@ impl BlockSelect {
     /// Sends everything, a failure of the whole block last.
     pub async fn run(self, sender: mpsc::Sender<Item>) {
         // If the receiver is gone nobody needs to know.
-        if let Err(Stop::Failed(failure)) = self.stream(sender.clone()).await {
+        if let Err(Stop::Failed(failure)) = self.read(&sender).await {
             let _ = sender.send(Item::Missing(failure)).await;
         }
         let _ = sender.send(Item::End).await;
     }
 
-    async fn stream(&self, sender: mpsc::Sender<Item>) -> Result<(), Stop> {
-        let block = &self.chosen.block;
-        let header = block.header.get(&self.fetch, &self.metrics).await?;
-        let refs = postings::select(&self.fetch, &self.usage, block, &header, &self.chosen.matchers).await?;
-        self.usage.reserve_series(refs.len())?;
-        let mut out = Out { sender, resorter: self.resorter(&header), block: Arc::clone(block), reported: 0 };
+    async fn read(&self, sender: &mpsc::Sender<Item>) -> Result<(), Stop> {
+        let gone = &self.chosen.block;
+        let mut first = Reading {
+            select: self,
+            block: gone,
+            request: Arc::clone(&self.request),
+            from: None,
+            reached: None,
+            successor: OnceCell::new(),
+        };
+        let successor = match first.stream(sender).await {
+            Err(Stop::Failed(failure)) if failure.is_not_found() => match first.successor().await {
+                Some(successor) => successor,
+                None => return Err(Stop::Failed(self.gone(failure))),
+            },
+            Err(Stop::Replaced(successor)) => successor,
+            result => return result,
+        };
+        tracing::info!(block = %gone.id(), successor = %successor.id(), "a block left the bucket while it was read");
+        self.metrics.blocks_replaced.inc();
+        self.usage.replaced(gone.id(), successor.id());
+        let request = SelectRequest { range: self.time_range(), ..SelectRequest::clone(&self.request) };
+        let mut second = Reading {
+            select: self,
+            block: &successor,
+            request: Arc::new(request),
+            from: first.reached.take(),
+            reached: None,
+            successor: OnceCell::new_with(Some(None)),
+        };
+        second.stream(sender).await
+    }
+
+    /// What of the asked time the block covers.
+    fn time_range(&self) -> TimeRange {
+        self.request.range.intersect(&self.chosen.block.meta.time_range())
+    }
+
+    fn gone(&self, failure: BlockFailure) -> BlockFailure {
+        let TimeRange { min_ms, max_ms } = self.time_range();
+        BlockFailure::Gone { min_ms, max_ms, source: Box::new(failure) }
+    }
+}
+
+impl Reading<'_> {
+    async fn stream(&mut self, sender: &mpsc::Sender<Item>) -> Result<(), Stop> {
+        let (select, block) = (self.select, self.block);
+        let header = block.header.get(&select.fetch, &select.metrics).await?;
+        let (fetch, usage, lazy) = (&select.fetch, &select.usage, self.request.lazy);
+        let selector = Selector { fetch, usage, block, header: &header, lazy };
+        let selected = selector.select(&select.chosen.matchers).await?;
+        let is_decided = selected.deferred.is_empty();
+        if is_decided {
+            usage.reserve_series(selected.refs.len())?;
+        } else {
+            select.metrics.lazy_postings.inc();
+        }
+        let resorter = self.resorter(&header);
+        let mut out = Out { sender: sender.clone(), resorter, block: Arc::clone(block), reported: 0 };
         let series = SeriesReader::new(
-            self.fetch.clone(),
-            Arc::clone(&self.usage),
+            fetch.clone(),
+            Arc::clone(usage),
             Arc::clone(block),
             header,
             Arc::clone(&self.request),
+            selected.deferred,
         );
-        let chunks = ChunkReader {
-            fetch: self.fetch.clone(),
-            usage: Arc::clone(&self.usage),
-            block: Arc::clone(block),
-            request: Arc::clone(&self.request),
-        };
-        let mut rest = refs.as_slice();
+        let mut rest = selected.refs.as_slice();
         let mut window_series = FIRST_WINDOW_SERIES;
         while !rest.is_empty() {
             let (now, later) = rest.split_at(window_series.min(rest.len()));
-            let window = series.read(now).await?;
-            for source in window.damages {
+            let mut window = series.read(now).await?;
+            if !is_decided {
+                usage.reserve_series(window.matched)?;
+            }
+            for source in std::mem::take(&mut window.damages) {
                 out.report(BlockFailure::Damaged { block: block.id(), source }).await?;
             }
-            if self.request.skip_chunks {
-                let labels_only = |pending: PendingSeries| Series { labels: pending.labels, chunks: vec![] };
-                out.push(window.series.into_iter().map(labels_only)).await?;
-            } else {
-                for batch in batches(window.series, self.batch_bytes, self.fetch.max_gap_bytes) {
-                    let loaded = chunks.load(batch).await?;
-                    for damage in loaded.damages {
-                        out.report(damage).await?;
-                    }
-                    out.push(loaded.series.into_iter()).await?;
-                }
-            }
+            self.hand_on(window.series, &mut out).await?;
             rest = later;
             window_series = (window_series * 4).min(MAX_WINDOW_SERIES);
         }
         out.finish().await
     }
 
+    /// Reads the chunks of some series, and passes them on.
+    async fn hand_on(&mut self, mut series: Vec<PendingSeries>, out: &mut Out) -> Result<(), Stop> {
+        let select = self.select;
+        if let Some(from) = &self.from {
+            let external = labels::to_wire(self.block.external());
+            let is_left = |one: &PendingSeries| {
+                labels::compare(&self.request.answered(&one.labels, &external), from).is_ge()
+            };
+            series.retain(is_left);
+        }
+        if self.request.skip_chunks {
+            let labels_only = |pending: PendingSeries| Series { labels: pending.labels, chunks: vec![] };
+            return out.push(series.into_iter().map(labels_only), &mut self.reached).await;
+        }
+        let chunks = ChunkReader {
+            fetch: select.fetch.clone(),
+            usage: Arc::clone(&select.usage),
+            block: Arc::clone(self.block),
+            request: Arc::clone(&self.request),
+        };
+        for batch in batches(series, select.batch_bytes, select.fetch.max_gap_bytes) {
+            let loaded = chunks.load(batch).await?;
+            if loaded.not_found.is_some()
+                && let Some(successor) = self.successor().await
+            {
+                return Err(Stop::Replaced(successor));
+            }
+            for damage in loaded.damages {
+                out.report(damage).await?;
+            }
+            out.push(loaded.series.into_iter(), &mut self.reached).await?;
+        }
+        Ok(())
+    }
+
+    /// The block that took the place of this one. Looked for once.
+    async fn successor(&self) -> Option<Arc<Block>> {
+        self.successor.get_or_init(|| self.select.list.successor(self.block)).await.clone()
+    }
+
     fn resorter(&self, header: &IndexHeader) -> Resorter {
         let without = &self.request.without_replica_labels;
         let own = |name: &String| header.postings_table().value_count(name) > 0;
         if without.iter().any(own) {
-            Resorter::new(&self.chosen.block.external, without)
+            Resorter::new(self.block.external(), without)
         } else {
-            Resorter::adding(&self.chosen.block.external, without)
+            Resorter::adding(self.block.external(), without)
         }
     }
 }
 
 impl Out {
-    async fn push(&mut self, series: impl Iterator<Item = Series>) -> Result<(), Stop> {
+    /// `reached` becomes the labels that were handed on last.
+    async fn push(
+        &mut self,
+        series: impl Iterator<Item = Series>,
+        reached: &mut Option<Vec<Label>>,
+    ) -> Result<(), Stop> {
         let mut ready = Vec::with_capacity(series.size_hint().0);
         for one in series {
             self.resorter.push(one);
             self.release(&mut ready)?;
+        }
+        if let Some(last) = ready.last() {
+            *reached = Some(last.labels.clone());
         }
         let ready = self.resorter.hand_over(&mut ready);
         self.send(ready).await
@@ -169,7 +288,7 @@ impl Out {
 
     fn release(&mut self, ready: &mut Vec<Series>) -> Result<(), Stop> {
         self.resorter.release(ready).map_err(|error| {
-            let source = TsdbError::corrupt(&self.block.index_object, 0, error.to_string());
+            let source = TsdbError::corrupt(&self.block.index_object(), 0, error.to_string());
             BlockFailure::Damaged { block: self.block.id(), source }.into()
         })
     }

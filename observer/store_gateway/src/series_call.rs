@@ -58,6 +58,7 @@ pub async fn series(
             aggregates: request.aggregates.iter().filter_map(|a| Aggr::try_from(*a).ok()).collect(),
             without_replica_labels: request.without_replica_labels.clone(),
             shard,
+            lazy: serving.lazy_postings,
         }),
         hints,
         on_missing: on_missing(request.partial_response_disabled, request.partial_response_strategy),
@@ -120,7 +121,7 @@ impl Call {
             self.chosen.iter().map(|chosen| self.start(chosen.clone())).unzip();
         merge.run(inputs).await?;
         if self.hints.are_present {
-            let ids: Vec<String> = self.chosen.iter().map(|c| c.block.id().to_string()).collect();
+            let ids = self.usage.queried(&self.chosen);
             let hints = hints::series_response(&ids, &self.usage, &self.hints);
             merge.push(Ok(frames::hints(hints))).await?;
         }
@@ -131,6 +132,7 @@ impl Call {
         let block = chosen.block.id();
         let share = self.serving.request_buffer_bytes / (2 * self.chosen.len().max(1) as u64);
         let select = BlockSelect {
+            list: Arc::clone(&self.serving.list),
             fetch: self.serving.fetch.clone(),
             metrics: self.serving.metrics.clone(),
             usage: Arc::clone(&self.usage),

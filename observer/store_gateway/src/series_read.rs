@@ -1,13 +1,14 @@
 //! Series entries of a block: which labels, which chunks in the asked time.
 //!
 //! An entry's length is known only from its first bytes, so a guess is fetched, and again what turns out to be missing. An entry that
-//! does not decode is reported and left out; the others of the block go on.
+//! does not decode is reported and left out; the others of the block go on. What does not decode out of a cache is read from the index first.
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
+use parallax_model::Matcher;
 use parallax_storeapi::labels;
 use parallax_storeapi::proto::thanos::Label;
 use parallax_tsdb::TsdbError;
@@ -18,14 +19,15 @@ use parallax_tsdb::postings::SeriesRef;
 use crate::block::Block;
 use crate::error::BlockFailure;
 use crate::fetch::{Fetch, join, tail_from};
+use crate::index_cache::Item;
 use crate::limits::{Data, Usage};
 use crate::select::SelectRequest;
 
 /// Ranges of one block's index fetched at a time.
 const PARTS_AT_A_TIME: usize = 4;
 
-/// An entry may ask for more bytes this often: once for its length, once for the rest, and once to spare.
-const MAX_ROUNDS: usize = 3;
+/// An entry may be read this often: out of a cache, for its length, for the rest, and once to spare.
+const MAX_ROUNDS: usize = 4;
 
 /// What an entry and the text of its labels are about.
 const TYPICAL_ENTRY_BYTES: usize = 512;
@@ -46,6 +48,8 @@ pub struct PendingSeries {
 pub struct Window {
     pub series: Vec<PendingSeries>,
     pub damages: Vec<TsdbError>,
+    /// Series that all matchers match, in the asked time or not.
+    pub matched: usize,
 }
 
 /// Reads entries of one block for one call.
@@ -63,6 +67,8 @@ struct Decoder {
     header: Arc<IndexHeader>,
     request: Arc<SelectRequest>,
     external: Vec<Label>,
+    /// Matchers that the postings have not decided.
+    deferred: Vec<Matcher>,
     symbols: SymbolCache,
     entry: SeriesEntry,
     /// How long the entry was that was decoded last, if it was whole and sound.
@@ -72,9 +78,15 @@ struct Decoder {
 /// An entry that could not be decoded from the bytes at hand, or what came of it.
 enum Decoded {
     Series(PendingSeries),
+    /// No chunk of it overlaps the asked time, or it is another shard's.
     NotWanted,
-    Cut { needed_bytes: usize },
+    NotMatched,
+    Cut {
+        needed_bytes: usize,
+    },
     Damaged(TsdbError),
+    /// What a cache gave is no entry: the index decides.
+    Stale,
 }
 
 impl SeriesReader {
@@ -84,11 +96,13 @@ impl SeriesReader {
         block: Arc<Block>,
         header: Arc<IndexHeader>,
         request: Arc<SelectRequest>,
+        deferred: Vec<Matcher>,
     ) -> Self {
         let decoder = Decoder {
-            what: block.index_object.clone(),
+            what: block.index_object(),
             symbols: SymbolCache::new(header.symbols().len()),
-            external: labels::to_wire(&block.external),
+            external: labels::to_wire(block.external()),
+            deferred,
             request,
             entry: SeriesEntry::default(),
             whole_bytes: None,
@@ -107,7 +121,7 @@ impl SeriesReader {
             let offset = u64::from(*series) * SERIES_ALIGNMENT_BYTES;
             if offset >= self.series_end {
                 let reason = "a postings list refers to a series beyond the series";
-                window.damages.push(TsdbError::corrupt(&self.block.index_object, offset, reason));
+                window.damages.push(TsdbError::corrupt(&self.block.index_object(), offset, reason));
                 continue;
             }
             pending.push((index, offset..offset.saturating_add(guess).min(self.series_end)));
@@ -118,23 +132,27 @@ impl SeriesReader {
             if pending.is_empty() {
                 break;
             }
-            let decoded = self.decode(&pending).await?;
+            let from_cache = round == 1;
+            let decoded = self.decode(&pending, from_cache).await?;
             let asked = std::mem::take(&mut pending);
             for ((index, range), outcome) in asked.into_iter().zip(decoded) {
                 match outcome {
                     Decoded::Series(series) => {
+                        window.matched += 1;
                         if let Some(slot) = found.get_mut(index) {
                             *slot = Some(series);
                         }
                     }
-                    Decoded::NotWanted => {}
+                    Decoded::NotWanted => window.matched += 1,
+                    Decoded::NotMatched => {}
+                    Decoded::Stale => pending.push((index, range)),
                     Decoded::Damaged(error) => window.damages.push(error),
                     Decoded::Cut { needed_bytes } => {
                         let end = range.start.saturating_add(needed_bytes as u64);
                         if end > self.series_end || end <= range.end && round > 1 || round == MAX_ROUNDS {
                             let missing = end.saturating_sub(range.end).max(1);
-                            let what = &self.block.index_object;
-                            window.damages.push(TsdbError::truncated(what, range.start, missing));
+                            let what = self.block.index_object();
+                            window.damages.push(TsdbError::truncated(&what, range.start, missing));
                         } else {
                             pending.push((index, range.start..end));
                         }
@@ -146,25 +164,30 @@ impl SeriesReader {
         Ok(window)
     }
 
-    /// Fetches and decodes the entries at `wanted`, in order.
-    async fn decode(&self, wanted: &[(usize, Range<u64>)]) -> Result<Vec<Decoded>, BlockFailure> {
+    /// Fetches and decodes the entries at `wanted`, in order; from the cache only where that may be.
+    async fn decode(
+        &self,
+        wanted: &[(usize, Range<u64>)],
+        from_cache: bool,
+    ) -> Result<Vec<Decoded>, BlockFailure> {
         let id = self.block.id();
         let offsets: Vec<u64> = wanted.iter().map(|(_, range)| range.start).collect();
         let known = match &self.fetch.index_cache {
-            Some(cache) => cache.series(id, &offsets).await,
-            None => vec![None; offsets.len()],
+            Some(cache) if from_cache => cache.series(id, &offsets).await,
+            _ => vec![None; offsets.len()],
         };
         let is_missing = |((_, range), known): (&(usize, Range<u64>), &Option<Bytes>)| {
             known.is_none().then(|| range.clone())
         };
         let ranges: Vec<Range<u64>> = wanted.iter().zip(&known).filter_map(is_missing).collect();
         let parts = join(&ranges, self.fetch.max_gap_bytes);
-        let ranges = &ranges;
+        let (ranges, object) = (&ranges, self.block.index_object());
+        let object = object.as_str();
         let fetched: Vec<Vec<(u64, Bytes)>> = futures::stream::iter(parts)
             .map(|part| async move {
                 let at = part.range.start;
                 let charge = Some((&*self.usage, Data::Series));
-                let bytes = self.fetch.range(id, &self.block.index_object, part.range, charge).await?;
+                let bytes = self.fetch.range(id, object, part.range, charge).await?;
                 let of_part = ranges.get(part.items).unwrap_or_default();
                 let tail =
                     |range: &Range<u64>| (range.start, bytes.slice_ref(tail_from(&bytes, at, range.start)));
@@ -193,7 +216,13 @@ impl SeriesReader {
                 if let (Some(cache), true, Some(size)) = (&cache, *is_new, decoder.whole_bytes) {
                     cache.set_series(id, *offset, &bytes.slice(..size.min(bytes.len())));
                 }
-                decoded
+                match (decoded, &cache) {
+                    (Decoded::Damaged(_) | Decoded::Cut { .. }, Some(cache)) if !is_new => {
+                        cache.damaged(Item::Series);
+                        Decoded::Stale
+                    }
+                    (decoded, _) => decoded,
+                }
             };
             pieces.iter().map(decode).collect()
         };
@@ -215,7 +244,7 @@ impl Decoder {
         let range = self.request.range;
         let overlaps = |chunk: &&ChunkMeta| chunk.time_range().overlaps(&range);
         let wanted = self.entry.chunks.iter().filter(overlaps).count();
-        if wanted == 0 {
+        if wanted == 0 && self.deferred.is_empty() {
             return Decoded::NotWanted;
         }
         // With room for the labels that are added later.
@@ -227,7 +256,10 @@ impl Decoder {
                 (Err(error), _) | (_, Err(error)) => return Decoded::Damaged(error),
             }
         }
-        if self.request.shard.is_sharded() && !self.is_in_shard(&own) {
+        if !self.deferred.iter().all(|matcher| matches(matcher, &own)) {
+            return Decoded::NotMatched;
+        }
+        if wanted == 0 || self.request.shard.is_sharded() && !self.is_in_shard(&own) {
             return Decoded::NotWanted;
         }
         let mut chunks = Vec::new();
@@ -240,10 +272,15 @@ impl Decoder {
 
     /// Shards are of the labels that the series is answered with.
     fn is_in_shard(&self, own: &[Label]) -> bool {
-        let mut answered = labels::overlay(own.to_vec(), &self.external);
-        labels::remove(&mut answered, &self.request.without_replica_labels);
+        let answered = self.request.answered(own, &self.external);
         self.request.shard.clone().matches(&answered)
     }
+}
+
+/// A label that a series lacks has the empty value.
+fn matches(matcher: &Matcher, own: &[Label]) -> bool {
+    // Symbols are UTF-8.
+    std::str::from_utf8(labels::value_of(own, matcher.name())).is_ok_and(|value| matcher.matches(value))
 }
 
 /// The text of symbols, by number: names and common values come again and again.

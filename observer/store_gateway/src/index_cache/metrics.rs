@@ -14,7 +14,7 @@ use prometheus_client::metrics::histogram::Histogram;
 pub(super) const CACHE_NAME: &str = "index-cache";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Item {
+pub(crate) enum Item {
     Postings,
     Series,
     ExpandedPostings,
@@ -45,6 +45,7 @@ pub(super) struct IndexCacheMetrics {
     requests: Family<ItemLabels, Counter>,
     hits: Family<ItemLabels, Counter>,
     added: Family<ItemLabels, Counter>,
+    damaged: Family<ItemLabels, Counter>,
     sizes: ItemHistogram,
     latency: ItemHistogram,
 }
@@ -107,6 +108,11 @@ impl IndexCacheMetrics {
                 "Items handed to the index cache, whether it kept them or not",
                 Family::default(),
             ),
+            damaged: metrics.register(
+                "parallax_store_index_cache_damaged",
+                "Items of the index cache that were not what was put there, and were read from the bucket instead",
+                Family::default(),
+            ),
             sizes: metrics.register(
                 &name("stored_data_size_bytes"),
                 "Bytes of items handed to the index cache",
@@ -131,6 +137,10 @@ impl IndexCacheMetrics {
         self.requests.get_or_create(&item.labels()).inc_by(asked as u64);
         self.hits.get_or_create(&item.labels()).inc_by(found as u64);
         self.latency.get_or_create(&item.labels()).observe(took.as_secs_f64());
+    }
+
+    pub fn damaged(&self, item: Item) {
+        self.damaged.get_or_create(&item.labels()).inc();
     }
 
     pub fn stored(&self, item: Item, size_bytes: usize) {

@@ -1,5 +1,6 @@
-//! Sets of refs, packed: how many, then the differences from one to the next, each as a LEB128 number.
+//! Sets of refs, packed: how many, then the differences from one to the next, each as a LEB128 number, then a CRC32C of all that, big-endian.
 
+use parallax_tsdb::crc::{CRC_SIZE_BYTES, crc32c};
 use parallax_tsdb::postings::SeriesRef;
 
 pub(super) fn encode(refs: &[SeriesRef]) -> Vec<u8> {
@@ -10,11 +11,21 @@ pub(super) fn encode(refs: &[SeriesRef]) -> Vec<u8> {
         push(&mut packed, u64::from(series.wrapping_sub(last)));
         last = *series;
     }
+    seal(packed)
+}
+
+fn seal(mut packed: Vec<u8>) -> Vec<u8> {
+    let checksum = crc32c(&packed);
+    packed.extend_from_slice(&checksum.to_be_bytes());
     packed
 }
 
 /// `None` for what [`encode`] did not write of refs in order.
-pub(super) fn decode(mut packed: &[u8]) -> Option<Vec<SeriesRef>> {
+pub(super) fn decode(sealed: &[u8]) -> Option<Vec<SeriesRef>> {
+    let (mut packed, checksum) = sealed.split_last_chunk::<CRC_SIZE_BYTES>()?;
+    if crc32c(packed) != u32::from_be_bytes(*checksum) {
+        return None;
+    }
     let count = usize::try_from(take(&mut packed)?).ok()?;
     // A difference takes a byte at least.
     if count > packed.len() {
@@ -70,7 +81,8 @@ mod tests {
 
         #[test]
         fn other_bytes_are_refused_or_in_order(bytes: Vec<u8>) {
-            if let Some(refs) = decode(&bytes) {
+            prop_assert!(bytes.is_empty() || decode(&bytes).is_none());
+            if let Some(refs) = decode(&seal(bytes)) {
                 prop_assert!(refs.is_sorted_by(|a, b| a < b));
             }
         }
@@ -78,8 +90,8 @@ mod tests {
 
     #[test]
     fn a_count_that_is_not_there_takes_no_memory() {
-        assert_eq!(decode(&[0xff, 0xff, 0xff, 0xff, 0xff, 0x7f, 1]), None);
+        assert_eq!(decode(&seal(vec![0xff, 0xff, 0xff, 0xff, 0xff, 0x7f, 1])), None);
         assert_eq!(decode(&encode(&[3, 9])[..2]), None);
-        assert_eq!(decode(&[1, 2, 3]), None);
+        assert_eq!(decode(&seal(vec![1, 2, 3])), None);
     }
 }

@@ -265,3 +265,38 @@ async fn a_dropped_answer_gives_its_turn_back() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_that_cannot_be_read_any_more_is_said_by_readiness_until_it_can() {
+    use std::sync::Arc;
+
+    use parallax_testkit::faulty_bucket::{Fault, Faults, FaultyStore};
+
+    use crate::fixture::{in_memory, start_on};
+
+    let data = tempfile::tempdir().unwrap();
+    let faults = Faults { seed: 1, permille: 1000, kinds: vec![Fault::Forbidden], slow: Duration::ZERO };
+    let store = Arc::new(FaultyStore::new(in_memory(&golden("bucket-short")).await, faults));
+    store.set_on(false);
+    let context = Context::for_test();
+    let gateway = start_on(store.clone(), data.path(), &context, |_| {}).await;
+    gateway.sync().await.unwrap();
+    assert!(context.readiness.is_ready());
+    // The gateway's own first sync is over, too.
+    while !context.metrics.encode().unwrap().contains("thanos_blocks_meta_syncs_total 2") {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    store.set_on(true);
+    for failures in 1..=3 {
+        assert!(gateway.sync().await.is_err());
+        assert_eq!(context.readiness.is_ready(), failures < 3, "{failures}");
+    }
+    assert!(context.readiness.reasons()[0].contains("refused"), "{:?}", context.readiness.reasons());
+    let loaded = gateway.loaded();
+    assert!(loaded.error.is_some() && !loaded.blocks.is_empty());
+    // What is known is answered all the same.
+    assert!(gateway.info().await.is_ok());
+    store.set_on(false);
+    gateway.sync().await.unwrap();
+    assert!(context.readiness.is_ready() && gateway.loaded().error.is_none());
+}

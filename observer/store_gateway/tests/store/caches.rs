@@ -1,13 +1,15 @@
 //! The index cache: the same answers, for fewer requests; and caches that are shared, down, or filled by others.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use parallax_bucket::{Bucket, BucketCaches, BucketConfig, CachingConfig};
 use parallax_cache::Cache;
 use parallax_net::Context;
-use parallax_store_gateway::{IndexCache, IndexCacheConfig};
+use parallax_store_gateway::{IndexCache, IndexCacheConfig, StoreGateway, StoreGatewayConfig};
 use parallax_storeapi::frames;
 use parallax_testkit::counting_bucket::{Calls, CountingStore};
 
@@ -94,36 +96,157 @@ async fn a_cache_that_is_down_costs_requests_only() {
     }
 }
 
-/// A cache that answers every key with the same bytes.
+/// A cache that answers with the same bytes, until it has been told better.
 #[derive(Debug)]
-struct Liar(Bytes);
+struct Liar {
+    lie: Bytes,
+    told: Mutex<HashMap<String, Bytes>>,
+}
+
+impl Liar {
+    fn new(lie: &'static [u8]) -> Self {
+        Self { lie: Bytes::from_static(lie), told: Mutex::default() }
+    }
+}
 
 #[async_trait]
 impl Cache for Liar {
     async fn get_multi(&self, keys: &[String]) -> Vec<Option<Bytes>> {
-        vec![Some(self.0.clone()); keys.len()]
+        let told = self.told.lock().unwrap();
+        keys.iter().map(|key| Some(told.get(key).unwrap_or(&self.lie).clone())).collect()
     }
 
-    fn set(&self, _: &str, _: &Bytes, _: Duration) {}
+    fn set(&self, key: &str, value: &Bytes, _: Duration) {
+        self.told.lock().unwrap().insert(key.to_owned(), value.clone());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cache_that_lies_is_noticed_by_checksums_and_never_believed() {
+async fn what_a_cache_has_wrong_is_read_from_the_index_and_put_right() {
     let plain = ask_twice(|_| None).await;
     for lie in [&b""[..], b"\x00", b"\x00\x00\x00\x04\x00\x00\x00\x00junk", &[0xff; 300]] {
-        for items in ["Postings", "Series"] {
+        for items in ["Postings", "Series", "ExpandedPostings"] {
             let yaml = format!("{IN_MEMORY}enabled_items: [{items}]\n");
             let asked = ask_twice(|context| {
                 let config = IndexCacheConfig::from_yaml(&yaml).unwrap();
-                Some(IndexCache::on(Arc::new(Liar(Bytes::from_static(lie))), &config, &context.metrics))
+                Some(IndexCache::on(Arc::new(Liar::new(lie)), &config, &context.metrics))
             })
             .await;
-            let is_right = asked.first.series == plain.first.series;
-            assert!(is_right || !asked.first.warnings.is_empty(), "{items} {lie:?}");
-            assert!(
-                asked.first.series.iter().all(|one| plain.first.series.contains(one)),
-                "{items} {lie:?}: invented"
-            );
+            for answer in [&asked.first, &asked.second] {
+                assert_eq!(answer.series, plain.first.series, "{items} {lie:?}");
+                assert!(answer.warnings.is_empty(), "{items} {lie:?}: {:?}", answer.warnings);
+            }
+            assert!(asked.calls.gets < plain.calls.gets, "{items} {lie:?}: nothing was put right");
+            let metrics = asked.context.metrics.encode().unwrap();
+            let counted = format!("parallax_store_index_cache_damaged_total{{item_type=\"{items}\"}}");
+            assert!(metrics.contains(&counted), "{items} {lie:?}: {metrics}");
         }
     }
+}
+
+/// A cache whose memory can go bad.
+#[derive(Debug, Default)]
+struct Rotting(Mutex<HashMap<String, Bytes>>);
+
+impl Rotting {
+    /// Changes a byte in the middle of each value whose key has `word`.
+    fn rot(&self, word: &str) -> usize {
+        let mut values = self.0.lock().unwrap();
+        let mut rotten = 0;
+        for (_, value) in values.iter_mut().filter(|(key, _)| key.contains(word)) {
+            let mut bytes = value.to_vec();
+            let middle = bytes.len() / 2;
+            if let Some(byte) = bytes.get_mut(middle) {
+                *byte ^= 0x55;
+                rotten += 1;
+            }
+            *value = bytes.into();
+        }
+        rotten
+    }
+
+    fn cut(&self, word: &str) -> usize {
+        let mut values = self.0.lock().unwrap();
+        let mut cut = 0;
+        for (_, value) in values.iter_mut().filter(|(key, _)| key.contains(word)) {
+            value.truncate(value.len() / 2);
+            cut += 1;
+        }
+        cut
+    }
+
+    /// Of values that are numbers.
+    fn shrink(&self, word: &str) -> usize {
+        let mut values = self.0.lock().unwrap();
+        let mut shrunk = 0;
+        for (_, value) in values.iter_mut().filter(|(key, _)| key.contains(word)) {
+            let size = u64::from_be_bytes(value.as_ref().try_into().unwrap());
+            *value = Bytes::copy_from_slice(&(size - 10).to_be_bytes());
+            shrunk += 1;
+        }
+        shrunk
+    }
+}
+
+#[async_trait]
+impl Cache for Rotting {
+    async fn get_multi(&self, keys: &[String]) -> Vec<Option<Bytes>> {
+        let values = self.0.lock().unwrap();
+        keys.iter().map(|key| values.get(key).cloned()).collect()
+    }
+
+    fn set(&self, key: &str, value: &Bytes, _: Duration) {
+        self.0.lock().unwrap().insert(key.to_owned(), value.clone());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn chunks_and_metas_that_went_bad_in_a_cache_are_read_again_and_put_right() {
+    let store = Arc::new(CountingStore::new(in_memory(&golden("bucket-short")).await));
+    let cache = Arc::new(Rotting::default());
+    let config = CachingConfig::from_yaml("type: IN-MEMORY\nchunk_subrange_size: 4096\n").unwrap();
+    let start = async || {
+        let (context, data) = (Context::for_test(), tempfile::tempdir().unwrap());
+        let caches = BucketCaches::default().with_bucket_cache_on(cache.clone(), &config, &context.metrics);
+        let bucket = Bucket::new(store.clone(), "", "cached").unwrap().with_caches(caches);
+        let mut config = StoreGatewayConfig::new(BucketConfig::filesystem("nowhere"), data.path());
+        config.sync_interval = Duration::from_secs(3600);
+        let gateway = StoreGateway::start_on(bucket, config, context.clone()).await.unwrap();
+        gateway.sync().await.unwrap();
+        (gateway, context, data)
+    };
+    let (gateway, context, _data) = start().await;
+    let sound = series(&*gateway, everything()).await.unwrap();
+    assert!(sound.warnings.is_empty() && !sound.series.is_empty());
+    for damage in [|cache: &Rotting| cache.rot("subrange:"), |cache: &Rotting| cache.shrink("attrs:")] {
+        assert!(damage(&cache) > 0);
+        for _ in 0..2 {
+            store.take();
+            let answer = series(&*gateway, everything()).await.unwrap();
+            assert!(answer.warnings.is_empty(), "{:?}", answer.warnings);
+            assert!(answer.series == sound.series);
+        }
+        // The second time the chunks are in the cache again; what is left are reads of indexes.
+        let again = store.take();
+        let index_only = {
+            let mut request = everything();
+            request.skip_chunks = true;
+            let _ = series(&*gateway, request).await.unwrap();
+            store.take()
+        };
+        assert_eq!(again, index_only);
+    }
+    assert!(
+        context
+            .metrics
+            .encode()
+            .unwrap()
+            .contains("parallax_bucket_cache_wrong_values_total{config=\"chunks\"}")
+    );
+    // Metas: a new process that shares the cache.
+    assert!(cache.cut("/meta.json") > 0);
+    let (gateway, _context, _data) = start().await;
+    let answer = series(&*gateway, everything()).await.unwrap();
+    assert!(answer.warnings.is_empty(), "{:?}", answer.warnings);
+    assert!(answer.series == sound.series);
 }

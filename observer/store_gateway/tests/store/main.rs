@@ -7,3 +7,5 @@ mod damage;
 mod faults;
 mod fixture;
 mod golden;
+mod lazy;
+mod vanishing;
