@@ -224,6 +224,15 @@ class Chart(unittest.TestCase):
             found = [endpoint for endpoint in out.file(file, "endpoints.yaml")["endpoints"] if endpoint.get("cluster") == "region-eu"]
             self.assertEqual([endpoint["delegated"] for endpoint in found], [["eu-2", "eu-3"]])
 
+    def test_aggregations_are_evaluated_where_the_data_is(self):
+        distributed = {"distributed": {"enabled": True, "partitionLabels": ["cluster"]}}
+        file = self.render("observer", {"observer": distributed}).file("parallax-query", "observer.yaml")
+        self.assertEqual((file["query_mode"], file["partition_labels"]), ("distributed", ["cluster"]))
+        out = self.render("observer", {"observer": {**distributed, "mode": "stacked"}})
+        for name in ("parallax-query", "parallax-querier-eu-1"):
+            self.assertTrue({"--query.mode=distributed", "--query.partition-label=cluster"} <= set(out.args("Deployment", name)))
+        self.assertNotIn("query_mode", self.render("observer").file("parallax-query", "observer.yaml"))
+
     def test_target_files_are_followed(self):
         out = self.render("observer", {"observer": {"mode": "stacked", "targetFiles": "stores"}})
         self.assertIn("--store.sd-files=/etc/parallax/targets/*.yaml", out.args("Deployment", "parallax-query"))
@@ -507,6 +516,7 @@ class Chart(unittest.TestCase):
             ("observer", {"storeGateways": {"eu-1": {"relabel": [{"action": "replace"}]}}}, ["action"]),
             ("observer", {"observer": {"foreignLabels": "keep"}}, ["foreignLabels"]),
             ("observer", {"observer": {"compression": "gzip"}}, ["compression"]),
+            ("observer", {"observer": {"distributed": {"partitionLabels": ["cluster"]}}}, ["partitionLabels"]),
             ("observer", {"tlsQueriers": {"eu-1": {"delegated": []}}}, ["delegated"]),
             ("observer", {"tlsQueriers": {"eu-1": {"delegated": ["a"], "foreignLabels": "inject"}}}, ["delegated", "drop or refuse"]),
             ("observer", {**STACKED, "tlsQueriers": {"eu-1": {"delegated": ["a"], "cluster": ""}}}, ["delegated", "own name"]),

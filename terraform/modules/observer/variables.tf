@@ -153,6 +153,9 @@ variable "query" {
     max_frame_bytes = optional(string, "")
     # mode inline
     info_interval = optional(string, "")
+    # Evaluate aggregations where the data is, by the clusters' entries; partition_labels tell them apart, by default all but replica_labels.
+    distributed      = optional(bool, false)
+    partition_labels = optional(list(string), [])
   })
   default = {}
 }

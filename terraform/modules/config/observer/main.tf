@@ -38,6 +38,7 @@ locals {
       compression     = var.query.compression == "none" ? "" : var.query.compression
       maxFrameBytes   = var.query.max_frame_bytes
       infoInterval    = var.query.info_interval
+      distributed     = { enabled = var.query.distributed, partitionLabels = var.query.partition_labels }
       storage         = { size = var.query.storage_size }
       serviceAccount  = { annotations = var.service_account_annotations }
       targetFiles     = var.target_files

@@ -218,12 +218,19 @@ variable "query" {
     max_frame_bytes = optional(string, "")
     # mode inline
     info_interval = optional(string, "")
+    # Evaluate aggregations where the data is, by the clusters' entries; partition_labels tell them apart, by default all but replica_labels.
+    distributed      = optional(bool, false)
+    partition_labels = optional(list(string), [])
   })
   default = {}
 
   validation {
     condition     = contains(["none", "snappy", "zstd"], var.query.compression) && contains(["drop", "inject", "refuse"], var.query.foreign_labels)
     error_message = "query.compression is none, snappy or zstd, query.foreign_labels drop, inject or refuse."
+  }
+  validation {
+    condition     = var.query.distributed || length(var.query.partition_labels) == 0
+    error_message = "query.partition_labels are for query.distributed = true."
   }
 }
 

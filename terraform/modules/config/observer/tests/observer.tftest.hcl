@@ -253,6 +253,25 @@ run "several_clusters_of_one_name_are_refused" {
   expect_failures = [var.tls_queriers]
 }
 
+run "aggregations_are_evaluated_where_the_data_is" {
+  command = plan
+  variables {
+    query = { distributed = true, partition_labels = ["cluster"] }
+  }
+  assert {
+    condition     = yamldecode(output.helm_values).observer.distributed == { enabled = true, partitionLabels = ["cluster"] }
+    error_message = "distributed"
+  }
+}
+
+run "partition_labels_without_distribution_are_refused" {
+  command = plan
+  variables {
+    query = { partition_labels = ["cluster"] }
+  }
+  expect_failures = [var.query]
+}
+
 run "an_unknown_compression_is_refused" {
   command = plan
   variables {
