@@ -277,7 +277,7 @@ async fn series_and_labels_are_those_of_prometheus_with_external_labels() {
         let found: Vec<_> =
             own[&series.labels].iter().filter(|(t, _)| server.history.contains(*t)).copied().collect();
         assert_eq!(found, written, "{}", series.labels);
-        let scraped = |labels| own.get(labels).is_some_and(|all| all.last() > written.last());
+        let scraped = |labels: &Labels| own.get(labels).is_some_and(|all| all.last() > written.last());
         assert!(
             scraped(&series.labels) || scraped(&as_3_scrapes(&series.labels)),
             "{} was not scraped",
