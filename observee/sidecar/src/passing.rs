@@ -47,7 +47,7 @@ enum Refusal {
 
 /// The answer to `request` made of `frames`: without the labels `removed`, with `added`, whose names are among `removed`.
 pub(crate) fn pass(
-    frames: Frames,
+    frames: Box<Frames>,
     removed: Vec<String>,
     added: &Labels,
     request: &SeriesRequest,
@@ -63,7 +63,7 @@ pub(crate) fn pass(
 }
 
 struct Passing {
-    frames: Frames,
+    frames: Box<Frames>,
     passage: Passage,
     troubles: Troubles,
     /// Nothing more is read.

@@ -63,7 +63,7 @@ pub struct ReadChunk {
 
 /// What Prometheus answers with.
 pub enum Answer {
-    Streamed(Frames),
+    Streamed(Box<Frames>),
     /// All of it, in order.
     Whole(Vec<ReadSeries>),
 }
@@ -105,7 +105,7 @@ impl Prometheus {
             response.headers().get("content-type").and_then(|v| v.to_str().ok()).unwrap_or("").to_owned();
         if kind == STREAMED {
             let (prometheus, body) = (self.clone(), response.into_body());
-            return Ok(Answer::Streamed(Frames { prometheus, body, buffer: BytesMut::new() }));
+            return Ok(Answer::Streamed(Box::new(Frames { prometheus, body, buffer: BytesMut::new() })));
         }
         let body = response.bytes(MAX_WHOLE_ANSWER_BYTES).await.map_err(|error| self.unreachable(&error))?;
         let removed = call.removed.to_vec();
@@ -165,7 +165,7 @@ impl Frames {
     }
 
     fn into_series(
-        self,
+        self: Box<Self>,
         removed: Vec<String>,
     ) -> impl Stream<Item = Result<ReadSeries, SidecarError>> + Send {
         futures::stream::unfold(Some(self), move |frames| {
