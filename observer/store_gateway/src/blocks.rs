@@ -206,7 +206,7 @@ pub mod tests {
         };
         let gone = make(1, 0, &[1, 2]);
         let successor = |blocks: &[&Arc<Block>]| {
-            let blocks = Blocks::new(blocks.iter().map(|block| Arc::clone(block)), Vec::new());
+            let blocks = Blocks::new(blocks.iter().copied().cloned(), Vec::new());
             blocks.successor(&gone).map(|found| found.id().to_string())
         };
         let (coarse, part, whole, more) = (

@@ -58,7 +58,7 @@ pub(super) fn write_stats(
     });
     if let Some(resolutions) = times.resolutions {
         output.extend_from_slice(b",\"sourceResolutions\":");
-        write_list(output, resolutions.names(), |output, name| write_string(output, name));
+        write_list(output, resolutions.names(), write_string);
     }
     output.push(b'}');
 }
