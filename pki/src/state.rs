@@ -69,7 +69,15 @@ struct AnyManifest {
 /// Holds the lock until dropped.
 #[derive(Debug)]
 pub(crate) struct Lock {
-    _file: File,
+    file: File,
+}
+
+/// Given back at once, not when the last copy of the file is closed: a program that is started at this moment by another thread has one until it runs.
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing it gives it back as well, if later.
+        let _ = self.file.unlock();
+    }
 }
 
 impl State {
@@ -199,7 +207,7 @@ impl State {
             .open(&path)
             .map_err(|source| io("opening", &path, source))?;
         match file.try_lock() {
-            Ok(()) => Ok(Lock { _file: file }),
+            Ok(()) => Ok(Lock { file }),
             Err(fs::TryLockError::WouldBlock) => Err(Error::StateLocked(self.directory.clone())),
             Err(fs::TryLockError::Error(source)) => Err(io("locking", &path, source)),
         }

@@ -43,8 +43,8 @@ pub struct Querier {
 }
 
 impl Querier {
-    /// Connects lazily and begins to poll endpoints. Ready once each was polled once, well or not. Call it inside a
-    /// tokio runtime.
+    /// Connects lazily and begins to poll endpoints. Ready once each, those beneath included, was polled once, well or not. Call
+    /// it inside a tokio runtime.
     ///
     /// # Errors
     /// Names the endpoint that cannot be used as configured.
@@ -70,12 +70,14 @@ impl Querier {
             .with_distributor(distributor)
             .with_blame(Arc::new(proxy.clone()))
             .with_book(book.clone());
-        let sets = std::iter::once(endpoints.clone()).chain(config.beneath.iter().cloned()).collect();
-        tokio::spawn(context.shutdown.clone().run_until_cancelled_owned(take_samples(book, sets)));
+        let sets: Vec<Arc<EndpointSet>> =
+            std::iter::once(endpoints.clone()).chain(config.beneath.iter().cloned()).collect();
+        tokio::spawn(context.shutdown.clone().run_until_cancelled_owned(take_samples(book, sets.clone())));
         let stop = Stop::new(context.shutdown.clone(), config.stop_grace);
-        let polled = endpoints.clone();
         tokio::spawn(context.shutdown.run_until_cancelled_owned(async move {
-            polled.polled_once().await;
+            for set in sets {
+                set.polled_once().await;
+            }
             condition.ready();
         }));
         Ok(Arc::new(Self {

@@ -14,7 +14,7 @@ const FILE: [&str; 2] = ["thanos", "parallax-shipper.lock"];
 /// Held until it is dropped.
 #[derive(Debug)]
 pub(super) struct DirectoryLock {
-    _file: Option<File>,
+    file: Option<File>,
 }
 
 impl DirectoryLock {
@@ -30,15 +30,25 @@ impl DirectoryLock {
         }
         let file = File::options().create(true).append(true).open(&path).map_err(unwritable)?;
         match file.try_lock() {
-            Ok(()) => Ok(Self { _file: Some(file) }),
+            Ok(()) => Ok(Self { file: Some(file) }),
             Err(TryLockError::WouldBlock) => {
                 Err(SidecarError::ShippedByAnother { path: tsdb_path.to_path_buf() })
             }
             // Some network file systems have no locks. Whoever uses one has to see to it.
             Err(TryLockError::Error(error)) => {
                 tracing::warn!(file = %path.display(), error = error.to_string(), "file cannot be locked, shipping without");
-                Ok(Self { _file: None })
+                Ok(Self { file: None })
             }
+        }
+    }
+}
+
+/// Given back at once, not when the last copy of the file is closed: a program that is started at this moment by another thread has one until it runs.
+impl Drop for DirectoryLock {
+    fn drop(&mut self) {
+        if let Some(file) = &self.file {
+            // Closing it gives it back as well, if later.
+            let _ = file.unlock();
         }
     }
 }
