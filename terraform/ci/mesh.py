@@ -13,6 +13,7 @@ Needs `prometheus` and `promtool`; the stacked hub's caches are in a real memcac
 import argparse
 import json
 import pathlib
+import random
 import re
 import shutil
 import socket
@@ -189,10 +190,19 @@ class Mesh:
         return self.buckets.setdefault(identity, self.work / "buckets" / re.sub(r"[^a-z0-9]+", "-", identity.lower()))
 
 
+# Below the ports that the kernel gives to connections: of those, one may be taken before its program has started.
+PORTS = iter(random.sample(range(10_000, 32_768), 5_000))
+
+
 def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+    for port in PORTS:
+        with socket.socket() as listener:
+            try:
+                listener.bind(("127.0.0.1", port))
+                return port
+            except OSError:
+                continue
+    sys.exit("no free port on loopback")
 
 
 def get(url):

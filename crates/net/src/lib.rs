@@ -14,6 +14,7 @@ mod credential_metrics;
 pub mod discovery;
 mod distrust;
 pub mod error;
+mod free_port;
 pub mod grpc_client;
 pub mod grpc_server;
 pub mod http_client;
@@ -30,6 +31,7 @@ pub use compression::Compression;
 pub use context::{Condition, Context, Readiness};
 pub use credential_metrics::watch_credentials;
 pub use error::Error;
+pub use free_port::free_port;
 pub use grpc_client::{ClientTls, GrpcChannel, GrpcTarget, connect};
 pub use grpc_server::{GrpcServer, GrpcServerConfig, ServerAccess};
 pub use http_client::{

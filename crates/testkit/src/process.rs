@@ -4,7 +4,7 @@
 //! to a file, which errors quote, so that a test that fails says why its program did not start.
 
 use std::fs::File;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -45,14 +45,7 @@ pub fn program_or_leave_out(name: &str, test: &str) -> Option<PathBuf> {
     found
 }
 
-/// A TCP port of the loopback interface that was free a moment ago.
-///
-/// # Errors
-/// If there is none.
-pub fn free_port() -> anyhow::Result<u16> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("looking for a free port")?;
-    Ok(listener.local_addr()?.port())
-}
+pub use parallax_net::free_port;
 
 /// A running child.
 #[derive(Debug)]

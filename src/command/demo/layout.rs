@@ -1,6 +1,5 @@
 //! The plan of the demo mesh: its clusters, replicas, ports and directories.
 
-use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -13,7 +12,7 @@ pub const SIDECAR_HOURS: i64 = 4;
 /// The mesh's name in certificates.
 pub const TRUST_DOMAIN: &str = "demo.parallax";
 pub const REPLICA_LABEL: &str = "prometheus_replica";
-pub const REPLICAS: u32 = 2;
+const REPLICAS: u32 = 2;
 /// Clusters with their number of machines and their seed.
 const CLUSTERS: [(&str, u32, u64); 2] = [("eu-1", 3, 11), ("us-1", 4, 23)];
 
@@ -45,22 +44,21 @@ pub struct ReplicaLayout {
 impl Layout {
     /// A plan with free ports below `directory`.
     pub fn plan(directory: &Path, with_ingress: bool) -> anyhow::Result<Self> {
-        let mut ports = FreePorts::default();
         let clusters = CLUSTERS
             .iter()
             .map(|(name, instances, seed)| {
-                let observee_grpc_port = ports.take()?;
+                let observee_grpc_port = take_port()?;
                 Ok(ClusterLayout {
                     name: (*name).to_owned(),
                     instances: *instances,
                     seed: *seed,
                     replicas: (0..REPLICAS)
-                        .map(|number| Ok(ReplicaLayout { number, port: ports.take()? }))
+                        .map(|number| Ok(ReplicaLayout { number, port: take_port()? }))
                         .collect::<anyhow::Result<_>>()?,
-                    ingress_port: if with_ingress { ports.take()? } else { observee_grpc_port },
+                    ingress_port: if with_ingress { take_port()? } else { observee_grpc_port },
                     observee_grpc_port,
-                    observee_http_port: ports.take()?,
-                    exporter_port: ports.take()?,
+                    observee_http_port: take_port()?,
+                    exporter_port: take_port()?,
                 })
             })
             .collect::<anyhow::Result<_>>()?;
@@ -100,16 +98,6 @@ impl ClusterLayout {
     }
 }
 
-/// Ports that were free a moment ago; held until the plan is made, so that none is given twice.
-#[derive(Default)]
-struct FreePorts(Vec<TcpListener>);
-
-impl FreePorts {
-    fn take(&mut self) -> anyhow::Result<u16> {
-        let listener =
-            TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("looking for a free port on loopback")?;
-        let port = listener.local_addr().context("looking for a free port on loopback")?.port();
-        self.0.push(listener);
-        Ok(port)
-    }
+pub fn take_port() -> anyhow::Result<u16> {
+    parallax_net::free_port().context("looking for a free port on loopback")
 }

@@ -10,6 +10,11 @@ pub fn sum_over_time(fleet: &Fleet, metric: &str, end_ms: i64, range_ms: i64) ->
         .sum()
 }
 
+/// How many samples all series of a metric have in the window `(end - range, end]`.
+pub fn count(fleet: &Fleet, metric: &str, end_ms: i64, range_ms: i64) -> f64 {
+    series(fleet, metric).map(|series| window(fleet, &series, end_ms, range_ms).len() as f64).sum()
+}
+
 /// Sum over all series of a metric of their last sample within the lookback of five minutes.
 pub fn sum(fleet: &Fleet, metric: &str, time_ms: i64) -> f64 {
     const LOOKBACK_MS: i64 = 300_000;

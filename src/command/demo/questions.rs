@@ -11,8 +11,8 @@ const MAX_ANSWER_BYTES: usize = 16 << 20;
 /// The query behind the live table and the wait for readiness.
 pub const MACHINES_UP: &str = "count by (cluster) (up{job=\"demo\"} == 1)";
 
-/// How many series of `up` had samples in the last hour: without dedup, one per machine and replica.
-pub const SERIES_SEEN: &str = "count by (cluster) (count_over_time(up{job=\"demo\"}[1h]))";
+/// How many samples of `up` the last hour has: without dedup, those of every machine and replica.
+pub const SAMPLES_HELD: &str = "sum by (cluster) (count_over_time(up{job=\"demo\"}[1h]))";
 
 /// An answer's series by their `cluster` label, each a row of values, and its warnings.
 pub struct Answer {

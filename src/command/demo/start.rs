@@ -12,9 +12,9 @@ use serde_json::{Value, json};
 use tokio::process::Command;
 
 use super::children::Children;
-use super::layout::{ClusterLayout, Layout, REPLICA_LABEL, REPLICAS, SIDECAR_HOURS, TRUST_DOMAIN};
-use super::questions::{MACHINES_UP, Question, SERIES_SEEN, ask};
-use super::{Programs, READY_TIMEOUT, history, ingress, prometheus};
+use super::layout::{ClusterLayout, Layout, REPLICA_LABEL, SIDECAR_HOURS, TRUST_DOMAIN, take_port};
+use super::questions::{MACHINES_UP, Question, SAMPLES_HELD, ask};
+use super::{Programs, READY_TIMEOUT, history, ingress, oracle, prometheus};
 
 /// How long one question may take while the mesh is starting.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -267,11 +267,7 @@ async fn start_observer(
 /// Port 0 becomes a free one: the URL is printed before the observer could say which it took.
 fn concrete_address(address: &str) -> anyhow::Result<String> {
     match address.strip_suffix(":0") {
-        Some(host) => {
-            let listener = std::net::TcpListener::bind((host, 0))
-                .with_context(|| format!("--http-address={address}"))?;
-            Ok(listener.local_addr()?.to_string())
-        }
+        Some(host) => Ok(format!("{host}:{}", take_port()?)),
         None => Ok(address.to_owned()),
     }
 }
@@ -329,19 +325,20 @@ impl Missing {
     }
 }
 
-/// What cannot be asked for yet: a cluster's present, or some hour of some replica's history.
+/// What cannot be asked for yet: a cluster's present, or some sample of some replica's history.
 async fn missing(layout: &Layout, http: &HttpClient, history: TimeRange) -> anyhow::Result<Option<Missing>> {
     // Whether every cluster answers; a real Prometheus first scrapes five seconds after its start.
     if let Some(warning) = ask(http, &Question::instant(MACHINES_UP, now_ms(), true)).await?.warnings.first()
     {
         return Ok(Some(Missing { what: "every cluster to answer".to_owned(), detail: warning.clone() }));
     }
-    // Hour by hour and not in one range: each moment alone must be known to be held.
-    for end_ms in (history.min_ms + HOUR_MS..=history.max_ms).step_by(HOUR_MS as usize) {
-        let old = ask(http, &Question::instant(SERIES_SEEN, end_ms, false)).await?.by_cluster;
+    // Every sample is counted: the sidecars alone give some of the hour in which their part begins.
+    for end_ms in (history.min_ms - 1 + HOUR_MS..=history.max_ms).step_by(HOUR_MS as usize) {
+        let old = ask(http, &Question::instant(SAMPLES_HELD, end_ms, false)).await?.by_cluster;
         for cluster in &layout.clusters {
-            let series = f64::from(cluster.instances * REPLICAS);
-            if old.get(&cluster.name) != Some(&vec![series]) {
+            let samples: f64 =
+                cluster.fleets().map(|fleet| oracle::count(&fleet, "up", end_ms, HOUR_MS)).sum();
+            if old.get(&cluster.name) != Some(&vec![samples]) {
                 let what = format!("the history of {}", cluster.name);
                 return Ok(Some(Missing { what, detail: format!("the hour before {end_ms} ms") }));
             }
