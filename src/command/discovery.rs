@@ -164,8 +164,8 @@ impl Discovery {
                     // Two names may stand for one server: that is no mistake of anybody.
                     Some(known)
                         if dns_name(&entry).is_some()
-                            && (&known.cluster, &known.delegated) == (&config.cluster, &config.delegated) => {
-                    }
+                            && (&known.cluster, &known.delegated) == (&config.cluster, &config.delegated)
+                            && known.declared == config.declared => {}
                     Some(_) => {
                         let error = "this endpoint is given twice; its first entry is used".to_owned();
                         problems.push(Problem { source: config.name, error });
@@ -271,6 +271,7 @@ fn configured(
         foreign_labels: entry.foreign_labels,
         strict: entry.strict,
         group: entry.group,
+        declared: entry.declared(),
         revision,
         ..EndpointConfig::new(name, connection)
     }

@@ -1,6 +1,7 @@
 //! A store gateway whose bucket may not be there yet, as one cluster's may be while those of the others answer.
 //!
-//! Invariant: until the bucket opens, every call fails with the reason, and Info polls, which do not stop, try again. Once opened it stays.
+//! Invariant: until the bucket opens, every call fails with the reason, and Info polls, which do not stop, try again. Once opened it stays, until nobody holds it
+//! any more.
 
 use std::sync::Arc;
 
@@ -12,17 +13,22 @@ use parallax_storeapi::proto::thanos::{
 };
 use parallax_storeapi::{SeriesStream, Store, async_trait};
 use tokio::sync::OnceCell;
+use tokio_util::sync::DropGuard;
 use tonic::{Request, Status};
 
 pub struct LateGateway {
     config: StoreGatewayConfig,
     context: Context,
     opened: OnceCell<Arc<StoreGateway>>,
+    /// Ends what runs in the background with the last question.
+    _stop: DropGuard,
 }
 
 impl LateGateway {
     pub fn new(config: StoreGatewayConfig, context: Context) -> Self {
-        Self { config, context, opened: OnceCell::new() }
+        let shutdown = context.shutdown.child_token();
+        let stop = shutdown.clone().drop_guard();
+        Self { config, context: Context { shutdown, ..context }, opened: OnceCell::new(), _stop: stop }
     }
 
     /// Opens the bucket, if that has not succeeded before.

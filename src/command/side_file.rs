@@ -16,7 +16,7 @@ pub fn read<T: DeserializeOwned>(path: &str) -> anyhow::Result<T> {
 }
 
 /// `5m`, `1h30m`.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DurationText(pub Duration);
 
 impl<'de> Deserialize<'de> for DurationText {

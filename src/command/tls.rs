@@ -17,7 +17,7 @@ use crate::flags::Values;
 const RELOAD_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The certificate files of one side of a connection, in a configuration file.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, PartialOrd, Ord)]
 #[serde(deny_unknown_fields)]
 pub struct TlsFiles {
     pub cert: PathBuf,

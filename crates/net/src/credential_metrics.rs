@@ -2,6 +2,7 @@
 //!
 //! Read from the source at each scrape, so a swap shows at once. `name` tells the sets of one process apart; registering a name twice shows it twice.
 
+use std::sync::{Arc, Weak};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use parallax_pki::{CredentialSource, Material};
@@ -14,19 +15,42 @@ use prometheus_client::metrics::gauge::ConstGauge;
 
 /// Shows `source` in `metrics` under `name` (for example `grpc_server`). The metrics keep the source alive.
 pub fn watch_credentials(metrics: &Metrics, name: impl Into<String>, source: &CredentialSource) {
-    metrics.register_collector(Box::new(CredentialCollector { name: name.into(), source: source.clone() }));
+    let source = Watched::Kept(source.clone());
+    metrics.register_collector(Box::new(CredentialCollector { name: name.into(), source }));
+}
+
+/// The same, until the last holder of `source` lets it go: for credentials that come and go with a configuration file.
+pub fn watch_credentials_in_use(metrics: &Metrics, name: impl Into<String>, source: &Arc<CredentialSource>) {
+    let source = Watched::InUse(Arc::downgrade(source));
+    metrics.register_collector(Box::new(CredentialCollector { name: name.into(), source }));
 }
 
 #[derive(Debug)]
 struct CredentialCollector {
     name: String,
-    source: CredentialSource,
+    source: Watched,
+}
+
+#[derive(Debug)]
+enum Watched {
+    Kept(CredentialSource),
+    InUse(Weak<CredentialSource>),
+}
+
+impl Watched {
+    fn source(&self) -> Option<CredentialSource> {
+        match self {
+            Self::Kept(source) => Some(source.clone()),
+            Self::InUse(source) => source.upgrade().map(|source| CredentialSource::clone(&source)),
+        }
+    }
 }
 
 impl Collector for CredentialCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let Some(source) = self.source.source() else { return Ok(()) };
         let name = self.name.as_str();
-        let material = self.source.current();
+        let material = source.current();
         if let Some(leaf) = material.leaf() {
             let role = material.identity().map_or("", |identity| identity.role().as_str());
             let mut metric = encoder.encode_descriptor(
@@ -45,12 +69,12 @@ impl Collector for CredentialCollector {
             None,
             MetricType::Gauge,
         )?;
-        for (issuer, count) in self.source.connections_by_issuer() {
+        for (issuer, count) in source.connections_by_issuer() {
             let labels = [("name", name), ("issuer", issuer.as_str())];
             ConstGauge::new(u32::try_from(count).map_or(f64::MAX, f64::from))
                 .encode(metric.encode_family(&labels)?)?;
         }
-        let status = self.source.status();
+        let status = source.status();
         let mut metric = encoder.encode_descriptor(
             "parallax_tls_certificate_reload",
             "Sets of credentials that were taken up or refused, the first included",

@@ -29,7 +29,7 @@ pub mod tls_probe;
 
 pub use compression::Compression;
 pub use context::{Condition, Context, Readiness};
-pub use credential_metrics::watch_credentials;
+pub use credential_metrics::{watch_credentials, watch_credentials_in_use};
 pub use error::Error;
 pub use free_port::free_port;
 pub use grpc_client::{ClientTls, GrpcChannel, GrpcTarget, connect};

@@ -1,12 +1,11 @@
 //! What a querier is told when it starts. Flags and files that fill it are the binary's.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use parallax_promql::engine::EngineOptions;
 
 use crate::api::ApiOptions;
-use crate::endpoint::{EndpointConfig, EndpointOptions, EndpointSet};
+use crate::endpoint::{EndpointConfig, EndpointOptions, EndpointSets};
 use crate::proxy::ProxyConfig;
 use crate::pushdown::Distribution;
 use crate::query::QueryLimits;
@@ -19,7 +18,7 @@ pub struct QuerierConfig {
     pub endpoints: Vec<EndpointConfig>,
     /// Endpoints of local queriers among `endpoints`: not asked, but shown in `/api/v1/stores`, where a cluster that only one of
     /// them misses would otherwise hide behind a querier that is well.
-    pub beneath: Vec<Arc<EndpointSet>>,
+    pub beneath: EndpointSets,
     pub endpoint_options: EndpointOptions,
     /// Bounds of the fan-out. Its default timeout and its bytes per call are those of [`QuerierConfig::limits`].
     pub proxy: ProxyConfig,
@@ -40,7 +39,7 @@ impl Default for QuerierConfig {
         Self {
             name: "query".to_owned(),
             endpoints: Vec::new(),
-            beneath: Vec::new(),
+            beneath: EndpointSets::default(),
             endpoint_options: EndpointOptions::default(),
             proxy: ProxyConfig::default(),
             limits: QueryLimits::default(),

@@ -4,9 +4,11 @@
 //! hold) decides whether a query could have needed it, and then its absence is reported. All of them together are in `endpoint/set.rs`, polling is in
 //! `info_poll`, choosing in `store_selection`.
 
+mod declared;
 mod group;
 mod metadata;
 mod set;
+mod sets;
 mod state;
 mod unusable;
 
@@ -23,9 +25,12 @@ use parallax_storeapi::proto::thanos::info::InfoResponse;
 use parallax_storeapi::{MessageLimits, Store, StoreClient};
 use prometheus_client::metrics::counter::Counter;
 
-use group::Group;
+pub use declared::Declared;
+pub use group::Hedge;
+use group::{Choice, Group, GroupCounters};
 pub use metadata::{Metadata, TsdbInfo};
 pub use set::{EndpointSet, Problem};
+pub use sets::EndpointSets;
 pub use state::EndpointStatus;
 use state::Shared;
 use unusable::Unusable;
@@ -49,8 +54,17 @@ pub enum Connection {
     Remote(GrpcTarget),
     /// Several servers that hold the same; each call goes to the next of them.
     Group(Vec<GrpcTarget>),
+    /// Several servers that hold the same, in the order of preference.
+    Alternatives(Alternatives),
     /// An entry that cannot be used, and why: it is missing from every answer that could have needed it.
     Unusable(String),
+}
+
+/// Named servers, each reached by itself, and when one that is asked too late is not waited for alone.
+#[derive(Clone, Debug)]
+pub struct Alternatives {
+    pub members: Vec<(String, Connection)>,
+    pub hedge: Hedge,
 }
 
 impl fmt::Debug for Connection {
@@ -61,7 +75,23 @@ impl fmt::Debug for Connection {
             Self::Group(targets) => {
                 f.debug_list().entries(targets.iter().map(|target| &target.address)).finish()
             }
+            Self::Alternatives(alternatives) => {
+                f.debug_list().entries(alternatives.members.iter().map(|(name, _)| name)).finish()
+            }
             Self::Unusable(reason) => f.debug_tuple("Unusable").field(reason).finish(),
+        }
+    }
+}
+
+impl Connection {
+    /// The servers that it has to reach, but for those of groups, which come and go.
+    fn targets(&self) -> Vec<&GrpcTarget> {
+        match self {
+            Self::Remote(target) => vec![target],
+            Self::Alternatives(all) => {
+                all.members.iter().flat_map(|(_, connection)| connection.targets()).collect()
+            }
+            Self::Local(_) | Self::Group(_) | Self::Unusable(_) => Vec::new(),
         }
     }
 }
@@ -84,6 +114,8 @@ pub struct EndpointConfig {
     /// A store of finished blocks, which holds nothing until there is a first one: while it is well, to advertise no label set at all is
     /// complete, not a missing cluster.
     pub may_be_empty: bool,
+    /// What is known of its cluster beside the name.
+    pub declared: Declared,
     /// Tells how it is reached: an endpoint of the same name and revision keeps its connection when endpoints are replaced.
     pub revision: String,
     pub connection: Connection,
@@ -99,6 +131,7 @@ impl EndpointConfig {
             strict: false,
             group: false,
             may_be_empty: false,
+            declared: Declared::default(),
             revision: String::new(),
             connection,
         }
@@ -120,6 +153,19 @@ impl EndpointConfig {
     #[must_use]
     pub fn with_foreign_labels(mut self, foreign_labels: Option<ForeignLabels>) -> Self {
         self.foreign_labels = foreign_labels;
+        self
+    }
+
+    #[must_use]
+    pub fn with_declared(mut self, declared: Declared) -> Self {
+        self.declared = declared;
+        self
+    }
+
+    /// How it is reached, in words that change when that does.
+    #[must_use]
+    pub fn with_revision(mut self, revision: impl Into<String>) -> Self {
+        self.revision = revision.into();
         self
     }
 
@@ -190,6 +236,7 @@ pub struct Endpoint {
     group: bool,
     is_local: bool,
     may_be_empty: bool,
+    declared: Declared,
     revision: String,
     store: Arc<dyn Store>,
     options: Arc<EndpointOptions>,
@@ -198,32 +245,19 @@ pub struct Endpoint {
     shared: Shared,
 }
 
+/// What is counted of an endpoint.
+struct Counters {
+    foreign: ForeignCounter,
+    calls: EndpointCalls,
+    group: GroupCounters,
+}
+
 impl Endpoint {
-    fn new(
-        config: EndpointConfig,
-        options: Arc<EndpointOptions>,
-        foreign: ForeignCounter,
-        calls: EndpointCalls,
-    ) -> Result<Self, Error> {
+    fn new(config: EndpointConfig, options: Arc<EndpointOptions>, counters: Counters) -> Result<Self, Error> {
         config.check(&options)?;
         let expected = config.expected();
         let is_local = matches!(config.connection, Connection::Local(_));
-        let remote = |target: &GrpcTarget| -> Result<Arc<dyn Store>, Error> {
-            let limits = &options.message_limits;
-            let max_message_bytes = limits.frame_bytes.max(limits.info_bytes).max(limits.labels_bytes);
-            let calls = Some(calls.clone());
-            let channel = parallax_net::connect(&GrpcTarget { max_message_bytes, calls, ..target.clone() })
-                .map_err(|source| Error::Endpoint { endpoint: config.name.clone(), source })?;
-            Ok(Arc::new(StoreClient::new(channel).with_limits(options.message_limits)))
-        };
-        let store: Arc<dyn Store> = match &config.connection {
-            Connection::Local(store) => Arc::clone(store),
-            Connection::Remote(target) => remote(target)?,
-            Connection::Group(targets) => {
-                Arc::new(Group::new(targets.iter().map(remote).collect::<Result<_, _>>()?))
-            }
-            Connection::Unusable(reason) => Arc::new(Unusable::new(reason)),
-        };
+        let store = store_of(&config.name, &config.connection, &options, &counters)?;
         Ok(Self {
             name: config.name,
             cluster: config.cluster,
@@ -233,11 +267,12 @@ impl Endpoint {
             group: config.group,
             is_local,
             may_be_empty: config.may_be_empty,
+            declared: config.declared,
             revision: config.revision,
             store,
             options,
-            foreign,
-            calls,
+            foreign: counters.foreign,
+            calls: counters.calls,
             shared: Shared::default(),
         })
     }
@@ -246,8 +281,7 @@ impl Endpoint {
     fn unusable(
         config: EndpointConfig,
         options: Arc<EndpointOptions>,
-        foreign: ForeignCounter,
-        calls: EndpointCalls,
+        counters: Counters,
         reason: &str,
     ) -> Self {
         Self {
@@ -259,11 +293,12 @@ impl Endpoint {
             group: config.group,
             is_local: false,
             may_be_empty: config.may_be_empty,
+            declared: config.declared,
             revision: config.revision,
             store: Arc::new(Unusable::new(reason)),
             options,
-            foreign,
-            calls,
+            foreign: counters.foreign,
+            calls: counters.calls,
             shared: Shared::default(),
         }
     }
@@ -273,6 +308,7 @@ impl Endpoint {
         let known = (&self.revision, &self.cluster, self.strict, self.group, self.may_be_empty);
         known == (&config.revision, &config.cluster, config.strict, config.group, config.may_be_empty)
             && self.foreign_labels == config.foreign_labels
+            && self.declared == config.declared
             && self.expected == config.expected()
     }
 
@@ -343,9 +379,15 @@ impl Endpoint {
         &self.expected
     }
 
-    /// The external labels of a cluster.
+    /// What is declared of its cluster.
+    pub fn declared(&self) -> &Declared {
+        &self.declared
+    }
+
+    /// The external labels of a cluster, as far as they are declared.
     pub(crate) fn labels_of(&self, cluster: &str) -> Labels {
-        Labels::from_pairs([(self.options.cluster_label.as_str(), cluster)])
+        let own = Labels::from_pairs([(self.options.cluster_label.as_str(), cluster)]);
+        self.declared.labels.overlaid_with(&own)
     }
 
     /// Those of the expected clusters that it did not advertise last: none if it holds nothing yet and may.
@@ -444,14 +486,55 @@ impl Endpoint {
             cluster: self.cluster.clone(),
             strict: self.strict,
             group: self.group,
+            declared: self.declared.clone(),
             healthy: state.is_healthy(),
             last_check: state.last_check,
-            last_error: state.last_error.clone().or_else(|| known.and_then(|known| known.foreign.clone())),
+            last_error: state
+                .last_error
+                .clone()
+                .or_else(|| known.and_then(|known| known.foreign.clone()))
+                .or_else(|| known.and_then(|known| self.declared.contradiction(&known.label_sets))),
             label_sets: known.map(|known| known.label_sets.clone()).unwrap_or_default(),
             range: known.map_or(TimeRange::ALL, |known| known.range),
             shipping: state.shipping.as_ref().map(|heard| heard.now(Instant::now())).unwrap_or_default(),
         }
     }
+}
+
+/// What answers for a connection of the endpoint `name`.
+fn store_of(
+    name: &str,
+    connection: &Connection,
+    options: &EndpointOptions,
+    counters: &Counters,
+) -> Result<Arc<dyn Store>, Error> {
+    let remote = |target: &GrpcTarget| -> Result<Arc<dyn Store>, Error> {
+        let limits = &options.message_limits;
+        let max_message_bytes = limits.frame_bytes.max(limits.info_bytes).max(limits.labels_bytes);
+        let calls = Some(counters.calls.clone());
+        let channel = parallax_net::connect(&GrpcTarget { max_message_bytes, calls, ..target.clone() })
+            .map_err(|source| Error::Endpoint { endpoint: name.to_owned(), source })?;
+        Ok(Arc::new(StoreClient::new(channel).with_limits(options.message_limits)))
+    };
+    let group = |members, choice| -> Arc<dyn Store> {
+        Arc::new(Group::new(name, members, choice, counters.group.clone()))
+    };
+    Ok(match connection {
+        Connection::Local(store) => Arc::clone(store),
+        Connection::Remote(target) => remote(target)?,
+        Connection::Group(targets) => {
+            let member = |target: &GrpcTarget| Ok((target.address.clone(), remote(target)?));
+            group(targets.iter().map(member).collect::<Result<_, Error>>()?, Choice::Rotate)
+        }
+        Connection::Alternatives(alternatives) => {
+            let member = |(member, connection): &(String, Connection)| {
+                Ok((member.clone(), store_of(name, connection, options, counters)?))
+            };
+            let members = alternatives.members.iter().map(member).collect::<Result<_, Error>>()?;
+            group(members, Choice::Prefer(alternatives.hedge))
+        }
+        Connection::Unusable(reason) => Arc::new(Unusable::new(reason)),
+    })
 }
 
 impl fmt::Debug for Endpoint {

@@ -28,7 +28,8 @@ pub use claim::{Claim, ForeignLabels, delegation_defect};
 pub use config::QuerierConfig;
 pub use coverage::{Coverage, CoverageLog, Gap, GapKind, Part, State};
 pub use endpoint::{
-    Connection, Endpoint, EndpointConfig, EndpointOptions, EndpointSet, EndpointStatus, Problem,
+    Alternatives, Connection, Declared, Endpoint, EndpointConfig, EndpointOptions, EndpointSet, EndpointSets,
+    EndpointStatus, Hedge, Problem,
 };
 pub use error::Error;
 pub use proxy::{Proxy, ProxyConfig, SideLimits};

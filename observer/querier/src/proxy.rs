@@ -15,14 +15,15 @@ mod info;
 mod label_calls;
 mod look_ahead;
 mod open;
+mod patience;
 mod pump;
 mod query_call;
 mod series;
 mod side;
 mod side_calls;
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use parallax_model::{Labels, Matcher, TimeRange};
@@ -46,6 +47,7 @@ use crate::endpoint::{Endpoint, EndpointSet};
 use crate::received::{ReceivedCounter, ReceivedLog};
 use crate::select::{Among, Budget, Interest};
 use crate::store_selection::{Selection, select};
+use patience::Patience;
 
 pub(crate) use look_ahead::Ahead;
 pub use side_calls::SideLimits;
@@ -169,6 +171,7 @@ impl Proxy {
         if let Some(among) = &call.among {
             selection.ask.retain(|selected| among.has(selected.endpoint.name()));
             selection.gaps.retain(|gap| among.has(&gap.endpoint));
+            selection.required.retain(|endpoint| among.has(endpoint));
         }
         self.admit(call, selection)
     }
@@ -180,8 +183,9 @@ impl Proxy {
         for gap in &selection.gaps {
             self.count(call, gap);
         }
-        match selection.gaps.first() {
-            Some(gap) if call.abort => Err(aborted(gap)),
+        match (selection.gaps.first(), selection.fatal()) {
+            (Some(gap), _) if call.abort => Err(aborted(gap)),
+            (_, Some(gap)) => Err(aborted(&without_exception(gap.clone()))),
             _ => Ok(selection),
         }
     }
@@ -196,6 +200,10 @@ struct Call {
     /// Longest silence of an endpoint, for this call.
     silence: Option<Duration>,
     store_matchers: Vec<Vec<Matcher>>,
+    /// Whether it reads what some endpoint did not evaluate, so that part of that endpoint's budget is spent.
+    is_rest: bool,
+    /// The gap of a required endpoint, if there is one.
+    fatal: OnceLock<Gap>,
     /// For every endpoint.
     metadata: MetadataMap,
     /// Of the query, or of this call alone if it came from elsewhere.
@@ -222,14 +230,15 @@ impl Call {
         }
         let borne = silence_borne_by(request.metadata());
         let silence = [borne, config.response_timeout].into_iter().flatten().min();
-        if let Some(silence) = silence {
-            let silence_ms = u64::try_from(silence.as_millis()).unwrap_or(u64::MAX);
-            metadata.insert(SILENCE_HEADER, silence_ms.into());
-        }
+        let among = request.extensions().get::<Among>().cloned();
+        let is_rest =
+            matches!(among, Some(Among::Only(_))) || request.extensions().get::<ReadsTheRest>().is_some();
         Self {
             abort: disabled || strategy == i32::from(PartialResponseStrategy::Abort),
             endpoint_deadline: deadline.checked_sub(reserve).unwrap_or(deadline),
             silence,
+            is_rest,
+            fatal: OnceLock::new(),
             store_matchers: request
                 .extensions()
                 .get::<crate::select::StoreMatchers>()
@@ -242,25 +251,51 @@ impl Call {
                 .cloned()
                 .unwrap_or_else(|| Budget::new(config.max_held_bytes)),
             interest: request.extensions().get::<Interest>().cloned().unwrap_or_else(Interest::always),
-            among: request.extensions().get::<Among>().cloned(),
+            among,
             received: request.extensions().get::<ReceivedLog>().cloned(),
             coverage: request.extensions().get::<CoverageEntry>().cloned(),
         }
     }
 
-    /// When silence that begins now is too long.
-    fn silence_ends(&self) -> Instant {
-        self.silence
-            .and_then(|silence| Instant::now().checked_add(silence))
-            .map_or(self.endpoint_deadline, |ends| ends.min(self.endpoint_deadline))
+    /// Whether anything that `endpoint` leaves out fails the call.
+    fn is_strict(&self, endpoint: &Endpoint) -> bool {
+        self.abort || endpoint.declared().required
     }
 
-    /// A request to an endpoint.
-    fn outgoing<T>(&self, message: T) -> Request<T> {
-        let mut request = with_deadline(message, Some(self.endpoint_deadline));
+    /// `gap` of `endpoint`, which fails the call if it is required.
+    fn left_by(&self, endpoint: &Endpoint, gap: Gap) -> Gap {
+        if !endpoint.declared().required {
+            return gap;
+        }
+        let gap = without_exception(gap);
+        // The first one is told.
+        let _ = self.fatal.set(gap.clone());
+        gap
+    }
+
+    /// What fails the call, now that there is `gap`.
+    fn failure(&self, gap: &Gap) -> Option<Status> {
+        if self.abort { Some(aborted(gap)) } else { self.fatal.get().map(aborted) }
+    }
+
+    /// A request for frames to an endpoint. Its budget is no deadline of theirs: how fast they are read is not up to it.
+    fn outgoing<T>(&self, endpoint: &Endpoint, message: T) -> Request<T> {
+        self.outgoing_by(endpoint, message, self.endpoint_deadline)
+    }
+
+    /// A request for one answer.
+    fn outgoing_once<T>(&self, endpoint: &Endpoint, message: T) -> Request<T> {
+        self.outgoing_by(endpoint, message, Patience::new(self, endpoint).ends_at_the_latest())
+    }
+
+    fn outgoing_by<T>(&self, endpoint: &Endpoint, message: T, deadline: Instant) -> Request<T> {
+        let mut request = with_deadline(message, Some(deadline));
         // A querier in this process shares it.
         request.extensions_mut().insert(Arc::clone(&self.budget));
         request.extensions_mut().insert(self.interest.clone());
+        if self.is_rest {
+            request.extensions_mut().insert(ReadsTheRest);
+        }
         if let Some(received) = &self.received {
             request.extensions_mut().insert(received.clone());
         }
@@ -269,8 +304,25 @@ impl Call {
                 request.metadata_mut().insert(key.clone(), value.clone());
             }
         }
+        if let Some(silence) = Patience::new(self, endpoint).silence() {
+            let silence_ms = u64::try_from(silence.as_millis()).unwrap_or(u64::MAX);
+            request.metadata_mut().insert(SILENCE_HEADER, silence_ms.into());
+        }
         request
     }
+}
+
+/// A request extension: see [`Call::is_rest`]. It never travels.
+#[derive(Clone, Copy, Debug)]
+struct ReadsTheRest;
+
+/// The gap of a required endpoint.
+fn without_exception(mut gap: Gap) -> Gap {
+    // A querier of this process may have said so already.
+    if !gap.reason.ends_with(REQUIRED) {
+        gap.reason.push_str(REQUIRED);
+    }
+    gap
 }
 
 /// How long the caller bears silence from here, less what the way up takes.
@@ -280,13 +332,15 @@ fn silence_borne_by(metadata: &MetadataMap) -> Option<Duration> {
     Some(borne - borne / SILENCE_SHARE)
 }
 
+/// What is added to the reason of a gap that fails a call which allows others.
+const REQUIRED: &str = " (this cluster is required: without it there is no answer)";
+
 /// The gap that an endpoint leaves which was silent for `silence`. A real hang is recorded, so that the next query does not wait for it too;
 /// that a caller was in a hurry proves nothing.
-fn late(endpoint: &Endpoint, config: &ProxyConfig, silence: Duration, frames: u64) -> Gap {
-    let reason = format!("nothing came for {:.1} s, after {frames} frames", silence.as_secs_f64());
+fn late(endpoint: &Endpoint, config: &ProxyConfig, silence: Duration, reason: String) -> Gap {
     // A caller that bears just as much silence as this proxy leaves it a little less.
-    let hung_after =
-        config.response_timeout.map_or(config.hung_after, |own| config.hung_after.min(own * 3 / 4));
+    let own = [config.response_timeout, endpoint.declared().budget].into_iter().flatten();
+    let hung_after = own.fold(config.hung_after, |least, own| least.min(own * 3 / 4));
     if silence >= hung_after {
         endpoint.hung(&reason);
     }

@@ -25,7 +25,7 @@ use crate::Error;
 use crate::api::{self, ApiOptions, StoreList, StoreStatus};
 use crate::config::QuerierConfig;
 use crate::coverage::{CoverageBook, SAMPLE_INTERVAL, WithCoverageSeries};
-use crate::endpoint::EndpointSet;
+use crate::endpoint::{EndpointSet, EndpointSets};
 use crate::proxy::Proxy;
 use crate::pushdown::Distributor;
 use crate::query::QueryRunner;
@@ -34,8 +34,7 @@ use crate::stop::Stop;
 
 /// A running querier. Its background tasks end with the context's shutdown.
 pub struct Querier {
-    endpoints: Arc<EndpointSet>,
-    beneath: Vec<Arc<EndpointSet>>,
+    sets: Sets,
     proxy: Proxy,
     runner: Arc<QueryRunner>,
     api: ApiOptions,
@@ -70,39 +69,29 @@ impl Querier {
             .with_distributor(distributor)
             .with_blame(Arc::new(proxy.clone()))
             .with_book(book.clone());
-        let sets: Vec<Arc<EndpointSet>> =
-            std::iter::once(endpoints.clone()).chain(config.beneath.iter().cloned()).collect();
+        let sets = Sets { endpoints, beneath: config.beneath };
         tokio::spawn(context.shutdown.clone().run_until_cancelled_owned(take_samples(book, sets.clone())));
         let stop = Stop::new(context.shutdown.clone(), config.stop_grace);
+        let first = sets.clone();
         tokio::spawn(context.shutdown.run_until_cancelled_owned(async move {
-            for set in sets {
-                set.polled_once().await;
-            }
+            first.polled_once().await;
             condition.ready();
         }));
-        Ok(Arc::new(Self {
-            endpoints,
-            beneath: config.beneath,
-            proxy,
-            runner: Arc::new(runner),
-            api: config.api,
-            stop,
-        }))
+        Ok(Arc::new(Self { sets, proxy, runner: Arc::new(runner), api: config.api, stop }))
     }
 
     /// The Prometheus HTTP API.
     pub fn router(&self) -> Router {
-        let sets = std::iter::once(self.endpoints.clone()).chain(self.beneath.iter().cloned());
         let stop = self.stop.clone();
         let bounded = from_fn(move |request: axum::extract::Request, next: Next| {
             let stop = stop.clone();
             async move { stop.bound(next.run(request)).await.unwrap_or_else(api::stopping) }
         });
-        api::router(self.runner.clone(), Endpoints(sets.collect()), self.api.clone()).layer(bounded)
+        api::router(self.runner.clone(), self.sets.clone(), self.api.clone()).layer(bounded)
     }
 
     pub fn endpoints(&self) -> &Arc<EndpointSet> {
-        &self.endpoints
+        &self.sets.endpoints
     }
 
     pub fn runner(&self) -> &Arc<QueryRunner> {
@@ -111,28 +100,43 @@ impl Querier {
 }
 
 /// Takes samples of how well the clusters are, again and again.
-async fn take_samples(book: Arc<CoverageBook>, sets: Vec<Arc<EndpointSet>>) {
-    for set in &sets {
-        set.polled_once().await;
-    }
+async fn take_samples(book: Arc<CoverageBook>, sets: Sets) {
+    sets.polled_once().await;
     let mut ticks = tokio::time::interval(SAMPLE_INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     loop {
         ticks.tick().await;
-        book.sample(jiff::Timestamp::now().as_millisecond(), &sets);
+        book.sample(jiff::Timestamp::now().as_millisecond(), &sets.all());
     }
 }
 
 /// The endpoints as the API shows them: those that are asked, and those beneath local queriers among them.
-struct Endpoints(Vec<Arc<EndpointSet>>);
+#[derive(Clone)]
+struct Sets {
+    endpoints: Arc<EndpointSet>,
+    beneath: EndpointSets,
+}
 
-impl StoreList for Endpoints {
+impl Sets {
+    /// Those that there are now.
+    fn all(&self) -> Vec<Arc<EndpointSet>> {
+        std::iter::once(self.endpoints.clone()).chain(self.beneath.all().iter().cloned()).collect()
+    }
+
+    async fn polled_once(&self) {
+        for set in self.all() {
+            set.polled_once().await;
+        }
+    }
+}
+
+impl StoreList for Sets {
     fn stores(&self) -> Vec<StoreStatus> {
-        self.0.iter().flat_map(|set| set.stores()).collect()
+        self.all().iter().flat_map(|set| set.stores()).collect()
     }
 
     fn missing_clusters(&self) -> Vec<String> {
-        let all: BTreeSet<String> = self.0.iter().flat_map(|set| set.missing_clusters()).collect();
+        let all: BTreeSet<String> = self.all().iter().flat_map(|set| set.missing_clusters()).collect();
         all.into_iter().collect()
     }
 }

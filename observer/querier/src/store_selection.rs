@@ -4,6 +4,7 @@
 //! have been, by what it last said or by the cluster it is expected to hold, is a gap. The time of one that fails grows with its silence: it
 //! would have gone on to hold what came since.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -26,6 +27,15 @@ const ADDRESS_LABEL: &str = "__address__";
 pub struct Selection {
     pub ask: Vec<Selected>,
     pub gaps: Vec<Gap>,
+    /// Names of the endpoints that left a gap and are required.
+    pub required: BTreeSet<String>,
+}
+
+impl Selection {
+    /// A gap that fails the question, whatever is allowed.
+    pub fn fatal(&self) -> Option<&Gap> {
+        self.gaps.iter().find(|gap| self.required.contains(&gap.endpoint))
+    }
 }
 
 /// An endpoint to ask, with what it said when it was selected.
@@ -74,6 +84,12 @@ impl Question<'_> {
         }
     }
 
+    /// Whether what is declared of the endpoint's cluster leaves room for it.
+    fn may_concern(&self, endpoint: &Endpoint, known: &Metadata) -> bool {
+        let declared = endpoint.declared();
+        declared.labels.is_empty() || self.may_match(&declared.complete(&known.label_sets))
+    }
+
     fn is_covered_by(&self, known: &Metadata, silence: Duration) -> bool {
         let held = match self.side {
             None => known.range,
@@ -114,42 +130,52 @@ pub fn choose(set: &EndpointSet, question: &Question<'_>, store_matchers: &Store
     let mut selection = Selection::default();
     for endpoint in set.endpoints().iter() {
         endpoint.refresh_if_local();
-        let metadata = endpoint.metadata();
-        if !is_wanted(endpoint, metadata.as_deref(), store_matchers) {
+        if !is_wanted(endpoint, endpoint.metadata().as_deref(), store_matchers) {
             continue;
         }
-        let relevant = match &metadata {
-            Some(known) => {
-                !known.is_all_foreign()
-                    && question.is_answered_by(known)
-                    && question.is_covered_by(known, endpoint.silent_for(now))
-            }
-            // Nothing is known: only the expected clusters can rule it out.
-            None => endpoint.expected().is_empty() || !question.wanted(endpoint).is_empty(),
-        };
-        if let Some(reason) = refused(endpoint, metadata.as_deref(), question) {
-            selection.gaps.extend(gaps(endpoint, question, &[], GapKind::Refused, &reason));
-            continue;
-        }
-        // Who offers no rules does not miss those of the expected cluster.
-        let could =
-            metadata.as_ref().is_some_and(|known| question.side.is_none() || question.is_answered_by(known));
-        let missed = if could { question.missed(endpoint) } else { Vec::new() };
-        for cluster in &missed {
-            let reason = absent_reason(endpoint);
-            selection.gaps.push(endpoint.gap_of((*cluster).to_owned(), GapKind::Missing, reason));
-        }
-        if !relevant {
-            continue;
-        }
-        match endpoint.why_not_now(now) {
-            Some((kind, reason)) => {
-                selection.gaps.extend(gaps(endpoint, question, &missed, kind, &reason));
-            }
-            None => selection.ask.push(Selected { endpoint: Arc::clone(endpoint), metadata }),
+        let gaps_before = selection.gaps.len();
+        consider(endpoint, question, now, &mut selection);
+        if endpoint.declared().required && selection.gaps.len() > gaps_before {
+            selection.required.insert(endpoint.name().to_owned());
         }
     }
     selection
+}
+
+/// Adds what `question` has to do with one endpoint.
+fn consider(endpoint: &Arc<Endpoint>, question: &Question<'_>, now: Instant, selection: &mut Selection) {
+    let metadata = endpoint.metadata();
+    let relevant = match &metadata {
+        Some(known) => {
+            !known.is_all_foreign()
+                && question.is_answered_by(known)
+                && question.is_covered_by(known, endpoint.silent_for(now))
+                && question.may_concern(endpoint, known)
+        }
+        // Nothing is known: only the expected clusters can rule it out.
+        None => endpoint.expected().is_empty() || !question.wanted(endpoint).is_empty(),
+    };
+    if let Some(reason) = refused(endpoint, metadata.as_deref(), question) {
+        selection.gaps.extend(gaps(endpoint, question, &[], GapKind::Refused, &reason));
+        return;
+    }
+    // Who offers no rules does not miss those of the expected cluster.
+    let could =
+        metadata.as_ref().is_some_and(|known| question.side.is_none() || question.is_answered_by(known));
+    let missed = if could { question.missed(endpoint) } else { Vec::new() };
+    for cluster in &missed {
+        let reason = absent_reason(endpoint);
+        selection.gaps.push(endpoint.gap_of((*cluster).to_owned(), GapKind::Missing, reason));
+    }
+    if !relevant {
+        return;
+    }
+    match endpoint.why_not_now(now) {
+        Some((kind, reason)) => {
+            selection.gaps.extend(gaps(endpoint, question, &missed, kind, &reason));
+        }
+        None => selection.ask.push(Selected { endpoint: Arc::clone(endpoint), metadata }),
+    }
 }
 
 /// What is missing of an endpoint that is not asked, but for the clusters that are `told` already: each of its expected clusters that is wanted, or whatever it

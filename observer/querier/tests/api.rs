@@ -15,6 +15,7 @@ use fake_store::{FakeStore, Frame, frame, series, warning};
 use http::{HeaderMap, Method, Request, StatusCode, header};
 use parallax_model::{Labels, TimeRange};
 use parallax_promql::engine::{EngineOptions, StatsOptions};
+use parallax_querier::Declared;
 use parallax_querier::api::{ApiOptions, StoreList, StoreStatus, router};
 use parallax_querier::query::{QueryLimits, QueryRunner};
 use parallax_storeapi::proto::thanos::LabelNamesResponse;
@@ -34,6 +35,7 @@ impl StoreList for TwoStores {
             label_sets: vec![Labels::from_pairs([("cluster", "eu-1")])],
             range: TimeRange::new(1, i64::MAX),
             shipping: Vec::new(),
+            declared: Declared::default(),
         };
         let never = StoreStatus {
             name: "store:10901".to_owned(),
@@ -43,6 +45,7 @@ impl StoreList for TwoStores {
             label_sets: Vec::new(),
             range: TimeRange::new(i64::MIN, i64::MAX),
             shipping: Vec::new(),
+            declared: Declared::default(),
         };
         vec![sidecar, never]
     }

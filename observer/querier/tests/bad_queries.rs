@@ -13,6 +13,7 @@ use http::{Method, Request, StatusCode, header};
 use parallax_model::{Labels, TimeRange};
 use parallax_promql::engine::EngineOptions;
 use parallax_promql::parse::ParserOptions;
+use parallax_querier::Declared;
 use parallax_querier::api::{ApiOptions, StoreList, StoreStatus, router};
 use parallax_querier::query::{QueryLimits, QueryRunner};
 use parallax_telemetry::Metrics;
@@ -33,6 +34,7 @@ impl StoreList for OneStore {
             label_sets: vec![Labels::empty()],
             range: TimeRange::new(0, i64::MAX),
             shipping: Vec::new(),
+            declared: Declared::default(),
         }]
     }
 

@@ -1,12 +1,17 @@
-//! The entries of `--endpoint.sd-config`: Thanos' YAML, with `cluster`, `delegated`, `identity`, `authority` and `foreign_labels` beside it.
+//! The entries of `--endpoint.sd-config`: Thanos' YAML, with `cluster`, `delegated`, `identity`, `authority`, `foreign_labels`, `region`, `labels`,
+//! `budget` and `required` beside it.
 //!
 //! A file that is no such YAML is an error as a whole. An entry that is wrong is kept with the reason: it becomes an endpoint that is down and says why.
 //! Source of the format: the Thanos documentation of `endpoint.sd-config`.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use parallax_querier::{ForeignLabels, delegation_defect};
+use parallax_model::Labels;
+use parallax_querier::{Declared, ForeignLabels, delegation_defect};
 use serde::Deserialize;
+
+use crate::command::side_file::DurationText;
 
 /// Most bytes of a file.
 pub const MAX_FILE_BYTES: u64 = 16 << 20;
@@ -39,6 +44,14 @@ pub struct EndpointEntry {
     pub identity: Option<String>,
     /// What becomes of labels by which it claims to be another cluster: `drop`, `inject` or `refuse`; else as for all endpoints.
     pub foreign_labels: Option<ForeignLabels>,
+    /// Where it is, for people: shown in `/api/v1/stores`.
+    pub region: Option<String>,
+    /// Labels that all its series carry: a query that contradicts them does not concern it.
+    pub labels: BTreeMap<String, String>,
+    /// Longest time that one call waits for it, however long the query may take.
+    pub budget: Option<DurationText>,
+    /// Whether an answer that lacks any of it is an error, even where partial answers are allowed.
+    pub required: bool,
 }
 
 /// How to speak to an endpoint.
@@ -83,6 +96,16 @@ impl EndpointEntry {
         self.address.split_once('+').is_some_and(|(scheme, _)| scheme.starts_with("dns"))
     }
 
+    pub fn declared(&self) -> Declared {
+        let pairs = self.labels.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        Declared {
+            region: self.region.clone(),
+            labels: Labels::from_pairs(pairs),
+            budget: self.budget.map(|budget| budget.0),
+            required: self.required,
+        }
+    }
+
     /// What makes the entry unusable, whatever the world is like.
     pub fn defect(&self) -> Option<String> {
         if self.address.is_empty() {
@@ -107,6 +130,13 @@ impl EndpointEntry {
             if defect.is_some() {
                 return defect;
             }
+        }
+        if let Some((name, _)) = self.labels.iter().find(|(name, value)| name.is_empty() || value.is_empty())
+        {
+            return Some(format!("labels: {name:?} needs a name and a value"));
+        }
+        if self.budget.is_some_and(|budget| budget.0.is_zero()) {
+            return Some("budget is 0: there would be no time to answer".to_owned());
         }
         if !self.service_config.is_empty() && !self.group {
             return Some("service_config is for groups only".to_owned());
@@ -137,6 +167,10 @@ endpoints:
     delegated: [eu-1, eu-2]
     identity: spiffe://mesh.example/observee/eu-1
     foreign_labels: refuse
+    region: europe
+    labels: {env: prod}
+    budget: 1500ms
+    required: true
   - address: dns+us.example:10901
     client_config:
       tls_config:
@@ -159,6 +193,11 @@ endpoints:
         assert_eq!(eu.delegated.as_deref().unwrap(), ["eu-1", "eu-2"]);
         assert_eq!((eu.foreign_labels, us.foreign_labels), (Some(ForeignLabels::Refuse), None));
         assert_eq!(eu.identity.as_deref(), Some("spiffe://mesh.example/observee/eu-1"));
+        let declared = eu.declared();
+        assert_eq!((declared.region.as_deref(), declared.required), (Some("europe"), true));
+        assert_eq!(declared.labels.value_of("env"), "prod");
+        assert_eq!(declared.budget, Some(std::time::Duration::from_millis(1500)));
+        assert!(us.declared().is_empty());
         let config = us.client_config.as_ref().unwrap();
         assert!(us.is_dns() && config.tls_config.as_ref().unwrap().is_enabled());
         assert_eq!(config.tls_config.as_ref().unwrap().min_version.as_deref(), Some("1.2"));
@@ -190,6 +229,8 @@ endpoints:
             defect("endpoints: [{address: a:1, cluster: eu, delegated: [a, b], foreign_labels: inject}]")
                 .contains("drop or refuse")
         );
+        assert!(defect("endpoints: [{address: a:1, labels: {env: ''}}]").contains("env"));
+        assert!(defect("endpoints: [{address: a:1, budget: 0s}]").contains("budget"));
         assert!(defect("endpoints: [{address: a:1, service_config: x}]").contains("groups"));
         assert!(defect("endpoints: [{address: a:1, client_config: {compression: lz4}}]").contains("lz4"));
     }

@@ -2,6 +2,7 @@
 
 use parallax_model::{Labels, TimeRange};
 
+use crate::endpoint::Declared;
 use crate::shipping::Shipping;
 
 /// One endpoint.
@@ -17,6 +18,8 @@ pub struct StoreStatus {
     pub range: TimeRange,
     /// How far the shipping of blocks is behind there; empty if it does not say.
     pub shipping: Vec<Shipping>,
+    /// What is declared of its cluster; nothing for most.
+    pub declared: Declared,
 }
 
 /// The endpoints of a querier, now.

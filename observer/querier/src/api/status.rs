@@ -9,6 +9,7 @@ use super::Api;
 use super::endpoints::StoreStatus;
 use super::json::{write_labels, write_list, write_string, write_strings};
 use super::respond::{Finished, Success};
+use crate::endpoint::Declared;
 use crate::shipping::Shipping;
 
 /// Thanos' shape, endpoints under what they are; beside it `missingClusters`, the expected ones that nothing serves.
@@ -62,7 +63,27 @@ fn write_store(data: &mut Vec<u8>, store: &StoreStatus) {
         data.extend_from_slice(b",\"shipping\":");
         write_list(data, &store.shipping, write_shipping);
     }
+    write_declared(data, &store.declared);
     data.push(b'}');
+}
+
+/// Nothing where nothing is declared, as in Thanos.
+fn write_declared(data: &mut Vec<u8>, declared: &Declared) {
+    if declared.is_empty() {
+        return;
+    }
+    if let Some(region) = &declared.region {
+        data.extend_from_slice(b",\"region\":");
+        write_string(data, region);
+    }
+    if !declared.labels.is_empty() {
+        data.extend_from_slice(b",\"declaredLabels\":");
+        write_labels(data, &declared.labels);
+    }
+    if let Some(budget) = declared.budget {
+        data.extend_from_slice(format!(",\"budgetSeconds\":{:.3}", budget.as_secs_f64()).as_bytes());
+    }
+    data.extend_from_slice(format!(",\"required\":{}", declared.required).as_bytes());
 }
 
 fn write_shipping(data: &mut Vec<u8>, shipping: &Shipping) {

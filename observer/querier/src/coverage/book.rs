@@ -60,6 +60,8 @@ struct Record {
     /// Answers since the last sample, and those of them that had all of the cluster.
     answers: u64,
     complete: u64,
+    /// Whether an endpoint had it at the last sample: one that is configured no longer is not down.
+    was_configured: bool,
     samples: VecDeque<Sample>,
 }
 
@@ -112,6 +114,12 @@ impl CoverageBook {
             }
         }
         for (cluster, record) in &mut *records {
+            let is_configured = now.contains_key(cluster);
+            let is_gone = record.was_configured && !is_configured && record.answers == 0;
+            record.was_configured |= is_configured;
+            if is_gone {
+                continue;
+            }
             // One that only answers named is as well as they say.
             let (well, all) = now.get(cluster).copied().unwrap_or((record.complete.min(1), 1));
             let share = |part: u64, whole: u64| part as f64 / whole.max(1) as f64;

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
 
 use parallax_model::TimeRange;
 use parallax_net::ClientCalls;
@@ -16,7 +17,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
-    Connection, Endpoint, EndpointConfig, EndpointOptions, EndpointStatus, ForeignCounter, MAX_ENDPOINTS,
+    Connection, Counters, Declared, Endpoint, EndpointConfig, EndpointOptions, EndpointStatus,
+    ForeignCounter, GroupCounters, MAX_ENDPOINTS,
 };
 use crate::Error;
 use crate::api::{StoreList, StoreStatus};
@@ -47,6 +49,7 @@ pub struct EndpointSet {
     foreign: Family<EndpointLabel, ForeignCounter>,
     problems: Gauge,
     calls: ClientCalls,
+    group: GroupCounters,
     /// Ends all polls with the set.
     shutdown: CancellationToken,
     _stop: DropGuard,
@@ -58,6 +61,14 @@ struct Current {
     /// Ends the polls of the endpoint at the same place.
     polls: Vec<CancellationToken>,
     problems: Vec<Problem>,
+    /// Entries of which no endpoint could be made.
+    unusable: usize,
+}
+
+/// Endpoints that are polled already and not asked yet.
+struct Prepared {
+    current: Current,
+    names: BTreeSet<String>,
 }
 
 impl EndpointSet {
@@ -71,6 +82,28 @@ impl EndpointSet {
         metrics: &Metrics,
         shutdown: CancellationToken,
     ) -> Result<Arc<Self>, Error> {
+        let set = Self::empty(options, metrics, shutdown);
+        if configs.len() > MAX_ENDPOINTS {
+            return Err(Error::TooManyEndpoints { count: configs.len(), limit: MAX_ENDPOINTS });
+        }
+        let mut names = BTreeSet::new();
+        for config in &configs {
+            if !names.insert(config.name.as_str()) {
+                return Err(Error::DuplicateEndpoint { endpoint: config.name.clone() });
+            }
+            config.check(&set.options)?;
+            // A target that is none is an error here, and an endpoint that cannot be used later.
+            for target in config.connection.targets() {
+                parallax_net::connect(target)
+                    .map_err(|source| Error::Endpoint { endpoint: config.name.clone(), source })?;
+            }
+        }
+        set.replace(configs, Vec::new());
+        Ok(set)
+    }
+
+    /// Without endpoints yet.
+    pub fn empty(options: EndpointOptions, metrics: &Metrics, shutdown: CancellationToken) -> Arc<Self> {
         let shutdown = shutdown.child_token();
         let foreign = metrics.register(
             "parallax_querier_foreign_labels",
@@ -82,7 +115,7 @@ impl EndpointSet {
             "Entries, files and names of endpoints that cannot be used now",
             Gauge::default(),
         );
-        let set = Self {
+        Arc::new(Self {
             current: RwLock::default(),
             replacing: Mutex::default(),
             poll: Poll::new(&options, metrics),
@@ -90,31 +123,49 @@ impl EndpointSet {
             foreign,
             problems,
             calls: ClientCalls::register(metrics, METHODS),
+            group: GroupCounters::register(metrics),
             _stop: shutdown.clone().drop_guard(),
             shutdown,
-        };
-        if configs.len() > MAX_ENDPOINTS {
-            return Err(Error::TooManyEndpoints { count: configs.len(), limit: MAX_ENDPOINTS });
-        }
-        let mut names = BTreeSet::new();
-        for config in &configs {
-            if !names.insert(config.name.as_str()) {
-                return Err(Error::DuplicateEndpoint { endpoint: config.name.clone() });
-            }
-            config.check(&set.options)?;
-            // A target that is none is an error here, and an endpoint that cannot be used later.
-            if let Connection::Remote(target) = &config.connection {
-                parallax_net::connect(target)
-                    .map_err(|source| Error::Endpoint { endpoint: config.name.clone(), source })?;
-            }
-        }
-        set.replace(configs, Vec::new());
-        Ok(Arc::new(set))
+        })
     }
 
     /// Puts these endpoints in the place of those that there are. What cannot be used is an endpoint that is down and says why.
-    pub fn replace(&self, configs: Vec<EndpointConfig>, mut problems: Vec<Problem>) {
+    pub fn replace(&self, configs: Vec<EndpointConfig>, problems: Vec<Problem>) {
         let _one_at_a_time = self.replacing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.commit(self.prepare(configs, problems));
+    }
+
+    /// The same, once the new ones were polled or `patience` is over: until then, those that there are go on to answer. Whoever replaces endpoints this way has to
+    /// be the only one who does.
+    pub async fn replace_when_polled(
+        &self,
+        configs: Vec<EndpointConfig>,
+        problems: Vec<Problem>,
+        patience: Duration,
+    ) {
+        let prepared = {
+            let _one_at_a_time = self.replacing.lock().unwrap_or_else(PoisonError::into_inner);
+            self.prepare(configs, problems)
+        };
+        let polled = async {
+            for endpoint in &prepared.current.endpoints[..] {
+                endpoint.shared.polled_once().await;
+            }
+        };
+        // Those that do not answer are missing after this as before.
+        let _ = tokio::time::timeout(patience, polled).await;
+        let _one_at_a_time = self.replacing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.commit(prepared);
+    }
+
+    /// What is wrong with where the endpoints come from, while they stay as they are.
+    pub fn report(&self, problems: Vec<Problem>) {
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        current.problems = problems;
+        self.count_problems(&current);
+    }
+
+    fn prepare(&self, configs: Vec<EndpointConfig>, mut problems: Vec<Problem>) -> Prepared {
         let before = self.endpoints();
         let mut names = BTreeSet::new();
         let (mut endpoints, mut polls) = (Vec::with_capacity(configs.len()), Vec::new());
@@ -151,21 +202,35 @@ impl EndpointSet {
                 }
             }
         }
-        let count = problems.len().saturating_add(unusable);
-        self.problems.set(i64::try_from(count).unwrap_or(i64::MAX));
-        let endpoints: Arc<[Arc<Endpoint>]> = endpoints.into();
-        let after = Current { endpoints: Arc::clone(&endpoints), polls, problems };
+        Prepared { current: Current { endpoints: endpoints.into(), polls, problems, unusable }, names }
+    }
+
+    fn commit(&self, prepared: Prepared) {
+        let Prepared { current: after, names } = prepared;
+        let endpoints = Arc::clone(&after.endpoints);
+        self.count_problems(&after);
         let former =
             std::mem::replace(&mut *self.current.write().unwrap_or_else(PoisonError::into_inner), after);
         for (endpoint, poll) in former.endpoints.iter().zip(former.polls) {
             if !endpoints.iter().any(|one| Arc::ptr_eq(one, endpoint)) {
                 poll.cancel();
                 if !names.contains(&endpoint.name) {
-                    self.poll.forget(&endpoint.name);
-                    self.foreign.remove(&EndpointLabel { endpoint: endpoint.name.clone() });
+                    self.forget(&endpoint.name);
                 }
             }
         }
+    }
+
+    fn count_problems(&self, current: &Current) {
+        let count = current.problems.len().saturating_add(current.unusable);
+        self.problems.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// Takes what metrics say of an endpoint away.
+    fn forget(&self, endpoint: &str) {
+        self.poll.forget(endpoint);
+        self.foreign.remove(&EndpointLabel { endpoint: endpoint.to_owned() });
+        self.group.forget(endpoint);
     }
 
     fn poll_of(&self, index: usize) -> Option<CancellationToken> {
@@ -174,14 +239,18 @@ impl EndpointSet {
 
     fn connect(&self, config: EndpointConfig) -> Endpoint {
         let label = EndpointLabel { endpoint: config.name.clone() };
-        let counter = || self.foreign.get_or_create(&label).clone();
         let calls = self.calls.endpoint(config.cluster.as_deref());
-        match Endpoint::new(config.clone(), Arc::clone(&self.options), counter(), calls.clone()) {
+        let counters = || Counters {
+            foreign: self.foreign.get_or_create(&label).clone(),
+            calls: calls.clone(),
+            group: self.group.clone(),
+        };
+        match Endpoint::new(config.clone(), Arc::clone(&self.options), counters()) {
             Ok(endpoint) => endpoint,
             Err(error) => {
                 let connection = Connection::Unusable(error.to_string());
                 let config = EndpointConfig { connection, ..config };
-                Endpoint::unusable(config, Arc::clone(&self.options), counter(), calls, &error.to_string())
+                Endpoint::unusable(config, Arc::clone(&self.options), counters(), &error.to_string())
             }
         }
     }
@@ -228,6 +297,15 @@ impl EndpointSet {
     }
 }
 
+/// What is gone has nothing to be measured.
+impl Drop for EndpointSet {
+    fn drop(&mut self) {
+        for endpoint in self.endpoints().iter() {
+            self.forget(&endpoint.name);
+        }
+    }
+}
+
 impl StoreList for EndpointSet {
     fn stores(&self) -> Vec<StoreStatus> {
         let shown = |status: EndpointStatus| StoreStatus {
@@ -238,6 +316,7 @@ impl StoreList for EndpointSet {
             label_sets: status.label_sets,
             range: status.range,
             shipping: status.shipping,
+            declared: status.declared,
         };
         let problem = |problem: Problem| StoreStatus {
             name: problem.source,
@@ -247,6 +326,7 @@ impl StoreList for EndpointSet {
             label_sets: Vec::new(),
             range: TimeRange::ALL,
             shipping: Vec::new(),
+            declared: Declared::default(),
         };
         self.status().into_iter().map(shown).chain(self.problems().into_iter().map(problem)).collect()
     }

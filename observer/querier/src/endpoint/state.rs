@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use parallax_model::{Labels, TimeRange};
 use tokio::sync::watch;
 
-use super::{EndpointOptions, Metadata};
+use super::{Declared, EndpointOptions, Metadata};
 use crate::coverage::GapKind;
 use crate::shipping::{Heard, Shipping};
 
@@ -20,6 +20,8 @@ pub struct EndpointStatus {
     pub cluster: Option<String>,
     pub strict: bool,
     pub group: bool,
+    /// What is declared of its cluster.
+    pub declared: Declared,
     /// Whether the last Info poll succeeded.
     pub healthy: bool,
     pub last_check: Option<Timestamp>,

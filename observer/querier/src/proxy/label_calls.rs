@@ -13,7 +13,8 @@ use tonic::{Request, Status};
 use super::attest::Attested;
 use super::gather::gather;
 use super::open::open_with_retries;
-use super::{Call, Proxy, aborted};
+use super::patience::Patience;
+use super::{Call, Proxy};
 use crate::claim::{Claim, ForeignLabels};
 use crate::coverage::{Coverage, Gap, GapKind, bounded, from_hint, to_hint};
 use crate::select::Held;
@@ -107,7 +108,7 @@ impl Proxy {
                 request.without_replica_labels.clone()
             };
             self.ask(call, selected, move || {
-                let request = call.outgoing(asked.clone());
+                let request = call.outgoing_once(&selected.endpoint, asked.clone());
                 let (without, injected) = (without.clone(), injected.clone());
                 async move {
                     let mut answer = selected.endpoint.store().label_names(request).await?;
@@ -153,7 +154,7 @@ impl Proxy {
             }
             let claim = claim.filter(|claim| claim.label() == asked.label && !is_removed);
             let asking = self.ask(call, selected, move || {
-                let request = call.outgoing(asked.clone());
+                let request = call.outgoing_once(&selected.endpoint, asked.clone());
                 async move {
                     let mut answer = selected.endpoint.store().label_values(request).await?;
                     if drop_all {
@@ -164,10 +165,11 @@ impl Proxy {
             });
             async move {
                 let mut found = asking.await?;
-                match claim {
-                    Some(claim) => found.hold_to(&claim, selected).map(|()| found),
-                    None => Ok(found),
+                if let Some(claim) = claim {
+                    let held = found.hold_to(&claim, selected);
+                    held.map_err(|gap| call.left_by(&selected.endpoint, gap))?;
                 }
+                whole_if_required(call, selected, found)
             }
         });
         let answers = gather(asking, |answer| self.judge(call, answer)).await?;
@@ -183,10 +185,12 @@ impl Proxy {
         attempt: impl Fn() -> F,
     ) -> Result<Found, Gap> {
         let (endpoint, config) = (&selected.endpoint, &self.inner.config);
-        match open_with_retries(endpoint, call, config, attempt).await {
+        let mut patience = Patience::new(call, endpoint);
+        let answer = match open_with_retries(endpoint, &mut patience, config, attempt).await {
             Ok(found) => found.counted(call, selected),
-            Err(failure) => Err(failure.gap(endpoint, config)),
-        }
+            Err(failure) => Err(failure.gap(endpoint, &patience, config)),
+        };
+        whole_if_required(call, selected, answer.map_err(|gap| call.left_by(endpoint, gap))?)
     }
 
     fn attest(&self, selection: &Selection, matchers: Vec<Matcher>, range: TimeRange) -> Attested {
@@ -198,7 +202,7 @@ impl Proxy {
         match answer {
             Err(gap) => {
                 self.count(call, gap);
-                call.abort.then(|| aborted(gap))
+                call.failure(gap)
             }
             Ok(found) => found.warnings.first().filter(|_| call.abort).map(Status::aborted),
         }
@@ -228,6 +232,18 @@ impl Proxy {
         }
         let limit = usize::try_from(limit).ok().filter(|limit| *limit > 0).unwrap_or(usize::MAX);
         Ok(Found { texts: texts.into_iter().take(limit).collect(), warnings, held: None, beneath: None })
+    }
+}
+
+/// A required endpoint that warns has not given all it has.
+fn whole_if_required(call: &Call, selected: &Selected, found: Found) -> Result<Found, Gap> {
+    let endpoint = &selected.endpoint;
+    match found.warnings.first().filter(|_| endpoint.declared().required) {
+        None => Ok(found),
+        Some(text) => {
+            let odd = || endpoint.gap(GapKind::Partial, text.as_str());
+            Err(call.left_by(endpoint, Gap::parse(text).unwrap_or_else(odd)))
+        }
     }
 }
 

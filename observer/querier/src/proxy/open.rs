@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use tonic::{Code, Status};
 
-use super::{Call, ProxyConfig, gap_of, late};
+use super::patience::Patience;
+use super::{ProxyConfig, gap_of};
 use crate::coverage::Gap;
 use crate::endpoint::Endpoint;
 
@@ -24,23 +25,34 @@ pub(super) enum NotOpened {
 
 impl NotOpened {
     /// The gap that the endpoint leaves.
-    pub fn gap(self, endpoint: &Endpoint, config: &ProxyConfig) -> Gap {
+    pub fn gap(self, endpoint: &Endpoint, patience: &Patience, config: &ProxyConfig) -> Gap {
         match self {
             Self::Failed(status) => gap_of(endpoint, &status, false),
-            Self::Silent(silence) => late(endpoint, config, silence, 0),
+            Self::Silent(silence) => patience.late(endpoint, config, silence, 0),
         }
     }
 }
 
-/// Makes attempts until one answers. For a stream, an attempt has to end with the first frame: until then, opening it again repeats nothing.
+/// Makes attempts until one answers, which uses up `patience`. For a stream, an attempt has to end with the first frame: until then, opening it again repeats nothing.
 pub(super) async fn open_with_retries<T, F: Future<Output = Result<T, Status>>>(
     endpoint: &Endpoint,
-    call: &Call,
+    patience: &mut Patience,
     config: &ProxyConfig,
     attempt: impl Fn() -> F,
 ) -> Result<T, NotOpened> {
-    let ends = call.silence_ends();
     let waiting_since = Instant::now();
+    let opened = attempts(endpoint, patience.ends(), config, attempt, waiting_since).await;
+    patience.waited(waiting_since.elapsed());
+    opened
+}
+
+async fn attempts<T, F: Future<Output = Result<T, Status>>>(
+    endpoint: &Endpoint,
+    ends: Instant,
+    config: &ProxyConfig,
+    attempt: impl Fn() -> F,
+    waiting_since: Instant,
+) -> Result<T, NotOpened> {
     let mut pause = RETRY_PAUSE;
     let mut retries_left = config.max_retries;
     loop {

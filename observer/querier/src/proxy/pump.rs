@@ -4,13 +4,13 @@
 //! after it, what came stays and the rest is a gap. Series of old stores are sharded and re-sorted here, so that all deliver alike.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use futures::StreamExt;
 use parallax_model::{Labels, Quota};
 use parallax_storeapi::proto::Any;
 use parallax_storeapi::proto::thanos::series_response::Result as Frame;
-use parallax_storeapi::proto::thanos::{Series, SeriesRequest};
+use parallax_storeapi::proto::thanos::{PartialResponseStrategy, Series, SeriesRequest};
 use parallax_storeapi::{Resorter, SeriesStream, ShardMatcher, chunks};
 use prost::Message;
 use tokio::sync::mpsc;
@@ -20,7 +20,8 @@ use super::attest::Attested;
 use super::check::{Checker, Held};
 use super::look_ahead::LookAhead;
 use super::open::open_with_retries;
-use super::{Call, ProxyConfig, gap_of, late};
+use super::patience::Patience;
+use super::{Call, ProxyConfig, gap_of};
 use crate::claim::{Claim, ForeignLabels};
 use crate::coverage::{Gap, GapKind, bounded, from_hint};
 use crate::merge::Delivery;
@@ -40,6 +41,7 @@ pub(super) struct Pump {
     attested: Arc<Attested>,
     index: usize,
     ahead: LookAhead,
+    patience: Patience,
     /// What it may send in all.
     sent: Quota,
     /// `None` for a component of this process.
@@ -75,13 +77,28 @@ impl Pump {
         let ahead = LookAhead::new(Arc::clone(&call.budget), call.interest.clone(), config.look_ahead_bytes);
         let sent = Quota::new("bytes", config.max_response_bytes);
         let asides = Quota::new("warnings", MAX_ASIDES);
-        Self { selected, request, call, config, queue, attested, index, ahead, sent, received, asides }
+        let patience = Patience::new(&call, &selected.endpoint);
+        Self {
+            selected,
+            request,
+            call,
+            config,
+            queue,
+            attested,
+            index,
+            ahead,
+            patience,
+            sent,
+            received,
+            asides,
+        }
     }
 
     pub(super) async fn run(mut self) {
         let last = match self.pump().await {
             Ok(()) => Delivery::Done,
             Err(Stop::Gap(gap)) => {
+                let gap = self.call.left_by(&self.selected.endpoint, gap);
                 self.attested.gap(self.index, &gap);
                 Delivery::Failed(gap)
             }
@@ -119,11 +136,12 @@ impl Pump {
                 let reason = format!("it was still sending when the time was up, after {frames} frames");
                 return Err(Stop::Gap(self.selected.endpoint.gap(GapKind::Late, reason)));
             }
-            next = match self.within(self.call.silence_ends(), stream.next()).await {
+            next = match self.patience.wait(stream.next()).await {
                 Ok(next) => next,
                 Err(silence) => {
                     self.settle(&mut shaper).await?;
-                    return Err(Stop::Gap(self.late(silence, frames)));
+                    let endpoint = &self.selected.endpoint;
+                    return Err(Stop::Gap(self.patience.late(endpoint, &self.config, silence, frames)));
                 }
             };
         }
@@ -141,29 +159,20 @@ impl Pump {
     }
 
     /// Opens the stream and waits for its first frame.
-    async fn open(&self, shaper: &Shaper) -> Result<(SeriesStream, Opened), Stop> {
+    async fn open(&mut self, shaper: &Shaper) -> Result<(SeriesStream, Opened), Stop> {
         let endpoint = &self.selected.endpoint;
+        let (call, request) = (&self.call, shaper.adapted(&self.request));
         let opening = || async {
-            let request = self.call.outgoing(shaper.adapted(&self.request));
+            let request = call.outgoing(endpoint, request.clone());
             let mut stream = endpoint.store().series(request).await?;
             match stream.next().await {
                 Some(Err(status)) => Err(status),
                 first => Ok((stream, first)),
             }
         };
-        open_with_retries(endpoint, &self.call, &self.config, opening)
+        open_with_retries(endpoint, &mut self.patience, &self.config, opening)
             .await
-            .map_err(|failure| Stop::Gap(failure.gap(endpoint, &self.config)))
-    }
-
-    /// Waits for `work`; the error is how long it was waited for in vain.
-    async fn within<T>(&self, ends: Instant, work: impl Future<Output = T>) -> Result<T, Duration> {
-        let began = Instant::now();
-        tokio::time::timeout_at(ends.into(), work).await.map_err(|_| began.elapsed())
-    }
-
-    fn late(&self, silence: Duration, frames: u64) -> Gap {
-        late(&self.selected.endpoint, &self.config, silence, frames)
+            .map_err(|failure| Stop::Gap(failure.gap(endpoint, &self.patience, &self.config)))
     }
 
     fn gap(&self, status: &Status, something_came: bool) -> Gap {
@@ -176,6 +185,10 @@ impl Pump {
             Some(Frame::Batch(batch)) => batch.series,
             Some(Frame::Warning(text)) => {
                 let text = bounded(text);
+                if self.selected.endpoint.declared().required {
+                    let odd = |text| self.selected.endpoint.gap(GapKind::Partial, text);
+                    return Err(Stop::Gap(Gap::parse(&text).unwrap_or_else(|| odd(text))));
+                }
                 self.attested.warning(self.index, &text);
                 return self.pass_aside(Delivery::Warning(text)).await;
             }
@@ -235,7 +248,7 @@ impl Pump {
     /// Says that something is left out, and goes on, if a partial answer is allowed.
     async fn leave_gap(&self, reason: String) -> Result<(), Stop> {
         let gap = self.selected.endpoint.gap(GapKind::Partial, reason);
-        if self.call.abort {
+        if self.call.is_strict(&self.selected.endpoint) {
             return Err(Stop::Gap(gap));
         }
         self.attested.gap(self.index, &gap);
@@ -293,6 +306,9 @@ impl Shaper {
         }
         if let Some(claim) = &self.claim {
             claim.adapt(&mut request.matchers);
+        }
+        if self.endpoint.endpoint.declared().required {
+            request.partial_response_strategy = PartialResponseStrategy::Abort.into();
         }
         request
     }

@@ -40,7 +40,7 @@ impl Proxy {
         warnings: &[String],
         beneath: Option<Coverage>,
     ) -> Coverage {
-        let selection = Selection { ask: vec![selected.clone()], gaps: Vec::new() };
+        let selection = Selection { ask: vec![selected.clone()], ..Selection::default() };
         let label = &self.inner.endpoints.options().cluster_label;
         let attested = Attested::new(&selection, &[matchers.to_vec()], range, label);
         warnings.iter().for_each(|text| attested.warning(0, text));
@@ -80,14 +80,23 @@ impl Proxy {
         request: Request<QueryRangeRequest>,
     ) -> Result<FrameStream<QueryRangeResponse>, Status> {
         let config = self.inner.config.clone();
-        let deadline = deadline_of(&request).unwrap_or_else(|| Instant::now() + config.default_timeout);
-        let left = deadline.saturating_duration_since(Instant::now());
+        let now = Instant::now();
+        let asked_until = deadline_of(&request).unwrap_or_else(|| now + config.default_timeout);
+        // The rest of its budget is for its series, should it decline.
+        let budget = selected.endpoint.declared().budget.map(|budget| budget / 2);
+        let deadline = budget.and_then(|budget| now.checked_add(budget));
+        let deadline = deadline.map_or(asked_until, |deadline| deadline.min(asked_until));
+        let left = deadline.saturating_duration_since(now);
         let silence = config.response_timeout.unwrap_or(left / 2).min(left / 2);
         let log = request.extensions().get::<ReceivedLog>();
         let received = self.received_from(&selected.endpoint, Kind::Query, log);
         let call =
             QueryCall { endpoint: Arc::clone(&selected.endpoint), config, deadline, silence, received };
-        call.ask(outgoing(request, deadline)).await
+        let mut outgoing = outgoing(request, deadline);
+        if selected.endpoint.declared().required {
+            outgoing.get_mut().enable_partial_response = false;
+        }
+        call.ask(outgoing).await
     }
 }
 
@@ -185,7 +194,8 @@ impl QueryCall {
     }
 
     fn too_late(&self, silence: Duration) -> Status {
-        Status::deadline_exceeded(late(&self.endpoint, &self.config, silence, 0).to_string())
+        let reason = format!("nothing came for {:.1} s, after 0 frames", silence.as_secs_f64());
+        Status::deadline_exceeded(late(&self.endpoint, &self.config, silence, reason).to_string())
     }
 
     fn count(&self, frame: &Frame) {

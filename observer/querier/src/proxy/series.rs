@@ -15,7 +15,7 @@ use tonic::{Request, Status};
 
 use super::attest::Attested;
 use super::pump::Pump;
-use super::{Call, Proxy, aborted};
+use super::{Call, Proxy};
 use crate::coverage::{Gap, GapKind, to_hint};
 use crate::merge::{Merge, Merged, Source};
 use crate::received::Kind;
@@ -98,10 +98,10 @@ impl Answer {
             Merged::Warning(text) => Status::aborted(text),
             Merged::Gap(gap) => {
                 self.proxy.count(&self.call, &gap);
-                if !self.call.abort {
-                    return Ok(frames::warning(gap.to_string()));
+                match self.call.failure(&gap) {
+                    None => return Ok(frames::warning(gap.to_string())),
+                    Some(failure) => failure,
                 }
-                aborted(&gap)
             }
         };
         self.end();

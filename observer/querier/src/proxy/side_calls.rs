@@ -5,7 +5,6 @@
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use parallax_storeapi::{FrameStream, SideFrame, SideRequest};
@@ -15,7 +14,8 @@ use super::attest::Attested;
 use super::claimed::{Claimed, LeftOut};
 use super::gather::gather;
 use super::open::{NotOpened, open_with_retries};
-use super::{Call, Proxy, aborted, gap_of, late};
+use super::patience::Patience;
+use super::{Call, Proxy, gap_of};
 use crate::claim::ForeignLabels;
 use crate::coverage::{CoverageLog, Gap, GapKind, bounded};
 use crate::endpoint::Endpoint;
@@ -90,7 +90,8 @@ impl Proxy {
         let (call, left) = (&call, &left);
         let asked = selection.ask.iter().map(|selected| {
             let message = adapt(selected, &message);
-            Listening { proxy: self, call, selected, left, part: Part::default() }.hear(message)
+            let patience = Patience::new(call, &selected.endpoint);
+            Listening { proxy: self, call, selected, left, patience, part: Part::default() }.hear(message)
         });
         let parts = gather(asked, |part| self.judge_part(call, part)).await?;
         let mut heard =
@@ -124,7 +125,7 @@ impl Proxy {
     fn judge_part<T>(&self, call: &Call, part: &Part<T>) -> Option<Status> {
         if let Some(gap) = &part.gap {
             self.count(call, gap);
-            return call.abort.then(|| aborted(gap));
+            return call.failure(gap);
         }
         part.warnings.first().filter(|_| call.abort).map(Status::aborted)
     }
@@ -162,6 +163,7 @@ struct Listening<'a, T> {
     selected: &'a Selected,
     /// Bytes that the whole call may still take.
     left: &'a AtomicUsize,
+    patience: Patience,
     part: Part<T>,
 }
 
@@ -169,7 +171,8 @@ type Opened<R> = (FrameStream<R>, Option<Result<R, Status>>);
 
 impl<T: Claimed> Listening<'_, T> {
     async fn hear<R: SideRequest<Item = T>>(mut self, message: R) -> Part<T> {
-        self.part.gap = self.read::<R>(message).await.err().flatten();
+        let gap = self.read::<R>(message).await.err().flatten();
+        self.part.gap = gap.map(|gap| self.call.left_by(&self.selected.endpoint, gap));
         self.part
     }
 
@@ -187,34 +190,39 @@ impl<T: Claimed> Listening<'_, T> {
                 }
                 Some(Err(status)) => return Err(Some(gap_of(self.endpoint(), &status, frames > 0))),
             }
-            let began = Instant::now();
-            next = match tokio::time::timeout_at(self.call.silence_ends().into(), stream.next()).await {
+            next = match self.patience.wait(stream.next()).await {
                 Ok(next) => next,
-                Err(_) => return Err(Some(self.late(began.elapsed(), frames))),
+                Err(silence) => {
+                    let config = &self.proxy.inner.config;
+                    return Err(Some(self.patience.late(self.endpoint(), config, silence, frames)));
+                }
             };
         }
     }
 
     /// Waits for the first frame.
-    async fn open<R: SideRequest>(&self, message: &R) -> Result<Opened<R::Response>, Option<Gap>> {
+    async fn open<R: SideRequest>(&mut self, message: &R) -> Result<Opened<R::Response>, Option<Gap>> {
         // The answers of these services have no room for it on the wire.
-        let entry = self.endpoint().is_local().then(|| self.part.beneath.entry());
+        let (call, endpoint) = (self.call, &self.selected.endpoint);
+        let entry = endpoint.is_local().then(|| self.part.beneath.entry());
         let opening = || async {
-            let mut request = self.call.outgoing(message.clone());
+            let mut request = call.outgoing(endpoint, message.clone());
             if let Some(entry) = &entry {
                 request.extensions_mut().insert(entry.clone());
             }
-            let mut stream = R::ask(request, self.endpoint().store().side()).await?;
+            let mut stream = R::ask(request, endpoint.store().side()).await?;
             match stream.next().await {
                 Some(Err(status)) => Err(status),
                 first => Ok((stream, first)),
             }
         };
         let config = &self.proxy.inner.config;
-        open_with_retries(self.endpoint(), self.call, config, opening).await.map_err(|failure| {
+        let opened = open_with_retries(endpoint, &mut self.patience, config, opening).await;
+        opened.map_err(|failure| {
             let is_absent =
                 matches!(&failure, NotOpened::Failed(status) if status.code() == Code::Unimplemented);
-            (!is_absent || self.selected.offers(R::SERVICE)).then(|| failure.gap(self.endpoint(), config))
+            let is_missed = !is_absent || self.selected.offers(R::SERVICE);
+            is_missed.then(|| failure.gap(endpoint, &self.patience, config))
         })
     }
 
@@ -244,6 +252,10 @@ impl<T: Claimed> Listening<'_, T> {
                 self.part.items.extend(item);
             }
             Some(SideFrame::Warning(text)) => {
+                if self.endpoint().declared().required {
+                    let odd = |text: String| self.endpoint().gap(GapKind::Partial, text);
+                    return Err(Some(Gap::parse(&text).unwrap_or_else(|| odd(text))));
+                }
                 self.part.warn(text);
                 if self.call.abort {
                     // The call fails by this warning: the rest is for nobody.
@@ -268,7 +280,7 @@ impl<T: Claimed> Listening<'_, T> {
                 .gap(GapKind::Refused, format!("{reason}; nothing of it is believed")));
         }
         let gap = self.endpoint().gap(GapKind::Partial, format!("{reason}; it is left out"));
-        if self.call.abort {
+        if self.call.is_strict(self.endpoint()) {
             return Err(gap);
         }
         if !self.part.is_foreign {
@@ -277,10 +289,6 @@ impl<T: Claimed> Listening<'_, T> {
             self.part.warnings.push(gap.to_string());
         }
         Ok(kept)
-    }
-
-    fn late(&self, silence: Duration, frames: u64) -> Gap {
-        late(self.endpoint(), &self.proxy.inner.config, silence, frames)
     }
 
     fn endpoint(&self) -> &Endpoint {
