@@ -69,6 +69,7 @@ impl Poll {
             up: self.up.clone(),
             shipping: Arc::clone(&self.shipping),
             polls_without_shipping: AtomicU32::new(0),
+            stop: stop.clone(),
         };
         let interval = self.info_interval;
         tokio::spawn(async move {
@@ -99,6 +100,7 @@ struct Poller {
     shipping: Arc<ShippingMetrics>,
     /// How many polls to leave it alone, for it does not know the question.
     polls_without_shipping: AtomicU32,
+    stop: CancellationToken,
 }
 
 impl Poller {
@@ -118,6 +120,10 @@ impl Poller {
         self.log_change(&result);
         let label = EndpointLabel { endpoint: self.endpoint.name().to_owned() };
         self.up.get_or_create(&label).set(i64::from(result.is_ok()));
+        if self.stop.is_cancelled() {
+            // It may have been forgotten a moment before.
+            self.up.remove(&label);
+        }
         let is_up = result.is_ok();
         self.endpoint.shared().polled(began, result);
         self.endpoint.count_by_cluster();

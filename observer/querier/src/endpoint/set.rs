@@ -300,6 +300,7 @@ impl EndpointSet {
 /// What is gone has nothing to be measured.
 impl Drop for EndpointSet {
     fn drop(&mut self) {
+        self.shutdown.cancel();
         for endpoint in self.endpoints().iter() {
             self.forget(&endpoint.name);
         }
