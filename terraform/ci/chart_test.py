@@ -216,6 +216,17 @@ class Chart(unittest.TestCase):
         self.assertEqual([above[name].get("foreign_labels") for name in ("parallax-querier-eu-1", "parallax-querier-us-1", "parallax-store-eu-1")], ["inject", None, "inject"])
         self.assertIn("--endpoint.max-frame-size=32MiB", out.args("Deployment", "parallax-querier-us-1"))
 
+    def test_what_is_declared_of_a_cluster_reaches_its_querier_in_both_modes(self):
+        declared = {"region": "europe", "labels": {"env": "prod"}, "budget": "3s", "required": True}
+        own = {"tlsQueriers": {"eu-1": declared}}
+        eu = self.render("observer", own).file("parallax-query", "observer.yaml")["clusters"][0]
+        self.assertEqual({key: eu[key] for key in declared}, declared)
+        out = self.render("observer", {**own, **STACKED})
+        leaf = out.file("parallax-querier-eu-1", "endpoints.yaml")["endpoints"][0]
+        self.assertEqual({key: leaf[key] for key in declared}, declared)
+        above = next(one for one in out.file("parallax-query", "endpoints.yaml")["endpoints"] if one["address"].startswith("parallax-querier-eu-1."))
+        self.assertEqual({key: above.get(key) for key in declared}, {**declared, "budget": None})
+
     def test_a_hub_over_several_clusters_answers_for_those_on_its_list(self):
         hub = {"tlsQueriers": {"region-eu": {"stores": ["hub.eu.example.com:443"], "delegated": ["eu-2", "eu-3"]}}}
         self.assertEqual(self.render("observer", hub).file("parallax-query", "observer.yaml")["clusters"][1]["delegated"], ["eu-2", "eu-3"])

@@ -70,6 +70,9 @@ const REPORT_SHARE: u32 = 10;
 /// …and never more than this.
 const MAX_REPORT_RESERVE: Duration = Duration::from_secs(1);
 
+/// How much later than the wait for it a request ends, so that it is known why.
+const AFTERTHOUGHT: Duration = Duration::from_millis(5);
+
 /// Bounds of a fan-out.
 #[derive(Clone, Debug)]
 pub struct ProxyConfig {
@@ -283,9 +286,10 @@ impl Call {
         self.outgoing_by(endpoint, message, self.endpoint_deadline)
     }
 
-    /// A request for one answer.
+    /// A request for one answer, which nobody waits for beyond the endpoint's budget.
     fn outgoing_once<T>(&self, endpoint: &Endpoint, message: T) -> Request<T> {
-        self.outgoing_by(endpoint, message, Patience::new(self, endpoint).ends_at_the_latest())
+        let ends = Patience::new(self, endpoint).ends_at_the_latest() + AFTERTHOUGHT;
+        self.outgoing_by(endpoint, message, ends.min(self.endpoint_deadline))
     }
 
     fn outgoing_by<T>(&self, endpoint: &Endpoint, message: T, deadline: Instant) -> Request<T> {

@@ -74,6 +74,11 @@ locals {
         compression   = querier.compression
         foreignLabels = querier.foreign_labels
         delegated     = querier.delegated
+
+        region   = querier.region
+        labels   = querier.labels
+        budget   = querier.budget
+        required = querier.required
       }
     }
     storeGateways = {

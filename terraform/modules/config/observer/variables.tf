@@ -47,6 +47,11 @@ variable "tls_queriers" {
     cluster = optional(string)
     # Of a hub over several clusters, whose name is the key: those that it may answer for.
     delegated = optional(list(string))
+    # Where it is; labels that all its series carry; how long one call waits for it; whether there is no answer without it.
+    region   = optional(string)
+    labels   = optional(map(string))
+    budget   = optional(string)
+    required = optional(bool)
   }))
 
   validation {
