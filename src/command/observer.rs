@@ -52,7 +52,7 @@ pub fn patients(path: &str, context: &Context) -> anyhow::Result<Vec<Patient>> {
     let file = file::parse(path, &file::read(path)?)?;
     let load = |files: &super::tls::TlsFiles| files.load(Purpose::Client { skip_verify: false });
     let hub = file.tls.as_ref().map(load).transpose().context("tls")?;
-    let patients_of = |cluster: &ClusterSection| {
+    let patients_of = |cluster: &ClusterSection| -> anyhow::Result<Vec<Patient>> {
         let own = cluster.tls.as_ref().map(load).transpose()?;
         if let Some(source) = &own {
             watch_credentials(&context.metrics, "grpc_client", source);
@@ -64,7 +64,7 @@ pub fn patients(path: &str, context: &Context) -> anyhow::Result<Vec<Patient>> {
                 if several { format!("{} {}", cluster.name, target.address) } else { cluster.name.clone() };
             Patient { name, clusters: cluster.expected(), target }
         };
-        Ok(targets.into_iter().map(patient).collect::<Vec<_>>())
+        Ok(targets.into_iter().map(patient).collect())
     };
     let mut patients = Vec::new();
     // A cluster that is only history has nothing to be reached.
