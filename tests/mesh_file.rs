@@ -163,7 +163,7 @@ async fn a_file_is_taken_again_and_again_and_no_query_fails_or_lacks_anything() 
     observer.write_clusters(std::slice::from_ref(&plain_eu));
     observer.program.process().reload().unwrap();
     observer.clusters_until(&["eu-1"]).await;
-    observer.stores_until("us-1 is still there", |stores| !stores.contains("us-1")).await;
+    observer.stores_until("us-1 is still there", |stores| !stores.contains("querier us-1")).await;
     observer
         .metrics_until("what is gone is still measured", |line| {
             !(line.starts_with("parallax_querier_endpoint_up") && line.contains(&us.grpc))

@@ -342,21 +342,21 @@ mod tests {
     #[test]
     fn endpoints_take_names_from_the_cluster_unless_they_have_their_own() {
         let text = "clusters: [{name: eu-1, plaintext: true, address: 'a:1', server_name: n, authority: x,
-            endpoints: ['b:1', {address: 'b:1', authority: y}]}]";
+            endpoints: ['b:1', {address: 'b:1', authority: z}]}]";
         let file: ObserverFile = serde_saphyr::from_str(text).unwrap();
         file.check().unwrap();
         let all = file.clusters[0].all_endpoints();
         let authority = |index: usize| all[index].authority.as_deref().unwrap();
-        assert_eq!([authority(0), authority(1), authority(2)], ["x", "x", "y"]);
+        assert_eq!([authority(0), authority(1), authority(2)], ["x", "x", "z"]);
         assert!(all.iter().all(|endpoint| endpoint.server_name.as_deref() == Some("n")));
         let unknown = serde_saphyr::from_str::<ObserverFile>(
-            "clusters: [{name: eu-1, endpoints: [{address: 'b:1', autority: y}]}]",
+            "clusters: [{name: eu-1, endpoints: [{address: 'b:1', autority: z}]}]",
         );
         assert!(unknown.unwrap_err().to_string().contains("autority"));
     }
 
-    #[test]
-    fn whatever_changes_how_a_cluster_is_reached_changes_its_revision() {
+    #[tokio::test]
+    async fn whatever_changes_how_a_cluster_is_reached_changes_its_revision() {
         let revision = |cluster: &str| {
             let text = format!("clusters: [{{name: eu-1, plaintext: true, {cluster}}}]");
             let file: ObserverFile = serde_saphyr::from_str(&text).unwrap();
