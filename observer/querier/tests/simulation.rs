@@ -77,7 +77,7 @@ async fn in_any_weather_an_answer_is_right_or_says_whose_part_is_missing() {
 /// The life of one mesh.
 async fn live(seed: u64) -> Tally {
     let mut row = Seeded::new(seed);
-    let mut world = World::build(seed).await;
+    let world = World::build(seed).await;
     let mut tally = Tally::default();
     let mut place = format!("seed {seed}, {}", world.shape());
     if world.begins_in_fair_weather() {

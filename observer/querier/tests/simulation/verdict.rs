@@ -212,7 +212,7 @@ fn number(point: &Value) -> Result<f64, String> {
 
 fn judge_numbers(kind: Kind, cluster: &Truth, is_complete: bool, found: &Numbers) -> Result<(), String> {
     let one = |value: f64, times: usize| BTreeMap::from([(String::new(), vec![value; times])]);
-    let (truth, is_folded) = match kind {
+    let (truth, is_folded): (Numbers, bool) = match kind {
         Kind::Series => {
             (cluster.values().into_iter().map(|(key, value)| (key, vec![value])).collect(), false)
         }

@@ -296,7 +296,7 @@ impl Builder {
     }
 
     fn edge(&mut self, clusters: &BTreeSet<String>) -> Edge {
-        let edge = Edge::new(self.row.next());
+        let edge = Edge::new(self.row.number());
         if self.shape.stormy_from_the_start {
             edge.set(Weather::Storm);
         }
