@@ -6,6 +6,7 @@
 
 mod declared;
 mod group;
+mod lately;
 mod metadata;
 mod set;
 mod sets;
@@ -374,6 +375,11 @@ impl Endpoint {
         self.shared.read().silent_for(now)
     }
 
+    /// The time that it said it holds, at any poll of the last while; `None` if it never had the Store API.
+    pub(crate) fn held_lately(&self) -> Option<TimeRange> {
+        self.shared.read().lately.range()
+    }
+
     /// The clusters that it is expected to hold, sorted: the one it is declared as, or those that are delegated to it.
     pub fn expected(&self) -> &[String] {
         &self.expected
@@ -450,6 +456,17 @@ impl Endpoint {
     /// The clusters it is expected to hold, or last advertised.
     pub(crate) fn clusters(&self) -> BTreeSet<String> {
         if self.expected.is_empty() { self.advertised() } else { self.expected.iter().cloned().collect() }
+    }
+
+    /// Those of its clusters that are wanted: of the ones that it is expected to hold, or else of those that it last advertised.
+    pub(crate) fn clusters_where(&self, is_wanted: impl Fn(&Labels) -> bool) -> BTreeSet<String> {
+        if !self.expected.is_empty() {
+            let expected = self.expected.iter().filter(|cluster| is_wanted(&self.labels_of(cluster)));
+            return expected.cloned().collect();
+        }
+        let known = self.metadata();
+        let sets = known.iter().flat_map(|known| &known.label_sets).filter(|set| is_wanted(set));
+        sets.filter_map(|set| set.get(&self.options.cluster_label).map(str::to_owned)).collect()
     }
 
     /// Counts further calls under the one cluster that it advertises, if it is declared as none.

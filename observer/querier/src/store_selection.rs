@@ -101,6 +101,15 @@ impl Question<'_> {
         held.overlaps(&self.range) && self.may_match(&known.label_sets)
     }
 
+    /// Whether a declared endpoint that says something else now said that it has this, a short while ago: what it flaps about is asked for, so that its
+    /// cluster does not vanish without a word.
+    fn was_covered_by(&self, endpoint: &Endpoint, known: &Metadata) -> bool {
+        self.side.is_none()
+            && !endpoint.expected().is_empty()
+            && endpoint.held_lately().is_some_and(|held| held.overlaps(&self.range))
+            && self.may_match(&known.label_sets)
+    }
+
     /// The expected clusters that are wanted.
     fn wanted<'e>(&self, endpoint: &'e Endpoint) -> Vec<&'e str> {
         let names = endpoint.expected().iter().map(String::as_str);
@@ -148,8 +157,9 @@ fn consider(endpoint: &Arc<Endpoint>, question: &Question<'_>, now: Instant, sel
     let relevant = match &metadata {
         Some(known) => {
             !known.is_all_foreign()
-                && question.is_answered_by(known)
-                && question.is_covered_by(known, endpoint.silent_for(now))
+                && (question.is_answered_by(known)
+                    && question.is_covered_by(known, endpoint.silent_for(now))
+                    || question.was_covered_by(endpoint, known))
                 && question.may_concern(endpoint, known)
         }
         // Nothing is known: only the expected clusters can rule it out.
@@ -178,8 +188,8 @@ fn consider(endpoint: &Arc<Endpoint>, question: &Question<'_>, now: Instant, sel
     }
 }
 
-/// What is missing of an endpoint that is not asked, but for the clusters that are `told` already: each of its expected clusters that is wanted, or whatever it
-/// stands for.
+/// What is missing of an endpoint that is not asked, but for the clusters that are `told` already: each of its clusters that is wanted, those it is declared as or else those
+/// it last advertised, or whatever it stands for.
 fn gaps(
     endpoint: &Endpoint,
     question: &Question<'_>,
@@ -187,12 +197,12 @@ fn gaps(
     kind: GapKind,
     reason: &str,
 ) -> Vec<Gap> {
-    let wanted = question.wanted(endpoint);
+    let wanted = endpoint.clusters_where(|set| question.may_match(std::slice::from_ref(set)));
     if wanted.is_empty() {
         return vec![endpoint.gap(kind, reason)];
     }
-    let untold = wanted.into_iter().filter(|cluster| !told.contains(cluster));
-    untold.map(|cluster| endpoint.gap_of(cluster.to_owned(), kind, reason)).collect()
+    let untold = wanted.into_iter().filter(|cluster| !told.contains(&cluster.as_str()));
+    untold.map(|cluster| endpoint.gap_of(cluster, kind, reason)).collect()
 }
 
 fn absent_reason(endpoint: &Endpoint) -> String {

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use parallax_model::{Labels, TimeRange};
 use tokio::sync::watch;
 
+use super::lately::Lately;
 use super::{Declared, EndpointOptions, Metadata};
 use crate::coverage::GapKind;
 use crate::shipping::{Heard, Shipping};
@@ -81,6 +82,8 @@ pub(crate) struct State {
     pub metadata: Option<Arc<Metadata>>,
     /// When it said that.
     learned_at: Option<Instant>,
+    /// The time that it said it holds.
+    pub lately: Lately,
     /// What it last said of shipping, if it ever did.
     pub shipping: Option<Heard>,
     pub last_check: Option<Timestamp>,
@@ -122,8 +125,10 @@ impl State {
 
     /// Records what it says now.
     pub fn learned(&mut self, metadata: Metadata) {
+        let now = Instant::now();
+        self.lately.said(metadata.has_store.then_some(metadata.range), now);
         self.metadata = Some(Arc::new(metadata));
-        self.learned_at = Some(Instant::now());
+        self.learned_at = Some(now);
     }
 
     /// The age of what is known, if the last poll failed.

@@ -133,15 +133,17 @@ impl Account {
                 parts.push(Part::of_gap(gap, "", self.range));
             }
         }
-        let (state, reason) = match own_gap {
-            Some(gap) => (gap.kind.into(), gap.reason.clone()),
-            None if !self.has_ended && was_enough => {
+        let (state, reason) = match (own_gap, self.gaps.first()) {
+            (Some(gap), _) => (gap.kind.into(), gap.reason.clone()),
+            // It failed with the words of one beneath it: of the others' parts, nobody knows how much came.
+            (None, Some(gap)) => (State::Partial, format!("it gave up its whole answer: {gap}")),
+            (None, None) if !self.has_ended && was_enough => {
                 (State::Partial, "it was not read to its end: the limit was reached".to_owned())
             }
-            None if !self.has_ended => {
+            (None, None) if !self.has_ended => {
                 (State::Late, "it had not ended when the answer was given up".to_owned())
             }
-            None => (State::Complete, String::new()),
+            (None, None) => (State::Complete, String::new()),
         };
         if let Some(beneath) = &self.beneath {
             parts.extend(beneath.parts().iter().cloned());
