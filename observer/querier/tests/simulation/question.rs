@@ -13,6 +13,8 @@ pub enum Kind {
     Count,
     Sum,
     Rates,
+    /// `Sum`, from more selections than may be opened at once.
+    Joined,
     /// `Sum`, at several times.
     SumOverTime,
     /// One number for all clusters.
@@ -38,6 +40,7 @@ impl Question {
             Kind::Count,
             Kind::Sum,
             Kind::Rates,
+            Kind::Joined,
             Kind::SumOverTime,
             Kind::Total,
             Kind::LabelSets,
@@ -64,6 +67,15 @@ impl Question {
         format!("{metric}{}", matchers.unwrap_or_default())
     }
 
+    fn joined(&self) -> String {
+        let only = self.only.as_ref().map(|only| format!(", cluster=\"{only}\"")).unwrap_or_default();
+        let of_job = |job: u32| {
+            let matchers = format!("{{job=\"{job}\"{only}}}");
+            format!("sum by (cluster) (m{matchers}) + 0 * count by (cluster) (c_total{matchers})")
+        };
+        [0, 1, 2].map(of_job).join(" + ")
+    }
+
     pub fn uri(&self, timeout: Option<&str>) -> String {
         let (m, counter) = (self.selector("m"), self.selector("c_total"));
         let (path, query) = match self.kind {
@@ -71,6 +83,7 @@ impl Question {
             Kind::Count => ("query", format!("count by (cluster) ({m})")),
             Kind::Sum => ("query", format!("sum by (cluster) ({m})")),
             Kind::Rates => ("query", format!("sum by (cluster) (rate({counter}[5m]))")),
+            Kind::Joined => ("query", self.joined()),
             Kind::SumOverTime => ("query_range", format!("sum by (cluster) ({m})")),
             Kind::Total => ("query", format!("sum({m})")),
             Kind::LabelSets => ("series", m),

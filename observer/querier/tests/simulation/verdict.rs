@@ -222,7 +222,7 @@ fn judge_numbers(kind: Kind, cluster: &Truth, is_complete: bool, found: &Numbers
         Kind::Count => (one(cluster.values().len() as f64, 1), true),
         Kind::Rates => (one(cluster.sum_of_rates(), 1), true),
         Kind::SumOverTime => (one(cluster.sum(), 5), true),
-        Kind::Sum | Kind::Total => (one(cluster.sum(), 1), true),
+        Kind::Sum | Kind::Joined | Kind::Total => (one(cluster.sum(), 1), true),
     };
     let fits = |found: &f64, truth: &f64| {
         is_at_most(*found, *truth) && ((is_folded && !is_complete) || is_at_most(*truth, *found))
