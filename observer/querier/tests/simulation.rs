@@ -104,7 +104,13 @@ async fn ask(world: &World, question: &Question, troubled: &BTreeSet<String>, pl
     let Ok((status, header, body)) = tokio::time::timeout(PATIENCE, world.ask(&uri)).await else {
         panic!("{place}: {uri} is never answered");
     };
-    let judged = verdict::judge(&world.clusters, question, troubled, (status, &header, &body));
+    let judged = verdict::judge(
+        &world.clusters,
+        question,
+        troubled,
+        world.timeout.is_some(),
+        (status, &header, &body),
+    );
     judged.unwrap_or_else(|defect| panic!("{place}: {uri}: {defect}\n{status} {header}\n{body}"))
 }
 
