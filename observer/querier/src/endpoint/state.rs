@@ -7,7 +7,6 @@ use jiff::Timestamp;
 use parallax_model::{Labels, TimeRange};
 use tokio::sync::watch;
 
-use super::lately::Lately;
 use super::{Declared, EndpointOptions, Metadata};
 use crate::coverage::GapKind;
 use crate::shipping::{Heard, Shipping};
@@ -83,7 +82,7 @@ pub(crate) struct State {
     /// When it said that.
     learned_at: Option<Instant>,
     /// The time that it said it holds.
-    pub lately: Lately,
+    pub lately: super::lately::Lately,
     /// What it last said of shipping, if it ever did.
     pub shipping: Option<Heard>,
     pub last_check: Option<Timestamp>,
