@@ -121,8 +121,9 @@ async fn a_frame_of_a_gigabyte_is_refused_when_it_is_announced_and_others_stand(
         };
         let hub = Hub::with(endpoints, patient).await;
         for (path, found) in [("query?query=up&time=1000", "\"job\":\"a\""), ("labels", "job")] {
-            let asking = hub.ask(&format!("/api/v1/{path}"));
-            let (status, body) = tokio::time::timeout(PATIENCE, asking).await.expect("it is waited for");
+            let uri = format!("/api/v1/{path}");
+            let answered = tokio::time::timeout(PATIENCE, hub.ask(&uri)).await;
+            let (status, body) = answered.expect("it is waited for");
             assert_eq!(status, StatusCode::OK, "{encoding:?}: {body}");
             let text = body["data"].to_string();
             assert!(text.contains(found), "{encoding:?}: {body}");

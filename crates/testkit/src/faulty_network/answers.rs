@@ -15,7 +15,6 @@ use tonic::service::Routes;
 use tower::util::MapResponseLayer;
 
 use super::{Pace, State, Weather};
-use crate::seeded::Seeded;
 
 /// Of a hundred answers in a storm: are pages, …
 const PAGES: u64 = 7;
@@ -175,6 +174,7 @@ impl HttpBody for Weathered {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::seeded::Seeded;
 
     #[test]
     fn every_fate_has_its_share() {

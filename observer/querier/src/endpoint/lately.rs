@@ -12,7 +12,7 @@ const COUNTS_FOR: Duration = Duration::from_secs(60);
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(super) struct Lately {
+pub(crate) struct Lately {
     began: Option<Instant>,
     now: Option<TimeRange>,
     before: Option<TimeRange>,

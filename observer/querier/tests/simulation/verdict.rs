@@ -69,7 +69,7 @@ pub fn judge(
     }
     let states = states(body)?;
     let warnings = body["warnings"].as_array().cloned().unwrap_or_default();
-    let is_whole = states.values().all(|(state, _)| state == "complete");
+    let is_whole = states.values().all(|(state, _)| *state == "complete");
     let says_whole = body["coverage"]["state"] == "complete";
     if is_whole != says_whole || is_whole != header.starts_with("complete;") {
         return Err("the coverage, its clusters and the header do not agree".to_owned());
@@ -88,13 +88,13 @@ pub fn judge(
             Some(_) if !question.concerns(&cluster.name) => {
                 return Err(format!("{} has nothing to do with it", cluster.name));
             }
-            Some((state, parts)) if state != "complete" && !troubled.contains(&cluster.name) => {
+            Some((state, parts)) if *state != "complete" && !troubled.contains(&cluster.name) => {
                 judge_fair_weather(&cluster.name, parts)?;
             }
             _ => {}
         }
     }
-    let is_complete = |name: &str| states.get(name).is_some_and(|(state, _)| state == "complete");
+    let is_complete = |name: &str| states.get(name).is_some_and(|(state, _)| *state == "complete");
     let concerned: Vec<&Truth> = clusters.iter().filter(|one| question.concerns(&one.name)).collect();
     if question.kind == Kind::Total {
         judge_total(&concerned, &is_complete, body)?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use http::{Request, StatusCode};
-use parallax_net::{Compression, Context, GrpcServer, GrpcServerConfig, GrpcTarget};
+use parallax_net::{Compression, GrpcServer, GrpcServerConfig, GrpcTarget};
 use parallax_querier::{Connection, Distribution, EndpointConfig, EndpointOptions, QuerierConfig};
 use parallax_storeapi::Store;
 use parallax_telemetry::Metrics;
