@@ -157,8 +157,7 @@ fn consider(endpoint: &Arc<Endpoint>, question: &Question<'_>, now: Instant, sel
     let relevant = match &metadata {
         Some(known) => {
             !known.is_all_foreign()
-                && (question.is_answered_by(known)
-                    && question.is_covered_by(known, endpoint.silent_for(now))
+                && (question.is_answered_by(known) && question.is_covered_by(known, endpoint.silent_for(now))
                     || question.was_covered_by(endpoint, known))
                 && question.may_concern(endpoint, known)
         }
