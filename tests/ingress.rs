@@ -180,7 +180,7 @@ async fn a_certificate_of_another_mesh_is_refused_and_the_answer_says_why() {
     let ours = cluster.keys.observer("hub");
     std::fs::copy(ours.file("ca.crt"), stranger.file("ca.crt")).unwrap();
     let mut observer = observer(&[cluster.section("eu-1")], Some(&stranger), cluster.directory.path());
-    let url = observer.http().await;
+    let url = observer.ready().await;
     let answer = ask(&url, MACHINES_UP).await;
     assert_eq!(answer.status, 200, "{answer:?}");
     assert!(answer.by("cluster").is_empty(), "a stranger gets no data: {answer:?}");
@@ -205,7 +205,7 @@ async fn a_client_without_a_certificate_is_refused_and_the_answer_says_why() {
         format!("--endpoint={}", cluster.ingress),
     ];
     let mut query = Program::start(&mut command(arguments), cluster.directory.path(), "query");
-    let url = query.http().await;
+    let url = query.ready().await;
     let answer = ask(&url, MACHINES_UP).await;
     assert_eq!(answer.status, 200, "{answer:?}");
     assert!(answer.by("cluster").is_empty(), "{answer:?}");

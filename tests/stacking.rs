@@ -178,7 +178,9 @@ async fn a_cluster_that_is_no_more_still_answers_from_its_bucket() {
         "name": "eu-1", "bucket": {"type": "FILESYSTEM", "config": {"directory": bucket()}},
     })];
     let mut observer = sides::observer(&clusters, None, stack.directory.path());
-    let url = observer.http().await;
+    let url = observer.ready().await;
+    let query = format!("count(up @ {})", 1_782_874_800);
+    ask_until(&url, &query, |answer| !answer.by("").is_empty()).await;
     let query = "sum by (__name__, instance) (rate({cluster=\"eu-1\", __name__=~\".+_total\"}[10m]))";
     let question = [&[("query", query)], &RANGE[..]].concat();
     let expected = get(&stack.leaf_url, "/api/v1/query_range", &question).await;

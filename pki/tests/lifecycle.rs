@@ -47,9 +47,21 @@ fn rotate_waiving(
     authority.rotate(&request, evidence, Some(observations.digest()), now)
 }
 
+/// A moment that is later than everything that was done before, by the clock of journals and observations: a fast machine does much in a millisecond.
+fn later_ms() -> u64 {
+    let before = unix_millis(SystemTime::now());
+    loop {
+        let now = unix_millis(SystemTime::now());
+        if now > before {
+            return now;
+        }
+        std::thread::yield_now();
+    }
+}
+
 /// The hub is seen with this trust in observees, and with connections of these generations.
 fn see_hub(authority: &Authority, trusts: &[u32], connections: &[u32]) {
-    let at_ms = unix_millis(SystemTime::now());
+    let at_ms = later_ms();
     let seen = |what: &[u32]| BTreeMap::from([(EES, Seen { at_ms, what: what.iter().copied().collect() })]);
     let observation = PeerObservation { trusts: seen(trusts), shows: None, connections: seen(connections) };
     authority
@@ -58,7 +70,7 @@ fn see_hub(authority: &Authority, trusts: &[u32], connections: &[u32]) {
 }
 
 fn see_leaf(authority: &Authority, identity: &str, serial: &str) {
-    let shows = Seen { at_ms: unix_millis(SystemTime::now()), what: BTreeSet::from([serial.to_owned()]) };
+    let shows = Seen { at_ms: later_ms(), what: BTreeSet::from([serial.to_owned()]) };
     let observation = PeerObservation { shows: Some(shows), ..PeerObservation::default() };
     authority.observe(BTreeMap::from([(identity.to_owned(), observation)])).unwrap();
 }
@@ -98,6 +110,8 @@ fn a_rotation_waits_for_what_is_seen_and_survives_restarts_between_steps() {
     see_leaf(&open(), &identity, &leaf.serial);
     assert!(unmet(rotate(&open(), RequestedAction::Drain)).contains("still shows"));
     see_leaf(&open(), &identity, &renewed[0].serial);
+    // What was seen of connections was seen before.
+    later_ms();
     rotate(&open(), RequestedAction::Drain).unwrap();
 
     assert!(rotate(&open(), RequestedAction::Retire).is_err(), "connections were not looked at since");

@@ -26,7 +26,7 @@ use crate::process::{self, Failure};
 use start::Mesh;
 
 /// How long the whole mesh may take to be ready.
-const READY_TIMEOUT: Duration = Duration::from_secs(60);
+const READY_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// Which programs the mesh is made of.
 #[derive(Clone, Debug)]

@@ -18,7 +18,7 @@ import time
 
 import yaml
 
-PATIENCE_S = 20
+PATIENCE_S = 120
 DIRECTORY = "type: FILESYSTEM\nconfig: {{directory: {home}/bucket}}\n"
 # Leases need conditional writes, which a directory has not.
 NOWHERE = "type: S3\nconfig: {bucket: b, endpoint: '127.0.0.1:9', insecure: true, access_key: a, secret_key: b, region: r}\n"

@@ -22,6 +22,8 @@ TERRAFORM = pathlib.Path(__file__).resolve().parent.parent
 EXAMPLES = TERRAFORM.parent / "examples"
 CHART = TERRAFORM / "charts/parallax"
 KUBERNETES = "1.33.0"
+# Far more than a start or an end takes.
+PATIENCE_S = 120
 errors = []
 
 
@@ -85,13 +87,13 @@ def starts(options, name, args):
         log = pathlib.Path(home) / "log"
         with log.open("w") as output:
             process = subprocess.Popen([options.parallax, *changed], stdout=output, stderr=output)
-        until = time.monotonic() + 20
+        until = time.monotonic() + PATIENCE_S
         while time.monotonic() < until and process.poll() is None and "grpc server listens" not in log.read_text():
             time.sleep(0.1)
         time.sleep(0.5)
         expect(process.poll() is None and "grpc server listens" in log.read_text(), f"{name}: {log.read_text()[-1500:]}")
         process.terminate()
-        process.wait(20)
+        process.wait(PATIENCE_S)
 
 
 def without_operator(options):
@@ -118,14 +120,14 @@ def without_operator(options):
         log = home / "log"
         with log.open("w") as output:
             process = subprocess.Popen([options.parallax, *args], stdout=output, stderr=output, cwd=home, env={**os.environ, "POD_NAME": "prometheus-server-1"})
-        until = time.monotonic() + 20
+        until = time.monotonic() + PATIENCE_S
         while time.monotonic() < until and process.poll() is None and not (written.exists() and "grpc server listens" in log.read_text()):
             time.sleep(0.1)
         text = written.read_text() if written.exists() else ""
         expect(process.poll() is None and yaml.safe_load(text or "{}").get("global", {}).get("external_labels", {}).get("prometheus_replica") == "prometheus-server-1",
                f"{file}: the sidecar wrote {text!r}: {log.read_text()[-1500:]}")
         process.terminate()
-        process.wait(20)
+        process.wait(PATIENCE_S)
 
 
 def documents(options):
@@ -154,7 +156,7 @@ def run(options):
     for side in ("observer", "observee"):
         done = subprocess.run([options.parallax, side, "--config", EXAMPLES / side / f"{side}.yaml", "--check"], capture_output=True, text=True)
         expect(done.returncode == 0, f"{side}: {done.stderr}")
-    done = subprocess.run([EXAMPLES / "quickstart/run", "--once"], capture_output=True, text=True, timeout=120, env={**os.environ, "PARALLAX": str(pathlib.Path(options.parallax).resolve())})
+    done = subprocess.run([EXAMPLES / "quickstart/run", "--once"], capture_output=True, text=True, timeout=2 * PATIENCE_S, env={**os.environ, "PARALLAX": str(pathlib.Path(options.parallax).resolve())})
     expect(done.returncode == 0, f"quickstart: {done.stdout}{done.stderr}")
 
 

@@ -29,7 +29,7 @@ import yaml
 
 TERRAFORM = pathlib.Path(__file__).resolve().parent.parent
 KUBERNETES = "1.33.0"
-PATIENCE_S = 90
+PATIENCE_S = 150
 SECRET_WORDS = ("PRIVATE KEY", "secret_key")
 # Static keys of one cluster's bucket, so that there is such a secret to look for.
 ACCESS_KEY, SECRET_KEY = "the-access-key-of-us-1", "nobody-must-see-this-key"
@@ -206,7 +206,7 @@ def free_port():
 
 
 def get(url):
-    with urllib.request.urlopen(url, timeout=20) as answer:
+    with urllib.request.urlopen(url, timeout=60) as answer:
         return answer.read().decode()
 
 
@@ -390,7 +390,7 @@ def start_memcached(mesh, addresses):
 
 
 def memcached_counts(port):
-    with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
         connection.sendall(b"stats\r\n")
         text = b""
         while not text.endswith(b"END\r\n"):

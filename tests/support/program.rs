@@ -3,14 +3,16 @@
 #![allow(dead_code, reason = "each test file uses the part that it needs")]
 
 use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{Read as _, Seek as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use parallax_testkit::process::Process;
 
-/// Longest wait for a program that starts or ends; far beyond what it takes.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+/// Longest wait for a program that starts or ends; far beyond what it takes, also on a machine that is busy with something else.
+pub const PATIENCE: Duration = Duration::from_secs(120);
 const POLL: Duration = Duration::from_millis(25);
 
 /// `parallax` with these arguments. Of this process' environment it gets `PATH` only: neither `PARALLAX_…` nor a log level.
@@ -30,24 +32,34 @@ pub struct Finished {
 
 /// Runs `command` to its end; one that does not end in time is killed and fails the test.
 pub fn finish(command: &mut Command) -> Finished {
+    // Files, not pipes: however much it says, it is never held up, and whoever it leaves behind holds up nobody who reads.
+    let (stdout, stderr) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
+    let output = |file: &File| Stdio::from(file.try_clone().unwrap());
     let mut child =
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let id = child.id();
+        command.stdin(Stdio::null()).stdout(output(&stdout)).stderr(output(&stderr)).spawn().unwrap();
     let began = Instant::now();
-    while began.elapsed() < PATIENCE {
-        if child.try_wait().unwrap().is_some() {
-            let output = child.wait_with_output().unwrap();
-            return Finished {
-                code: output.status.code(),
-                stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-                stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-            };
+    let status = loop {
+        match child.try_wait().unwrap() {
+            None if began.elapsed() < PATIENCE => std::thread::sleep(POLL),
+            ended => break ended,
         }
-        std::thread::sleep(POLL);
+    };
+    if status.is_none() {
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
-    child.kill().unwrap();
-    let output = child.wait_with_output().unwrap();
-    panic!("process {id} does not end: {command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    let finished =
+        Finished { code: status.and_then(|status| status.code()), stdout: whole(stdout), stderr: whole(stderr) };
+    assert!(status.is_some(), "process {} does not end: {command:?}: {finished:?}", child.id());
+    finished
+}
+
+/// What was written into a file, from its beginning.
+fn whole(mut file: File) -> String {
+    let mut bytes = Vec::new();
+    file.rewind().unwrap();
+    file.read_to_end(&mut bytes).unwrap();
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// As [`finish`], for these arguments.
@@ -109,14 +121,15 @@ impl Program {
     pub async fn log_line(&self, text: &str) -> String {
         let began = Instant::now();
         loop {
+            // Looked at first: what it says last is in the log then.
+            let is_over = began.elapsed() >= PATIENCE || has_ended(self.id());
             let log = self.log();
-            if let Some(line) = log.lines().find(|line| line.contains(text)) {
+            // Without what is only half written.
+            let (lines, _) = log.rsplit_once('\n').unwrap_or_default();
+            if let Some(line) = lines.lines().find(|line| line.contains(text)) {
                 return line.to_owned();
             }
-            assert!(
-                began.elapsed() < PATIENCE && !has_ended(self.id()),
-                "the log never says {text:?}:\n{log}"
-            );
+            assert!(!is_over, "the log never says {text:?}:\n{log}");
             tokio::time::sleep(POLL).await;
         }
     }

@@ -80,7 +80,8 @@ pub async fn ask_until(url: &str, query: &str, wanted: impl Fn(&Answer) -> bool)
     let began = Instant::now();
     loop {
         let answer = ask(url, query).await;
-        if wanted(&answer) {
+        // An error has no result to look at.
+        if answer.status == 200 && wanted(&answer) {
             return answer;
         }
         assert!(

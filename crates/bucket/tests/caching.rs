@@ -171,10 +171,10 @@ async fn values_of_the_wrong_length_are_not_used() {
 
 #[tokio::test]
 async fn a_cache_that_is_down_never_fails_a_read() {
-    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let nobody = format!("127.0.0.1:{}", parallax_testkit::process::free_port().unwrap());
     for yaml in [
-        format!("type: MEMCACHED\nconfig: {{addresses: [\"{taken}\"], timeout: 50ms}}\n"),
-        format!("type: REDIS\nconfig: {{addr: \"{taken}\"}}\n"),
+        format!("type: MEMCACHED\nconfig: {{addresses: [\"{nobody}\"], timeout: 50ms}}\n"),
+        format!("type: REDIS\nconfig: {{addr: \"{nobody}\"}}\n"),
     ] {
         let fixture = Fixture::new(|metrics| {
             BucketCaches::default().with_bucket_cache(&CachingConfig::from_yaml(&yaml).unwrap(), metrics)

@@ -66,7 +66,8 @@ async fn first_open<T, F: Future<Output = io::Result<T>>>(
 mod tests {
     use std::net::{Ipv4Addr, SocketAddrV4};
     use std::sync::Mutex;
-    use std::time::Instant;
+
+    use futures::FutureExt as _;
 
     use super::*;
 
@@ -99,11 +100,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_refusal_lets_the_next_one_try_at_once_and_the_last_error_is_told() {
-        let began = Instant::now();
-        let (result, tried) = open(&[101, 102, 103]).await;
+        // Polled once, without any time passing: nobody is waited for.
+        let all = open(&[101, 102, 103]).now_or_never();
+        let (result, tried) = all.expect("nobody was waited for");
         assert!(result.unwrap_err().to_string().ends_with(":103"));
         assert_eq!(tried, [101, 102, 103]);
-        assert!(began.elapsed() < STAGGER, "nobody was waited for");
         assert_eq!(open(&[]).await.0.unwrap_err().kind(), io::ErrorKind::NotFound);
         assert_eq!(open(&[200, 1]).await.1, [200]);
     }

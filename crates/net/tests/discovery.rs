@@ -172,7 +172,7 @@ async fn an_answer_is_asked_for_again_when_its_ttl_is_over_and_not_before() {
     resolver.look_up(&name("dns+eu.test:1")).await.unwrap();
     let first = zone.asked();
     zone.set("eu.test", 1, vec![a(2)]);
-    let give_up = Instant::now() + Duration::from_secs(30);
+    let give_up = Instant::now() + Duration::from_secs(120);
     loop {
         let found = resolver.look_up(&name("dns+eu.test:1")).await.unwrap();
         if addresses(&found.targets) == ["10.0.0.2:1"] {
@@ -190,6 +190,6 @@ async fn a_server_that_says_nothing_costs_a_bounded_time() {
     let resolver = Resolver::with_server(silent.local_addr().unwrap());
     let name = name("dns+eu.test:1");
     let looking = resolver.look_up(&name);
-    let error = tokio::time::timeout(Duration::from_secs(30), looking).await.unwrap().unwrap_err();
+    let error = tokio::time::timeout(Duration::from_secs(120), looking).await.unwrap().unwrap_err();
     assert!(error.contains("eu.test"), "{error}");
 }

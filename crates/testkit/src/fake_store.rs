@@ -401,7 +401,7 @@ mod tests {
         let (_ready, readiness) = tokio::sync::watch::channel(true);
         let client =
             parallax_storeapi::StoreClient::new(parallax_storeapi::routes(store, readiness).unwrap());
-        let deadline = std::time::Instant::now() + Duration::from_millis(50);
+        let deadline = std::time::Instant::now() + Duration::from_secs(1);
         let request = SeriesRequest { max_time: i64::MAX, ..SeriesRequest::default() };
         let request = parallax_storeapi::with_deadline(request, Some(deadline));
         let items: Vec<_> = client.series(request).await.unwrap().collect().await;

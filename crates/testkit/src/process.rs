@@ -17,6 +17,8 @@ use rustix::process::{Pid, Signal, kill_process};
 const MORE_DIRECTORIES: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/sbin"];
 /// Between two looks at something that is not there yet.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
+/// Longest wait for a program that was told to stand.
+const SUSPEND_LIMIT: Duration = Duration::from_secs(60);
 /// How much of a program's output an error quotes.
 const QUOTED_LINES: usize = 20;
 
@@ -137,12 +139,33 @@ impl Process {
         Ok(())
     }
 
-    /// Stops the program where it stands: its sockets stay open and nothing answers.
+    /// Stops the program where it stands: its sockets stay open and nothing answers. Comes back when each of its threads stands.
     ///
     /// # Errors
-    /// If it has ended.
+    /// If it has ended, or does not stand after a minute.
     pub fn suspend(&self) -> anyhow::Result<()> {
-        self.signal(Signal::STOP)
+        self.signal(Signal::STOP)?;
+        // One thread takes the signal when its turn comes; until then the others go on.
+        let deadline = Instant::now() + SUSPEND_LIMIT;
+        while !self.is_suspended()? {
+            ensure!(Instant::now() < deadline, "{} goes on after it was stopped", self.name);
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+
+    /// Whether every thread is stopped.
+    fn is_suspended(&self) -> anyhow::Result<bool> {
+        let threads = format!("/proc/{}/task", self.child.id());
+        for thread in std::fs::read_dir(&threads).with_context(|| threads.clone())? {
+            // A thread that has ended meanwhile has no file.
+            let Ok(stat) = std::fs::read_to_string(thread?.path().join("stat")) else { continue };
+            let state = stat.rsplit_once(')').map_or("", |(_, rest)| rest.trim_start());
+            if !state.starts_with('T') {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Lets a suspended program go on.
@@ -225,6 +248,28 @@ mod tests {
         assert!(!Path::new(&format!("/proc/{id}")).exists());
         let process = Process::spawn(&mut shell("exec sleep 600"), &log).unwrap();
         assert!(!process.terminate(Duration::from_secs(60)).await.unwrap().success());
+    }
+
+    #[test]
+    fn a_suspended_program_stands_until_it_is_resumed() {
+        let directory = tempfile::tempdir().unwrap();
+        let beats = directory.path().join("log");
+        let process = Process::spawn(&mut shell("while :; do echo beat; done"), &beats).unwrap();
+        let size = || std::fs::metadata(&beats).unwrap().len();
+        let goes_on = |from: u64| {
+            let deadline = Instant::now() + Duration::from_secs(60);
+            while size() <= from {
+                assert!(Instant::now() < deadline, "it does not go on");
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        };
+        goes_on(0);
+        process.suspend().unwrap();
+        let stopped_at = size();
+        std::thread::sleep(POLL_INTERVAL);
+        assert_eq!(size(), stopped_at);
+        process.resume().unwrap();
+        goes_on(stopped_at);
     }
 
     #[test]

@@ -216,6 +216,24 @@ async fn http_errors_say_whose_fault_they_are() {
     }
 }
 
+/// How an answer ends that has this much time, and how many parts came before.
+async fn until_deadline(beside: &Beside, time: Duration) -> (Code, usize) {
+    let deadline = Instant::now() + time;
+    let (mut got, mut end) = (0, None);
+    match beside.sidecar.series(with_deadline(everything(), Some(deadline))).await {
+        Err(status) => end = Some(status),
+        Ok(mut stream) => {
+            while let Some(frame) = stream.next().await {
+                match frame {
+                    Ok(_) => got += 1,
+                    Err(status) => end = Some(status),
+                }
+            }
+        }
+    }
+    (end.unwrap().code(), got)
+}
+
 #[tokio::test]
 async fn the_deadline_ends_a_hung_read_before_and_within_its_answer() {
     let beside = start(three_series(), |mut config| {
@@ -227,21 +245,18 @@ async fn the_deadline_ends_a_hung_read_before_and_within_its_answer() {
     let four = beside.fake.frames()[..4].concat().len();
     for (fault, series) in [(Fault::HangBeforeHeaders, 0), (Fault::HangAfter(four), 3)] {
         beside.fake.set(fault);
-        let deadline = Instant::now() + Duration::from_millis(200);
-        let (mut got, mut end) = (0, None);
-        match beside.sidecar.series(with_deadline(everything(), Some(deadline))).await {
-            Err(status) => end = Some(status),
-            Ok(mut stream) => {
-                while let Some(frame) = stream.next().await {
-                    match frame {
-                        Ok(_) => got += 1,
-                        Err(status) => end = Some(status),
-                    }
-                }
+        let mut time = Duration::from_millis(200);
+        loop {
+            let (end, got) = until_deadline(&beside, time).await;
+            assert_eq!(end, Code::DeadlineExceeded);
+            reads_end(&beside).await;
+            if got == series {
+                break;
             }
+            // A machine that is busy may need more time for what comes.
+            time *= 2;
+            assert!(got < series && time < Duration::from_secs(60), "{got} of {series} parts");
         }
-        assert_eq!((end.unwrap().code(), got), (Code::DeadlineExceeded, series));
-        reads_end(&beside).await;
     }
     // The only permit is back.
     beside.fake.set(Fault::None);
@@ -264,7 +279,12 @@ async fn a_read_counts_until_its_stream_ends_and_a_further_one_waits_no_longer_t
     assert_eq!(status.message(), expected);
     beside.fake.set(Fault::None);
     drop(stream);
-    assert!(ask(&beside, everything()).await.is_ok());
+    // What is given back may take longer to arrive than the next one may wait.
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while let Err(status) = ask(&beside, everything()).await {
+        assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+        assert!(Instant::now() < deadline, "the permit never comes back");
+    }
 }
 
 #[tokio::test]

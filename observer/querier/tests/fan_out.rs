@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Status};
 
 /// Short enough for tests, long enough for a busy machine.
-const RESPONSE_TIMEOUT: Duration = Duration::from_millis(300);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 fn samples(offset: i64) -> impl Iterator<Item = (i64, f64)> {
     (0..200).map(move |i| (offset + i * 15_000, i as f64))
@@ -112,7 +112,7 @@ fn gap(answer: &Collected) -> Gap {
 
 /// Waits until `condition` holds; fails after a long time.
 async fn until(what: &str, condition: impl Fn() -> bool) {
-    let give_up = Instant::now() + Duration::from_secs(20);
+    let give_up = Instant::now() + Duration::from_secs(120);
     while !condition() {
         assert!(Instant::now() < give_up, "{what} never happened");
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -327,7 +327,7 @@ async fn the_deadline_of_a_request_ends_with_what_is_there() {
     let us = Arc::new(store("us-1", "0").with_fault(Fault::HangAfter(1)));
     let mesh =
         mesh_with(vec![endpoint("eu", &eu), endpoint("us", &us)], rare_polls(), ProxyConfig::default()).await;
-    let deadline = Instant::now() + Duration::from_millis(500);
+    let deadline = Instant::now() + Duration::from_secs(2);
     let stream = mesh.proxy.series(with_deadline(up(), Some(deadline))).await.unwrap();
     let answer = frames::collect(stream).await.unwrap();
     assert_eq!((answer.series.len(), gap(&answer).kind), (4, GapKind::Late));
@@ -405,7 +405,7 @@ async fn a_remote_endpoint_is_asked_over_grpc_and_missed_when_its_server_is_gone
     assert_eq!((answer.series.len(), answer.warnings), (3, vec![]));
 
     stop.cancel();
-    tokio::time::timeout(Duration::from_secs(20), serving).await.unwrap().unwrap().unwrap();
+    tokio::time::timeout(Duration::from_secs(120), serving).await.unwrap().unwrap().unwrap();
     let missing = gap(&ask(&mesh.proxy, up()).await.unwrap());
     assert_eq!((missing.kind, missing.cluster, missing.endpoint), (GapKind::Missing, "us-1".into(), address));
 }
@@ -627,7 +627,7 @@ async fn a_store_that_is_down_is_missed_for_the_time_that_it_would_hold_by_now()
     let mesh = mesh_with(vec![endpoint("us", &us)], frequent_polls(), ProxyConfig::default()).await;
     assert_eq!(ask(&mesh.proxy, up()).await.unwrap().warnings.len(), 0);
     us.set_fault(Fault::Down(Status::unavailable("connection refused")));
-    let give_up = Instant::now() + Duration::from_secs(20);
+    let give_up = Instant::now() + Duration::from_secs(120);
     let answer = loop {
         let answer = ask(&mesh.proxy, up()).await.unwrap();
         if !answer.warnings.is_empty() || Instant::now() > give_up {

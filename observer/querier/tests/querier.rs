@@ -4,7 +4,6 @@
 #[allow(dead_code, reason = "each test file needs a part of it")]
 mod fake_store;
 
-use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -49,7 +48,7 @@ fn local(name: &str) -> EndpointConfig {
 
 /// An endpoint at an address where nobody listens.
 fn down(name: &str) -> EndpointConfig {
-    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let address = format!("127.0.0.1:{}", parallax_net::free_port().unwrap());
     EndpointConfig::new(format!("sidecar-{name}"), Connection::Remote(GrpcTarget::plain(address)))
         .with_cluster(name)
 }

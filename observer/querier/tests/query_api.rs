@@ -4,7 +4,6 @@
 #[allow(dead_code, reason = "each test file needs a part of it")]
 mod fake_store;
 
-use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -155,7 +154,7 @@ async fn a_range_query_comes_in_batches_and_with_its_replicas_if_that_is_asked()
 
 #[tokio::test]
 async fn a_missing_cluster_is_a_warning_or_an_error() {
-    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let address = format!("127.0.0.1:{}", parallax_net::free_port().unwrap());
     let down = EndpointConfig::new("sidecar-us-1", Connection::Remote(GrpcTarget::plain(address)));
     let (mut client, _querier) = client(vec![down.with_cluster("us-1")]).await;
     let frames = collected(client.query(asking("requests_total")).await.unwrap().into_inner()).await;

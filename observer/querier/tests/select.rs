@@ -211,7 +211,8 @@ async fn a_budget_that_is_spent_says_so() {
 async fn a_store_that_hangs_leaves_a_partial_answer_with_a_warning() {
     let frames = vec![frame(vec![series(&[("__name__", "up")], &[(10_000, 1.0)])])];
     let store = Arc::new(FakeStore { frames: frames.clone(), hangs: true, ..FakeStore::default() });
-    let soon = || Instant::now() + Duration::from_millis(50);
+    // Time enough for what comes, on a machine that is busy.
+    let soon = || Instant::now() + Duration::from_secs(2);
     let partial = read(store, SelectOptions { deadline: soon(), ..options() }, Budget::new(0), "").await;
     partial.end.unwrap();
     assert_eq!((partial.series.len(), partial.warnings.len()), (1, 1));
@@ -335,7 +336,7 @@ async fn fifteen_selections(frames: usize, budget: Arc<Budget>, backwards: bool)
     // A little time in which all that can be opened is.
     tokio::time::sleep(Duration::from_millis(100)).await;
     let reading = tokio::task::spawn_blocking(move || streams.into_iter().map(drain).collect::<Vec<_>>());
-    for read in tokio::time::timeout(Duration::from_secs(30), reading)
+    for read in tokio::time::timeout(Duration::from_secs(120), reading)
         .await
         .expect("they wait for each other")
         .unwrap()

@@ -123,7 +123,7 @@ async fn the_callers_timeout_bounds_a_wait_for_an_endpoint() {
     let hub = Hub::with(endpoints, no_response_timeout).await;
     let began = Instant::now();
     let (data, warnings) = hub.get("/api/v1/metadata?timeout=1s").await;
-    assert!(began.elapsed() < Duration::from_secs(20), "the default timeout is 2 minutes");
+    assert!(began.elapsed() < Duration::from_secs(60), "the default timeout is 2 minutes");
     assert_eq!(gap(&warnings).kind, GapKind::Late);
     assert_eq!(data["b"], json!([meta("counter", "old")]));
 }

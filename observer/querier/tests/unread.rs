@@ -120,6 +120,15 @@ impl Counting {
     fn opens(&self) -> usize {
         self.opens.load(Ordering::SeqCst)
     }
+
+    /// Waits until a stream of this store was dropped.
+    async fn has_let_go(&self) {
+        let give_up = Instant::now() + LIMIT;
+        while !self.store.dropped.load(Ordering::SeqCst) {
+            assert!(Instant::now() < give_up, "the stream stays open");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
 }
 
 #[async_trait::async_trait]
@@ -198,7 +207,8 @@ async fn what_was_read_ahead_is_let_go_where_a_selection_that_is_read_needs_the_
     };
     let budget = Budget::new(budget_bytes);
     let unread = source_of(ahead.clone(), &budget).select(&selection()).unwrap();
-    tokio::time::sleep(A_WHILE).await;
+    // Read to its end: its stream is let go.
+    ahead.has_let_go().await;
     let first = source_of(needed, &budget).select(&selection()).unwrap();
     let (counts, warnings) = read(vec![first, unread]).await.unwrap();
     assert_eq!((counts, warnings), (vec![100, 20], vec![]));
@@ -208,7 +218,7 @@ async fn what_was_read_ahead_is_let_go_where_a_selection_that_is_read_needs_the_
 #[tokio::test]
 async fn gaps_of_an_attempt_that_is_repeated_count_once() {
     let metrics = Metrics::new();
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let nobody = format!("127.0.0.1:{}", parallax_net::free_port().unwrap());
     let down = EndpointConfig::new("us", Connection::Remote(GrpcTarget::plain(nobody))).with_cluster("us-1");
     // Far more than may be read ahead, so that the second selection is let go and opened again.
     let frames: Vec<Vec<Series>> = ups(400).into_iter().map(|one| vec![one]).collect();
@@ -217,8 +227,8 @@ async fn gaps_of_an_attempt_that_is_repeated_count_once() {
     let proxy = proxy(store.clone(), vec![down], &metrics).await;
     let source = source(Arc::new(proxy), budget_bytes, true);
     let streams: Vec<_> = (0..2).map(|_| source.select(&selection()).unwrap()).collect();
-    // Longer than the patience with a stream that cannot be read ahead.
-    tokio::time::sleep(Duration::from_millis(2500)).await;
+    // Until the patience with a stream that cannot be read ahead is over.
+    store.has_let_go().await;
     let (counts, warnings) = read(streams).await.unwrap();
     assert_eq!((counts, warnings.len()), (vec![400; 2], 2), "{warnings:?}");
     assert!(store.opens() > 2, "there was an attempt that was repeated");

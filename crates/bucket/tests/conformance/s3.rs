@@ -354,7 +354,7 @@ async fn a_read_that_hangs_is_asked_for_again_when_hedging() {
         bucket.get("x", 10).await.unwrap();
     }
     server.fail([Fault::Slow(60_000)]);
-    let read = tokio::time::timeout(Duration::from_secs(30), bucket.get_range("x", 0..4));
+    let read = tokio::time::timeout(Duration::from_secs(50), bucket.get_range("x", 0..4));
     assert_eq!(read.await.unwrap().unwrap(), "cont");
     let text = registry.encode().unwrap();
     assert!(

@@ -275,7 +275,7 @@ mod tests {
         }
         // There is no place for a fourth: only a loop that goes on can say so, by closing it.
         let mut refused = TcpStream::connect(address).await.unwrap();
-        let reading = tokio::time::timeout(Duration::from_secs(30), refused.read_u8());
+        let reading = tokio::time::timeout(Duration::from_secs(120), refused.read_u8());
         assert!(reading.await.expect("the accept loop hangs").is_err());
         cut.cancel();
         shutdown.cancel();

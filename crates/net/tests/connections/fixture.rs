@@ -127,7 +127,7 @@ impl TestServer {
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(20), moved).await.expect("calls stay on the old connection");
+        tokio::time::timeout(Duration::from_secs(120), moved).await.expect("calls stay on the old connection");
     }
 
     /// The value of a counter of failed handshakes.
@@ -144,7 +144,7 @@ impl TestServer {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        if tokio::time::timeout(Duration::from_secs(20), counted).await.is_err() {
+        if tokio::time::timeout(Duration::from_secs(120), counted).await.is_err() {
             panic!("no failure counted as {reason}:\n{}", self.metrics.encode().unwrap());
         }
     }

@@ -224,8 +224,9 @@ async fn tls_to_a_plain_text_port_is_named() {
 
 #[tokio::test]
 async fn nobody_listening_and_silence_are_named() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap().to_string();
+    // A port that nobody else is given once it is free.
+    let address = format!("127.0.0.1:{}", parallax_net::free_port().unwrap());
+    let listener = TcpListener::bind(&address).await.unwrap();
     let mesh = Mesh::new();
     let mut silent = GrpcTarget::tls(address.clone(), mesh.client_source());
     silent.connect_timeout = Duration::from_millis(50);

@@ -113,13 +113,16 @@ async fn slow_answers_and_stalled_bodies_end() {
         .route("/never", get(async || std::future::pending::<()>().await))
         .route("/stalls", get(async move || Body::from_stream(stalled())));
     let (url, _shutdown) = serve(router).await;
-    let mut config = HttpClientConfig::new(&url);
-    config.response_timeout = Duration::from_millis(50);
-    config.idle_timeout = Duration::from_millis(50);
-    let client = HttpClient::new(config).unwrap();
-    let error = client.get("/never", &[("secret", "s")]).await.unwrap_err();
+    let client = |change: fn(&mut HttpClientConfig)| {
+        let mut config = HttpClientConfig::new(&url);
+        change(&mut config);
+        HttpClient::new(config).unwrap()
+    };
+    let hasty = client(|config| config.response_timeout = Duration::from_millis(50));
+    let error = hasty.get("/never", &[("secret", "s")]).await.unwrap_err();
     assert!(matches!(&error, Error::Timeout { url, .. } if url.ends_with("/never")), "{error}");
-    let error = client.get("/stalls", &[]).await.unwrap().bytes(10).await.unwrap_err();
+    let restless = client(|config| config.idle_timeout = Duration::from_millis(50));
+    let error = restless.get("/stalls", &[]).await.unwrap().bytes(10).await.unwrap_err();
     assert!(matches!(error, Error::Timeout { what: "further part of the answer", .. }), "{error}");
 }
 
@@ -142,9 +145,7 @@ async fn a_connection_on_which_no_request_begins_is_closed_and_one_that_asked_st
 
 #[tokio::test]
 async fn an_unreachable_server_is_named() {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    drop(listener);
+    let url = format!("http://127.0.0.1:{}", parallax_net::free_port().unwrap());
     let error = client(&url).get("/api", &[]).await.unwrap_err().to_string();
     assert!(error.contains(&url) && error.contains("refused"), "{error}");
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use parallax_net::{GrpcTarget, connect};
+use parallax_net::{GrpcTarget, connect, free_port};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 use tonic_health::pb::HealthCheckRequest;
@@ -68,7 +68,9 @@ async fn shutdown_waits_for_calls_and_then_cuts_them() {
 
 #[tokio::test]
 async fn an_idle_server_ends_at_once_and_frees_its_port() {
-    let server = TestServer::start(None).await;
+    // A port that nobody else is given once it is free.
+    let address = format!("127.0.0.1:{}", free_port().unwrap());
+    let server = TestServer::start_with(None, |config| config.address = address).await;
     let channel = connect(&GrpcTarget::plain(server.address.to_string())).unwrap();
     ask(&channel).await.unwrap();
     server.shutdown.cancel();

@@ -12,7 +12,7 @@ use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
 use crate::fixture::{CLIENT, Mesh, TestServer, ask, refusal, with_ca};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A call that goes on until somebody ends it.
 async fn stream(channel: &GrpcChannel) -> Streaming<HealthCheckResponse> {

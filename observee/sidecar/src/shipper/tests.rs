@@ -47,7 +47,7 @@ impl Puts {
         let now = self.now.fetch_add(1, Ordering::SeqCst) + 1;
         self.most.fetch_max(now, Ordering::SeqCst);
         let met = || self.most.load(Ordering::SeqCst) >= self.meet.load(Ordering::SeqCst);
-        let deadline = std::time::Instant::now() + Duration::from_secs(30);
+        let deadline = std::time::Instant::now() + Duration::from_secs(120);
         while to.to_string().contains("/chunks/") && !met() && std::time::Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }

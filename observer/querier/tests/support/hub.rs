@@ -1,6 +1,5 @@
 //! A querier over given endpoints, asked through HTTP.
 
-use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +14,7 @@ use tower::ServiceExt;
 use crate::fake_side::FakeSide;
 
 /// Short enough for tests, long enough for a busy machine.
-const RESPONSE_TIMEOUT: Duration = Duration::from_millis(300);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A querier that is ready, until it is dropped.
 pub struct Hub {
@@ -86,7 +85,7 @@ pub fn local(name: &str, store: &Arc<FakeSide>) -> EndpointConfig {
 
 /// An endpoint at an address where nobody listens.
 pub fn down(cluster: &str) -> EndpointConfig {
-    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let address = format!("127.0.0.1:{}", parallax_net::free_port().unwrap());
     EndpointConfig::new(format!("sidecar-{cluster}"), Connection::Remote(GrpcTarget::plain(address)))
         .with_cluster(cluster)
 }

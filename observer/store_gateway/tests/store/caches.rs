@@ -84,11 +84,11 @@ async fn each_kind_of_item_spares_its_own_requests() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cache_that_is_down_costs_requests_only() {
-    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let nobody = format!("127.0.0.1:{}", parallax_testkit::process::free_port().unwrap());
     let plain = ask_twice(|_| None).await;
     for yaml in [
-        format!("type: MEMCACHED\nconfig: {{addresses: [\"{taken}\"], timeout: 50ms}}\n"),
-        format!("type: REDIS\nconfig: {{addr: \"{taken}\"}}\n"),
+        format!("type: MEMCACHED\nconfig: {{addresses: [\"{nobody}\"], timeout: 50ms}}\n"),
+        format!("type: REDIS\nconfig: {{addr: \"{nobody}\"}}\n"),
     ] {
         let cached = ask_twice(|context| with(&yaml, context)).await;
         assert_eq!(cached.second.series, plain.first.series);
