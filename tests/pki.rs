@@ -384,6 +384,143 @@ fn t5_commands_that_are_killed_at_any_moment_leave_what_the_next_one_continues()
     assert_eq!(desk.json("status --state file:pki")["rotations"][1]["phase"], "steady g5");
 }
 
+/// Nobody in particular.
+const SOMEBODY: u32 = 65_534;
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// As for a program that is not there: a test that is nothing without the superuser is left out aloud, and in CI it fails.
+fn root_or_leave_out(test: &str) -> bool {
+    let in_ci = std::env::var("CI").is_ok_and(|value| value == "true");
+    assert!(is_root() || !in_ci, "{test} needs two users, and CI has to run it as root");
+    if !is_root() {
+        println!("left out: {test} (it needs two users: run it as root)");
+    }
+    is_root()
+}
+
+/// A state, and the program where every user reaches it.
+struct Shared {
+    desk: Desk,
+    program: std::path::PathBuf,
+}
+
+impl Shared {
+    /// With a leaf in it.
+    fn new() -> Self {
+        let desk = Desk::new();
+        desk.ok("issue --state file:pki --observer hub");
+        fs::set_permissions(desk.path(""), fs::Permissions::from_mode(0o755)).unwrap();
+        let program = desk.path("parallax");
+        let built = env!("CARGO_BIN_EXE_parallax");
+        if fs::hard_link(built, &program).is_err() {
+            fs::copy(built, &program).unwrap();
+        }
+        Self { desk, program }
+    }
+
+    /// Runs `pki` with these words as the user `uid`; only the superuser may name another than itself.
+    fn pki_as(&self, uid: u32, words: &str) -> program::Finished {
+        let asked = self.desk.command(words);
+        let mut command = Command::new(&self.program);
+        command.env_clear().envs(asked.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        command.args(asked.get_args()).current_dir(self.desk.path(""));
+        if uid != rustix::process::geteuid().as_raw() {
+            command.uid(uid).gid(uid);
+        }
+        program::finish(&mut command)
+    }
+
+    /// Every path of the state with its content, in order.
+    fn content(&self) -> Vec<(std::path::PathBuf, Vec<u8>)> {
+        let (mut left, mut found) = (vec![self.desk.path("pki")], Vec::new());
+        while let Some(path) = left.pop() {
+            if path.is_dir() {
+                left.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+                found.push((path, Vec::new()));
+            } else {
+                found.push((path.clone(), fs::read(path).unwrap()));
+            }
+        }
+        found.sort();
+        found
+    }
+
+    fn each(&self, change: impl Fn(&Path)) {
+        self.content().iter().for_each(|(path, _)| change(path));
+    }
+
+    /// Nothing that changes the state does; each says so in one line with `parts`.
+    fn refuses_changes(&self, uid: u32, parts: &[&str]) {
+        let before = self.content();
+        for words in [
+            "issue --state file:pki --observee eu-1",
+            "renew --state file:pki --all --at 0",
+            "rotate ca observers --state file:pki --phase prepare",
+            "revoke --state file:pki --observer hub",
+        ] {
+            let finished = self.pki_as(uid, words);
+            assert_eq!(finished.code, Some(8), "{words}: {finished:?}");
+            let errors: Vec<&str> =
+                finished.stderr.lines().filter(|line| line.starts_with("parallax:")).collect();
+            assert_eq!(errors.len(), 1, "{words}: {finished:?}");
+            for part in parts {
+                assert!(errors[0].contains(part), "{words}: no {part:?} in {}", errors[0]);
+            }
+            assert!(self.content() == before, "{words} changed something");
+        }
+    }
+}
+
+#[test]
+fn bad_input_15_a_state_without_permission_to_write_is_read_and_not_changed() {
+    let shared = Shared::new();
+    // Permissions are nothing to the superuser: the state is somebody else's then, who owns it and asks.
+    let uid = if is_root() { SOMEBODY } else { rustix::process::geteuid().as_raw() };
+    let set = |mode_of_directories: u32, mode_of_files: u32| {
+        shared.each(|path| {
+            let mode = if path.is_dir() { mode_of_directories } else { mode_of_files };
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        });
+    };
+    if is_root() {
+        shared.each(|path| std::os::unix::fs::chown(path, Some(uid), Some(uid)).unwrap());
+    }
+    set(0o500, 0o400);
+    let status = shared.pki_as(uid, "status --state file:pki");
+    assert!(status.code == Some(0) && status.stdout.contains("hub"), "{status:?}");
+    shared.refuses_changes(uid, &["pki/LOCK", "ermission denied", "chmod -R u+rwX "]);
+    set(0o700, 0o600);
+    let issued = shared.pki_as(uid, "issue --state file:pki --observee eu-1");
+    assert_eq!(issued.code, Some(0), "{issued:?}");
+}
+
+#[test]
+fn bad_input_15_a_state_of_another_user_is_not_changed() {
+    if !root_or_leave_out("bad_input_15_a_state_of_another_user_is_not_changed") {
+        return;
+    }
+    let shared = Shared::new();
+    // The superuser's, and another user asks.
+    let own = rustix::process::geteuid().as_raw();
+    let refused = shared.pki_as(SOMEBODY, "status --state file:pki");
+    assert_eq!(refused.code, Some(8), "{refused:?}");
+    assert!(refused.stderr.contains("pki: it belongs to uid 0, this is uid 65534"), "{refused:?}");
+    shared.refuses_changes(SOMEBODY, &["pki: it belongs to uid 0", "run this as its owner"]);
+    // Another user's, and the superuser asks: it may look, and what it wrote the owner could not read.
+    shared.each(|path| std::os::unix::fs::chown(path, Some(SOMEBODY), Some(SOMEBODY)).unwrap());
+    assert_eq!(shared.pki_as(own, "status --state file:pki").code, Some(0));
+    shared.refuses_changes(own, &["pki: it belongs to uid 65534", "run this as its owner"]);
+    let issued = shared.pki_as(SOMEBODY, "issue --state file:pki --observee eu-1");
+    assert_eq!(issued.code, Some(0), "{issued:?}");
+    // One key that is somebody else's than the state.
+    let key = shared.desk.path("pki/ca/observees/g1/ca.key");
+    std::os::unix::fs::chown(&key, Some(own), Some(own)).unwrap();
+    shared.refuses_changes(own, &["ca/observees/g1/ca.key", "belongs to uid 0", "chown 65534"]);
+}
+
 #[test]
 fn status_is_one_table_of_the_mesh_with_what_each_peer_was_seen_to_trust() {
     let desk = Desk::new();

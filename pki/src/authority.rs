@@ -329,12 +329,16 @@ impl Book {
         let mut book = Self { journal, ledger, ..Self::empty() };
         for ((hierarchy, number), record) in &book.ledger.generations {
             let place = generation_place(*hierarchy, *number);
+            let directory = state.directory().join(&place);
+            let key_path = directory.join("ca.key");
+            for path in directory.parent().into_iter().chain([directory.as_path(), &key_path]) {
+                crate::state::check_no_link(path)?;
+            }
             let cert_pem = state.text(&place.join("ca.crt"))?;
             if digest_text(&cert_pem) != record.certificate_sha256 {
                 let reason = "it is not the certificate that the journal speaks of; restore it from a backup";
-                return Err(crate::state::damaged(&state.directory().join(&place), reason.to_owned()));
+                return Err(crate::state::damaged(&directory, reason.to_owned()));
             }
-            let key_path = state.directory().join(&place).join("ca.key");
             let key_path = (!record.key_destroyed).then_some(key_path);
             if let Some(path) = key_path.as_ref().filter(|path| path.exists()) {
                 crate::state::check_private(path)?;

@@ -18,7 +18,8 @@
 //! up to date. A process that dies before the commit leaves orphans, which the next change removes; one that dies after it leaves derived files
 //! and deliveries, which the next change finishes. `init` builds a whole state beside `DIR` and renames it there.
 //!
-//! Invariants: a private key that others may read is damage, not a warning; readers change nothing.
+//! Invariants: a private key that others may read is damage, not a warning; readers change nothing; only the owner of a state changes it, so that every file
+//! in it stays the owner's; within a state no symbolic link is followed, because what it leads to may be anybody's. `DIR` itself may be reached by one.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
@@ -41,6 +42,8 @@ const MANIFEST_FILE: &str = "pki.json";
 const LOCK_FILE: &str = "LOCK";
 const JOURNAL_FILE: &str = "journal.jsonl";
 const VERSION: u32 = 2;
+/// Below the state's own.
+const DIRECTORIES: [&str; 6] = ["ca", "crl", "issued", "pending", "leaves", "bundles"];
 
 /// A state directory.
 #[derive(Clone, Debug)]
@@ -91,6 +94,13 @@ impl State {
         if directory_has_entries(directory)? {
             return Err(Error::StateExists(directory.to_owned()));
         }
+        if let Some(target) = link_target(directory) {
+            let reason = format!(
+                "it is a symbolic link, and a new state takes a name of its own: give --state=file:{}",
+                target.display()
+            );
+            return Err(damaged(directory, reason));
+        }
         let mut building_name = directory.file_name().unwrap_or_default().to_owned();
         building_name.push(".new");
         let building = directory.with_file_name(building_name);
@@ -121,7 +131,7 @@ impl State {
         let create =
             |path: &Path| self.disk.create_directory(path).map_err(|source| io("creating", path, source));
         create(&self.directory)?;
-        for name in ["ca", "crl", "issued", "pending", "leaves", "bundles"] {
+        for name in DIRECTORIES {
             create(&self.directory.join(name))?;
         }
         let write = |name: &str, bytes: &[u8]| {
@@ -141,10 +151,18 @@ impl State {
     /// Opens a state: its journal and what it adds up to. Changes nothing.
     pub(crate) fn open(directory: &Path, disk: Arc<dyn Disk>) -> Result<(Self, Journal, Ledger), Error> {
         let path = directory.join(MANIFEST_FILE);
-        if !path.try_exists().map_err(|source| io("reading", &path, source))? {
+        let exists = path.try_exists().or_else(|source| {
+            // Whose it is says more than that it cannot be read.
+            check_directory(directory)?;
+            Err(io("reading", &path, source))
+        });
+        if !exists? {
             return Err(Error::StateMissing(directory.to_owned()));
         }
         check_directory(directory)?;
+        for name in [MANIFEST_FILE, JOURNAL_FILE, LOCK_FILE].iter().chain(&DIRECTORIES) {
+            check_no_link(&directory.join(name))?;
+        }
         let text = read_bounded(&path)?;
         let any: AnyManifest =
             serde_json::from_str(&text).map_err(|error| damaged(&path, error.to_string()))?;
@@ -196,8 +214,9 @@ impl State {
         &*self.disk
     }
 
-    /// Takes the lock, or says that somebody holds it.
+    /// Takes the lock, or says that somebody holds it, or that nothing may be changed here.
     pub(crate) fn lock(&self) -> Result<Lock, Error> {
+        self.check_owner()?;
         let path = self.directory.join(LOCK_FILE);
         let file = OpenOptions::new()
             .write(true)
@@ -205,7 +224,7 @@ impl State {
             .truncate(false)
             .mode(0o600)
             .open(&path)
-            .map_err(|source| io("opening", &path, source))?;
+            .map_err(|source| self.unwritable("opening", &path, source))?;
         match file.try_lock() {
             Ok(()) => Ok(Lock { file }),
             Err(fs::TryLockError::WouldBlock) => Err(Error::StateLocked(self.directory.clone())),
@@ -213,11 +232,40 @@ impl State {
         }
     }
 
+    /// The superuser may read any state. What it writes into somebody's, the owner could not read any more.
+    fn check_owner(&self) -> Result<(), Error> {
+        let directory = &self.directory;
+        let owner = fs::metadata(directory).map_err(|source| io("reading", directory, source))?.uid();
+        let own = rustix::process::geteuid().as_raw();
+        if owner == own {
+            return Ok(());
+        }
+        let reason = format!(
+            "it belongs to uid {owner}, this is uid {own}, whose files its owner could not read; run this as its owner"
+        );
+        Err(damaged(directory, reason))
+    }
+
+    /// What a write failed with; where nothing can be written at all, what to do about it.
+    pub(crate) fn unwritable(&self, action: &'static str, path: &Path, source: io::Error) -> Error {
+        let directory = self.directory.display();
+        let advice = match source.kind() {
+            io::ErrorKind::ReadOnlyFilesystem => {
+                format!("mount the file system of {directory} for writing; until then it can only be read")
+            }
+            io::ErrorKind::PermissionDenied => {
+                format!("until its owner runs chmod -R u+rwX {directory}, it can only be read")
+            }
+            _ => return io(action, path, source),
+        };
+        damaged(path, format!("{action} it failed: {source}; {advice}"))
+    }
+
     /// Writes files that nothing refers to yet. What an interrupted command left at the same place goes.
     pub(crate) fn stage(&self, files: &[Staged]) -> Result<(), Error> {
         for file in files {
             let path = self.directory.join(&file.place);
-            let failed = |source| io("writing", &path, source);
+            let failed = |source| self.unwritable("writing", &path, source);
             if let Some(parent) = path.parent() {
                 self.disk.create_directory(parent).map_err(failed)?;
             }
@@ -240,7 +288,7 @@ impl State {
             // Part of the line, or all of it, may be there. If it cannot be taken back now, the next command ignores a part, and takes a
             // whole line for the commit that it is.
             let _ = self.disk.truncate(&path, journal.len_bytes);
-            return Err(io("writing", &path, source));
+            return Err(self.unwritable("writing", &path, source));
         }
         journal.push(entry, &line);
         Ok(())
@@ -267,7 +315,9 @@ impl State {
     ) -> Result<(), Error> {
         if journal.torn_bytes > 0 {
             let path = self.directory.join(JOURNAL_FILE);
-            self.disk.truncate(&path, journal.len_bytes).map_err(|source| io("writing", &path, source))?;
+            self.disk
+                .truncate(&path, journal.len_bytes)
+                .map_err(|source| self.unwritable("writing", &path, source))?;
             journal.torn_bytes = 0;
         }
         for hierarchy in Hierarchy::ALL {
@@ -306,7 +356,7 @@ impl State {
             let is_directory = fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_dir());
             let removed =
                 if is_directory { self.disk.remove_directory(&path) } else { self.disk.remove_file(&path) };
-            removed.map_err(|source| io("removing", &path, source))?;
+            removed.map_err(|source| self.unwritable("removing", &path, source))?;
         }
         Ok(())
     }
@@ -333,7 +383,8 @@ impl State {
         if fs::read(&path).is_ok_and(|there| there == text.as_bytes()) {
             return Ok(());
         }
-        replace(&*self.disk, &path, text.as_bytes()).map_err(|source| io("writing", &path, source))
+        replace(&*self.disk, &path, text.as_bytes())
+            .map_err(|source| self.unwritable("writing", &path, source))
     }
 
     /// Reads a text file of the state.
@@ -388,12 +439,51 @@ fn check_directory(directory: &Path) -> Result<(), Error> {
             format!("it belongs to uid {}, this is uid {own}; run this as its owner", metadata.uid());
         return Err(damaged(directory, reason));
     }
+    // Whoever has the link may lead it to another state.
+    let link = fs::symlink_metadata(directory).map_err(|source| io("reading", directory, source))?;
+    if ![0, own, metadata.uid()].contains(&link.uid()) {
+        let target = link_target(directory).unwrap_or_default();
+        let reason = format!(
+            "the symbolic link belongs to uid {}; give the directory itself: --state=file:{}",
+            link.uid(),
+            target.display()
+        );
+        return Err(damaged(directory, reason));
+    }
     Ok(())
 }
 
-/// Refuses a key that others may read.
+/// Where a symbolic link leads, if `path` is one.
+fn link_target(path: &Path) -> Option<PathBuf> {
+    let is_link = fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_symlink());
+    is_link.then(|| fs::read_link(path).unwrap_or_default())
+}
+
+/// Refuses a symbolic link within the state.
+pub(crate) fn check_no_link(path: &Path) -> Result<(), Error> {
+    let Some(target) = link_target(path) else { return Ok(()) };
+    let reason = format!(
+        "it is a symbolic link to {}, and a state holds none; put what it leads to in its place",
+        target.display()
+    );
+    Err(damaged(path, reason))
+}
+
+/// Refuses a key that others may read, or replace.
 pub(crate) fn check_private(path: &Path) -> Result<(), Error> {
+    check_no_link(path)?;
     let metadata = fs::metadata(path).map_err(|source| io("reading", path, source))?;
+    if let Some(parent) = path.parent() {
+        let owner = fs::metadata(parent).map_err(|source| io("reading", parent, source))?.uid();
+        if metadata.uid() != owner {
+            let reason = format!(
+                "the key belongs to uid {}, its directory to uid {owner}; restore it from a backup, or run: chown {owner} {}",
+                metadata.uid(),
+                path.display()
+            );
+            return Err(damaged(path, reason));
+        }
+    }
     let mode = metadata.permissions().mode() & 0o777;
     if mode & 0o077 != 0 {
         let reason = format!("mode {mode:04o} lets others read the key; run: chmod 600 {}", path.display());

@@ -42,7 +42,8 @@ impl Book {
         for ((hierarchy, number), record) in &self.ledger.generations {
             let path = state.directory().join(generation_place(*hierarchy, *number)).join("ca.key");
             if record.key_destroyed && path.exists() {
-                state.disk().remove_file(&path).map_err(|source| io("removing", &path, source))?;
+                let removed = state.disk().remove_file(&path);
+                removed.map_err(|source| state.unwritable("removing", &path, source))?;
             }
         }
         Ok(())
