@@ -39,7 +39,7 @@ pub fn bundle(data: &[u8]) {
 
 /// Any bytes as a forwarded certificate: what is accepted has one canonical identity.
 pub fn forwarded(data: &[u8]) {
-    for format in [HeaderFormat::Envoy, HeaderFormat::Nginx, HeaderFormat::Traefik] {
+    for format in HeaderFormat::ALL {
         if let Ok(forwarded) = parse(data, format) {
             let text = forwarded.identity.to_string();
             assert_eq!(text.parse::<PeerIdentity>().ok(), Some(forwarded.identity));

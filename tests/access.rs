@@ -103,7 +103,7 @@ fn a_list_that_cannot_work_is_an_error_at_the_start() {
     for (flags, part) in [
         (vec!["--grpc-server-allowed-identity=observer/hub"], "client CA"),
         (vec!["--grpc-server-allowed-identity=observee/eu-1"], "only observers and ingresses ask"),
-        (vec!["--grpc-server-forwarded-certificates=apache"], "none of xfcc, nginx, traefik"),
+        (vec!["--grpc-server-forwarded-certificates=apache"], "none of xfcc, nginx, ingress-nginx, traefik"),
     ] {
         let fixed = ["query", "--http-address=127.0.0.1:0", "--grpc-address=127.0.0.1:0"];
         let finished = run(fixed.into_iter().chain(flags.iter().copied()));

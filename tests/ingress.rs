@@ -19,7 +19,13 @@ use sides::{Keys, Leaf, MACHINES, MACHINES_UP, Observee, named_observer, observe
 use tempfile::TempDir;
 
 /// Ends mTLS with the cluster's server leaf and shows `client` to the observee behind it, with the certificate that it was shown itself.
-fn configuration(port: u16, backend: &str, server: &Leaf, client: &Leaf, directory: &Path) -> String {
+fn configuration(
+    port: u16,
+    backend: &str,
+    (server, client): (&Leaf, &Leaf),
+    header: &str,
+    directory: &Path,
+) -> String {
     let name = server_name("eu-1");
     let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
         .iter()
@@ -52,7 +58,7 @@ http {{
             grpc_ssl_name {name};
             grpc_ssl_server_name on;
             grpc_ssl_protocols TLSv1.3;
-            grpc_set_header x-ssl-client-cert $ssl_client_escaped_cert;
+            grpc_set_header {header} $ssl_client_escaped_cert;
         }}
     }}
 }}
@@ -67,6 +73,9 @@ http {{
     )
 }
 
+/// In which our examples have nginx pass certificates on.
+const HEADER: &str = "x-ssl-client-cert";
+
 /// An observee behind nginx.
 struct Cluster {
     keys: Keys,
@@ -79,11 +88,11 @@ struct Cluster {
 
 impl Cluster {
     async fn start(program: &Path) -> Self {
-        Self::start_with(program, json!({})).await
+        Self::start_with(program, json!({}), HEADER).await
     }
 
-    /// With more keys in the observee's file.
-    async fn start_with(program: &Path, more: Value) -> Self {
+    /// With more keys in the observee's file, and the name of the header with the client's certificate.
+    async fn start_with(program: &Path, more: Value, header: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let keys = Keys::new(directory.path(), "mesh.test");
         let server = keys.observee("eu-1");
@@ -92,7 +101,8 @@ impl Cluster {
         let home = directory.path().join("nginx");
         std::fs::create_dir(&home).unwrap();
         let path = home.join("nginx.conf");
-        let text = configuration(port, &observee.grpc, &server, &keys.ingress("eu-1"), &home);
+        let leaves = (&server, &keys.ingress("eu-1"));
+        let text = configuration(port, &observee.grpc, leaves, header, &home);
         std::fs::write(&path, text).unwrap();
         let nginx = serve(program, directory.path(), port).await;
         Self { keys, port, ingress: format!("127.0.0.1:{port}"), observee, nginx, directory }
@@ -220,8 +230,14 @@ async fn an_observee_behind_the_ingress_tells_observers_apart_by_the_certificate
     else {
         return;
     };
-    let more = json!({"allowed_observers": ["hub"], "forwarded_certificates": "nginx"});
-    let cluster = Cluster::start_with(&program, more).await;
+    // The second is what Kubernetes' ingress-nginx has its nginx write.
+    for (kind, header) in [("nginx", HEADER), ("ingress-nginx", "ssl-client-cert")] {
+        let more = json!({"allowed_observers": ["hub"], "forwarded_certificates": kind});
+        tells_observers_apart(&Cluster::start_with(&program, more, header).await).await;
+    }
+}
+
+async fn tells_observers_apart(cluster: &Cluster) {
     let sections = [cluster.section("eu-1")];
     let directory = cluster.directory.path();
     let mut hub = named_observer("hub", &sections, Some(&cluster.keys.observer("hub")), directory);

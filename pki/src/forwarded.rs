@@ -3,8 +3,10 @@
 //! Invariants: a header counts only from a peer whose own certificate has the ingress role, else it is a refusal, never ignored; there is exactly one
 //! header with exactly one element; a certificate in it is verified again as a handshake would; without one, the identity is the ingress's word.
 //!
-//! Formats: Envoy's `x-forwarded-client-cert` (`Hash=…;URI=…;Cert="…"`), nginx's `$ssl_client_escaped_cert` (percent-encoded PEM), Traefik's
-//! `X-Forwarded-Tls-Client-Cert` (base64 of the DER, PEM without its frame).
+//! Formats: Envoy's `x-forwarded-client-cert` (`Hash=…;URI=…;Cert="…"`), nginx's `$ssl_client_escaped_cert` (percent-encoded PEM; ingress-nginx writes it
+//! under a name of its own), Traefik's `X-Forwarded-Tls-Client-Cert` (base64 of the DER, PEM without its frame).
+//!
+//! Each format has one header name: an ingress replaces the header that it knows, and whatever a client sends under another name passes through it.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -22,7 +24,13 @@ pub const MAX_HEADER_BYTES: usize = 32 << 10;
 pub enum HeaderFormat {
     Envoy,
     Nginx,
+    /// Kubernetes' ingress-nginx, with `auth-tls-pass-certificate-to-upstream`.
+    IngressNginx,
     Traefik,
+}
+
+impl HeaderFormat {
+    pub const ALL: [Self; 4] = [Self::Envoy, Self::Nginx, Self::IngressNginx, Self::Traefik];
 }
 
 impl std::str::FromStr for HeaderFormat {
@@ -32,22 +40,24 @@ impl std::str::FromStr for HeaderFormat {
         match text {
             "xfcc" | "envoy" => Ok(Self::Envoy),
             "nginx" => Ok(Self::Nginx),
+            "ingress-nginx" => Ok(Self::IngressNginx),
             "traefik" => Ok(Self::Traefik),
             _ => Err(crate::Error::Name {
                 what: "ingress header",
                 text: text.to_owned(),
-                reason: "it is none of xfcc, nginx, traefik",
+                reason: "it is none of xfcc, nginx, ingress-nginx, traefik",
             }),
         }
     }
 }
 
 impl HeaderFormat {
-    /// The header's name, lower case. nginx has none of its own; this is what our examples set.
+    /// The header's name, lower case. nginx has none of its own; this is what our examples set. That of ingress-nginx is in its template `nginx.tmpl`.
     pub fn header_name(self) -> &'static str {
         match self {
             Self::Envoy => "x-forwarded-client-cert",
             Self::Nginx => "x-ssl-client-cert",
+            Self::IngressNginx => "ssl-client-cert",
             Self::Traefik => "x-forwarded-tls-client-cert",
         }
     }
@@ -151,7 +161,7 @@ pub fn parse(header: &[u8], format: HeaderFormat) -> Result<Forwarded, Forwarded
     let text = std::str::from_utf8(header).map_err(|_| malformed("it is not text"))?;
     match format {
         HeaderFormat::Envoy => parse_envoy(text),
-        HeaderFormat::Nginx => from_chain(parse_pem(&percent_decoded(text)?)?),
+        HeaderFormat::Nginx | HeaderFormat::IngressNginx => from_chain(parse_pem(&percent_decoded(text)?)?),
         HeaderFormat::Traefik => {
             if text.contains(',') {
                 return Err(malformed("it holds several certificates"));

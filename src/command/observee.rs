@@ -49,7 +49,7 @@ struct ObserveeFile {
     tls: Option<TlsFiles>,
     /// Who may call the StoreAPI, such as `observer/hub`; without it, whoever shows a certificate of the CA.
     allowed_observers: Option<Vec<String>>,
-    /// The header in which an ingress before the StoreAPI passes client certificates on: `xfcc`, `nginx` or `traefik`.
+    /// The header in which an ingress before the StoreAPI passes client certificates on: `xfcc`, `nginx`, `ingress-nginx` or `traefik`.
     forwarded_certificates: Option<String>,
     prometheus: Vec<PrometheusSection>,
     /// Thanos' objstore YAML. Without it nothing is shipped.

@@ -38,7 +38,7 @@ pub(super) fn server() -> Vec<Flag> {
             "grpc-server-forwarded-certificates",
             Text,
             "",
-            "Header in which an ingress passes client certificates on (xfcc, nginx or traefik); it counts only from a peer with an ingress certificate",
+            "Header in which an ingress passes client certificates on (xfcc, nginx, ingress-nginx or traefik); it counts only from a peer with an ingress certificate",
         ),
         Flag::new(
             "grpc-server-tls-min-version",

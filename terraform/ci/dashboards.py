@@ -154,6 +154,8 @@ MESH = dashboard("parallax-mesh", "Parallax / Mesh", [
     of_hub(graph("Endpoints that cannot be used, and claims of other clusters", [("max by (querier) (parallax_querier_discovery_problems)", "unusable {{querier}}"), (f"sum by (querier, endpoint) (rate(parallax_querier_foreign_labels_total{RATE}))", "claims {{querier}} {{endpoint}}")], width=12)),
     graph("Upload lag by cluster", [("max by (cluster, pod) (parallax_shipper_upload_lag_seconds)", "{{cluster}} {{pod}}")], "s", width=12),
     graph("Series per cluster", [("sum by (cluster) (prometheus_tsdb_head_series)", "{{cluster}}")], width=12),
+    of_hub(graph("Uploads as the hub hears of them: lag and the last one, ago", [("max by (cluster) (parallax_querier_upload_lag_seconds)", "lag {{cluster}}"), ("time() - max by (cluster) (parallax_querier_last_upload_time_seconds > 0)", "last {{cluster}}")], "s", width=12)),
+    of_hub(graph("Blocks waiting as the hub hears of them", [("sum by (cluster) (max by (cluster, external_labels) (parallax_querier_upload_blocks_waiting))", "{{cluster}}"), ("max by (cluster) (parallax_querier_upload_lag_nears_retention) == 1", "{{cluster}}: Prometheus is about to delete some")], width=12)),
     row("Certificates"),
     graph("Days until certificates end", [("min by (cluster, job, name) (parallax_tls_certificate_not_after_timestamp_seconds - time()) / 86400", "{{cluster}} {{job}} {{name}}")], "none"),
     graph("Days until trusted CAs end", [("min by (cluster, job, subject) (parallax_tls_trust_anchor_not_after_timestamp_seconds - time()) / 86400", "{{cluster}} {{job}} {{subject}}")], "none"),

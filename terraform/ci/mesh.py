@@ -11,12 +11,15 @@ the certificates of modules/pki are used for every hop.
 Needs `prometheus` and `promtool`; the stacked hub's caches are in a real memcached, if there is one. Leaves the manifests in DIR/manifests and scraped metrics in DIR/metrics.
 """
 import argparse
+import base64
+import http.client
 import json
 import pathlib
 import random
 import re
 import shutil
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -33,9 +36,16 @@ PATIENCE_S = 150
 SECRET_WORDS = ("PRIVATE KEY", "secret_key")
 # Static keys of one cluster's bucket, so that there is such a secret to look for.
 ACCESS_KEY, SECRET_KEY = "the-access-key-of-us-1", "nobody-must-see-this-key"
-# Caches, so that their metrics are there and their documents are read; a bucket's blocks shared by two gateways.
-INLINE = {"cache": {"index": {"type": "IN-MEMORY"}, "chunks": {"type": "IN-MEMORY"}}}
-STACKED = {"observer": {"mode": "stacked"}, "storeGateways": {"eu-1": {"shards": 2}}, "cache": {"memcached": {"enabled": True, "replicas": 1}}}
+# Caches, so that their metrics are there and their documents are read; an HTTP server with TLS and a password, whose files are in WEB_SECRET.
+WEB_SECRET, USER, PASSWORD = "web", "ali", "open sesame"
+# Of the password, at the lowest cost.
+HASH = "$2b$04$abcdefghijklmnopqrstuu/LVz6MZlItEy42I2juLihZ66HnQx/cy"
+INLINE = {"cache": {"index": {"type": "IN-MEMORY"}, "chunks": {"type": "IN-MEMORY"}},
+          "httpServer": {"existingSecret": WEB_SECRET, "tls": True, "credentials": True, "scrape": {"passwordSecret": "scraper", "caSecret": "web-ca", "serverName": "eu-1.mesh.example.com"}}}
+# A bucket's blocks shared by two gateways; aggregations evaluated by the clusters' queriers; us-1 as a hub that may answer for one cluster; one more StoreAPI from a file.
+TARGETS = "more-stores"
+STACKED = {"observer": {"mode": "stacked", "distributed": {"enabled": True, "partitionLabels": ["cluster"]}, "targetFiles": TARGETS}, "storeGateways": {"eu-1": {"shards": 2}},
+           "tlsQueriers": {"us-1": {"delegated": ["us-1"]}}, "cache": {"memcached": {"enabled": True, "replicas": 1}}}
 
 
 def fail(message):
@@ -163,6 +173,8 @@ class Mesh:
         self.parallax, self.work = parallax, work
         self.processes = []
         self.buckets = {}
+        # That are not the chart's.
+        self.config_maps = {}
 
     def stop(self):
         for _, process, _ in self.processes:
@@ -205,9 +217,44 @@ def free_port():
     sys.exit("no free port on loopback")
 
 
+# What a server with TLS and a password is asked with, by its URL.
+SECURED = {}
+
+
 def get(url):
-    with urllib.request.urlopen(url, timeout=60) as answer:
+    request = urllib.request.Request(url)
+    trust = next((trust for base, trust in SECURED.items() if url.startswith(base)), None)
+    if trust:
+        request.add_header("Authorization", "Basic " + base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode())
+    with urllib.request.urlopen(request, timeout=60, context=trust) as answer:
         return answer.read().decode()
+
+
+def secure_http(hub, observee):
+    """The Secret of the HTTP servers: the leaf of a cluster, and a user. Gives what verifies it; the hub has it for the clusters' gRPC."""
+    leaf = next(data for data in observee.secrets.values() if "tls.key" in data)
+    config = f"tls_server_config: {{cert_file: tls.crt, key_file: tls.key}}\nbasic_auth_users: {{{USER}: {HASH}}}\n"
+    hub.secrets[WEB_SECRET] = {"web.yaml": config, "tls.crt": leaf["tls.crt"], "tls.key": leaf["tls.key"]}
+    trust = ssl.create_default_context(cadata=next(data["ca.crt"] for data in hub.secrets.values() if "ca.crt" in data))
+    # It is reached by its address, and Terraform's tls provider writes no key identifiers.
+    trust.check_hostname = False
+    trust.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    return trust
+
+
+def is_closed(url):
+    """True if nobody gets in without the password, and nobody in plain text."""
+    try:
+        with urllib.request.urlopen(f"{url}/api/v1/query?query=1", timeout=60, context=SECURED[url]):
+            return f"{url} asks for no password"
+    except urllib.error.HTTPError as error:
+        if error.code != 401:
+            return f"{url} answers {error.code} without a password"
+    try:
+        with urllib.request.urlopen(f"{url.replace('https:', 'http:')}/-/healthy", timeout=60):
+            return f"{url} answers in plain text"
+    except (OSError, http.client.HTTPException):
+        return True
 
 
 def wait_for(what, check, mesh):
@@ -281,7 +328,7 @@ def mounts(pod, side, name, mesh):
             if data is None:
                 fail(f"{name} mounts Secret {source['secret']['secretName']}, which Terraform does not make (it makes {', '.join(side.secrets)})")
         elif "configMap" in source:
-            data = maps[source["configMap"]["name"]]
+            data = maps.get(source["configMap"]["name"]) or mesh.config_maps[source["configMap"]["name"]]
         else:
             data = {}
         for key, text in data.items():
@@ -419,6 +466,10 @@ def main():
         for cluster, side in observees.items():
             addresses, metrics = start_prometheus(cluster, side, mesh)
             scrape += metrics
+            if cluster == "eu-1":
+                # One of its sidecars is reached past its entry, too.
+                direct = next(iter(addresses.values()))
+                mesh.config_maps[TARGETS] = {"more.yaml": json.dumps([{"targets": [direct]}])}
             for name, pod in side.workloads():
                 started = start_workload(f"{cluster}-{name}", pod, side, mesh, addresses)
                 scrape.append((f"{cluster}-{name}", started[0]))
@@ -434,18 +485,29 @@ def main():
         wait_for("the first blocks in the buckets", lambda: len(mesh.buckets) == len(observees) and all(any(bucket.glob("*/meta.json")) for bucket in mesh.buckets.values()), mesh)
         for mode, side in (("inline", sides["observer"]), ("stacked", stacked)):
             addresses = dict(entries)
+            trust = secure_http(side, observees["eu-1"]) if mode == "inline" else None
             workloads = [(name, pod) for name, pod in side.workloads() if pod["containers"][0]["name"] == "parallax"]
             memcached = start_memcached(mesh, addresses) if mode == "stacked" and shutil.which("memcached") else None
             # The global querier last: it asks the others.
             workloads.sort(key=lambda pair: pair[0] == "parallax-query")
             url = None
             for name, pod in workloads:
-                http, grpc = start_workload(f"{mode}-{name}", pod, side, mesh, addresses)
+                url, grpc = start_workload(f"{mode}-{name}", pod, side, mesh, addresses)
+                if trust:
+                    url = url.replace("http:", "https:")
+                    SECURED[url] = trust
                 addresses[f"{name}.monitoring.svc:10901"] = grpc
-                scrape.append((f"{mode}-{name}", http))
-                url = http
+                scrape.append((f"{mode}-{name}", url))
             wait_for(f"the answer of the {mode} observer", lambda: question(url, list(observees), 2), mesh)
+            wait_for(f"the {mode} observer to hear of uploads", lambda: "parallax_querier_upload_lag_seconds{" in get(f"{url}/metrics"), mesh)
             evaluate(url)
+            if trust and (why := is_closed(url)) is not True:
+                fail(f"the HTTP server of the inline observer: {why}")
+            if mode == "stacked":
+                if direct not in get(f"{url}/api/v1/stores"):
+                    fail(f"the stacked observer does not know {direct}, which a file of targets names")
+                if not re.search(r'(?m)^parallax_querier_pushdown_total\{[^}]*outcome="answered"[^}]*\} [1-9]', get(f"{url}/metrics")):
+                    fail("nothing was evaluated by the clusters' queriers: " + "\n".join(line for line in get(f"{url}/metrics").splitlines() if "pushdown" in line))
             if memcached and memcached_counts(memcached)["cmd_set"] == 0:
                 fail("the gateways put nothing into the memcached of the manifests")
             print(f"mesh: {mode}: {len(workloads)} workloads of the hub; {', '.join(observees)} answer over mTLS with fresh data and history, no warnings")

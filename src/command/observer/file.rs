@@ -66,7 +66,7 @@ pub struct ObserverFile {
     partial_response: bool,
     /// Who may call the StoreAPI; without it, whoever shows a certificate of the CA. Such as `observer/global`.
     allowed_observers: Option<Vec<String>>,
-    /// The header in which an ingress before the StoreAPI passes client certificates on: `xfcc`, `nginx` or `traefik`.
+    /// The header in which an ingress before the StoreAPI passes client certificates on: `xfcc`, `nginx`, `ingress-nginx` or `traefik`.
     forwarded_certificates: Option<String>,
     /// The external label that holds the name of a cluster.
     #[serde(default = "cluster_label")]

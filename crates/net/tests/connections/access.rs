@@ -50,9 +50,19 @@ async fn ask_with(
     source: &CredentialSource,
     headers: &[MetadataValue<Ascii>],
 ) -> Result<(), Status> {
+    ask_under(NGINX_HEADER, server, source, headers).await
+}
+
+/// The same under another name.
+async fn ask_under(
+    name: &'static str,
+    server: &TestServer,
+    source: &CredentialSource,
+    headers: &[MetadataValue<Ascii>],
+) -> Result<(), Status> {
     let mut request = Request::new(HealthCheckRequest::default());
     for header in headers {
-        request.metadata_mut().append(NGINX_HEADER, header.clone());
+        request.metadata_mut().append(name, header.clone());
     }
     HealthClient::new(server.channel(source)).check(request).await.map(|_| ())
 }
@@ -128,6 +138,26 @@ async fn an_ingress_speaks_for_the_client_whose_certificate_it_forwards() {
     let status = ask_with(&server, &mesh.client_source(), &[hub]).await.unwrap_err();
     assert!(status.message().contains("which is no ingress"), "{status:?}");
     ask(&server.channel(&mesh.client_source())).await.unwrap();
+}
+
+/// The other name is one that this ingress passes on as the client sent it.
+#[tokio::test]
+async fn the_certificate_is_read_from_the_header_that_the_kind_of_ingress_writes_and_from_no_other() {
+    const NAMES: [(HeaderFormat, &str); 2] =
+        [(HeaderFormat::Nginx, "x-ssl-client-cert"), (HeaderFormat::IngressNginx, "ssl-client-cert")];
+    let mesh = Mesh::new();
+    let through = source(&ingress(&mesh));
+    let hub = [escaped(&mesh.client_leaf().cert_pem)];
+    for (format, own) in NAMES {
+        assert_eq!(format.header_name(), own);
+        let access = ServerAccess { forwarded: Some(format), ..allowing(&["hub"]) };
+        let server = serve(&mesh, access).await;
+        for (_, name) in NAMES {
+            let answer = ask_under(name, &server, &through, &hub).await;
+            assert_eq!(answer.is_ok(), name == own, "{name} where {format:?} is read: {answer:?}");
+        }
+        assert!(refused(&server, "not_forwarded"));
+    }
 }
 
 #[tokio::test]

@@ -40,7 +40,7 @@ variable "entry" {
     gateway       = optional(object({ name = string, namespace = optional(string), section = optional(string) }))
     annotations   = optional(map(string), {})
     allowed_cidrs = optional(list(string), [])
-    # Who may ask (observer/hub, observer/*, ingress/eu-1, a SPIFFE name, dns:name); mode none: the header in which a proxy that ends TLS passes certificates on (nginx, xfcc, traefik).
+    # Who may ask (observer/hub, observer/*, ingress/eu-1, a SPIFFE name, dns:name); mode none: the header in which a proxy that ends TLS passes certificates on (nginx, ingress-nginx, xfcc, traefik).
     allowed_identities     = optional(list(string), [])
     forwarded_certificates = optional(string, "")
     # host:port or names to look up (dns+, dnssrv+) of the sidecars; by default those of kube-prometheus-stack.
@@ -55,8 +55,8 @@ variable "entry" {
     error_message = "entry.allowed_identities are observer/<hub>, observer/*, ingress/<name>, spiffe://<trust domain>/observer/<hub> or dns:<name>: only observers and ingresses ask."
   }
   validation {
-    condition     = contains(["", "xfcc", "nginx", "traefik"], var.entry.forwarded_certificates)
-    error_message = "entry.forwarded_certificates \"${var.entry.forwarded_certificates}\" is not known: use nginx, xfcc or traefik."
+    condition     = contains(["", "xfcc", "nginx", "ingress-nginx", "traefik"], var.entry.forwarded_certificates)
+    error_message = "entry.forwarded_certificates \"${var.entry.forwarded_certificates}\" is not known: use nginx, ingress-nginx, xfcc or traefik."
   }
   validation {
     condition     = var.entry.forwarded_certificates == "" || var.entry.mode == "none"

@@ -106,11 +106,11 @@ run "a_directory_cannot_be_shared_by_compactors" {
 
 run "a_proxy_of_ones_own_gets_a_leaf" {
   variables {
-    entry   = { host = "eu-1.mesh.example", mode = "none", forwarded_certificates = "nginx", allowed_identities = ["observer/hub"] }
+    entry   = { host = "eu-1.mesh.example", mode = "none", forwarded_certificates = "ingress-nginx", allowed_identities = ["observer/hub"] }
     ingress = { cert_pem = "ic", key_pem = "ik", ca_pem = "ia" }
   }
   assert {
-    condition     = kubernetes_secret_v1.ingress[0].data["tls.key"] == "ik" && yamldecode(helm_release.parallax.values[0]).entry.forwardedCertificates == "nginx"
+    condition     = kubernetes_secret_v1.ingress[0].data["tls.key"] == "ik" && yamldecode(helm_release.parallax.values[0]).entry.forwardedCertificates == "ingress-nginx"
     error_message = "its Secret, and the header in which it says who asks"
   }
 }
