@@ -19,11 +19,11 @@ mod edges;
 mod load;
 #[path = "rotation/pair.rs"]
 mod pair;
-#[path = "rotation/restarts.rs"]
-mod restarts;
 #[path = "peers_support/peer.rs"]
 #[allow(dead_code, reason = "only the way to the program is needed here")]
 mod peer;
+#[path = "rotation/restarts.rs"]
+mod restarts;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;

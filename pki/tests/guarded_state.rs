@@ -32,9 +32,16 @@ fn bad_input_15_a_link_within_a_state_is_refused_by_its_name() {
     let home = tempfile::tempdir().unwrap();
     let state = home.path().join("state");
     Authority::init(&state, &options()).unwrap();
-    for name in
-        ["ca/observers/g1/ca.key", "ca/observers/g1", "ca/observees", "ca", "issued", "journal.jsonl", "pki.json", "LOCK"]
-    {
+    for name in [
+        "ca/observers/g1/ca.key",
+        "ca/observers/g1",
+        "ca/observees",
+        "ca",
+        "issued",
+        "journal.jsonl",
+        "pki.json",
+        "LOCK",
+    ] {
         let (path, elsewhere) = (state.join(name), home.path().join("elsewhere"));
         fs::rename(&path, &elsewhere).unwrap();
         // The same file, and one that is gone.
@@ -45,7 +52,10 @@ fn bad_input_15_a_link_within_a_state_is_refused_by_its_name() {
                 assert!(matches!(Authority::open(&state), Err(Error::StateMissing(_))));
             } else {
                 let text = damage(Authority::open(&state), &path);
-                assert!(text.contains(&target.display().to_string()) && text.contains("in its place"), "{text}");
+                assert!(
+                    text.contains(&target.display().to_string()) && text.contains("in its place"),
+                    "{text}"
+                );
             }
             fs::remove_file(&path).unwrap();
         }
@@ -138,19 +148,19 @@ fn bad_input_15_a_state_that_cannot_be_written_is_read_and_says_what_to_do() {
     Authority::init(&state, &options()).unwrap().issue_observer("hub").unwrap();
     let before = files_beneath(&state);
     for (kind, advice) in [
-        (io::ErrorKind::ReadOnlyFilesystem, format!("mount the file system of {} for writing", state.display())),
+        (
+            io::ErrorKind::ReadOnlyFilesystem,
+            format!("mount the file system of {} for writing", state.display()),
+        ),
         (io::ErrorKind::PermissionDenied, format!("chmod -R u+rwX {}", state.display())),
     ] {
         let disk: Arc<dyn Disk> = Arc::new(Unwritable(kind));
-        let authority =
-            Authority::open_with(&state, OpenOptions { disk, ..OpenOptions::default() }).unwrap();
+        let authority = Authority::open_with(&state, OpenOptions { disk, ..OpenOptions::default() }).unwrap();
         assert_eq!(authority.ledger().current().len(), 1, "it is read");
         assert!(authority.bundle_pem(Hierarchy::Observers).contains("BEGIN CERTIFICATE"));
         for result in [
             authority.issue_observer("other").map(|_| ()),
-            authority
-                .revoke("hub", |_| true, RevocationReason::Unspecified, SystemTime::now())
-                .map(|_| ()),
+            authority.revoke("hub", |_| true, RevocationReason::Unspecified, SystemTime::now()).map(|_| ()),
         ] {
             let text = damage(result, &state);
             assert!(text.contains(&advice), "{text}");
@@ -158,7 +168,8 @@ fn bad_input_15_a_state_that_cannot_be_written_is_read_and_says_what_to_do() {
         assert!(files_beneath(&state) == before, "something was written");
     }
     // A disk that is only full is no damage.
-    let full = OpenOptions { disk: Arc::new(Unwritable(io::ErrorKind::StorageFull)), ..OpenOptions::default() };
+    let full =
+        OpenOptions { disk: Arc::new(Unwritable(io::ErrorKind::StorageFull)), ..OpenOptions::default() };
     let error = Authority::open_with(&state, full).unwrap().issue_observer("other").unwrap_err();
     assert!(matches!(error, Error::Io { .. }), "{error}");
     let real = OpenOptions { disk: Arc::new(RealDisk), ..OpenOptions::default() };

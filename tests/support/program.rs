@@ -48,8 +48,11 @@ pub fn finish(command: &mut Command) -> Finished {
         child.kill().unwrap();
         child.wait().unwrap();
     }
-    let finished =
-        Finished { code: status.and_then(|status| status.code()), stdout: whole(stdout), stderr: whole(stderr) };
+    let finished = Finished {
+        code: status.and_then(|status| status.code()),
+        stdout: whole(stdout),
+        stderr: whole(stderr),
+    };
     assert!(status.is_some(), "process {} does not end: {command:?}: {finished:?}", child.id());
     finished
 }

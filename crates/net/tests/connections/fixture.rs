@@ -127,7 +127,9 @@ impl TestServer {
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(120), moved).await.expect("calls stay on the old connection");
+        tokio::time::timeout(Duration::from_secs(120), moved)
+            .await
+            .expect("calls stay on the old connection");
     }
 
     /// The value of a counter of failed handshakes.
