@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use parallax_block::{BlockId, BlockMeta};
 use parallax_bucket::{Access, Bucket, BucketConfig};
+use parallax_model::float::is_stale;
 use parallax_model::{FloatColumn, Labels, MatchOp, Matcher, TimeRange};
 use parallax_net::{Context, HttpClient, HttpClientConfig, HttpServer};
 use parallax_sidecar::{ShipperConfig, Sidecar, SidecarConfig};
@@ -222,7 +223,9 @@ async fn samples_of(stream: SeriesStream, end_ms: i64) -> Result<Samples, Status
             parallax_tsdb::chunk::decode_xor(&chunk.raw.as_ref().unwrap().data, column).unwrap();
         }
     }
-    let samples = |column: FloatColumn| column.iter().filter(|(time, _)| *time <= end_ms).collect();
+    // A scrape that a busy machine makes late leaves staleness markers, which Prometheus' own API does not show.
+    let is_shown = |(time, value): &(i64, f64)| *time <= end_ms && !is_stale(*value);
+    let samples = |column: FloatColumn| column.iter().filter(is_shown).collect();
     Ok(found.into_iter().map(|(labels, column)| (labels, samples(column))).collect())
 }
 
