@@ -91,7 +91,7 @@ async fn each_wrong_certificate_is_a_warning_that_names_cluster_and_cause() {
         with(section("wrong-identity", &good.grpc), "identity", json!("spiffe://mesh.test/observee/us-9")),
     ];
     let mut observer = observer(&clusters, Some(&ours), directory.path());
-    let expected: [Ill; 6] = [
+    let expected: [Ill<'_>; 6] = [
         ("wrong-ca", &good.grpc, &["not signed by a CA in our bundle"]),
         ("foreign", &good.grpc, &["not signed by a CA that the server trusts"]),
         ("elsewhere", &good.grpc, &["not of the trust domain other.test"]),
@@ -120,7 +120,7 @@ async fn plain_text_and_tls_do_not_mix_and_the_answer_says_so() {
         section("down", &down),
     ];
     let mut observer = observer(&clusters, Some(&keys.observer("hub")), directory.path());
-    let expected: [Ill; 3] = [
+    let expected: [Ill<'_>; 3] = [
         ("plain-to-tls", &good.grpc, &["TLS", "plain text", "closed the connection"]),
         ("tls-to-plain", &plain.grpc, &["does not speak TLS", "closed the connection"]),
         ("down", &down, &["refused"]),
