@@ -506,6 +506,10 @@ def main():
             if mode == "stacked":
                 if direct not in get(f"{url}/api/v1/stores"):
                     fail(f"the stacked observer does not know {direct}, which a file of targets names")
+                # Other queriers are asked at whole seconds only.
+                answer = ask(url, "count by (cluster) (up)", at=int(time.time()) - 1)
+                if {row["metric"]["cluster"]: row["value"][1] for row in answer["data"]["result"]} != {cluster: "1" for cluster in observees}:
+                    fail(f"the stacked observer's distributed answer: {answer}")
                 if not re.search(r'(?m)^parallax_querier_pushdown_total\{[^}]*outcome="answered"[^}]*\} [1-9]', get(f"{url}/metrics")):
                     fail("nothing was evaluated by the clusters' queriers: " + "\n".join(line for line in get(f"{url}/metrics").splitlines() if "pushdown" in line))
             if memcached and memcached_counts(memcached)["cmd_set"] == 0:
