@@ -17,6 +17,7 @@ mod resolution;
 mod varbit;
 mod xor;
 mod xor_encode;
+mod xor_splice;
 
 use parallax_model::{CounterResetHint, FloatColumn, HistogramColumn, TimeRange};
 
@@ -25,7 +26,9 @@ pub use histogram::{
     FloatHistogramReader, HistogramReader, SampleReader, decode_float_histogram, decode_histogram,
 };
 pub use xor::{XorAppender, XorReader, decode_xor, decode_xor_range};
+pub use varbit::XorWindow;
 pub use xor_encode::encode_xor;
+pub use xor_splice::{XorRun, XorSplicer, XorTrace, decode_xor_traced};
 
 use crate::cursor::Cursor;
 use crate::error::TsdbError;

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use parallax_block::meta::{Downsample, INDEX_FILE_NAME, IndexStats, Parent, ThanosMeta};
+use parallax_block::meta::{
+    CHUNKS_DIRECTORY, Downsample, INDEX_FILE_NAME, IndexStats, Parent, ThanosMeta,
+};
 use parallax_block::{
     BlockId, BlockMeta, BlockStats as MetaStats, Compaction, HashFunction, UploadOptions, UploadedData,
     delete_block, move_data,
@@ -25,7 +27,7 @@ use crate::merge::{
     MergeFailure, MergeMode, ReadTotals, Scratch, Transform, Written, merge_series, write_block,
 };
 use crate::source::{Reading, SeriesJob, SourceBlock};
-use crate::verify::verify_staged;
+use crate::verify::{SPLIT_FROM_SERIES, verify_staged};
 use crate::view::millis;
 
 /// Which component says that it made merged blocks.
@@ -251,8 +253,22 @@ fn stage(
     }
     fill_stats(&mut meta, sealed.stats());
     sealed.publish().map_err(CompactError::Staging)?;
-    verify_staged(&config.staging_dir, runtime, &meta, &symbols, &digest)?;
+    std::thread::scope(|scope| {
+        if config.bucket.is_directory() {
+            // They will be moved there, and have to be on the disk then.
+            scope.spawn(|| sync_files(target));
+        }
+        verify_staged(&config.staging_dir, runtime, &meta, &symbols, &digest, SPLIT_FROM_SERIES)
+    })?;
     Ok(Staged::Block(Box::new(meta)))
+}
+
+/// Has the files of a staged block on their way to the disk. Whoever moves them waits for that, and hears of errors.
+fn sync_files(block: &Path) {
+    let chunks = std::fs::read_dir(block.join(CHUNKS_DIRECTORY)).into_iter().flatten().flatten();
+    for path in chunks.map(|entry| entry.path()).chain([block.join(INDEX_FILE_NAME)]) {
+        let _ = std::fs::File::open(path).and_then(|file| file.sync_data());
+    }
 }
 
 /// A block that the format, or the limit, does not take: the same blocks would make it again, so the message names them.

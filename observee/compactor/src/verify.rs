@@ -2,10 +2,12 @@
 //!
 //! Series and chunks go through [`SourceBlock`], which checks order, checksums and times; and their [`Digest`] must be that of what the merge handed to the writer, which
 //! in turn was held against what went into the merge. Postings must name each label of each series once: both
-//! sides are summed up as a number that does not depend on order, so that nothing is held in memory. Blocking.
+//! sides are summed up as a number that does not depend on order, so that nothing is held in memory. A block of many series is read in two parts at once, and its postings
+//! beside them: nothing else of a job is done meanwhile. Blocking.
 
 use std::path::Path;
 use std::sync::Arc;
+use std::thread;
 
 use bytes::Bytes;
 use parallax_block::BlockMeta;
@@ -20,13 +22,16 @@ use tokio::runtime::Handle;
 
 use crate::CompactError;
 use crate::merge::{Digest, SeriesDigest};
-use crate::source::{Reading, SourceBlock, Window};
+use crate::source::{Reading, SourceBlock, SymbolLabels, Window};
 
 /// An entry of the postings table is first read with this many bytes.
 const ENTRY_GUESS_BYTES: usize = 4 << 10;
 
-/// The fixed head of a postings table: length and count.
+/// The fixed head of a postings table, and of a list: length and count.
 const TABLE_HEAD_BYTES: u64 = 8;
+
+/// Blocks with fewer series are read as a whole.
+pub(crate) const SPLIT_FROM_SERIES: u64 = 4096;
 
 /// Verifies the block `meta.ulid` in the directory `staging`; `symbols` is the section that it was written with, and `digest` that of its series.
 ///
@@ -38,8 +43,9 @@ pub(crate) fn verify_staged(
     meta: &BlockMeta,
     symbols: &Bytes,
     digest: &Digest,
+    split_from_series: u64,
 ) -> Result<(), CompactError> {
-    verify(staging, runtime, meta, symbols, digest).map_err(|error| match error {
+    verify(staging, runtime, meta, symbols, digest, split_from_series).map_err(|error| match error {
         CompactError::Interrupted => error,
         error => CompactError::Output { reason: error.to_string() },
     })
@@ -51,6 +57,7 @@ fn verify(
     meta: &BlockMeta,
     symbols: &Bytes,
     digest: &Digest,
+    split_from_series: u64,
 ) -> Result<(), CompactError> {
     let wrong = |reason: String| CompactError::Output { reason };
     let bucket = Bucket::open(&BucketConfig::filesystem(staging), Access::Read)
@@ -60,19 +67,26 @@ fn verify(
     if found != *symbols {
         return Err(wrong("the symbols are not those that were merged".to_owned()));
     }
-    let mut uses = Uses::default();
-    let mut found = Digest::default();
-    for block in &mut blocks {
-        while block.advance()? {
-            let series = block.series_ref()?;
-            for (name, value) in block.labels() {
-                uses.add(*name, *value, series);
-            }
-            let chunks = block.chunks()?;
-            let series = SeriesDigest::of(block.labels(), &chunks);
-            found.add(series.map_err(|source| CompactError::Damaged { block: meta.ulid, source })?);
-        }
+    if meta.stats.num_series >= split_from_series.max(2)
+        && let Some(whole) = blocks.first_mut()
+    {
+        let middle = middle_series(&reading, meta, whole.postings_at())?;
+        let rest = SourceBlock::split(&reading, whole, middle)?;
+        blocks.push(rest);
     }
+    let defect = |_| Err(CompactError::Defect { what: "reading a new block back".to_owned() });
+    let (parts, listed) = thread::scope(|scope| {
+        let listed = scope.spawn(|| read_postings(&reading, meta, symbols));
+        let parts: Vec<_> = blocks.into_iter().map(|block| scope.spawn(move || read_part(block))).collect();
+        let parts: Vec<_> = parts.into_iter().map(|part| part.join().unwrap_or_else(defect)).collect();
+        let listed = listed.join();
+        (parts, listed.unwrap_or_else(|_| Err(CompactError::Defect { what: "reading postings back".to_owned() })))
+    });
+    let mut whole = Part::default();
+    for part in parts {
+        whole.join(part?)?;
+    }
+    let Part { digest: found, uses, .. } = whole;
     let stats = &meta.stats;
     let counted = (stats.num_series, stats.num_chunks, stats.num_samples);
     if counted != (found.series, found.chunks, found.samples) {
@@ -81,11 +95,66 @@ fn verify(
     if found != *digest {
         return Err(wrong(format!("what is read back is {found:?}, what was written is {digest:?}")));
     }
-    let listed = read_postings(&reading, meta, symbols)?;
+    let listed = listed?;
     if listed != uses {
         return Err(wrong(format!("postings name {listed:?} and series {uses:?}")));
     }
     Ok(())
+}
+
+/// What a part of a block holds.
+#[derive(Debug, Default)]
+struct Part {
+    uses: Uses,
+    digest: Digest,
+    /// Labels of the first series and of the last one.
+    ends: Option<(SymbolLabels, SymbolLabels)>,
+}
+
+impl Part {
+    /// Adds the part that follows.
+    fn join(&mut self, next: Self) -> Result<(), CompactError> {
+        if let (Some((_, last)), Some((first, _))) = (&self.ends, &next.ends)
+            && first <= last
+        {
+            return Err(CompactError::Output { reason: "two parts of it are not in order".to_owned() });
+        }
+        self.digest.join(next.digest);
+        self.uses.count += next.uses.count;
+        self.uses.sum = self.uses.sum.wrapping_add(next.uses.sum);
+        self.ends = match (self.ends.take(), next.ends) {
+            (Some((first, _)), Some((_, last))) => Some((first, last)),
+            (one, other) => one.or(other),
+        };
+        Ok(())
+    }
+}
+
+fn read_part(mut block: SourceBlock) -> Result<Part, CompactError> {
+    let mut part = Part::default();
+    while block.advance()? {
+        let series = block.series_ref()?;
+        for (name, value) in block.labels() {
+            part.uses.add(*name, *value, series);
+        }
+        let chunks = block.chunks()?;
+        part.digest.add(SeriesDigest::of(block.labels(), &chunks).map_err(block.damaged())?);
+        match &mut part.ends {
+            None => part.ends = Some((block.labels().clone(), block.labels().clone())),
+            Some((_, last)) => last.clone_from(block.labels()),
+        }
+    }
+    Ok(part)
+}
+
+/// The series in the middle of the list of all, which is the first of the lists.
+fn middle_series(reading: &Reading, meta: &BlockMeta, lists_at: u64) -> Result<SeriesRef, CompactError> {
+    let damaged = |source| CompactError::Damaged { block: meta.ulid, source };
+    let mut lists = Window::open(reading, meta.ulid, INDEX_FILE_NAME, reading.index_window_bytes)?;
+    let place = meta.stats.num_series / 2 * size_of::<SeriesRef>() as u64;
+    let at = lists_at.next_multiple_of(4) + TABLE_HEAD_BYTES + place;
+    let bytes = lists.at(at, size_of::<SeriesRef>())?;
+    Cursor::at(INDEX_FILE_NAME, at, &bytes).be_u32().map_err(damaged)
 }
 
 /// Which series have which labels, summed up.

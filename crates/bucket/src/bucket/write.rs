@@ -142,6 +142,11 @@ impl Bucket {
         .await
     }
 
+    /// Whether it is a directory, into which files can be moved.
+    pub fn is_directory(&self) -> bool {
+        self.directory.is_some()
+    }
+
     /// The file of an object, if it is sure which one it is.
     fn local_path(&self, path: &Path) -> Option<PathBuf> {
         let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '/');

@@ -124,6 +124,97 @@ impl XorReading {
     }
 }
 
+/// What becomes of floats that are stored as XOR, one behind the other.
+pub(crate) trait XorStep {
+    /// After the first value, which is stored raw.
+    fn first(bits: u64) -> Self;
+
+    /// Goes on by one value; see [`XorReading::advance_in`].
+    fn step(&mut self, reader: &mut BitReader<'_>, window: u64, used: u32);
+
+    fn reading(&self) -> &XorReading;
+}
+
+impl XorStep for XorReading {
+    #[inline(always)]
+    fn first(bits: u64) -> Self {
+        Self::starting(bits)
+    }
+
+    #[inline(always)]
+    fn step(&mut self, reader: &mut BitReader<'_>, window: u64, used: u32) {
+        self.advance_in(reader, window, used);
+    }
+
+    #[inline(always)]
+    fn reading(&self) -> &XorReading {
+        self
+    }
+}
+
+/// Leading and trailing zeros of the window in use: what an encoder has to know to go on behind a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct XorWindow(u16);
+
+impl XorWindow {
+    /// Before the first value that differs from the one before.
+    pub(crate) const NONE: Self = Self(u16::MAX);
+
+    /// Both are less than 64; more leading zeros are those of no window.
+    #[inline(always)]
+    pub(crate) fn new(leading: u32, trailing: u32) -> Self {
+        Self((leading << 8 | trailing) as u16)
+    }
+
+    /// Leading and trailing zeros, if there is a window.
+    #[inline(always)]
+    pub(crate) fn zeros(self) -> Option<(u32, u32)> {
+        (self != Self::NONE).then_some((u32::from(self.0 >> 8), u32::from(self.0 & 0xff)))
+    }
+}
+
+/// As [`XorReading`], and knows the window in use.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct XorTracing {
+    reading: XorReading,
+    has_window: bool,
+}
+
+impl XorTracing {
+    #[inline(always)]
+    pub(crate) fn value(&self) -> f64 {
+        self.reading.value()
+    }
+
+    #[inline(always)]
+    pub(crate) fn window(&self) -> XorWindow {
+        if !self.has_window {
+            return XorWindow::NONE;
+        }
+        // Of a broken window nothing is used.
+        let leading = self.reading.unused.wrapping_sub(self.reading.trailing) & 63;
+        XorWindow::new(leading, self.reading.trailing)
+    }
+}
+
+impl XorStep for XorTracing {
+    #[inline(always)]
+    fn first(bits: u64) -> Self {
+        Self { reading: XorReading::starting(bits), has_window: false }
+    }
+
+    #[inline(always)]
+    fn step(&mut self, reader: &mut BitReader<'_>, window: u64, used: u32) {
+        self.has_window |= window >> 62 == 3;
+        self.reading.advance_in(reader, window, used);
+    }
+
+    #[inline(always)]
+    fn reading(&self) -> &XorReading {
+        &self.reading
+    }
+}
+
 /// The encoding state of a float that is stored as XOR with the value before.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct XorWriting {

@@ -6,16 +6,16 @@
 
 use parallax_model::{FloatColumn, TimeRange};
 
-use super::varbit::{XorReading, XorWriting, fits_signed};
+use super::varbit::{XorReading, XorStep, XorWriting, fits_signed};
 use super::{MAX_SAMPLES, Order, sample_count};
 use crate::bits::{BitReader, BitWriter, top_signed};
 use crate::cursor::{Cursor, put_uvarint, put_varint};
 use crate::error::TsdbError;
 
-const WHAT: &str = "XOR chunk";
+pub(super) const WHAT: &str = "XOR chunk";
 
 /// The sample count, as a big-endian `u16`.
-const HEADER_SIZE_BYTES: usize = 2;
+pub(super) const HEADER_SIZE_BYTES: usize = 2;
 
 /// Appends all samples of an XOR chunk to `out`. On an error `out` is left as it was.
 pub fn decode_xor(bytes: &[u8], out: &mut FloatColumn) -> Result<Order, TsdbError> {
@@ -93,11 +93,11 @@ fn decode_anywhere(
     let Some((timestamp, value)) = slots.next() else {
         return Ok((0, Order::Ascending));
     };
-    let mut state = XorState::first(bytes)?;
+    let mut state = XorState::<XorReading>::first(bytes)?;
     if state.timestamp > max_ms {
         return Ok((0, Order::Ascending));
     }
-    let is_ordinary = state.timestamp > -ORDINARY_MS && state.timestamp < ORDINARY_MS;
+    let is_ordinary = is_ordinary(state.timestamp);
     (*timestamp, *value) = (state.timestamp, state.value.value());
     let Some((timestamp, value)) = slots.next() else {
         return Ok((1, Order::Ascending));
@@ -120,6 +120,11 @@ fn decode_anywhere(
     Ok((decoded, if is_ordinary && state.ascends { Order::Ascending } else { Order::Unknown }))
 }
 
+/// Whether behind this first time [`XorState::ascends`] says all about order.
+pub(super) fn is_ordinary(first_ms: i64) -> bool {
+    first_ms > -ORDINARY_MS && first_ms < ORDINARY_MS
+}
+
 /// Removes the samples before `min_ms` among those from index `start` on.
 fn drop_before(out: &mut FloatColumn, start: usize, order: Order, min_ms: i64) {
     let added = out.timestamps_ms.get(start..).unwrap_or_default();
@@ -140,57 +145,59 @@ fn drop_before(out: &mut FloatColumn, start: usize, order: Order, min_ms: i64) {
 
 /// The state between two samples.
 #[derive(Clone, Debug)]
-struct XorState<'a> {
-    reader: BitReader<'a>,
-    timestamp: i64,
+pub(super) struct XorState<'a, V> {
+    pub(super) reader: BitReader<'a>,
+    pub(super) timestamp: i64,
     delta: i64,
-    value: XorReading,
+    pub(super) value: V,
     /// Whether every step so far went forward, and not too far.
-    ascends: bool,
+    pub(super) ascends: bool,
 }
 
-impl<'a> XorState<'a> {
+impl<'a, V: XorStep> XorState<'a, V> {
     /// The first sample: a varint and a raw float.
     #[inline]
-    fn first(bytes: &'a [u8]) -> Result<Self, TsdbError> {
+    pub(super) fn first(bytes: &'a [u8]) -> Result<Self, TsdbError> {
         let mut cursor = Cursor::new(WHAT, bytes);
         cursor.skip(HEADER_SIZE_BYTES)?;
         let timestamp = cursor.varint64()?;
-        let value = XorReading::starting(cursor.be_u64()?);
+        let value = V::first(cursor.be_u64()?);
         let reader = BitReader::new(bytes, cursor.position());
         Ok(Self { reader, timestamp, delta: 0, value, ascends: true })
     }
 
     /// The second sample: a uvarint, still aligned to a byte, and the first float that is stored as XOR.
     #[inline]
-    fn second(&mut self, bytes: &'a [u8]) -> Result<(), TsdbError> {
+    pub(super) fn second(&mut self, bytes: &'a [u8]) -> Result<(), TsdbError> {
         let position = (self.reader.position_bits() / 8) as usize;
         let mut cursor = Cursor::at(WHAT, position as u64, bytes.get(position..).unwrap_or_default());
         self.delta = cursor.uvarint64()? as i64;
         self.ascends &= (1..ORDINARY_DELTA_MS).contains(&self.delta);
         self.timestamp = self.timestamp.wrapping_add(self.delta);
         self.reader = BitReader::new(bytes, position + cursor.position());
-        self.value.advance(&mut self.reader);
+        let window = self.reader.window();
+        self.value.step(&mut self.reader, window, 0);
         Ok(())
     }
 
     /// Every further sample. Wraps on overflow, as Prometheus does.
     #[inline(always)]
-    fn advance(&mut self) {
+    pub(super) fn advance(&mut self) {
         let window = self.reader.window();
         if window >> 63 == 0 {
             self.timestamp = self.timestamp.wrapping_add(self.delta);
-            return self.value.advance_in(&mut self.reader, window << 1, 1);
+            return self.value.step(&mut self.reader, window << 1, 1);
         }
         self.delta = self.delta.wrapping_add(read_delta_change(&mut self.reader, window));
         self.ascends &= (1..ORDINARY_DELTA_MS).contains(&self.delta);
         self.timestamp = self.timestamp.wrapping_add(self.delta);
-        self.value.advance(&mut self.reader);
+        let window = self.reader.window();
+        self.value.step(&mut self.reader, window, 0);
     }
 
-    fn check(&self) -> Result<(), TsdbError> {
+    pub(super) fn check(&self) -> Result<(), TsdbError> {
         self.reader.check(WHAT)?;
-        if self.value.broken {
+        if self.value.reading().broken {
             return Err(TsdbError::corrupt(
                 WHAT,
                 self.reader.position_bits() / 8,
@@ -223,7 +230,7 @@ pub struct XorReader<'a> {
     bytes: &'a [u8],
     total: usize,
     read: usize,
-    state: Option<XorState<'a>>,
+    state: Option<XorState<'a, XorReading>>,
 }
 
 impl<'a> XorReader<'a> {

@@ -3,7 +3,8 @@
 //! Bits are collected in a word and leave it eight bytes at a time, which an appender that must always be whole cannot do.
 
 use super::MAX_SAMPLES;
-use super::varbit::fits_signed;
+use super::varbit::{XorWindow, fits_signed};
+use crate::bits::BitReader;
 use crate::cursor::{put_uvarint, put_varint};
 use crate::error::TsdbError;
 
@@ -16,13 +17,13 @@ const WHAT: &str = "XOR chunk";
 pub fn encode_xor(samples: &[(i64, f64)]) -> Result<Vec<u8>, TsdbError> {
     let count = u16::try_from(samples.len())
         .map_err(|_| TsdbError::invalid(WHAT, format!("it holds at most {MAX_SAMPLES} samples")))?;
-    let mut bits = Bits { bytes: Vec::with_capacity(16 + samples.len() * 3), word: 0, used: 0 };
+    let mut bits = Bits::new(Vec::with_capacity(16 + samples.len() * 3));
     bits.bytes.extend(count.to_be_bytes());
     let mut rest = samples.iter();
     let Some((first_ms, first)) = rest.next() else { return Ok(bits.bytes) };
     put_varint(&mut bits.bytes, *first_ms);
     bits.bytes.extend(first.to_bits().to_be_bytes());
-    let mut value = Xored { bits: first.to_bits(), leading: u32::MAX, trailing: 0 };
+    let mut value = Xored::behind(first.to_bits(), XorWindow::NONE);
     let mut last_ms = *first_ms;
     let mut last_delta = 0;
     for (at, (time_ms, sample)) in rest.enumerate() {
@@ -44,16 +45,43 @@ pub fn encode_xor(samples: &[(i64, f64)]) -> Result<Vec<u8>, TsdbError> {
 }
 
 /// Whole words in `bytes`, and the bits behind them at the top of `word`.
-struct Bits {
-    bytes: Vec<u8>,
+#[derive(Debug)]
+pub(super) struct Bits {
+    pub(super) bytes: Vec<u8>,
     word: u64,
     used: u32,
 }
 
 impl Bits {
+    /// Behind whole bytes, to which more may be added until the first bit comes.
+    pub(super) fn new(bytes: Vec<u8>) -> Self {
+        Self { bytes, word: 0, used: 0 }
+    }
+
+    /// Appends bits of other bytes, from one place to another; both are counted from the beginning.
+    pub(super) fn copy(&mut self, bytes: &[u8], mut from: u32, to: u32) {
+        /// What a reader gives with one load.
+        const PIECE_BITS: u32 = 56;
+        if self.used == 0 && from.is_multiple_of(8) {
+            let whole = bytes.get(from as usize / 8..to as usize / 8).unwrap_or_default();
+            self.bytes.extend_from_slice(whole);
+            from += whole.len() as u32 * 8;
+        }
+        let mut reader = BitReader::new(bytes, from as usize / 8);
+        reader.consume(from % 8);
+        let mut left = to.saturating_sub(from);
+        while left >= PIECE_BITS {
+            self.push(reader.read(PIECE_BITS), PIECE_BITS);
+            left -= PIECE_BITS;
+        }
+        if left > 0 {
+            self.push(reader.read(left), left);
+        }
+    }
+
     /// Appends `count` bits, 1 to 64; those of `value` above them are zero.
     #[inline(always)]
-    fn push(&mut self, value: u64, count: u32) {
+    pub(super) fn push(&mut self, value: u64, count: u32) {
         let free = 64 - self.used;
         if count < free {
             self.word |= value << (free - count);
@@ -68,7 +96,7 @@ impl Bits {
     }
 
     #[inline(always)]
-    fn push_delta_change(&mut self, change: i64) {
+    pub(super) fn push_delta_change(&mut self, change: i64) {
         let low = |size: u32| change.cast_unsigned() & ((1 << size) - 1);
         if change == 0 {
             self.push(0, 1);
@@ -84,7 +112,7 @@ impl Bits {
         }
     }
 
-    fn finish(mut self) -> Vec<u8> {
+    pub(super) fn finish(mut self) -> Vec<u8> {
         let whole = self.used.div_ceil(8) as usize;
         self.bytes.extend(self.word.to_be_bytes().iter().take(whole));
         self.bytes
@@ -92,15 +120,26 @@ impl Bits {
 }
 
 /// The last value, and the window of its bits in use (more than 64 leading zeros: none yet).
-struct Xored {
-    bits: u64,
+#[derive(Debug)]
+pub(super) struct Xored {
+    pub(super) bits: u64,
     leading: u32,
     trailing: u32,
 }
 
 impl Xored {
+    /// Behind a value that was written with this window in use.
+    pub(super) fn behind(bits: u64, window: XorWindow) -> Self {
+        let (leading, trailing) = window.zeros().unwrap_or((u32::MAX, 0));
+        Self { bits, leading, trailing }
+    }
+
+    pub(super) fn window(&self) -> XorWindow {
+        if self.leading < 64 { XorWindow::new(self.leading, self.trailing) } else { XorWindow::NONE }
+    }
+
     #[inline(always)]
-    fn push(&mut self, out: &mut Bits, next: u64) {
+    pub(super) fn push(&mut self, out: &mut Bits, next: u64) {
         let difference = self.bits ^ next;
         self.bits = next;
         if difference == 0 {

@@ -1,26 +1,41 @@
 //! Which series have which label: collected while series are written, given back as postings lists.
 //!
 //! Memory is bounded: what exceeds a run is sorted and spilled to an unnamed file beside the block, and the runs are merged at the end. Series come in
-//! order, so that of one label the list is the lists of the runs one behind the other.
+//! order, so that of one label the list is the lists of the runs one behind the other. In a file each label of a run stands once, with the number of its
+//! series and their distances, which takes little more than a byte per use. A list is given back piece by piece.
 
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
 use super::symbols::SymbolRef;
+use crate::cursor::{MAX_UVARINT64_BYTES, put_uvarint};
 use crate::postings::SeriesRef;
 
 /// Uses held in memory before they are spilled: 12 bytes each.
-const RUN_LEN: usize = 2 << 20;
+const RUN_LEN: usize = 256 << 10;
 
-const SPILL_BUFFER_BYTES: usize = 64 << 10;
-const USE_SIZE_BYTES: usize = 12;
+const SPILL_BUFFER_BYTES: usize = 16 << 10;
+
+/// Series that are given back at once.
+const PIECE_SERIES: usize = 4 << 10;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Use {
-    name: SymbolRef,
-    value: SymbolRef,
+    label: Label,
     series: SeriesRef,
+}
+
+type Label = (SymbolRef, SymbolRef);
+
+/// Lists come one after the other, in the order of their labels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Piece<'a> {
+    /// A list of so many series.
+    Begin { name: SymbolRef, value: SymbolRef, count: u64 },
+    /// More of its series, in order.
+    Series(&'a [SeriesRef]),
+    End,
 }
 
 /// The uses of all labels.
@@ -38,12 +53,12 @@ impl LabelUses {
         Self { dir: dir.to_owned(), run_len: RUN_LEN, run: Vec::new(), spilled: Vec::new() }
     }
 
-    /// Notes the labels of a series. Series come in the order of their refs.
+    /// Notes labels of a series. Series come in the order of their refs.
     pub(super) fn push(&mut self, series: SeriesRef, labels: &[(SymbolRef, SymbolRef)]) -> io::Result<()> {
         if self.run.len() + labels.len() > self.run_len {
             self.spill()?;
         }
-        self.run.extend(labels.iter().map(|(name, value)| Use { name: *name, value: *value, series }));
+        self.run.extend(labels.iter().map(|label| Use { label: *label, series }));
         Ok(())
     }
 
@@ -57,11 +72,21 @@ impl LabelUses {
         // Unlinked at once: it goes away with the process, however that ends.
         std::fs::remove_file(&path)?;
         let mut sink = BufWriter::with_capacity(SPILL_BUFFER_BYTES, file);
-        for used in self.run.drain(..) {
-            for part in [used.name, used.value, used.series] {
-                sink.write_all(&part.to_le_bytes())?;
+        let mut bytes = Vec::new();
+        for uses in self.run.chunk_by(|a, b| a.label == b.label) {
+            bytes.clear();
+            let Some(Use { label: (name, value), .. }) = uses.first() else { continue };
+            put_uvarint(&mut bytes, u64::from(*name));
+            put_uvarint(&mut bytes, u64::from(*value));
+            put_uvarint(&mut bytes, uses.len() as u64);
+            let mut last = 0;
+            for used in uses {
+                put_uvarint(&mut bytes, u64::from(used.series.wrapping_sub(last)));
+                last = used.series;
             }
+            sink.write_all(&bytes)?;
         }
+        self.run.clear();
         let mut file = sink.into_inner().map_err(io::IntoInnerError::into_error)?;
         file.rewind()?;
         self.spilled.push(file);
@@ -71,81 +96,119 @@ impl LabelUses {
     /// Hands out every label with the series that have it, in the order of name and value.
     pub(super) fn visit<E: From<io::Error>>(
         mut self,
-        mut visit: impl FnMut(SymbolRef, SymbolRef, &[SeriesRef]) -> Result<(), E>,
+        mut visit: impl FnMut(Piece<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
         self.run.sort_unstable();
         let mut runs: Vec<Run> = Vec::with_capacity(self.spilled.len() + 1);
         for file in self.spilled {
-            runs.push(Run::Spilled(Spill::new(file)?));
+            runs.push(Run::new(Source::Spilled(BufReader::with_capacity(SPILL_BUFFER_BYTES, file)))?);
         }
-        runs.push(Run::Held { run: self.run, next: 0 });
-        let mut list = Vec::new();
-        while let Some(least) = runs.iter().filter_map(Run::peek).map(|used| (used.name, used.value)).min() {
-            list.clear();
-            for run in &mut runs {
-                while let Some(used) = run.peek().filter(|used| (used.name, used.value) == least) {
-                    list.push(used.series);
-                    run.advance()?;
+        runs.push(Run::new(Source::Held { run: self.run, next: 0 })?);
+        let mut piece = Vec::with_capacity(PIECE_SERIES);
+        while let Some(least) = runs.iter().filter_map(|run| run.label).min() {
+            let of_label = |run: &&Run| run.label == Some(least);
+            let count = runs.iter().filter(of_label).map(|run| run.left).sum();
+            visit(Piece::Begin { name: least.0, value: least.1, count })?;
+            for run in runs.iter_mut().filter(|run| run.label == Some(least)) {
+                while run.left > 0 {
+                    piece.clear();
+                    run.take(&mut piece)?;
+                    visit(Piece::Series(&piece))?;
                 }
+                run.next_label()?;
             }
-            visit(least.0, least.1, &list)?;
+            visit(Piece::End)?;
         }
         Ok(())
     }
 }
 
-enum Run {
+/// One sorted run, label by label.
+struct Run {
+    source: Source,
+    /// `None` at the end.
+    label: Option<Label>,
+    /// Series of the label that are still to come.
+    left: u64,
+    last: SeriesRef,
+}
+
+enum Source {
     Held { run: Vec<Use>, next: usize },
-    Spilled(Spill),
+    Spilled(BufReader<File>),
 }
 
 impl Run {
-    #[inline]
-    fn peek(&self) -> Option<Use> {
-        match self {
-            Self::Held { run, next } => run.get(*next).copied(),
-            Self::Spilled(spill) => spill.current,
-        }
+    fn new(source: Source) -> io::Result<Self> {
+        let mut run = Self { source, label: None, left: 0, last: 0 };
+        run.next_label()?;
+        Ok(run)
     }
 
-    #[inline]
-    fn advance(&mut self) -> io::Result<()> {
-        match self {
-            Self::Held { next, .. } => *next += 1,
-            Self::Spilled(spill) => spill.advance()?,
+    fn next_label(&mut self) -> io::Result<()> {
+        (self.label, self.last) = (None, 0);
+        match &mut self.source {
+            Source::Held { run, next } => {
+                let rest = run.get(*next..).unwrap_or_default();
+                if let Some(first) = rest.first() {
+                    self.label = Some(first.label);
+                    self.left = rest.partition_point(|used| used.label == first.label) as u64;
+                }
+            }
+            Source::Spilled(file) => {
+                if let Some(name) = read_uvarint(file)? {
+                    let value = read_uvarint(file)?.ok_or(io::ErrorKind::UnexpectedEof)?;
+                    self.label = Some((as_u32(name)?, as_u32(value)?));
+                    self.left = read_uvarint(file)?.ok_or(io::ErrorKind::UnexpectedEof)?;
+                }
+            }
         }
+        Ok(())
+    }
+
+    /// Appends the next series of the label.
+    fn take(&mut self, piece: &mut Vec<SeriesRef>) -> io::Result<()> {
+        let count = self.left.min(PIECE_SERIES as u64);
+        match &mut self.source {
+            Source::Held { run, next } => {
+                let rest = run.get(*next..).unwrap_or_default();
+                piece.extend(rest.iter().take(count as usize).map(|used| used.series));
+                *next += count as usize;
+            }
+            Source::Spilled(file) => {
+                for _ in 0..count {
+                    let distance = read_uvarint(file)?.ok_or(io::ErrorKind::UnexpectedEof)?;
+                    self.last = self.last.wrapping_add(as_u32(distance)?);
+                    piece.push(self.last);
+                }
+            }
+        }
+        self.left -= count;
         Ok(())
     }
 }
 
-struct Spill {
-    source: BufReader<File>,
-    current: Option<Use>,
-}
-
-impl Spill {
-    fn new(file: File) -> io::Result<Self> {
-        let mut spill = Self { source: BufReader::with_capacity(SPILL_BUFFER_BYTES, file), current: None };
-        spill.advance()?;
-        Ok(spill)
-    }
-
-    fn advance(&mut self) -> io::Result<()> {
-        let mut bytes = [0; USE_SIZE_BYTES];
-        match self.source.read_exact(&mut bytes) {
-            Ok(()) => {
-                let [a, b, c, d, e, f, g, h, i, j, k, l] = bytes;
-                self.current = Some(Use {
-                    name: u32::from_le_bytes([a, b, c, d]),
-                    value: u32::from_le_bytes([e, f, g, h]),
-                    series: u32::from_le_bytes([i, j, k, l]),
-                });
-            }
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => self.current = None,
+/// `None` at the end of the file.
+fn read_uvarint(file: &mut impl Read) -> io::Result<Option<u64>> {
+    let mut value = 0;
+    for place in 0..MAX_UVARINT64_BYTES {
+        let mut byte = [0];
+        match file.read_exact(&mut byte) {
+            Ok(()) => {}
+            Err(error) if place == 0 && error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
             Err(error) => return Err(error),
         }
-        Ok(())
+        let [byte] = byte;
+        value |= u64::from(byte & 0x7f) << (7 * place).min(63);
+        if byte < 0x80 {
+            return Ok(Some(value));
+        }
     }
+    Err(io::ErrorKind::InvalidData.into())
+}
+
+fn as_u32(value: u64) -> io::Result<u32> {
+    u32::try_from(value).map_err(|_| io::ErrorKind::InvalidData.into())
 }
 
 #[cfg(test)]
@@ -165,19 +228,51 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             let mut uses = LabelUses { run_len, ..LabelUses::new(dir.path()) };
             let mut model: BTreeMap<(u32, u32), Vec<u32>> = BTreeMap::new();
-            for (series, labels) in (10..).zip(&series) {
+            // Far apart, so that distances take several bytes.
+            for (series, labels) in (10..).step_by(70_000).zip(&series) {
                 let labels: Vec<_> = labels.iter().map(|(name, value)| (*name, *value)).collect();
                 uses.push(series, &labels).unwrap();
                 labels.iter().for_each(|pair| model.entry(*pair).or_default().push(series));
             }
-            let mut seen = Vec::new();
-            uses.visit(|name, value, list| -> io::Result<()> {
-                seen.push(((name, value), list.to_vec()));
+            let mut seen: Vec<((u32, u32), Vec<u32>)> = Vec::new();
+            let mut wanted = 0;
+            uses.visit(|piece| -> io::Result<()> {
+                match piece {
+                    Piece::Begin { name, value, count } => {
+                        wanted = count;
+                        seen.push(((name, value), Vec::new()));
+                    }
+                    Piece::Series(series) => seen.last_mut().unwrap().1.extend(series),
+                    Piece::End => assert_eq!(seen.last().unwrap().1.len() as u64, wanted),
+                }
                 Ok(())
             })
             .unwrap();
             prop_assert_eq!(seen, model.into_iter().collect::<Vec<_>>());
             prop_assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
         }
+    }
+
+    #[test]
+    fn lists_that_are_longer_than_a_piece_come_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut uses = LabelUses { run_len: 7_000, ..LabelUses::new(dir.path()) };
+        for series in 0..20_000 {
+            uses.push(series, &[(0, 0)]).unwrap();
+        }
+        let (mut seen, mut counted) = (Vec::new(), 0);
+        uses.visit(|piece| -> io::Result<()> {
+            match piece {
+                Piece::Begin { count, .. } => counted = count,
+                Piece::Series(series) => {
+                    assert!(series.len() <= PIECE_SERIES);
+                    seen.extend_from_slice(series);
+                }
+                Piece::End => {}
+            }
+            Ok(())
+        })
+        .unwrap();
+        assert!(counted == 20_000 && seen.into_iter().eq(0..20_000));
     }
 }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::checked_section;
-use crate::crc::crc32c;
+use crate::crc::{self, crc32c};
 use crate::error::TsdbError;
 use crate::postings::{Postings, SeriesRef};
 
@@ -44,6 +44,42 @@ pub(super) fn encode(refs: &[SeriesRef], out: &mut Vec<u8>) -> Result<(), TsdbEr
     Ok(())
 }
 
+/// A list that is written piece by piece.
+#[derive(Debug, Default)]
+pub(super) struct ListInPieces {
+    crc: u32,
+}
+
+impl ListInPieces {
+    /// Begins a list of so many refs; gives its first bytes.
+    ///
+    /// # Errors
+    /// Lists beyond the format's 4 GiB.
+    pub(super) fn begin(&mut self, count: u64, out: &mut Vec<u8>) -> Result<(), TsdbError> {
+        let len = count.checked_mul(4).and_then(|len| u32::try_from(len.checked_add(4)?).ok());
+        let len = len.ok_or_else(|| TsdbError::invalid("index", "a postings list takes more than 4 GiB"))?;
+        let count = ((len - 4) / 4).to_be_bytes();
+        out.extend(len.to_be_bytes());
+        out.extend(count);
+        self.crc = crc32c(&count);
+        Ok(())
+    }
+
+    /// Appends the next refs.
+    pub(super) fn push(&mut self, refs: &[SeriesRef], out: &mut Vec<u8>) {
+        let start = out.len();
+        for series_ref in refs {
+            out.extend(series_ref.to_be_bytes());
+        }
+        self.crc = crc::append(self.crc, out.get(start..).unwrap_or_default());
+    }
+
+    /// Appends the checksum.
+    pub(super) fn end(&self, out: &mut Vec<u8>) {
+        out.extend(self.crc.to_be_bytes());
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -57,6 +93,11 @@ mod tests {
             let mut bytes = Vec::new();
             encode(&refs, &mut bytes).unwrap();
             prop_assert_eq!(bytes.len(), LIST_OVERHEAD_BYTES + refs.len() * 4);
+            let (mut list, mut in_pieces) = (ListInPieces::default(), Vec::new());
+            list.begin(refs.len() as u64, &mut in_pieces).unwrap();
+            refs.chunks(7).for_each(|refs| list.push(refs, &mut in_pieces));
+            list.end(&mut in_pieces);
+            prop_assert_eq!(&in_pieces, &bytes);
             let mut longer = bytes.clone();
             longer.extend([9; 7]);
             prop_assert_eq!(decode("index", 0, &longer.into()).unwrap().collect::<Vec<_>>(), refs);

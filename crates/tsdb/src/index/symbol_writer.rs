@@ -1,14 +1,14 @@
 //! Writes an index from symbol refs: what [`super::IndexWriter`] does from text, for whoever merges blocks and never needs the text.
 //!
-//! The bytes are the same. In memory are the symbols, four bytes per series, and a bounded number of label uses (`label_uses`).
+//! The bytes are the same. In memory are the symbols, at the end the table of postings, and a bounded number of label uses (`label_uses`): nothing for each series.
 
-use std::io::{self, Write};
+use std::io::Write;
 use std::path::Path;
 
 use bytes::Bytes;
 
-use super::label_uses::LabelUses;
-use super::postings_list;
+use super::label_uses::{LabelUses, Piece};
+use super::postings_list::ListInPieces;
 use super::postings_table::put_entry;
 use super::series::{ChunkMeta, MAX_SERIES_ENTRY_SIZE_BYTES, SeriesEntry};
 use super::symbols::{SymbolRef, Symbols};
@@ -22,6 +22,9 @@ use crate::segment::ChunkRef;
 
 const WHAT: &str = "index";
 
+/// The list of all series stands under the empty name and value, and is collected as theirs: the empty text is the first symbol.
+const ALL_SERIES: (SymbolRef, SymbolRef) = (0, 0);
+
 /// How many symbols a lookup of one may have to read.
 const SYMBOL_STRIDE: usize = 8;
 
@@ -32,7 +35,6 @@ pub struct SymbolIndexWriter<W: Write> {
     toc: Toc,
     symbols: Symbols,
     uses: LabelUses,
-    series: Vec<SeriesRef>,
     last_chunk_ref: ChunkRef,
     /// The last series.
     entry: SeriesEntry,
@@ -49,6 +51,9 @@ impl<W: Write> SymbolIndexWriter<W> {
         sink.write(&[INDEX_VERSION])?;
         let toc = Toc { symbols: sink.position(), ..Toc::default() };
         let opened = Symbols::open(WHAT.into(), toc.symbols, symbols, SYMBOL_STRIDE)?;
+        if opened.lookup(ALL_SERIES.0)? != "" {
+            return Err(TsdbError::invalid(WHAT, "its symbols do not begin with the empty text").into());
+        }
         sink.write(symbols)?;
         let toc = Toc { series: sink.position(), ..toc };
         Ok(Self {
@@ -56,7 +61,6 @@ impl<W: Write> SymbolIndexWriter<W> {
             toc,
             symbols: opened,
             uses: LabelUses::new(spill_dir),
-            series: Vec::new(),
             last_chunk_ref: ChunkRef::from_u64(0),
             entry: SeriesEntry::default(),
             buffer: Vec::new(),
@@ -78,7 +82,7 @@ impl<W: Write> SymbolIndexWriter<W> {
     /// Whether [`Self::add_series`] would take these labels and the times of these chunks.
     ///
     /// # Errors
-    /// Labels that are empty, not in order of name or not behind the last series', an empty value, a symbol that does not exist; chunks that overlap
+    /// Labels that are empty, without a name, not in order of name or not behind the last series', a symbol that does not exist; chunks that overlap
     /// or are not in order of time.
     pub fn check(&self, labels: &[(SymbolRef, SymbolRef)], chunks: &[ChunkMeta]) -> Result<(), TsdbError> {
         let refuse = |reason: String| Err(TsdbError::out_of_order(WHAT, reason));
@@ -87,6 +91,9 @@ impl<W: Write> SymbolIndexWriter<W> {
         }
         if labels.windows(2).any(|pair| matches!(pair, [a, b] if a.0 >= b.0)) {
             return refuse(format!("labels of series {}", self.show(labels)));
+        }
+        if labels.iter().any(|(name, _)| *name == ALL_SERIES.0) {
+            return Err(TsdbError::invalid(WHAT, "a label has no name"));
         }
         if labels.iter().any(|(name, value)| (*name).max(*value) >= self.symbols.len()) {
             return Err(TsdbError::invalid(WHAT, "a label is not among the symbols"));
@@ -132,8 +139,8 @@ impl<W: Write> SymbolIndexWriter<W> {
         self.sink.pad_to(SERIES_ALIGNMENT_BYTES)?;
         self.sink.write(&self.buffer)?;
         check_limit(&self.sink, self.limit_bytes)?;
+        self.uses.push(series, &[ALL_SERIES])?;
         self.uses.push(series, labels)?;
-        self.series.push(series);
         self.last_chunk_ref = chunks.last().map_or(self.last_chunk_ref, |last| last.chunk_ref);
         self.stats.series_count += 1;
         self.stats.chunk_count += chunks.len() as u64;
@@ -148,17 +155,33 @@ impl<W: Write> SymbolIndexWriter<W> {
         self.toc.postings = self.sink.position();
         self.sink.pad_to(LIST_ALIGNMENT_BYTES)?;
         let mut table = vec![0; 4];
-        put_entry(&mut table, "", "", self.sink.position());
         let (sink, buffer, limit_bytes) = (&mut self.sink, &mut self.buffer, self.limit_bytes);
-        write_list(sink, buffer, &self.series)?;
-        let mut list_count: u32 = 1;
+        let mut list = ListInPieces::default();
+        let mut list_count: u32 = 0;
+        if self.stats.series_count == 0 {
+            // The list of all series is there, however few they are.
+            put_entry(&mut table, "", "", sink.position());
+            list_count = 1;
+            buffer.clear();
+            list.begin(0, buffer)?;
+            list.end(buffer);
+            sink.write(buffer)?;
+        }
         let symbols = &self.symbols;
-        self.uses.visit(|name, value, list| -> Result<(), WriteError> {
-            put_entry(&mut table, symbols.lookup(name)?, symbols.lookup(value)?, sink.position());
-            list_count = list_count
-                .checked_add(1)
-                .ok_or_else(|| TsdbError::too_large(WHAT, "it has more than 2^32 postings lists"))?;
-            write_list(sink, buffer, list)?;
+        self.uses.visit(|piece| -> Result<(), WriteError> {
+            buffer.clear();
+            match piece {
+                Piece::Begin { name, value, count } => {
+                    put_entry(&mut table, symbols.lookup(name)?, symbols.lookup(value)?, sink.position());
+                    list_count = list_count
+                        .checked_add(1)
+                        .ok_or_else(|| TsdbError::too_large(WHAT, "it has more than 2^32 postings lists"))?;
+                    list.begin(count, buffer)?;
+                }
+                Piece::Series(series) => list.push(series, buffer),
+                Piece::End => list.end(buffer),
+            }
+            sink.write(buffer)?;
             check_limit(sink, limit_bytes)
         })?;
         if let Some(count) = table.first_chunk_mut::<4>() {
@@ -191,17 +214,6 @@ fn check_limit<W: Write>(sink: &Positioned<W>, limit_bytes: u64) -> Result<(), W
         return Ok(());
     }
     Err(TsdbError::too_large(WHAT, format!("it takes more than the limit of {limit_bytes} bytes")).into())
-}
-
-fn write_list<W: Write>(
-    sink: &mut Positioned<W>,
-    buffer: &mut Vec<u8>,
-    refs: &[SeriesRef],
-) -> Result<(), WriteError> {
-    buffer.clear();
-    postings_list::encode(refs, buffer)?;
-    let written: io::Result<()> = sink.write(buffer);
-    Ok(written?)
 }
 
 #[cfg(test)]

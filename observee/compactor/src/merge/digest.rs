@@ -1,7 +1,8 @@
 //! [`Digest`]: all that a block holds, as a few numbers.
 //!
 //! Of each series its labels and, for each chunk, times, encoding and bytes. What was handed to the writer is compared with what is read back: bytes that changed on
-//! their way to the disk, a chunk under another series, a series that is missing, give another digest. Not meant to be stored.
+//! their way to the disk, a chunk under another series, a series that is missing, give another digest. The order of series is not in it (it is that of their labels, which are), so
+//! that parts of a block can be read back beside each other. Not meant to be stored.
 
 use parallax_tsdb::TsdbError;
 use parallax_tsdb::block::BlockChunk;
@@ -48,12 +49,20 @@ impl SeriesDigest {
 }
 
 impl Digest {
-    /// Adds the next series.
+    /// Adds a series.
     pub(crate) fn add(&mut self, series: SeriesDigest) {
         self.series += 1;
         self.chunks += series.chunks;
         self.samples += series.samples;
-        self.content = mixed(self.content, series.content);
+        self.content = self.content.wrapping_add(mixed(1, series.content));
+    }
+
+    /// Adds what another part of the block holds.
+    pub(crate) fn join(&mut self, other: Self) {
+        self.series += other.series;
+        self.chunks += other.chunks;
+        self.samples += other.samples;
+        self.content = self.content.wrapping_add(other.content);
     }
 }
 

@@ -1,12 +1,15 @@
 //! [`ChunkEncoder`]: samples, in order of time, into chunks as Prometheus cuts them.
 //!
 //! A chunk ends when it has 120 samples, when the kind of sample changes, or when a histogram cannot follow the one before. Samples may come bit by bit:
-//! the chunks are the same as if they had come at once.
+//! the chunks are the same as if they had come at once. Where floats stand behind each other in a chunk of a source, their bits are copied as far as they are the
+//! same ([`XorSplicer`]).
 
 use bytes::Bytes;
 use parallax_tsdb::TsdbError;
 use parallax_tsdb::block::BlockChunk;
-use parallax_tsdb::chunk::{Appended, ChunkEncoding, FloatHistogramAppender, HistogramAppender, encode_xor};
+use parallax_tsdb::chunk::{
+    Appended, ChunkEncoding, FloatHistogramAppender, HistogramAppender, XorSplicer, encode_xor,
+};
 use parallax_tsdb::segment::Chunk;
 
 use super::samples::{SampleId, Samples, Value};
@@ -21,6 +24,8 @@ enum Open {
     Nothing,
     /// The samples are in `floats`.
     Floats,
+    /// Floats whose places in their chunks are known.
+    Spliced(XorSplicer),
     Histograms(HistogramAppender),
     FloatHistograms(FloatHistogramAppender),
 }
@@ -44,7 +49,12 @@ impl ChunkEncoder {
         out: &mut Vec<BlockChunk>,
     ) -> Result<(), TsdbError> {
         if samples.are_floats() {
-            return self.push_floats(samples, ids, out);
+            let is_buffered = matches!(self.open, Open::Floats);
+            return if samples.have_places() && !is_buffered {
+                self.push_runs(samples, ids, out)
+            } else {
+                self.push_floats(samples, ids, out)
+            };
         }
         for id in ids {
             let (time_ms, value) = samples.get(*id).ok_or_else(let_go)?;
@@ -78,11 +88,40 @@ impl ChunkEncoder {
         Ok(())
     }
 
+    /// As [`Self::push_one`] for each, where the places of samples are known.
+    fn push_runs(
+        &mut self,
+        samples: &Samples,
+        mut ids: &[SampleId],
+        out: &mut Vec<BlockChunk>,
+    ) -> Result<(), TsdbError> {
+        while !ids.is_empty() {
+            if !matches!(self.open, Open::Spliced(_)) || self.count >= MAX_CHUNK_SAMPLES {
+                self.finish(out)?;
+                self.open = Open::Spliced(XorSplicer::new());
+            }
+            let Open::Spliced(splicer) = &mut self.open else { return Err(let_go()) };
+            let run = samples.run(ids, MAX_CHUNK_SAMPLES - self.count).ok_or_else(let_go)?;
+            let taken = run.to - run.from;
+            let times = run.times_ms.get(run.from..run.to).and_then(|times| Some((*times.first()?, *times.last()?)));
+            let (first_ms, last_ms) = times.ok_or_else(let_go)?;
+            splicer.push_run(&run)?;
+            if self.count == 0 {
+                self.first_ms = first_ms;
+            }
+            self.last_ms = last_ms;
+            self.count += taken;
+            ids = ids.get(taken..).unwrap_or_default();
+        }
+        Ok(())
+    }
+
     /// Appends the chunk that is not full, and is ready for another series.
     pub fn finish(&mut self, out: &mut Vec<BlockChunk>) -> Result<(), TsdbError> {
         let (encoding, data) = match std::mem::take(&mut self.open) {
             Open::Nothing => return Ok(()),
             Open::Floats => (ChunkEncoding::Xor, encode_xor(&self.floats)?),
+            Open::Spliced(splicer) => (ChunkEncoding::Xor, splicer.into_bytes()?),
             Open::Histograms(appender) => (ChunkEncoding::Histogram, appender.into_bytes()),
             Open::FloatHistograms(appender) => (ChunkEncoding::FloatHistogram, appender.into_bytes()),
         };
@@ -105,7 +144,7 @@ impl ChunkEncoder {
     ) -> Result<(), TsdbError> {
         let follows = matches!(
             (&self.open, value),
-            (Open::Floats, Value::Float(_))
+            (Open::Floats | Open::Spliced(_), Value::Float(_))
                 | (Open::Histograms(_), Value::Histogram(_))
                 | (Open::FloatHistograms(_), Value::FloatHistogram(_))
         );
@@ -123,6 +162,11 @@ impl ChunkEncoder {
             }
             (Open::FloatHistograms(appender), Value::FloatHistogram(histogram)) => {
                 (appender.append(time_ms, histogram)?, ChunkEncoding::FloatHistogram)
+            }
+            (Open::Spliced(splicer), Value::Float(value)) => {
+                splicer.push(time_ms, value)?;
+                self.note(time_ms);
+                return Ok(());
             }
             (_, Value::Float(value)) => {
                 self.floats.push((time_ms, value));

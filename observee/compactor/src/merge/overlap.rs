@@ -11,7 +11,7 @@ use super::account::{Account, samples_of};
 use super::encoder::ChunkEncoder;
 use super::heap::GoHeap;
 use super::picked::Picked;
-use super::samples::Samples;
+use super::samples::{Noted, Samples};
 use super::{one_to_one, penalty};
 use crate::source::SeriesJob;
 
@@ -129,8 +129,13 @@ impl Scratch {
         self.encoder.clear();
         let (mut decoded, mut kept) = (0, 0);
         let mut most = most_held;
+        let noted = match mode {
+            // Of two replicas that do not hold the same every other sample is kept: there is nothing to copy.
+            MergeMode::OneToOne => Noted::Samples,
+            MergeMode::Penalty => Noted::Places,
+        };
         for chunk in self.cluster.drain(..) {
-            let range = self.samples.decode(&chunk).map_err(MergeFailure::of_chunk(&chunk))?;
+            let range = self.samples.decode(&chunk, noted).map_err(MergeFailure::of_chunk(&chunk))?;
             decoded += range.len();
             match mode {
                 MergeMode::OneToOne => one_to_one::add(&self.samples, range.clone(), &mut self.picked),

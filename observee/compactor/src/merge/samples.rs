@@ -3,12 +3,17 @@
 //! Merging moves numbers, never histograms. Numbers only grow while the chunks of a cluster are decoded, and the earliest samples can be let go, so that
 //! what is held is what still matters. The memory is reused from one series to the next. The way back into chunks is [`super::encoder`]'s.
 
+use std::collections::VecDeque;
 use std::ops::Range;
 
+use bytes::Bytes;
 use parallax_model::{FloatColumn, FloatHistogram, Histogram};
 use parallax_tsdb::TsdbError;
 use parallax_tsdb::block::BlockChunk;
-use parallax_tsdb::chunk::{ChunkEncoding, FloatHistogramReader, HistogramReader, Order, decode_xor};
+use parallax_tsdb::chunk::{
+    ChunkEncoding, FloatHistogramReader, HistogramReader, Order, XorRun, XorTrace, decode_xor,
+    decode_xor_traced,
+};
 
 /// A sample's number.
 pub(crate) type SampleId = u32;
@@ -29,11 +34,30 @@ pub(super) enum Value<'a> {
     FloatHistogram(&'a FloatHistogram),
 }
 
+/// What is noted of floats when they are decoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Noted {
+    Samples,
+    /// Where each stands in its chunk, too, so that it can be copied from there.
+    Places,
+}
+
+/// A chunk of floats whose places were noted, and of which some samples are held.
+#[derive(Debug)]
+struct Traced {
+    ids: Range<SampleId>,
+    data: Bytes,
+}
+
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Samples {
     /// Times of all samples, and the values of floats. Of a histogram the bits of the value are its place among those of its kind.
     column: FloatColumn,
+    /// As long as the column, if places are noted.
+    trace: XorTrace,
+    /// In the order of their numbers.
+    traced: VecDeque<Traced>,
     kinds: Vec<Kind>,
     histograms: Kept<Histogram>,
     float_histograms: Kept<FloatHistogram>,
@@ -90,6 +114,8 @@ impl Samples {
     pub fn clear(&mut self) {
         self.column.timestamps_ms.clear();
         self.column.values.clear();
+        self.trace.resize(0);
+        self.traced.clear();
         self.kinds.clear();
         self.histograms.clear();
         self.float_histograms.clear();
@@ -110,13 +136,20 @@ impl Samples {
     ///
     /// # Errors
     /// A chunk that does not decode, whose samples are not in strict order, or that does not cover the time that it is said to.
-    pub fn decode(&mut self, chunk: &BlockChunk) -> Result<Range<SampleId>, TsdbError> {
+    pub fn decode(&mut self, chunk: &BlockChunk, noted: Noted) -> Result<Range<SampleId>, TsdbError> {
         let start = self.column.len();
         let data = &chunk.chunk.data;
         let mut order = Order::Unknown;
         let kind = match chunk.chunk.encoding {
             ChunkEncoding::Xor => {
-                order = decode_xor(data, &mut self.column)?;
+                order = match noted {
+                    Noted::Samples => decode_xor(data, &mut self.column)?,
+                    Noted::Places => {
+                        // Samples of other kinds have no places.
+                        self.trace.resize(start);
+                        decode_xor_traced(data, &mut self.column, &mut self.trace)?
+                    }
+                };
                 Kind::Float
             }
             ChunkEncoding::Histogram => {
@@ -155,7 +188,39 @@ impl Samples {
             let id = SampleId::try_from(index).ok().and_then(|index| self.first.checked_add(index));
             id.ok_or_else(|| TsdbError::invalid("chunk", "too many samples overlap"))
         };
-        Ok(id(start)?..id(self.column.len())?)
+        let ids = id(start)?..id(self.column.len())?;
+        if kind == Kind::Float && noted == Noted::Places {
+            self.traced.push_back(Traced { ids: ids.clone(), data: data.clone() });
+        }
+        Ok(ids)
+    }
+
+    /// The run in one chunk that some numbers begin with, of `most` samples at most; `None` if it is not known where they stand. There are that many of them.
+    pub(super) fn run(&self, ids: &[SampleId], most: usize) -> Option<XorRun<'_>> {
+        let first = *ids.first()?;
+        let place = self.traced.partition_point(|chunk| chunk.ids.end <= first);
+        let chunk = self.traced.get(place).filter(|chunk| chunk.ids.contains(&first))?;
+        let following = ids.iter().copied().zip(first..chunk.ids.end).take(most);
+        let count = following.take_while(|(id, next)| id == next).count();
+        // The first samples of the chunk may be gone.
+        let held = self.first.max(chunk.ids.start);
+        let places = self.index(held)..self.index(chunk.ids.end);
+        let from = (first - held) as usize;
+        Some(XorRun {
+            bytes: &chunk.data,
+            times_ms: self.column.timestamps_ms.get(places.clone())?,
+            values: self.column.values.get(places.clone())?,
+            ends: self.trace.ends.get(places.clone())?,
+            windows: self.trace.windows.get(places)?,
+            is_whole: held == chunk.ids.start,
+            from,
+            to: from + count,
+        })
+    }
+
+    /// Whether places are noted.
+    pub(super) fn have_places(&self) -> bool {
+        !self.traced.is_empty()
     }
 
     /// Forgets the samples whose numbers are lower.
@@ -168,7 +233,11 @@ impl Samples {
         self.column.timestamps_ms.drain(..count);
         self.column.values.drain(..count);
         self.kinds.drain(..count);
+        self.trace.let_go(count);
         self.first = self.first.max(before);
+        while self.traced.front().is_some_and(|chunk| chunk.ids.end <= self.first) {
+            self.traced.pop_front();
+        }
     }
 
     /// Whether all that is held are floats.

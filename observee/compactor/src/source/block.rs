@@ -43,9 +43,13 @@ pub struct SourceBlock {
     tombstones: Tombstones,
     /// What is deleted besides.
     deletions: Option<Deletions>,
-    map: Box<[SymbolRef]>,
+    map: Arc<[SymbolRef]>,
     /// Where the next series begins.
     position: u64,
+    /// Where another part of the block begins, if not all of it is read.
+    stops_at: Option<u64>,
+    /// Whether a part in front is read by another.
+    is_rest: bool,
     /// Where the present one begins.
     series_at: u64,
     series_count: u64,
@@ -73,8 +77,10 @@ impl SourceBlock {
             deletions: None,
             index,
             toc,
-            map: Box::default(),
+            map: Arc::from([]),
             position: toc.series.next_multiple_of(SERIES_ALIGNMENT_BYTES),
+            stops_at: None,
+            is_rest: false,
             series_at: toc.series,
             series_count: 0,
             entry: SeriesEntry::default(),
@@ -101,9 +107,24 @@ impl SourceBlock {
         }
         let MergedSymbols { section, maps } = merge(streams)?;
         for (block, map) in blocks.iter_mut().zip(maps) {
-            block.map = map;
+            block.map = map.into();
         }
         Ok((blocks, section))
+    }
+
+    /// Opens the block of `whole` once more, for the series from `series` on; `whole`, of which nothing was read, stops in front of it. Neither knows how many series there are in all.
+    pub fn split(reading: &Reading, whole: &mut Self, series: SeriesRef) -> Result<Self, CompactError> {
+        let mut rest = Self::open(reading, Arc::clone(&whole.meta))?;
+        rest.map = Arc::clone(&whole.map);
+        rest.position = u64::from(series) * SERIES_ALIGNMENT_BYTES;
+        rest.is_rest = true;
+        whole.stops_at = Some(rest.position);
+        Ok(rest)
+    }
+
+    /// Where the lists of postings begin.
+    pub fn postings_at(&self) -> u64 {
+        self.toc.postings
     }
 
     /// Leaves out what is asked for; `symbols` are the merged ones.
@@ -121,9 +142,17 @@ impl SourceBlock {
     /// Moves to the next series; false after the last one.
     pub fn advance(&mut self) -> Result<bool, CompactError> {
         let end = self.toc.series_end();
+        if let Some(stop) = self.stops_at
+            && self.position >= stop
+        {
+            if self.position == stop {
+                return Ok(false);
+            }
+            return Err(self.corrupt("a series reaches into the next one"));
+        }
         if self.position >= end {
             let expected = self.meta.stats.num_series;
-            if expected != 0 && expected != self.series_count {
+            if expected != 0 && expected != self.series_count && !self.is_rest {
                 let reason =
                     format!("meta.json counts {expected} series, the index has {}", self.series_count);
                 return Err(CompactError::Contradicts { block: self.meta.ulid, reason });
@@ -203,6 +232,12 @@ impl SourceBlock {
         }
         self.totals.chunks_kept += chunks.len() as u64;
         Ok(chunks)
+    }
+
+    /// Makes errors of a format errors of this block.
+    pub fn damaged(&self) -> impl Fn(TsdbError) -> CompactError + use<> {
+        let block = self.meta.ulid;
+        move |source| CompactError::Damaged { block, source }
     }
 
     /// What was read so far.

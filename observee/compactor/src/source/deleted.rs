@@ -9,7 +9,7 @@ use parallax_tsdb::chunk::ChunkEncoding;
 
 use crate::downsample::without_windows;
 use crate::merge::encoder::ChunkEncoder;
-use crate::merge::samples::{SampleId, Samples};
+use crate::merge::samples::{Noted, SampleId, Samples};
 
 /// Removes the samples in `deleted` (ranges in order) from the chunks.
 pub(super) fn remove(chunks: &mut Vec<BlockChunk>, deleted: &[TimeRange]) -> Result<(), TsdbError> {
@@ -28,7 +28,7 @@ pub(super) fn remove(chunks: &mut Vec<BlockChunk>, deleted: &[TimeRange]) -> Res
             continue;
         }
         samples.clear();
-        let ids = samples.decode(&chunk)?;
+        let ids = samples.decode(&chunk, Noted::Samples)?;
         let ids: Vec<SampleId> = ids.filter(|id| !is_deleted(samples.time_ms(*id))).collect();
         encoder.push(&samples, &ids, &mut kept)?;
         encoder.finish(&mut kept)?;

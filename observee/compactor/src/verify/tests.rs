@@ -49,7 +49,11 @@ fn verified(written: f64, expected: f64) -> Result<(), CompactError> {
     let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let (meta, _) = stage(dir.path(), written);
     let (_, digest) = stage(other.path(), expected);
-    verify_staged(dir.path(), runtime.handle(), &meta, &symbols(), &digest)
+    // As a whole, and in two parts.
+    let verify = |split_from| verify_staged(dir.path(), runtime.handle(), &meta, &symbols(), &digest, split_from);
+    let (whole, parts) = (verify(u64::MAX), verify(0));
+    assert_eq!(whole.as_ref().err().map(ToString::to_string), parts.as_ref().err().map(ToString::to_string));
+    parts
 }
 
 #[test]
@@ -61,4 +65,62 @@ fn a_block_that_is_sound_but_holds_another_value_is_not_what_was_written() {
         matches!(&error, CompactError::Output { reason } if reason.contains("what was written")),
         "{error}"
     );
+}
+
+/// A block of `count` series of one label each, one chunk each; gives its meta, its symbols and its digest.
+fn stage_many(staging: &Path, count: u32) -> (BlockMeta, Bytes, Digest) {
+    let mut section = SymbolSection::new();
+    for text in ["", "__name__"] {
+        section.push(text).unwrap();
+    }
+    for number in 0..count {
+        section.push(&format!("metric_{number:05}")).unwrap();
+    }
+    let symbols = section.finish().unwrap();
+    let config = SegmentConfig { is_durable: false, ..SegmentConfig::default() };
+    let mut writer = SymbolBlockWriter::create(&staging.join(ID), &symbols, config).unwrap();
+    let mut digest = Digest::default();
+    for number in 0..count {
+        let samples = [(1, f64::from(number)), (2, 1.0)];
+        let data = encode_xor(&samples).unwrap().into();
+        let chunk =
+            BlockChunk { min_time_ms: 1, max_time_ms: 2, chunk: Chunk { encoding: ChunkEncoding::Xor, data } };
+        // Every other series has another length.
+        let labels = if number % 2 == 0 { vec![(1, number + 2)] } else { vec![(1, number + 2), (number + 2, 2)] };
+        writer.add_series(&labels, std::slice::from_ref(&chunk)).unwrap();
+        digest.add(SeriesDigest::of(&labels, &[chunk]).unwrap());
+    }
+    writer.seal().unwrap().publish().unwrap();
+    let json = format!(
+        r#"{{"ulid":"{ID}","minTime":0,"maxTime":10,"version":1,
+            "stats":{{"numSamples":{},"numSeries":{count},"numChunks":{count}}}}}"#,
+        2 * count
+    );
+    (BlockMeta::parse("test", json.as_bytes()).unwrap(), symbols, digest)
+}
+
+#[test]
+fn both_parts_of_a_block_are_read_to_their_ends() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    for count in [2, 3, 501] {
+        let dir = tempfile::tempdir().unwrap();
+        let (meta, symbols, digest) = stage_many(dir.path(), count);
+        let verify = || verify_staged(dir.path(), runtime.handle(), &meta, &symbols, &digest, 0);
+        verify().unwrap();
+        // A bit of the first chunk, of one in the middle, of the last one; and of series and postings.
+        let block = dir.path().join(ID);
+        for (file, places) in [("chunks/000001", [0.01, 0.5, 0.99]), ("index", [0.4, 0.7, 0.9])] {
+            let path = block.join(file);
+            let sound = std::fs::read(&path).unwrap();
+            for place in places {
+                let mut bytes = sound.clone();
+                let at = ((bytes.len() as f64 * place) as usize).max(8);
+                bytes[at] ^= 1;
+                std::fs::write(&path, bytes).unwrap();
+                assert!(verify().is_err(), "{count} series: {file} at {at} was changed");
+            }
+            std::fs::write(&path, sound).unwrap();
+        }
+        verify().unwrap();
+    }
 }

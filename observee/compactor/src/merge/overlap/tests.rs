@@ -99,6 +99,63 @@ fn of_interleaved_replicas_little_is_held_however_long_they_are() {
     }
 }
 
+/// Series of chunks of 120 samples, as Prometheus cuts them, and of some that begin or end elsewhere.
+fn cut_like_prometheus() -> impl Strategy<Value = Vec<BlockChunk>> {
+    let sizes = prop::collection::vec(prop_oneof![6 => Just(120usize), 1 => 1usize..240], 1..6);
+    let gaps = prop::collection::vec((0usize..700, 1i64..60), 0..4);
+    (0i64..90, sizes, gaps).prop_map(|(offset, sizes, gaps)| {
+        let mut chunks = Vec::new();
+        let mut scrape = 0;
+        for size in sizes {
+            let times: Vec<i64> = (scrape..scrape + size)
+                .map(|scrape| {
+                    let missed: i64 = gaps.iter().filter(|gap| gap.0 <= scrape).map(|gap| gap.1).sum();
+                    offset + (scrape as i64 + missed) * 15
+                })
+                .collect();
+            scrape += size;
+            chunks.push(floats(&times));
+        }
+        chunks
+    })
+}
+
+/// As if nothing was copied: every sample that comes out, encoded anew.
+fn written_anew(chunks: &[BlockChunk]) -> Vec<BlockChunk> {
+    let mut column = parallax_model::FloatColumn::default();
+    for chunk in chunks {
+        parallax_tsdb::chunk::decode_xor(&chunk.chunk.data, &mut column).unwrap();
+    }
+    let samples: Vec<(i64, f64)> = column.iter().collect();
+    samples
+        .chunks(crate::merge::encoder::MAX_CHUNK_SAMPLES)
+        .map(|samples| {
+            let times: Vec<i64> = samples.iter().map(|sample| sample.0).collect();
+            chunk(&times, ChunkEncoding::Xor, encode_xor(samples).unwrap())
+        })
+        .collect()
+}
+
+proptest! {
+    #[test]
+    fn what_is_copied_out_of_chunks_is_what_would_have_been_written(
+        sources in prop::collection::vec(cut_like_prometheus(), 2..4),
+    ) {
+        for mode in [MergeMode::OneToOne, MergeMode::Penalty] {
+            for most_held in [usize::MAX, 0] {
+                let (out, _) = merged(&sources, mode, most_held);
+                prop_assert!(out == written_anew(&out), "{:?}, {}", mode, most_held);
+                // A sample is one of those that went in, with its value.
+                for chunk in &out {
+                    let mut column = parallax_model::FloatColumn::default();
+                    parallax_tsdb::chunk::decode_xor(&chunk.chunk.data, &mut column).unwrap();
+                    prop_assert!(column.iter().all(|(time, value)| value == time as f64 / 3.0));
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn a_chunk_that_is_there_twice_is_accounted_for() {
     let times: Vec<i64> = (1..50).map(|n| n * 10).collect();

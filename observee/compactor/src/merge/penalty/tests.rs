@@ -6,6 +6,7 @@ use parallax_tsdb::segment::Chunk;
 use proptest::prelude::*;
 
 use super::*;
+use crate::merge::samples::Noted;
 
 /// A sample's time and the place of its chunk.
 type Sample = (i64, usize);
@@ -121,7 +122,7 @@ fn folded_by(chunks: &[Vec<i64>], let_go: bool) -> Vec<Sample> {
     let mut places = Vec::new();
     let mut out = Vec::new();
     for (place, times) in chunks.iter().enumerate() {
-        let range = samples.decode(&chunk_of(times)).unwrap();
+        let range = samples.decode(&chunk_of(times), Noted::Samples).unwrap();
         places.extend(times.iter().map(|_| place));
         add(&samples, &range, &mut picked);
         if let_go {
