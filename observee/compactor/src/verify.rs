@@ -13,8 +13,8 @@ use bytes::Bytes;
 use parallax_block::BlockMeta;
 use parallax_block::meta::INDEX_FILE_NAME;
 use parallax_bucket::{Access, Bucket, BucketConfig};
-use parallax_tsdb::TsdbError;
 use parallax_tsdb::cursor::Cursor;
+use parallax_tsdb::{TsdbError, crc};
 use parallax_tsdb::index::toc::TOC_SIZE_BYTES;
 use parallax_tsdb::index::{SymbolRef, Symbols, Toc, postings_list};
 use parallax_tsdb::postings::SeriesRef;
@@ -134,6 +134,8 @@ fn read_part(mut block: SourceBlock) -> Result<Part, CompactError> {
     let mut part = Part::default();
     while block.advance()? {
         let series = block.series_ref()?;
+        // The list of all series stands under the empty name and value, which is the first symbol.
+        part.uses.add(0, 0, series);
         for (name, value) in block.labels() {
             part.uses.add(*name, *value, series);
         }
@@ -157,7 +159,7 @@ fn middle_series(reading: &Reading, meta: &BlockMeta, lists_at: u64) -> Result<S
     Cursor::at(INDEX_FILE_NAME, at, &bytes).be_u32().map_err(damaged)
 }
 
-/// Which series have which labels, summed up.
+/// Which series have which labels, summed up; all have the empty one.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Uses {
     count: u64,
@@ -192,16 +194,16 @@ fn read_postings(reading: &Reading, meta: &BlockMeta, symbols: &Bytes) -> Result
     let toc = Toc::decode(INDEX_FILE_NAME, size_bytes, &tail).map_err(damaged)?;
     let symbols = Symbols::open(INDEX_FILE_NAME.into(), toc.symbols, symbols, 8).map_err(damaged)?;
     let head = table.at(toc.postings_table, 8)?;
-    let mut cursor = Cursor::new(INDEX_FILE_NAME, &head);
-    let count = cursor.be_u32().and_then(|_| cursor.be_u32()).map_err(damaged)?;
+    let mut cursor = Cursor::at(INDEX_FILE_NAME, toc.postings_table, &head);
+    let length = cursor.be_u32().map_err(damaged)?;
+    let mut crc = crc::crc32c(cursor.clone().bytes(4).map_err(damaged)?);
+    let count = cursor.be_u32().map_err(damaged)?;
     let mut position = toc.postings_table + TABLE_HEAD_BYTES;
     let mut uses = Uses::default();
     for _ in 0..count {
-        let (entry, size) = read_entry(&mut table, meta, position)?;
-        position += size as u64;
-        if entry.name.is_empty() {
-            continue;
-        }
+        let (entry, bytes) = read_entry(&mut table, meta, position)?;
+        position += bytes.len() as u64;
+        crc = crc::append(crc, &bytes);
         let symbol = |text: &str| match symbols.find(text) {
             Ok(Some(symbol)) => Ok(symbol),
             _ => {
@@ -217,7 +219,29 @@ fn read_postings(reading: &Reading, meta: &BlockMeta, symbols: &Bytes) -> Result
             uses.add(name, value, series);
         }
     }
+    check_end_of_table(&mut table, meta, (toc.postings_table + 4 + u64::from(length), position), crc)?;
     Ok(uses)
+}
+
+/// Compares where a table should end with where it does, and its checksum.
+fn check_end_of_table(
+    table: &mut Window,
+    meta: &BlockMeta,
+    (expected, end): (u64, u64),
+    computed: u32,
+) -> Result<(), CompactError> {
+    let damaged = |source| CompactError::Damaged { block: meta.ulid, source };
+    if expected != end {
+        let source = TsdbError::corrupt(INDEX_FILE_NAME, end, "the postings table has another length");
+        return Err(damaged(source));
+    }
+    let tail = table.at(end, crc::CRC_SIZE_BYTES)?;
+    let stored = Cursor::at(INDEX_FILE_NAME, end, &tail).be_u32().map_err(damaged)?;
+    if stored != computed {
+        let what = INDEX_FILE_NAME.into();
+        return Err(damaged(TsdbError::Checksum { what, offset: end, stored, computed }));
+    }
+    Ok(())
 }
 
 struct Entry {
@@ -226,14 +250,14 @@ struct Entry {
     list_offset: u64,
 }
 
-/// The entry at `position` and its size.
-fn read_entry(table: &mut Window, meta: &BlockMeta, position: u64) -> Result<(Entry, usize), CompactError> {
+/// The entry at `position` and its bytes.
+fn read_entry(table: &mut Window, meta: &BlockMeta, position: u64) -> Result<(Entry, Bytes), CompactError> {
     let mut wanted = ENTRY_GUESS_BYTES;
     loop {
         let bytes = table.at(position, wanted)?;
         let mut cursor = Cursor::at(INDEX_FILE_NAME, position, &bytes);
         match decode_entry(&mut cursor) {
-            Ok(entry) => return Ok((entry, cursor.position())),
+            Ok(entry) => return Ok((entry, bytes.slice(..cursor.position()))),
             Err(TsdbError::Truncated { .. }) if bytes.len() >= wanted => wanted *= 4,
             Err(source) => return Err(CompactError::Damaged { block: meta.ulid, source }),
         }
