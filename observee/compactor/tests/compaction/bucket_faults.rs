@@ -17,7 +17,7 @@ use object_store::{
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 use parallax_bucket::{Bucket, RetryPolicy};
-use parallax_compactor::{Compactor, CompactorConfig};
+use parallax_compactor::{Compactor, CompactorConfig, Retention};
 use parallax_model::Labels;
 use parallax_net::Context;
 
@@ -152,6 +152,7 @@ fn faulty_compactor(
     bucket: &TestBucket,
     fails_at: usize,
     answer_lost: bool,
+    change: impl FnOnce(CompactorConfig) -> CompactorConfig,
 ) -> (Arc<Compactor>, Arc<Faulty>) {
     let inner = LocalFileSystem::new_with_prefix(bucket.path()).unwrap();
     let store = Arc::new(Faulty { inner, calls: AtomicUsize::new(0), fails_at, answer_lost });
@@ -161,7 +162,7 @@ fn faulty_compactor(
         delete_delay: Duration::ZERO,
         ..CompactorConfig::new(faulty.with_retry(RetryPolicy::NEVER), bucket.dir.path().join("data"))
     };
-    (Compactor::new(config, &Context::for_test()).unwrap(), store)
+    (Compactor::new(change(config), &Context::for_test()).unwrap(), store)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -171,7 +172,7 @@ async fn one_failing_call_anywhere_loses_nothing_and_the_next_passes_finish() {
             let bucket = TestBucket::new();
             fill(&bucket);
             let expected = seen(&bucket);
-            let (compactor, store) = faulty_compactor(&bucket, fails_at, answer_lost);
+            let (compactor, store) = faulty_compactor(&bucket, fails_at, answer_lost, |config| config);
             for pass in 0..4 {
                 let outcome = compactor.pass(NOW_MS + pass * 3_000).await;
                 let what = format!("call {fails_at}, answer lost: {answer_lost}, pass {pass}: {outcome:?}");
@@ -184,6 +185,80 @@ async fn one_failing_call_anywhere_loses_nothing_and_the_next_passes_finish() {
             assert_eq!(levels, [1, 2], "call {fails_at}, answer lost: {answer_lost}");
             if store.calls.load(Ordering::Relaxed) <= fails_at {
                 assert!(fails_at > 10, "{fails_at} calls are too few to have tested anything");
+                break;
+            }
+        }
+    }
+}
+
+/// Raw blocks that have done their time: two short ones that were never merged, and one of two days. A block that is there twice, of which one goes; and an upload that was given up.
+fn fill_with_old_blocks(bucket: &TestBucket) {
+    for (number, hours) in [(20u64, 0..2i64), (21, 2..4), (22, 10..58)] {
+        let spec = SeriesSpec {
+            labels: Labels::from_pairs([("__name__", "up")]),
+            seed: 3,
+            histograms: false,
+            times_ms: (hours.start * 12..hours.end * 12).map(|k| k * 300_000).collect(),
+            chunk_samples: 100,
+        };
+        bucket.add(id(number), (hours.start * HOUR_MS, hours.end * HOUR_MS), "old", &[spec]);
+    }
+    // As a second worker would have made it, from the same source.
+    let (from, to) = (bucket.path().join(id(22).to_string()), bucket.path().join(id(23).to_string()));
+    std::fs::create_dir_all(to.join("chunks")).unwrap();
+    for file in ["index", "chunks/000001"] {
+        std::fs::copy(from.join(file), to.join(file)).unwrap();
+    }
+    let meta = std::fs::read_to_string(from.join("meta.json")).unwrap();
+    std::fs::write(to.join("meta.json"), meta.replacen(&id(22).to_string(), &id(23).to_string(), 1)).unwrap();
+    std::fs::create_dir_all(bucket.path().join(id(24).to_string())).unwrap();
+    std::fs::write(bucket.path().join(id(24).to_string()).join("index"), "given up").unwrap();
+}
+
+/// The sources that whole blocks hold, by resolution; every one of these blocks reads from end to end.
+fn held(bucket: &TestBucket) -> BTreeMap<i64, std::collections::BTreeSet<parallax_block::BlockId>> {
+    let mut held: BTreeMap<i64, std::collections::BTreeSet<_>> = BTreeMap::new();
+    for entry in std::fs::read_dir(bucket.path()).unwrap() {
+        let dir = entry.unwrap().path();
+        if let Ok(json) = std::fs::read(dir.join("meta.json")) {
+            let meta = parallax_block::BlockMeta::parse("test", &json).unwrap();
+            parallax_block::verify_block(&dir).unwrap();
+            held.entry(meta.resolution_ms()).or_default().extend(&meta.compaction.sources);
+        }
+    }
+    held
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_failing_call_anywhere_retires_nothing_that_was_not_downsampled() {
+    let sources = [id(20), id(21), id(22)];
+    let retention = Retention { raw: Duration::from_secs(3600), ..Retention::default() };
+    for answer_lost in [false, true] {
+        for fails_at in 0.. {
+            let bucket = TestBucket::new();
+            fill_with_old_blocks(&bucket);
+            let (compactor, store) = faulty_compactor(&bucket, fails_at, answer_lost, |config| CompactorConfig {
+                retention,
+                ..config
+            });
+            for pass in 0..5 {
+                let outcome = compactor.pass(NOW_MS + pass * 3_000).await;
+                let what = format!("call {fails_at}, answer lost: {answer_lost}, pass {pass}: {outcome:?}");
+                let held = held(&bucket);
+                for source in sources {
+                    assert!(held.values().any(|held| held.contains(&source)), "{what}: {source} is gone");
+                }
+                assert!(compactor.quarantine().list().is_empty(), "{what}");
+                assert!(compactor.quarantine().list_blocks().is_empty(), "{what}");
+            }
+            let what = format!("call {fails_at}, answer lost: {answer_lost}");
+            let held = held(&bucket);
+            assert_eq!(held.keys().collect::<Vec<_>>(), [&300_000], "{what}: raw data has done its time");
+            assert!(held[&300_000].iter().copied().eq(sources), "{what}: {held:?}");
+            let samples: u64 = bucket.living().iter().map(|meta| meta.stats.num_samples).sum();
+            assert_eq!(samples, 52 * 12, "{what}: a window is there twice, or not at all");
+            if store.calls.load(Ordering::Relaxed) <= fails_at {
+                assert!(fails_at > 20, "{fails_at} calls are too few to have tested anything");
                 break;
             }
         }

@@ -1,5 +1,6 @@
 //! The compactor on real buckets in temporary directories.
 
+mod api;
 mod bad_input;
 mod bucket_faults;
 mod clock;
@@ -11,7 +12,9 @@ mod hooked;
 mod limits;
 mod marked;
 mod one_to_one;
+mod queries;
 mod retention;
+mod sharding;
 mod sharing;
 mod small_golden;
 mod tombstones;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use parallax_block::BlockId;
 use parallax_compactor::{Action, Chore, CompactorConfig, Retention, RetentionRule};
-use parallax_model::{Labels, Matcher};
+use parallax_model::{Labels, Matcher, Resolution};
 
 use super::fixture::{HOUR_MS, SeriesSpec, TestBucket, id};
 
@@ -94,4 +94,44 @@ async fn chores_do_one_thing_and_dry_ones_nothing() {
     assert_eq!(compactor.chore(Chore::Cleanup, later_ms).await.unwrap().deleted, 2);
     assert!(!bucket.path().join(id(1).to_string()).join("index").exists());
     assert_eq!(bucket.living().len(), 1);
+}
+
+/// A raw block of two days and the two that are made of it by hand: one of each resolution, all of the same time.
+async fn fill_resolutions(bucket: &TestBucket) -> [BlockId; 3] {
+    let spec = SeriesSpec {
+        labels: Labels::from_pairs([("__name__", "up")]),
+        seed: 1,
+        histograms: false,
+        times_ms: (0..48 * 12).map(|k| k * 300_000).collect(),
+        chunk_samples: 120,
+    };
+    let raw = bucket.add(id(1), (0, 48 * HOUR_MS), "a", &[spec]);
+    let job = bucket.job();
+    let five = job.downsample(&raw, Resolution::FiveMinutes, 1).await.unwrap().made().unwrap().meta;
+    let five = std::sync::Arc::new(five);
+    let hour = job.downsample(&five, Resolution::OneHour, 2).await.unwrap().made().unwrap().meta;
+    [raw.ulid, five.ulid, hour.ulid]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_resolution_goes_when_its_own_time_is_up() {
+    let bucket = TestBucket::new();
+    let blocks = fill_resolutions(&bucket).await;
+    let compactor = bucket.compactor(|config| CompactorConfig {
+        delete_delay: 1000 * DAY,
+        retention: Retention { raw: DAY, five_minutes: 3 * DAY, one_hour: 5 * DAY },
+        ..config
+    });
+    for (days, gone) in [(2, 0), (4, 1), (6, 2), (8, 3)] {
+        compactor.pass(days * 24 * HOUR_MS + HOUR_MS).await.unwrap();
+        let is_marked = |block: &BlockId| {
+            bucket.path().join(block.to_string()).join("deletion-mark.json").exists()
+        };
+        let marked: Vec<bool> = blocks.iter().map(is_marked).collect();
+        assert_eq!(marked, [gone > 0, gone > 1, gone > 2], "after {days} days");
+    }
+    // Nothing was made anew of what was there.
+    assert_eq!(std::fs::read_dir(bucket.path()).unwrap().filter(|entry| {
+        entry.as_ref().unwrap().path().join("meta.json").exists()
+    }).count(), 3);
 }

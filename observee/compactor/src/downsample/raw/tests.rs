@@ -104,3 +104,49 @@ fn a_long_series_is_cut_into_batches_either_way() {
     assert!((out, left_out) == downsampled(&chunks, u64::MAX));
     assert_eq!(left_out, 0);
 }
+
+/// Where Thanos panics: histograms with custom and with exponential buckets within one window.
+#[test]
+fn a_window_that_mixes_kinds_of_buckets_is_split_and_nothing_is_lost() {
+    use parallax_tsdb::chunk::aggregate::{Aggregate, Parts};
+
+    // Three of each in turn, a sample every 20 s: within five minutes the kind changes again and again.
+    let times: Vec<i64> = (0..60).map(|n| 1_000 + n * 20_000).collect();
+    let mut chunks = Vec::new();
+    for (place, times) in times.chunks(3).enumerate() {
+        let samples: Vec<(i64, bool)> = times.iter().map(|time_ms| (*time_ms, false)).collect();
+        chunks.extend(histograms(&samples, place % 2 == 1));
+    }
+    let (out, left_out) = downsampled(&chunks, u64::MAX);
+    assert_eq!(left_out, 0);
+    let (mut counted, mut summed) = (0.0, 0.0);
+    let mut kinds = Vec::new();
+    for (before, after) in out.iter().zip(out.iter().skip(1)) {
+        assert!(before.max_time_ms < after.min_time_ms, "chunks overlap");
+    }
+    for chunk in &out {
+        let parts = Parts::decode(&chunk.chunk.data).unwrap();
+        let part = |which| parts.get(which).unwrap().1;
+        let (mut counts, mut sums, mut counters) = (Vec::new(), Vec::new(), Vec::new());
+        read_floats(part(Aggregate::Count), &mut counts).unwrap();
+        read_histograms(part(Aggregate::Sum), &mut sums).unwrap();
+        read_histograms(part(Aggregate::Counter), &mut counters).unwrap();
+        assert_eq!((counts.len(), sums.len()), (counters.len(), counters.len()));
+        counted += counts.iter().map(|(_, count)| count).sum::<f64>();
+        summed += sums.iter().map(|(_, histogram)| histogram.sum).sum::<f64>();
+        let is_custom = counters[0].1.uses_custom_buckets();
+        assert!(counters.iter().chain(&sums).all(|(_, histogram)| histogram.uses_custom_buckets() == is_custom));
+        kinds.push(is_custom);
+    }
+    assert!(kinds.chunk_by(|a, b| a == b).count() == 20, "{kinds:?}");
+    assert_eq!(counted, 60.0);
+    assert_eq!(summed, times.iter().map(|time_ms| (time_ms / 1000 % 50) as f64).sum::<f64>());
+    // And on, to an hour, where windows of both kinds meet again.
+    let mut coarser = Vec::new();
+    crate::downsample::downsample_series(&out, 300_000, 3_600_000, &mut coarser).unwrap();
+    let mut counts = Vec::new();
+    for chunk in &coarser {
+        read_floats(Parts::decode(&chunk.chunk.data).unwrap().get(Aggregate::Count).unwrap().1, &mut counts).unwrap();
+    }
+    assert_eq!(counts.iter().map(|(_, count)| count).sum::<f64>(), 60.0);
+}
