@@ -11,7 +11,7 @@ mod leasing;
 mod progress;
 mod retire;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -94,6 +94,8 @@ pub(crate) struct Pass<'a> {
     unsettled: Vec<Vec<Arc<BlockMeta>>>,
     /// By the key of the group.
     leases: BTreeMap<String, Lease>,
+    /// Keys of groups of which the bucket did not tell what covers what: not compacted in this pass, since what overlaps may be no more than not marked yet.
+    unclear: BTreeSet<String>,
 }
 
 impl<'a> Pass<'a> {
@@ -106,7 +108,8 @@ impl<'a> Pass<'a> {
         let view = compactor.read_view(now_ms).await?;
         let report = PassReport::default();
         let (unsettled, leases) = (Vec::new(), BTreeMap::new());
-        let mut pass = Self { compactor, view, read_at, report, unsettled, leases };
+        let unclear = BTreeSet::new();
+        let mut pass = Self { compactor, view, read_at, report, unsettled, leases, unclear };
         let outcome = pass.work().await;
         pass.give_all_back().await;
         outcome.map(|()| pass.report)
@@ -125,7 +128,8 @@ impl<'a> Pass<'a> {
         let view = compactor.read_view(now_ms).await?;
         let report = PassReport::default();
         let (unsettled, leases) = (Vec::new(), BTreeMap::new());
-        let mut pass = Self { compactor, view, read_at, report, unsettled, leases };
+        let unclear = BTreeSet::new();
+        let mut pass = Self { compactor, view, read_at, report, unsettled, leases, unclear };
         if !pass.view.complete {
             return Err(CompactError::Incomplete);
         }

@@ -8,7 +8,7 @@ use parallax_block::mark::Mark;
 use parallax_block::{BlockId, DeletionMark};
 
 use super::{Action, Pass};
-use crate::CompactError;
+use crate::{CompactError, Remedy};
 use crate::compactor::making::check_stays;
 use crate::garbage::{OUTDATED, covered, is_marked_as_covered, not_covered};
 use crate::view::millis;
@@ -117,8 +117,12 @@ impl Pass<'_> {
     async fn mark_covered(&mut self) -> Result<(), CompactError> {
         let groups = self.view.groups(&self.compactor.config.replica_labels);
         let is_marked = |block| self.view.is_marked_for_deletion(block);
-        let found: Vec<_> = groups.values().flat_map(|group| covered(group, is_marked)).collect();
-        for covered in found {
+        let found: Vec<_> = groups
+            .iter()
+            .flat_map(|(key, group)| covered(group, is_marked).into_iter().map(|covered| (key.clone(), covered)))
+            .collect();
+        self.unclear.clear();
+        for (key, covered) in found {
             let block = covered.block.ulid;
             if self.view.is_marked_for_deletion(block) {
                 self.view.blocks.remove(&block);
@@ -135,6 +139,9 @@ impl Pass<'_> {
             };
             if let Err(error) = marked {
                 self.metrics().garbage_collection_failures.inc();
+                if error.remedy() == Remedy::Retry {
+                    self.unclear.insert(key);
+                }
                 self.leave_for_next_pass("a covered block was not marked for deletion", error)?;
                 continue;
             }

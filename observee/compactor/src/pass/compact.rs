@@ -61,6 +61,9 @@ impl Pass<'_> {
         let mut steps = Vec::new();
         for (key, group) in self.view.groups(&self.compactor.config.replica_labels) {
             let no_compact = self.view.no_compact();
+            if self.unclear.contains(&key) && failed.insert(key.clone()) {
+                self.unsettled.push(group.blocks.clone());
+            }
             if failed.contains(&key)
                 || group.blocks.len() < 2 && group.blocks.iter().all(|meta| meta.stats.num_tombstones == 0)
             {

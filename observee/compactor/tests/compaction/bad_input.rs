@@ -322,31 +322,3 @@ async fn a_block_that_cannot_be_downsampled_is_set_aside_and_keeps_its_raw_data(
     assert!(!block.join("deletion-mark.json").exists() && sound.join("deletion-mark.json").exists());
     assert_eq!(compactor.pass(NOW_MS + 1).await.unwrap().retries, 0, "it is not tried in vain");
 }
-
-/// A block of hours 2 to 4 of group "a" whose series has its second chunk twice.
-fn put_a_chunk_twice(bucket: &TestBucket, number: u64) {
-    let block = bucket.path().join(id(number).to_string());
-    // Its third chunk has the times of the second, and then its place: the entry keeps its length, since both distances take as many bytes.
-    change_series(&block, |chunks| {
-        let second = chunks[1];
-        chunks[2] = second;
-    });
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_chunk_that_is_listed_twice_counts_once() {
-    let bucket = TestBucket::new();
-    let blocks = two_groups(&bucket);
-    std::fs::remove_dir_all(&blocks[1]).unwrap();
-    // Close enough for distances of one byte.
-    let times_ms = (0..180).map(|n| 2 * HOUR_MS + n).collect();
-    let dense = SeriesSpec { times_ms, ..spec("up", 2..4) };
-    bucket.add(id(11), (2 * HOUR_MS, 4 * HOUR_MS), "a", &[dense]);
-    put_a_chunk_twice(&bucket, 11);
-    let (report, reasons) = pass(&bucket).await;
-    assert_eq!((report.compactions, report.set_aside), (2, 0), "{reasons:?}");
-    let merged = bucket.living().into_iter().find(|meta| meta.compaction.sources.contains(&id(11))).unwrap();
-    let samples: Vec<i64> = bucket.content(merged.ulid).into_values().flat_map(|samples| samples.into_keys()).collect();
-    let of_block = samples.iter().filter(|time_ms| (2 * HOUR_MS..4 * HOUR_MS).contains(*time_ms)).count();
-    assert_eq!(of_block, 120, "the first chunk and the second, once");
-}

@@ -166,3 +166,21 @@ fn a_chunk_that_is_there_twice_is_accounted_for() {
     merge_series(job, MergeMode::OneToOne, &mut scratch, &mut out).unwrap();
     assert_eq!((out.len(), scratch.left_out), (1, 49));
 }
+
+/// Thanos drops what is of another kind than the first chunk.
+#[test]
+fn a_replica_of_another_kind_fills_the_gap_of_the_one_that_is_followed() {
+    let followed: Vec<i64> = (0..20).map(|n| n * 15_000).collect();
+    let other: Vec<i64> = (10..60).map(|n| 3_000 + n * 15_000).collect();
+    let sources = [vec![floats(&followed)], histograms(&other)];
+    let went_in: usize = sources.iter().flatten().map(|chunk| samples_of(chunk).unwrap() as usize).sum();
+    let (out, _) = merged(&sources, MergeMode::Penalty, MAX_HELD_SAMPLES);
+    let of = |encoding: ChunkEncoding| -> u64 {
+        let of_kind = out.iter().filter(|chunk| chunk.chunk.encoding == encoding);
+        of_kind.map(|chunk| samples_of(chunk).unwrap()).sum()
+    };
+    assert_eq!(of(ChunkEncoding::Xor), 20, "the first is followed to its end");
+    // Then the other goes on, twice the last distance later.
+    assert_eq!((of(ChunkEncoding::Histogram), went_in), (38, 70));
+    assert_eq!(out.last().unwrap().max_time_ms, *other.last().unwrap());
+}
