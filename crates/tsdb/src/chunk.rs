@@ -25,8 +25,8 @@ pub use appender::{Appended, Appender, FloatHistogramAppender, HistogramAppender
 pub use histogram::{
     FloatHistogramReader, HistogramReader, SampleReader, decode_float_histogram, decode_histogram,
 };
-pub use xor::{XorAppender, XorReader, decode_xor, decode_xor_range};
 pub use varbit::XorWindow;
+pub use xor::{XorAppender, XorReader, decode_xor, decode_xor_range};
 pub use xor_encode::encode_xor;
 pub use xor_splice::{XorRun, XorSplicer, XorTrace, decode_xor_traced};
 

@@ -5,9 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use parallax_block::meta::{
-    CHUNKS_DIRECTORY, Downsample, INDEX_FILE_NAME, IndexStats, Parent, ThanosMeta,
-};
+use parallax_block::meta::{CHUNKS_DIRECTORY, Downsample, INDEX_FILE_NAME, IndexStats, Parent, ThanosMeta};
 use parallax_block::{
     BlockId, BlockMeta, BlockStats as MetaStats, Compaction, HashFunction, UploadOptions, UploadedData,
     delete_block, move_data,

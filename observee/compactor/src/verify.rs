@@ -14,10 +14,10 @@ use parallax_block::BlockMeta;
 use parallax_block::meta::INDEX_FILE_NAME;
 use parallax_bucket::{Access, Bucket, BucketConfig};
 use parallax_tsdb::cursor::Cursor;
-use parallax_tsdb::{TsdbError, crc};
 use parallax_tsdb::index::toc::TOC_SIZE_BYTES;
 use parallax_tsdb::index::{SymbolRef, Symbols, Toc, postings_list};
 use parallax_tsdb::postings::SeriesRef;
+use parallax_tsdb::{TsdbError, crc};
 use tokio::runtime::Handle;
 
 use crate::CompactError;
@@ -80,7 +80,10 @@ fn verify(
         let parts: Vec<_> = blocks.into_iter().map(|block| scope.spawn(move || read_part(block))).collect();
         let parts: Vec<_> = parts.into_iter().map(|part| part.join().unwrap_or_else(defect)).collect();
         let listed = listed.join();
-        (parts, listed.unwrap_or_else(|_| Err(CompactError::Defect { what: "reading postings back".to_owned() })))
+        (
+            parts,
+            listed.unwrap_or_else(|_| Err(CompactError::Defect { what: "reading postings back".to_owned() })),
+        )
     });
     let mut whole = Part::default();
     for part in parts {

@@ -32,7 +32,11 @@ type Label = (SymbolRef, SymbolRef);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Piece<'a> {
     /// A list of so many series.
-    Begin { name: SymbolRef, value: SymbolRef, count: u64 },
+    Begin {
+        name: SymbolRef,
+        value: SymbolRef,
+        count: u64,
+    },
     /// More of its series, in order.
     Series(&'a [SeriesRef]),
     End,

@@ -103,7 +103,8 @@ impl ChunkEncoder {
             let Open::Spliced(splicer) = &mut self.open else { return Err(let_go()) };
             let run = samples.run(ids, MAX_CHUNK_SAMPLES - self.count).ok_or_else(let_go)?;
             let taken = run.to - run.from;
-            let times = run.times_ms.get(run.from..run.to).and_then(|times| Some((*times.first()?, *times.last()?)));
+            let times =
+                run.times_ms.get(run.from..run.to).and_then(|times| Some((*times.first()?, *times.last()?)));
             let (first_ms, last_ms) = times.ok_or_else(let_go)?;
             splicer.push_run(&run)?;
             if self.count == 0 {

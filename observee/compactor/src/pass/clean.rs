@@ -8,10 +8,10 @@ use parallax_block::mark::Mark;
 use parallax_block::{BlockId, DeletionMark};
 
 use super::{Action, Pass};
-use crate::{CompactError, Remedy};
 use crate::compactor::making::check_stays;
 use crate::garbage::{OUTDATED, covered, is_marked_as_covered, not_covered};
 use crate::view::millis;
+use crate::{CompactError, Remedy};
 
 /// How old the newest object of a partial upload must be before it is taken for given up: Thanos' time.
 pub const PARTIAL_UPLOAD_AGE: Duration = Duration::from_secs(48 * 3600);
@@ -119,7 +119,9 @@ impl Pass<'_> {
         let is_marked = |block| self.view.is_marked_for_deletion(block);
         let found: Vec<_> = groups
             .iter()
-            .flat_map(|(key, group)| covered(group, is_marked).into_iter().map(|covered| (key.clone(), covered)))
+            .flat_map(|(key, group)| {
+                covered(group, is_marked).into_iter().map(|covered| (key.clone(), covered))
+            })
             .collect();
         self.unclear.clear();
         for (key, covered) in found {

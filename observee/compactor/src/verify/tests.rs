@@ -50,7 +50,8 @@ fn verified(written: f64, expected: f64) -> Result<(), CompactError> {
     let (meta, _) = stage(dir.path(), written);
     let (_, digest) = stage(other.path(), expected);
     // As a whole, and in two parts.
-    let verify = |split_from| verify_staged(dir.path(), runtime.handle(), &meta, &symbols(), &digest, split_from);
+    let verify =
+        |split_from| verify_staged(dir.path(), runtime.handle(), &meta, &symbols(), &digest, split_from);
     let (whole, parts) = (verify(u64::MAX), verify(0));
     assert_eq!(whole.as_ref().err().map(ToString::to_string), parts.as_ref().err().map(ToString::to_string));
     parts
@@ -83,10 +84,14 @@ fn stage_many(staging: &Path, count: u32) -> (BlockMeta, Bytes, Digest) {
     for number in 0..count {
         let samples = [(1, f64::from(number)), (2, 1.0)];
         let data = encode_xor(&samples).unwrap().into();
-        let chunk =
-            BlockChunk { min_time_ms: 1, max_time_ms: 2, chunk: Chunk { encoding: ChunkEncoding::Xor, data } };
+        let chunk = BlockChunk {
+            min_time_ms: 1,
+            max_time_ms: 2,
+            chunk: Chunk { encoding: ChunkEncoding::Xor, data },
+        };
         // Every other series has another length.
-        let labels = if number % 2 == 0 { vec![(1, number + 2)] } else { vec![(1, number + 2), (number + 2, 2)] };
+        let labels =
+            if number % 2 == 0 { vec![(1, number + 2)] } else { vec![(1, number + 2), (number + 2, 2)] };
         writer.add_series(&labels, std::slice::from_ref(&chunk)).unwrap();
         digest.add(SeriesDigest::of(&labels, &[chunk]).unwrap());
     }

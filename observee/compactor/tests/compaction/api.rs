@@ -68,7 +68,10 @@ async fn a_group_that_is_set_aside_is_shown_with_its_reason_and_tried_again_on_d
     let reason = group["reason"].as_str().unwrap();
     assert!(reason.contains(&id(10).to_string()) && reason.contains(&id(16).to_string()), "{reason}");
     assert_eq!((&group["labels"]["replica"], &group["resolution_ms"]), (&"a".into(), &0.into()));
-    assert_eq!((&after["last_pass"]["compactions"], &after["last_pass"]["set_aside"]), (&1.into(), &1.into()));
+    assert_eq!(
+        (&after["last_pass"]["compactions"], &after["last_pass"]["set_aside"]),
+        (&1.into(), &1.into())
+    );
     assert_eq!((&after["todo"]["compactions"], &after["todo"]["done_compactions"]), (&0.into(), &1.into()));
     for (series, value) in [
         ("parallax_compact_quarantined_groups", 1.0),

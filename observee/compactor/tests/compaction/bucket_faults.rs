@@ -237,9 +237,8 @@ async fn one_failing_call_anywhere_retires_nothing_that_was_not_downsampled() {
         for fails_at in 0.. {
             let bucket = TestBucket::new();
             fill_with_old_blocks(&bucket);
-            let (compactor, store) = faulty_compactor(&bucket, fails_at, answer_lost, |config| CompactorConfig {
-                retention,
-                ..config
+            let (compactor, store) = faulty_compactor(&bucket, fails_at, answer_lost, |config| {
+                CompactorConfig { retention, ..config }
             });
             for pass in 0..5 {
                 let outcome = compactor.pass(NOW_MS + pass * 3_000).await;

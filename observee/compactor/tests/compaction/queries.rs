@@ -67,11 +67,12 @@ fn answer(blocks: &[PathBuf], matchers: &[Matcher], range: TimeRange) -> Content
                 let (mut floats, mut histograms) = (FloatColumn::default(), HistogramColumn::default());
                 decode_chunk(chunk.encoding, &chunk.data, range, &mut floats, &mut histograms).unwrap();
                 let floats = floats.iter().map(|(time_ms, value)| (time_ms, Value::Float(value.to_bits())));
-                let histograms = histograms.timestamps_ms.iter().zip(&histograms.values).map(|(time_ms, value)| {
-                    let mut value = value.clone();
-                    value.counter_reset_hint = Default::default();
-                    (*time_ms, Value::Histogram(Box::new(value)))
-                });
+                let histograms =
+                    histograms.timestamps_ms.iter().zip(&histograms.values).map(|(time_ms, value)| {
+                        let mut value = value.clone();
+                        value.counter_reset_hint = Default::default();
+                        (*time_ms, Value::Histogram(Box::new(value)))
+                    });
                 let samples: Vec<_> = floats.chain(histograms).collect();
                 if !samples.is_empty() {
                     content.entry(series.labels.clone()).or_default().extend(samples);

@@ -124,14 +124,17 @@ async fn each_resolution_goes_when_its_own_time_is_up() {
     });
     for (days, gone) in [(2, 0), (4, 1), (6, 2), (8, 3)] {
         compactor.pass(days * 24 * HOUR_MS + HOUR_MS).await.unwrap();
-        let is_marked = |block: &BlockId| {
-            bucket.path().join(block.to_string()).join("deletion-mark.json").exists()
-        };
+        let is_marked =
+            |block: &BlockId| bucket.path().join(block.to_string()).join("deletion-mark.json").exists();
         let marked: Vec<bool> = blocks.iter().map(is_marked).collect();
         assert_eq!(marked, [gone > 0, gone > 1, gone > 2], "after {days} days");
     }
     // Nothing was made anew of what was there.
-    assert_eq!(std::fs::read_dir(bucket.path()).unwrap().filter(|entry| {
-        entry.as_ref().unwrap().path().join("meta.json").exists()
-    }).count(), 3);
+    assert_eq!(
+        std::fs::read_dir(bucket.path())
+            .unwrap()
+            .filter(|entry| { entry.as_ref().unwrap().path().join("meta.json").exists() })
+            .count(),
+        3
+    );
 }

@@ -77,7 +77,10 @@ fn decoded(bytes: &[u8]) -> Vec<(i64, u64)> {
 /// Cuts samples into chunks of `size` samples, and puts chunks of other sizes together from those.
 fn recut(samples: &[Sample], sources: &[Source], size: usize, pieces: &[usize], gone: usize) -> Vec<Vec<u8>> {
     // Of each sample its source and its place there.
-    let mut places = samples.chunks(size).enumerate().flat_map(|(source, samples)| (0..samples.len()).map(move |at| (source, at)));
+    let mut places = samples
+        .chunks(size)
+        .enumerate()
+        .flat_map(|(source, samples)| (0..samples.len()).map(move |at| (source, at)));
     let mut chunks = Vec::new();
     let mut rest = samples.len();
     for piece in pieces.iter().copied().cycle() {

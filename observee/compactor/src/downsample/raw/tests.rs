@@ -135,7 +135,9 @@ fn a_window_that_mixes_kinds_of_buckets_is_split_and_nothing_is_lost() {
         counted += counts.iter().map(|(_, count)| count).sum::<f64>();
         summed += sums.iter().map(|(_, histogram)| histogram.sum).sum::<f64>();
         let is_custom = counters[0].1.uses_custom_buckets();
-        assert!(counters.iter().chain(&sums).all(|(_, histogram)| histogram.uses_custom_buckets() == is_custom));
+        assert!(
+            counters.iter().chain(&sums).all(|(_, histogram)| histogram.uses_custom_buckets() == is_custom)
+        );
         kinds.push(is_custom);
     }
     assert!(kinds.chunk_by(|a, b| a == b).count() == 20, "{kinds:?}");
@@ -146,7 +148,8 @@ fn a_window_that_mixes_kinds_of_buckets_is_split_and_nothing_is_lost() {
     crate::downsample::downsample_series(&out, 300_000, 3_600_000, &mut coarser).unwrap();
     let mut counts = Vec::new();
     for chunk in &coarser {
-        read_floats(Parts::decode(&chunk.chunk.data).unwrap().get(Aggregate::Count).unwrap().1, &mut counts).unwrap();
+        read_floats(Parts::decode(&chunk.chunk.data).unwrap().get(Aggregate::Count).unwrap().1, &mut counts)
+            .unwrap();
     }
     assert_eq!(counts.iter().map(|(_, count)| count).sum::<f64>(), 60.0);
 }
