@@ -16,6 +16,9 @@ use crate::CompactError;
 /// A guess at the size of a chunk's entry.
 const ENTRY_GUESS_BYTES: usize = 64;
 
+/// So many chunks share a count of references.
+const CHUNKS_OF_ONE_COUNT: u32 = 64;
+
 #[derive(Debug)]
 pub(super) struct SegmentsReader {
     reading: Reading,
@@ -23,18 +26,25 @@ pub(super) struct SegmentsReader {
     /// Whether chunks without samples are passed over: downsampled blocks of old versions of Thanos have some.
     passes_over_empty: bool,
     current: Option<(u32, Window)>,
+    /// Chunks handed out since references were counted anew.
+    counted: u32,
 }
 
 impl SegmentsReader {
     pub(super) fn new(reading: Reading, block: BlockId, passes_over_empty: bool) -> Self {
-        Self { reading, block, passes_over_empty, current: None }
+        Self { reading, block, passes_over_empty, current: None, counted: 0 }
     }
 
     /// The chunk that the index promises. Its checksum is compared, and the time of its first sample. `None` for one that is passed over.
     pub(super) fn chunk(&mut self, meta: &ChunkMeta) -> Result<Option<Chunk>, CompactError> {
         let (block, passes_over_empty) = (self.block, self.passes_over_empty);
         let damaged = |source| CompactError::Damaged { block, source };
+        self.counted = (self.counted + 1) % CHUNKS_OF_ONE_COUNT;
+        let counts_anew = self.counted == 0;
         let window = self.segment(meta.chunk_ref.segment)?;
+        if counts_anew {
+            window.count_anew();
+        }
         let offset = u64::from(meta.chunk_ref.offset);
         let mut wanted = ENTRY_GUESS_BYTES;
         let chunk = loop {

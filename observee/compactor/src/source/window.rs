@@ -52,6 +52,8 @@ pub struct Window {
     step_bytes: u64,
     start: u64,
     bytes: Bytes,
+    /// What `bytes` are, or stand for.
+    memory: Bytes,
     /// Begins where `bytes` end.
     ahead: Option<JoinHandle<Result<Bytes, BucketError>>>,
 }
@@ -84,6 +86,7 @@ impl Window {
             step_bytes: step_bytes.max(1),
             start: 0,
             bytes: Bytes::new(),
+            memory: Bytes::new(),
             ahead: None,
         })
     }
@@ -112,6 +115,17 @@ impl Window {
         Ok(self.held(offset, 0).unwrap_or_default())
     }
 
+    /// Counts references to what is handed out from here on by themselves. Where pieces are let go by other threads, one count for all would wander between their processors,
+    /// once for each piece.
+    pub fn count_anew(&mut self) {
+        self.bytes = Bytes::from_owner(self.memory.clone());
+    }
+
+    fn hold(&mut self, bytes: Bytes) {
+        self.memory.clone_from(&bytes);
+        self.bytes = bytes;
+    }
+
     fn held(&self, offset: u64, len: usize) -> Option<Bytes> {
         let from = usize::try_from(offset.checked_sub(self.start)?).ok()?;
         let rest = self.bytes.len().checked_sub(from)?;
@@ -129,14 +143,14 @@ impl Window {
         let from = usize::try_from(offset - self.start).unwrap_or(usize::MAX).min(self.bytes.len());
         let kept = self.bytes.slice(from..);
         self.start = offset;
-        self.bytes = if kept.is_empty() {
-            next
+        if kept.is_empty() {
+            self.hold(next);
         } else {
             let mut joined = BytesMut::with_capacity(kept.len() + next.len());
             joined.extend_from_slice(&kept);
             joined.extend_from_slice(&next);
-            joined.freeze()
-        };
+            self.hold(joined.freeze());
+        }
         self.read_ahead();
         Ok(())
     }
@@ -146,12 +160,12 @@ impl Window {
             ahead.abort();
         }
         self.start = offset;
-        self.bytes = Bytes::new();
+        self.hold(Bytes::new());
         let end = offset.saturating_add(self.step_bytes.max(len as u64)).min(self.size_bytes);
         if offset < end {
             let read = self.bucket.get_range(&self.object, offset..end);
             let read = self.runtime.block_on(read);
-            self.bytes = read.map_err(|source| CompactError::Bucket { block: self.block, source })?;
+            self.hold(read.map_err(|source| CompactError::Bucket { block: self.block, source })?);
             self.read_ahead();
         }
         Ok(())
