@@ -54,7 +54,9 @@ pub struct Window {
     bytes: Bytes,
     /// What `bytes` are, or stand for.
     memory: Bytes,
-    /// Begins where `bytes` end.
+    /// Begins where `bytes` end, once it is there.
+    following: Option<Bytes>,
+    /// Will be `following`.
     ahead: Option<JoinHandle<Result<Bytes, BucketError>>>,
 }
 
@@ -87,6 +89,7 @@ impl Window {
             start: 0,
             bytes: Bytes::new(),
             memory: Bytes::new(),
+            following: None,
             ahead: None,
         })
     }
@@ -99,20 +102,31 @@ impl Window {
         self.size_bytes
     }
 
-    /// The bytes from `offset` on: at least `len` of them unless the object ends, and what else is there.
+    /// The bytes from `offset` on: at least `len` of them unless the object ends, and perhaps more.
     pub fn at(&mut self, offset: u64, len: usize) -> Result<Bytes, CompactError> {
         if let Some(found) = self.held(offset, len) {
             return Ok(found);
         }
-        let end = self.start + self.bytes.len() as u64;
-        if offset >= self.start && offset <= end {
-            self.go_on(offset)?;
+        let end = self.end();
+        if offset >= self.start && offset <= end.saturating_add(self.step_bytes) && self.load_following()? {
+            if offset >= end {
+                self.step();
+            } else if let Some(found) = self.across(offset, len) {
+                return Ok(found);
+            } else {
+                self.join(offset);
+            }
             if let Some(found) = self.held(offset, len) {
                 return Ok(found);
             }
         }
         self.jump(offset, len)?;
         Ok(self.held(offset, 0).unwrap_or_default())
+    }
+
+    /// Where `bytes` end.
+    fn end(&self) -> u64 {
+        self.start + self.bytes.len() as u64
     }
 
     /// Counts references to what is handed out from here on by themselves. Where pieces are let go by other threads, one count for all would wander between their processors,
@@ -133,26 +147,51 @@ impl Window {
         (rest >= len.max(1) || is_all && !self.bytes.is_empty()).then(|| self.bytes.slice(from..))
     }
 
-    /// Appends the next piece, and drops what lies before `offset`.
-    fn go_on(&mut self, offset: u64) -> Result<(), CompactError> {
-        let Some(ahead) = self.ahead.take() else { return Ok(()) };
-        let next = match self.runtime.block_on(ahead) {
-            Ok(next) => next.map_err(|source| CompactError::Bucket { block: self.block, source })?,
-            Err(_) => return Err(CompactError::Interrupted),
-        };
-        let from = usize::try_from(offset - self.start).unwrap_or(usize::MAX).min(self.bytes.len());
-        let kept = self.bytes.slice(from..);
-        self.start = offset;
-        if kept.is_empty() {
-            self.hold(next);
-        } else {
-            let mut joined = BytesMut::with_capacity(kept.len() + next.len());
-            joined.extend_from_slice(&kept);
-            joined.extend_from_slice(&next);
-            self.hold(joined.freeze());
+    /// Waits for the piece behind this one; false if there is none.
+    fn load_following(&mut self) -> Result<bool, CompactError> {
+        if self.following.is_none()
+            && let Some(ahead) = self.ahead.take()
+        {
+            let next = self.runtime.block_on(ahead).map_err(|_| CompactError::Interrupted)?;
+            let next = next.map_err(|source| CompactError::Bucket { block: self.block, source })?;
+            self.following = Some(next);
         }
+        Ok(self.following.is_some())
+    }
+
+    /// Goes on with the next piece.
+    fn step(&mut self) {
+        if let Some(next) = self.following.take() {
+            self.start = self.end();
+            self.hold(next);
+            self.read_ahead();
+        }
+    }
+
+    /// What begins in this piece and ends in the next one, which alone is copied.
+    fn across(&self, offset: u64, len: usize) -> Option<Bytes> {
+        let from = usize::try_from(offset.checked_sub(self.start)?).ok()?;
+        let (head, next) = (self.bytes.get(from..)?, self.following.as_ref()?);
+        let missing = len.saturating_sub(head.len());
+        let is_all = self.end() + next.len() as u64 >= self.size_bytes;
+        if next.len() < missing && !is_all {
+            return None;
+        }
+        let tail = next.get(..missing.min(next.len()))?;
+        Some(Bytes::from([head, tail].concat()))
+    }
+
+    /// Makes one of this piece and the next, without what lies before `offset`: for what is longer than a piece.
+    fn join(&mut self, offset: u64) {
+        let Some(next) = self.following.take() else { return };
+        let from = usize::try_from(offset.saturating_sub(self.start)).unwrap_or(usize::MAX);
+        let kept = self.bytes.slice(from.min(self.bytes.len())..);
+        let mut joined = BytesMut::with_capacity(kept.len() + next.len());
+        joined.extend_from_slice(&kept);
+        joined.extend_from_slice(&next);
+        self.start = offset;
+        self.hold(joined.freeze());
         self.read_ahead();
-        Ok(())
     }
 
     fn jump(&mut self, offset: u64, len: usize) -> Result<(), CompactError> {
@@ -160,6 +199,7 @@ impl Window {
             ahead.abort();
         }
         self.start = offset;
+        self.following = None;
         self.hold(Bytes::new());
         let end = offset.saturating_add(self.step_bytes.max(len as u64)).min(self.size_bytes);
         if offset < end {
@@ -179,5 +219,51 @@ impl Window {
         }
         let (bucket, object) = (self.bucket.clone(), self.object.clone());
         self.ahead = Some(self.runtime.spawn(async move { bucket.get_range(&object, from..end).await }));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use object_store::memory::InMemory;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const BLOCK: &str = "01M7ZT2XAE94D33BEGH3SZ0N19";
+
+    proptest! {
+        #[test]
+        fn what_is_read_is_what_stands_there_however_it_is_cut(
+            size in 0usize..400,
+            step_bytes in 1u64..60,
+            // Most reads follow each other, with a gap now and then; some lie elsewhere; some are longer than a piece.
+            reads in prop::collection::vec(
+                (prop_oneof![8 => Just(None), 1 => (0u64..450).prop_map(Some)], 0u64..4, prop_oneof![9 => 1usize..30, 1 => 1usize..200]),
+                1..60,
+            ),
+        ) {
+            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+            let bucket = Bucket::new(Arc::new(InMemory::new()), "", "memory").unwrap();
+            let block: BlockId = BLOCK.parse().unwrap();
+            let content: Vec<u8> = (0..size).map(|at| (at * 7 % 251) as u8).collect();
+            runtime.block_on(bucket.put(&block.object("index"), content.clone().into())).unwrap();
+            let reading = Reading { index_window_bytes: step_bytes, ..Reading::new(bucket, runtime.handle().clone(), 1) };
+            let mut window = Window::open(&reading, block, "index", reading.index_window_bytes).unwrap();
+            prop_assert_eq!(window.size_bytes(), size as u64);
+            let mut position = 0;
+            for (elsewhere, gap, len) in reads {
+                let offset = elsewhere.unwrap_or(position + gap);
+                let expected = content.get(offset as usize..).unwrap_or_default();
+                let found = window.at(offset, len).unwrap();
+                prop_assert!(found.len() >= len.min(expected.len()), "{} bytes at {}, not {}", found.len(), offset, len);
+                prop_assert!(expected.starts_with(&found), "at {}", offset);
+                if offset % 3 == 0 {
+                    window.count_anew();
+                }
+                position = offset + len as u64;
+            }
+        }
     }
 }
