@@ -2,7 +2,7 @@
 //!
 //! Reading elsewhere is allowed, and costs a request. Blocking: for the threads of a merge, which are not the runtime's.
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use parallax_block::BlockId;
 use parallax_bucket::{Bucket, BucketError};
 use tokio::runtime::Handle;
@@ -107,19 +107,21 @@ impl Window {
         if let Some(found) = self.held(offset, len) {
             return Ok(found);
         }
-        let end = self.end();
-        if offset >= self.start && offset <= end.saturating_add(self.step_bytes) && self.load_following()? {
-            if offset >= end {
+        if offset >= self.start && offset <= self.end().saturating_add(self.step_bytes) {
+            if offset >= self.end() && self.load_following()? {
                 self.step();
-            } else if let Some(found) = self.across(offset, len) {
-                return Ok(found);
-            } else {
-                self.join(offset);
+                if let Some(found) = self.held(offset, len) {
+                    return Ok(found);
+                }
             }
-            if let Some(found) = self.held(offset, len) {
+            if offset < self.end()
+                && self.load_following()?
+                && let Some(found) = self.across(offset, len)
+            {
                 return Ok(found);
             }
         }
+        // Elsewhere, or longer than two pieces.
         self.jump(offset, len)?;
         Ok(self.held(offset, 0).unwrap_or_default())
     }
@@ -179,19 +181,6 @@ impl Window {
         }
         let tail = next.get(..missing.min(next.len()))?;
         Some(Bytes::from([head, tail].concat()))
-    }
-
-    /// Makes one of this piece and the next, without what lies before `offset`: for what is longer than a piece.
-    fn join(&mut self, offset: u64) {
-        let Some(next) = self.following.take() else { return };
-        let from = usize::try_from(offset.saturating_sub(self.start)).unwrap_or(usize::MAX);
-        let kept = self.bytes.slice(from.min(self.bytes.len())..);
-        let mut joined = BytesMut::with_capacity(kept.len() + next.len());
-        joined.extend_from_slice(&kept);
-        joined.extend_from_slice(&next);
-        self.start = offset;
-        self.hold(joined.freeze());
-        self.read_ahead();
     }
 
     fn jump(&mut self, offset: u64, len: usize) -> Result<(), CompactError> {
