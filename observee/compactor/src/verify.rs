@@ -15,7 +15,7 @@ use parallax_block::meta::INDEX_FILE_NAME;
 use parallax_bucket::{Access, Bucket, BucketConfig};
 use parallax_tsdb::cursor::Cursor;
 use parallax_tsdb::index::toc::TOC_SIZE_BYTES;
-use parallax_tsdb::index::{SymbolRef, Symbols, Toc, postings_list};
+use parallax_tsdb::index::{SymbolRef, Symbols, Toc};
 use parallax_tsdb::postings::SeriesRef;
 use parallax_tsdb::{TsdbError, crc};
 use tokio::runtime::Handle;
@@ -29,6 +29,9 @@ const ENTRY_GUESS_BYTES: usize = 4 << 10;
 
 /// The fixed head of a postings table, and of a list: length and count.
 const TABLE_HEAD_BYTES: u64 = 8;
+
+/// So much of a list of postings is looked at at once.
+const LIST_PIECE_SERIES: usize = 4 << 10;
 
 /// Blocks with fewer series are read as a whole.
 pub(crate) const SPLIT_FROM_SERIES: u64 = 4096;
@@ -214,16 +217,61 @@ fn read_postings(reading: &Reading, meta: &BlockMeta, symbols: &Bytes) -> Result
             }
         };
         let (name, value) = (symbol(&entry.name)?, symbol(&entry.value)?);
-        let head = lists.at(entry.list_offset, 4)?;
-        let length = Cursor::new(INDEX_FILE_NAME, &head).be_u32().map_err(damaged)?;
-        let bytes = lists.at(entry.list_offset, length as usize + 8)?;
-        let list = postings_list::decode(INDEX_FILE_NAME, entry.list_offset, &bytes).map_err(damaged)?;
-        for series in list {
-            uses.add(name, value, series);
-        }
+        let list = entry.list_offset;
+        read_list(&mut lists, list, |series| uses.add(name, value, series)).map_err(|error| match error {
+            ListError::Damaged(source) => damaged(source),
+            ListError::Read(error) => error,
+        })?;
     }
     check_end_of_table(&mut table, meta, (toc.postings_table + 4 + u64::from(length), position), crc)?;
     Ok(uses)
+}
+
+/// Why a list cannot be read.
+enum ListError {
+    Damaged(TsdbError),
+    Read(CompactError),
+}
+
+/// Hands out the series of a list, piece by piece: it may be as long as all series are many.
+fn read_list(lists: &mut Window, offset: u64, mut each: impl FnMut(SeriesRef)) -> Result<(), ListError> {
+    let corrupt = |at: u64, reason| ListError::Damaged(TsdbError::corrupt(INDEX_FILE_NAME, at, reason));
+    let head = lists.at(offset, TABLE_HEAD_BYTES as usize).map_err(ListError::Read)?;
+    let mut cursor = Cursor::at(INDEX_FILE_NAME, offset, &head);
+    let length = cursor.be_u32().map_err(ListError::Damaged)?;
+    let mut computed = crc::crc32c(cursor.clone().bytes(4).map_err(ListError::Damaged)?);
+    let count = cursor.be_u32().map_err(ListError::Damaged)?;
+    if u64::from(length) != 4 + 4 * u64::from(count) {
+        return Err(corrupt(offset, "a list differs in length from its count"));
+    }
+    let mut at = offset + TABLE_HEAD_BYTES;
+    let mut left = count as usize;
+    let mut last = None;
+    while left > 0 {
+        let wanted = 4 * left.min(LIST_PIECE_SERIES);
+        let piece = lists.at(at, wanted).map_err(ListError::Read)?;
+        let Some(piece) = piece.get(..wanted) else {
+            return Err(corrupt(at, "a list reaches beyond its index"));
+        };
+        computed = crc::append(computed, piece);
+        for bytes in piece.as_chunks::<4>().0 {
+            let series = u32::from_be_bytes(*bytes);
+            if last.is_some_and(|last| last >= series) {
+                return Err(corrupt(at, "a list is not in order"));
+            }
+            last = Some(series);
+            each(series);
+        }
+        at += wanted as u64;
+        left -= wanted / 4;
+    }
+    let tail = lists.at(at, crc::CRC_SIZE_BYTES).map_err(ListError::Read)?;
+    let stored = Cursor::at(INDEX_FILE_NAME, at, &tail).be_u32().map_err(ListError::Damaged)?;
+    if stored != computed {
+        let what = INDEX_FILE_NAME.into();
+        return Err(ListError::Damaged(TsdbError::Checksum { what, offset: at, stored, computed }));
+    }
+    Ok(())
 }
 
 /// Compares where a table should end with where it does, and its checksum.

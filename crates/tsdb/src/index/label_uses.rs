@@ -13,7 +13,7 @@ use crate::cursor::{MAX_UVARINT64_BYTES, put_uvarint};
 use crate::postings::SeriesRef;
 
 /// Uses held in memory before they are spilled: 12 bytes each.
-const RUN_LEN: usize = 256 << 10;
+const RUN_LEN: usize = 128 << 10;
 
 const SPILL_BUFFER_BYTES: usize = 16 << 10;
 

@@ -28,15 +28,24 @@ const MIN_WINDOW_BYTES: u64 = 64 << 10;
 const MAX_CHUNK_WINDOW_BYTES: u64 = 2 << 20;
 const MAX_INDEX_WINDOW_BYTES: u64 = 512 << 10;
 
+/// Of a bucket in a directory: there a request takes no time of its own.
+const MAX_LOCAL_CHUNK_WINDOW_BYTES: u64 = 512 << 10;
+const MAX_LOCAL_INDEX_WINDOW_BYTES: u64 = 128 << 10;
+
 impl Reading {
     /// Windows for a merge of so many blocks.
     pub fn new(bucket: Bucket, runtime: Handle, blocks: usize) -> Self {
         let share = |all: u64, most: u64| (all / blocks.max(1) as u64).clamp(MIN_WINDOW_BYTES, most);
+        let (most_of_index, most_of_chunks) = if bucket.is_directory() {
+            (MAX_LOCAL_INDEX_WINDOW_BYTES, MAX_LOCAL_CHUNK_WINDOW_BYTES)
+        } else {
+            (MAX_INDEX_WINDOW_BYTES, MAX_CHUNK_WINDOW_BYTES)
+        };
         Self {
+            index_window_bytes: share(INDEX_WINDOWS_BYTES, most_of_index),
+            chunk_window_bytes: share(CHUNK_WINDOWS_BYTES, most_of_chunks),
             bucket,
             runtime,
-            index_window_bytes: share(INDEX_WINDOWS_BYTES, MAX_INDEX_WINDOW_BYTES),
-            chunk_window_bytes: share(CHUNK_WINDOWS_BYTES, MAX_CHUNK_WINDOW_BYTES),
         }
     }
 }
