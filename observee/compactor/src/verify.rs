@@ -217,30 +217,30 @@ fn read_postings(reading: &Reading, meta: &BlockMeta, symbols: &Bytes) -> Result
             }
         };
         let (name, value) = (symbol(&entry.name)?, symbol(&entry.value)?);
-        let list = entry.list_offset;
-        read_list(&mut lists, list, |series| uses.add(name, value, series)).map_err(|error| match error {
-            ListError::Damaged(source) => damaged(source),
-            ListError::Read(error) => error,
-        })?;
+        read_list(&mut lists, meta, entry.list_offset, |series| uses.add(name, value, series))?;
     }
-    check_end_of_table(&mut table, meta, (toc.postings_table + 4 + u64::from(length), position), crc)?;
+    if toc.postings_table + 4 + u64::from(length) != position {
+        let reason = "the postings table has another length";
+        return Err(damaged(TsdbError::corrupt(INDEX_FILE_NAME, position, reason)));
+    }
+    check_sum(&mut table, meta, position, crc)?;
     Ok(uses)
 }
 
-/// Why a list cannot be read.
-enum ListError {
-    Damaged(TsdbError),
-    Read(CompactError),
-}
-
 /// Hands out the series of a list, piece by piece: it may be as long as all series are many.
-fn read_list(lists: &mut Window, offset: u64, mut each: impl FnMut(SeriesRef)) -> Result<(), ListError> {
-    let corrupt = |at: u64, reason| ListError::Damaged(TsdbError::corrupt(INDEX_FILE_NAME, at, reason));
-    let head = lists.at(offset, TABLE_HEAD_BYTES as usize).map_err(ListError::Read)?;
+fn read_list(
+    lists: &mut Window,
+    meta: &BlockMeta,
+    offset: u64,
+    mut each: impl FnMut(SeriesRef),
+) -> Result<(), CompactError> {
+    let damaged = |source| CompactError::Damaged { block: meta.ulid, source };
+    let corrupt = |at: u64, reason| damaged(TsdbError::corrupt(INDEX_FILE_NAME, at, reason));
+    let head = lists.at(offset, TABLE_HEAD_BYTES as usize)?;
     let mut cursor = Cursor::at(INDEX_FILE_NAME, offset, &head);
-    let length = cursor.be_u32().map_err(ListError::Damaged)?;
-    let mut computed = crc::crc32c(cursor.clone().bytes(4).map_err(ListError::Damaged)?);
-    let count = cursor.be_u32().map_err(ListError::Damaged)?;
+    let length = cursor.be_u32().map_err(damaged)?;
+    let mut computed = crc::crc32c(cursor.clone().bytes(4).map_err(damaged)?);
+    let count = cursor.be_u32().map_err(damaged)?;
     if u64::from(length) != 4 + 4 * u64::from(count) {
         return Err(corrupt(offset, "a list differs in length from its count"));
     }
@@ -249,10 +249,8 @@ fn read_list(lists: &mut Window, offset: u64, mut each: impl FnMut(SeriesRef)) -
     let mut last = None;
     while left > 0 {
         let wanted = 4 * left.min(LIST_PIECE_SERIES);
-        let piece = lists.at(at, wanted).map_err(ListError::Read)?;
-        let Some(piece) = piece.get(..wanted) else {
-            return Err(corrupt(at, "a list reaches beyond its index"));
-        };
+        let piece = lists.at(at, wanted)?;
+        let piece = piece.get(..wanted).ok_or_else(|| corrupt(at, "a list reaches beyond its index"))?;
         computed = crc::append(computed, piece);
         for bytes in piece.as_chunks::<4>().0 {
             let series = u32::from_be_bytes(*bytes);
@@ -265,34 +263,19 @@ fn read_list(lists: &mut Window, offset: u64, mut each: impl FnMut(SeriesRef)) -
         at += wanted as u64;
         left -= wanted / 4;
     }
-    let tail = lists.at(at, crc::CRC_SIZE_BYTES).map_err(ListError::Read)?;
-    let stored = Cursor::at(INDEX_FILE_NAME, at, &tail).be_u32().map_err(ListError::Damaged)?;
-    if stored != computed {
-        let what = INDEX_FILE_NAME.into();
-        return Err(ListError::Damaged(TsdbError::Checksum { what, offset: at, stored, computed }));
-    }
-    Ok(())
+    check_sum(lists, meta, at, computed)
 }
 
-/// Compares where a table should end with where it does, and its checksum.
-fn check_end_of_table(
-    table: &mut Window,
-    meta: &BlockMeta,
-    (expected, end): (u64, u64),
-    computed: u32,
-) -> Result<(), CompactError> {
+/// Compares the checksum that stands at `at`.
+fn check_sum(window: &mut Window, meta: &BlockMeta, at: u64, computed: u32) -> Result<(), CompactError> {
     let damaged = |source| CompactError::Damaged { block: meta.ulid, source };
-    if expected != end {
-        let source = TsdbError::corrupt(INDEX_FILE_NAME, end, "the postings table has another length");
-        return Err(damaged(source));
+    let tail = window.at(at, crc::CRC_SIZE_BYTES)?;
+    let stored = Cursor::at(INDEX_FILE_NAME, at, &tail).be_u32().map_err(damaged)?;
+    if stored == computed {
+        return Ok(());
     }
-    let tail = table.at(end, crc::CRC_SIZE_BYTES)?;
-    let stored = Cursor::at(INDEX_FILE_NAME, end, &tail).be_u32().map_err(damaged)?;
-    if stored != computed {
-        let what = INDEX_FILE_NAME.into();
-        return Err(damaged(TsdbError::Checksum { what, offset: end, stored, computed }));
-    }
-    Ok(())
+    let what = INDEX_FILE_NAME.into();
+    Err(damaged(TsdbError::Checksum { what, offset: at, stored, computed }))
 }
 
 struct Entry {
