@@ -161,6 +161,40 @@ fn retention_and_cleanup_say_first_what_they_do_and_then_do_it() {
     assert_eq!(fixture.tool("ls", &[]).stdout.lines().count(), 6);
 }
 
+#[test]
+fn long_blocks_are_downsampled_and_short_ones_are_not() {
+    let fixture = Fixture::new();
+    // As if it were of two days, with samples of two hours.
+    let path = fixture.block().join("meta.json");
+    let mut meta: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let until_ms = meta["minTime"].as_i64().unwrap() + 48 * 3_600_000;
+    meta["maxTime"] = until_ms.into();
+    std::fs::write(&path, meta.to_string()).unwrap();
+    let planned = fixture.chore("downsample", &["--dry-run"]);
+    let planned = planned["planned"].as_array().unwrap();
+    assert_eq!((planned.len(), fixture.blocks_in("bucket")), (1, 12), "{planned:?}");
+    assert_eq!((&planned[0]["block"], &planned[0]["action"]), (&BLOCK.into(), &"downsample".into()));
+    assert_eq!(fixture.chore("downsample", &[])["downsamples"], 1);
+    let rows: Value = serde_json::from_str(&fixture.tool("inspect", &["-o", "json"]).stdout).unwrap();
+    let rows = rows.as_array().unwrap();
+    let coarse: Vec<&Value> = rows.iter().filter(|row| row["resolution_ms"] == 300_000).collect();
+    assert_eq!((rows.len(), coarse.len()), (13, 1), "{rows:?}");
+    let id = format!("--id={}", coarse[0]["ulid"].as_str().unwrap());
+    assert_eq!(fixture.tool("verify", &[&id]).code, Some(0));
+    assert_eq!(fixture.chore("downsample", &[])["downsamples"], 0, "once is enough");
+    // One whose chunks are damaged is named, and costs no other block anything.
+    let segment = fixture.block().join("chunks/000001");
+    let mut bytes = std::fs::read(&segment).unwrap();
+    bytes[100] ^= 1;
+    std::fs::write(&segment, bytes).unwrap();
+    std::fs::remove_dir_all(fixture.dir.path().join("bucket").join(coarse[0]["ulid"].as_str().unwrap()))
+        .unwrap();
+    let data_dir = format!("--data-dir={}", fixture.dir.path().join("data").display());
+    let finished = fixture.tool("downsample", &[&data_dir, "--consistency-delay=0s"]);
+    assert_eq!(finished.code, Some(1), "{finished:?}");
+    assert!(finished.stderr.contains(BLOCK) && finished.stderr.contains("chunks/000001"), "{finished:?}");
+}
+
 impl Fixture {
     /// Blocks with a `meta.json` in another bucket of the fixture.
     fn blocks_in(&self, bucket: &str) -> usize {

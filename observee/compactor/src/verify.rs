@@ -25,7 +25,7 @@ use crate::merge::{Digest, SeriesDigest};
 use crate::source::{Reading, SourceBlock, SymbolLabels, Window};
 
 /// An entry of the postings table is first read with this many bytes.
-const ENTRY_GUESS_BYTES: usize = 4 << 10;
+const ENTRY_GUESS_BYTES: usize = 256;
 
 /// The fixed head of a postings table, and of a list: length and count.
 const TABLE_HEAD_BYTES: u64 = 8;
