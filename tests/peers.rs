@@ -6,6 +6,8 @@
 
 #[path = "peers_support/blocks.rs"]
 mod blocks;
+#[path = "peers_support/compacted.rs"]
+mod compacted;
 #[allow(dead_code, reason = "benches/speed uses the rest")]
 #[path = "peers_support/component.rs"]
 mod component;

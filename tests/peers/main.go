@@ -10,6 +10,8 @@
 //	peers side URL LABELS           what Thanos' sidecar has beside its store, over a Prometheus; prints its address, serves until stdin closes
 //	peers sidecar FLAG...           Thanos' sidecar, with its flags of Prometheus' URL, addresses and TLS; serves until SIGTERM
 //	peers asksides ADDRESS...       Thanos' proxies of these services over endpoints: questions in, answers out
+//	peers compact DIR BLOCK...      Prometheus' compactor: one block of some, in a directory; prints its name
+//	peers downsample DIR MS BLOCK   Thanos' downsampling of a block, in a directory; prints the name of the new one
 //	peers xor FILE                  decodes chunks (u32 big-endian length, bytes) with Prometheus' iterator, prints the rate
 package main
 
@@ -22,7 +24,7 @@ import (
 
 func main() {
 	if len(os.Args) < 3 {
-		fail(fmt.Errorf("usage: peers store|query|remote|promql|series|info|side|sidecar|asksides|xor ARGUMENT..."))
+		fail(fmt.Errorf("usage: peers store|query|remote|promql|series|info|side|sidecar|asksides|compact|downsample|xor ARGUMENT..."))
 	}
 	arguments := os.Args[2:]
 	var err error
@@ -48,6 +50,13 @@ func main() {
 		err = serveSidecar(arguments)
 	case "asksides":
 		err = askSides(arguments)
+	case "compact":
+		err = compactFurther(arguments[0], arguments[1:])
+	case "downsample":
+		if len(arguments) < 3 {
+			fail(fmt.Errorf("usage: peers downsample DIR MS BLOCK"))
+		}
+		err = downsampleFurther(arguments[0], arguments[1], arguments[2])
 	case "xor":
 		err = measureXOR(arguments[0])
 	default:

@@ -89,6 +89,30 @@ impl Peer {
         Self::start(program, "remote", &[address.to_owned()], &[])
     }
 
+    /// Prometheus' compactor: the name of the one block that it makes of some in a directory.
+    ///
+    /// # Errors
+    /// If it makes none.
+    pub fn compact(program: &Path, into: &Path, blocks: &[PathBuf]) -> anyhow::Result<String> {
+        let mut arguments = vec![into.display().to_string()];
+        arguments.extend(blocks.iter().map(|block| block.display().to_string()));
+        Ok(serde_json::from_str(&Self::start(program, "compact", &arguments, &[])?.line()?)?)
+    }
+
+    /// Thanos' downsampling of a block: the name of what it makes in a directory.
+    ///
+    /// # Errors
+    /// If it makes nothing.
+    pub fn downsample(
+        program: &Path,
+        into: &Path,
+        resolution_ms: i64,
+        block: &Path,
+    ) -> anyhow::Result<String> {
+        let arguments = [into.display().to_string(), resolution_ms.to_string(), block.display().to_string()];
+        Ok(serde_json::from_str(&Self::start(program, "downsample", &arguments, &[])?.line()?)?)
+    }
+
     /// Prometheus' engine over block directories, or directories of them.
     pub fn promql(program: &Path, paths: &[&Path]) -> anyhow::Result<Self> {
         let paths: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
