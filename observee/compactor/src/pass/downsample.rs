@@ -173,7 +173,8 @@ impl Pass<'_> {
                 && !self.compactor.quarantine.holds_block(meta.ulid)
                 && !self.compactor.quarantine.is_barren(meta.ulid)
                 && !is_covered(meta, to, &done)
-                && (self.retires(meta) && !self.is_useless(meta, to) || is_long && !self.awaits_merge(meta))
+                && !self.is_useless(meta, to, &done)
+                && (self.retires(meta) || is_long && !self.awaits_merge(meta))
         };
         let mut due: Vec<_> = self.view.blocks.values().filter(is_due).cloned().collect();
         due.sort_by_key(|meta| (meta.min_time_ms, meta.ulid));
@@ -184,11 +185,12 @@ impl Pass<'_> {
     pub(super) fn awaits_downsampling(&self, meta: &BlockMeta) -> bool {
         let next = meta.resolution().and_then(next_resolution);
         let Some((to, _)) = next.filter(|_| self.compactor.config.downsampling) else { return false };
+        let done = sources(&self.view);
         !self.view.is_no_downsample(meta.ulid)
             && !self.compactor.quarantine.is_barren(meta.ulid)
-            && !self.is_useless(meta, to)
+            && !self.is_useless(meta, to, &done)
             && meta.stats.num_samples > 0
-            && !is_covered(meta, to, &sources(&self.view))
+            && !is_covered(meta, to, &done)
     }
 
     /// Compares the blocks that `meta` was downsampled to with what their `meta.json` lists: they are what is left once it goes.
@@ -206,10 +208,11 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// Whether the coarser block, and everything made from it, would be retired as soon as it is made.
-    fn is_useless(&self, meta: &BlockMeta, to: Resolution) -> bool {
+    /// Whether the coarser block would be retired as soon as it is made, and everything made from it, too, or is there already.
+    fn is_useless(&self, meta: &BlockMeta, to: Resolution, done: &Sources) -> bool {
         let is_past = |resolution| self.compactor.is_past(meta, resolution, self.view.now_ms);
-        is_past(to) && next_resolution(to).is_none_or(|(coarser, _)| is_past(coarser))
+        let is_needless = |coarser| is_past(coarser) || is_covered(meta, coarser, done);
+        is_past(to) && next_resolution(to).is_none_or(|(coarser, _)| is_needless(coarser))
     }
 
     /// Whether a merge with blocks of the same time was tried in this pass and failed. Downsampled apart, they would never become one.

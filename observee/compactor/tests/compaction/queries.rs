@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use parallax_compactor::{MergeMode, group_blocks};
-use parallax_model::{FloatColumn, HistogramColumn, Labels, MatchOp, Matcher, TimeRange};
+use parallax_model::{FloatColumn, FloatHistogram, HistogramColumn, Labels, MatchOp, Matcher, TimeRange};
 use parallax_tsdb::block::BlockReader;
 use parallax_tsdb::chunk::decode_chunk;
 use proptest::prelude::*;
@@ -69,7 +69,7 @@ fn answer(blocks: &[PathBuf], matchers: &[Matcher], range: TimeRange) -> Content
                 let floats = floats.iter().map(|(time_ms, value)| (time_ms, Value::Float(value.to_bits())));
                 let histograms =
                     histograms.timestamps_ms.iter().zip(&histograms.values).map(|(time_ms, value)| {
-                        let mut value = value.clone();
+                        let mut value = FloatHistogram::clone(value);
                         value.counter_reset_hint = Default::default();
                         (*time_ms, Value::Histogram(Box::new(value)))
                     });

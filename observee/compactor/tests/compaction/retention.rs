@@ -129,12 +129,32 @@ async fn each_resolution_goes_when_its_own_time_is_up() {
         let marked: Vec<bool> = blocks.iter().map(is_marked).collect();
         assert_eq!(marked, [gone > 0, gone > 1, gone > 2], "after {days} days");
     }
-    // Nothing was made anew of what was there.
-    assert_eq!(
-        std::fs::read_dir(bucket.path())
-            .unwrap()
-            .filter(|entry| { entry.as_ref().unwrap().path().join("meta.json").exists() })
-            .count(),
-        3
-    );
+    assert_eq!(count_blocks(&bucket), 3, "something was made anew of what has done its time");
+}
+
+fn count_blocks(bucket: &TestBucket) -> usize {
+    let entries = std::fs::read_dir(bucket.path()).unwrap();
+    entries.filter(|entry| entry.as_ref().unwrap().path().join("meta.json").exists()).count()
+}
+
+/// Raw data that is kept for ever beside five minutes that are not: these are made once, and not again at each pass after they have gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_done_its_time_is_not_made_anew_of_finer_blocks_that_stay() {
+    let bucket = TestBucket::new();
+    let [raw, five, hour] = fill_resolutions(&bucket).await;
+    let compactor = bucket.compactor(|config| CompactorConfig {
+        delete_delay: DAY,
+        retention: Retention { five_minutes: 3 * DAY, ..Retention::default() },
+        ..config
+    });
+    // The five-minute block is marked, out of sight, and gone.
+    for hours in [121, 135, 160, 161] {
+        compactor.pass(hours * HOUR_MS).await.unwrap();
+        assert!(count_blocks(&bucket) <= 3, "after {hours} h");
+    }
+    let mut living: Vec<BlockId> = bucket.living().iter().map(|meta| meta.ulid).collect();
+    living.sort_unstable();
+    let mut expected = [raw, hour];
+    expected.sort_unstable();
+    assert_eq!(living, expected, "without {five}");
 }
