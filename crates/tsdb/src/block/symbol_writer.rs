@@ -99,6 +99,6 @@ impl SymbolBlockWriter {
             .push(BlockFile { relative_path: INDEX_FILE_NAME.into(), size_bytes: index.size_bytes });
         self.stats.files.extend(segment_files(&self.dir.path)?);
         self.stats.files.sort();
-        Ok(SealedBlock { dir: self.dir, stats: self.stats })
+        Ok(SealedBlock { dir: self.dir, stats: self.stats, is_durable: self.is_durable })
     }
 }

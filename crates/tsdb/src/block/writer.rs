@@ -152,7 +152,7 @@ impl BlockWriter {
             .push(BlockFile { relative_path: INDEX_FILE_NAME.into(), size_bytes: index.size_bytes });
         self.stats.files.extend(segment_files(&self.dir.path)?);
         self.stats.files.sort();
-        Ok(SealedBlock { dir: self.dir, stats: self.stats })
+        Ok(SealedBlock { dir: self.dir, stats: self.stats, is_durable: true })
     }
 }
 
@@ -161,6 +161,8 @@ impl BlockWriter {
 pub struct SealedBlock {
     pub(super) dir: UnfinishedDir,
     pub(super) stats: BlockStats,
+    /// Whether it has to outlive a crash of the machine.
+    pub(super) is_durable: bool,
 }
 
 impl SealedBlock {
@@ -182,9 +184,14 @@ impl SealedBlock {
 
     /// Gives the block its name: from here on it exists.
     pub fn publish(mut self) -> Result<BlockStats, TsdbError> {
-        sync_dir(&self.dir.path.join(CHUNKS_DIR_NAME))?;
-        sync_dir(&self.dir.path)?;
+        if self.is_durable {
+            sync_dir(&self.dir.path.join(CHUNKS_DIR_NAME))?;
+            sync_dir(&self.dir.path)?;
+        }
         self.dir.rename_to_target()?;
+        if self.is_durable {
+            self.dir.sync_parent()?;
+        }
         Ok(self.stats)
     }
 }
@@ -219,6 +226,10 @@ impl UnfinishedDir {
     fn rename_to_target(&mut self) -> Result<(), TsdbError> {
         fs::rename(&self.path, &self.target).map_err(TsdbError::io(&self.target))?;
         self.is_published = true;
+        Ok(())
+    }
+
+    fn sync_parent(&self) -> Result<(), TsdbError> {
         match self.target.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => sync_dir(parent),
             _ => sync_dir(Path::new(".")),

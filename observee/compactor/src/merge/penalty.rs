@@ -35,7 +35,12 @@ pub(super) fn add(samples: &Samples, chunk: &Range<SampleId>, picked: &mut Picke
     picked.settled = at;
     let (head, rest) = ids.split_at(at);
     picked.tail.clear();
-    State::after(head, time).run(rest, chunk.clone(), time, &mut picked.tail);
+    State::after(head, time).run(
+        rest,
+        Right { ids: chunk.clone(), times: samples.times_ms(chunk) },
+        time,
+        &mut picked.tail,
+    );
     ids.truncate(at);
     ids.append(&mut picked.tail);
 }
@@ -77,53 +82,41 @@ impl State {
     fn run(
         mut self,
         mut left: &[SampleId],
-        mut right: Range<SampleId>,
+        mut right: Right<'_>,
         time: impl Fn(SampleId) -> i64,
         out: &mut Vec<SampleId>,
     ) {
         loop {
             if let Some(last) = self.last {
-                let from = return_after(last, self.penalty_left);
-                while let [first, rest @ ..] = left
-                    && time(*first) < from
-                {
-                    left = rest;
-                }
-                let from = return_after(last, self.penalty_right);
-                while right.start < right.end && time(right.start) < from {
-                    right.start += 1;
-                }
+                left = without_before(left, return_after(last, self.penalty_left), &time);
+                right.skip_before(return_after(last, self.penalty_right));
             }
-            let id = match (left.first(), right.start < right.end) {
-                (None, false) => return,
+            match (left.first(), right.times.first()) {
+                (None, None) => return,
                 // Alone, a side goes on without a penalty.
-                (None, true) => {
-                    out.extend(right);
+                (None, Some(_)) => {
+                    out.extend(right.ids);
                     return;
                 }
-                (Some(_), false) => {
+                (Some(_), None) => {
                     out.extend_from_slice(left);
                     return;
                 }
-                (Some(first), true) => {
-                    let right_ms = time(right.start);
-                    if time(*first) <= right_ms {
-                        let (taken, right_from) = self.follow(left, right_ms, &time);
+                (Some(first), Some(right_ms)) => {
+                    let left_ms = time(*first);
+                    if left_ms <= *right_ms {
+                        let (taken, right_from) = self.follow(left, *right_ms, &time);
                         let (taken, others) = left.split_at(taken);
                         out.extend_from_slice(taken);
                         left = others;
-                        while right.start < right.end && time(right.start) < right_from {
-                            right.start += 1;
-                        }
-                        continue;
+                        right.skip_before(right_from);
+                    } else {
+                        let (taken, left_from) = self.follow_right(right.times, left_ms);
+                        out.extend(right.take(taken));
+                        left = without_before(left, left_from, &time);
                     }
-                    right.start
                 }
-            };
-            let now = time(id);
-            (self.penalty_left, self.penalty_right) = (penalty(self.last, now), 0);
-            self.last = Some(now);
-            out.push(id);
+            }
         }
     }
 
@@ -146,6 +139,56 @@ impl State {
         self.penalty_left = 0;
         (taken, right_from)
     }
+
+    /// As [`Self::follow`], from the right, whose samples are at these times and whose next one comes first, while the next one of the left is at `left_ms`.
+    #[inline]
+    fn follow_right(&mut self, right: &[i64], left_ms: i64) -> (usize, i64) {
+        let mut left_from = i64::MIN;
+        let mut taken = 0;
+        for now in right {
+            // Of two equal ones the left one is taken.
+            if *now >= left_ms.max(left_from) {
+                break;
+            }
+            self.penalty_left = penalty(self.last, *now);
+            left_from = left_from.max(return_after(*now, self.penalty_left));
+            self.last = Some(*now);
+            taken += 1;
+        }
+        self.penalty_right = 0;
+        (taken, left_from)
+    }
+}
+
+/// The samples of a chunk that are still to come, and their times.
+struct Right<'a> {
+    ids: Range<SampleId>,
+    times: &'a [i64],
+}
+
+impl Right<'_> {
+    #[inline]
+    fn skip_before(&mut self, from: i64) {
+        let skipped = self.times.iter().take_while(|time| **time < from).count();
+        self.take(skipped);
+    }
+
+    fn take(&mut self, count: usize) -> Range<SampleId> {
+        let (taken, rest) = self.times.split_at(count.min(self.times.len()));
+        self.times = rest;
+        // A chunk has at most 65,535 samples.
+        let end = self.ids.start.saturating_add(taken.len() as SampleId).min(self.ids.end);
+        let ids = self.ids.start..end;
+        self.ids.start = end;
+        ids
+    }
+}
+
+/// What is left without the samples before a time.
+#[inline]
+fn without_before(samples: &[SampleId], from: i64, time: impl Fn(SampleId) -> i64) -> &[SampleId] {
+    let skipped = samples.iter().take_while(|id| time(**id) < from).count();
+    samples.get(skipped..).unwrap_or_default()
 }
 
 #[inline]

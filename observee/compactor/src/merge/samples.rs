@@ -132,6 +132,11 @@ impl Samples {
         self.column.timestamps_ms.get(self.index(id)).copied().unwrap_or(i64::MAX)
     }
 
+    /// The times of samples that are held.
+    pub(super) fn times_ms(&self, ids: &Range<SampleId>) -> &[i64] {
+        self.column.timestamps_ms.get(self.index(ids.start)..self.index(ids.end)).unwrap_or_default()
+    }
+
     /// Adds the samples of a chunk; gives their numbers, which are in order of time.
     ///
     /// # Errors
