@@ -35,6 +35,9 @@ pub struct EngineOptions {
     pub delayed_name_removal: bool,
     /// Judge by the label `__type__` whether a metric is a counter, not by its name (experimental in 3.9).
     pub type_and_unit_labels: bool,
+    /// Labels that selectors may name though no series shows them: the replica labels that a source has taken off. What is said of them in one selector means
+    /// nothing to what it is matched with.
+    pub unseen_labels: Vec<String>,
     /// What is measured beyond what costs nothing.
     pub stats: StatsOptions,
 }
@@ -47,6 +50,7 @@ impl Default for EngineOptions {
             default_subquery_step_ms: DEFAULT_SUBQUERY_STEP_MS,
             delayed_name_removal: false,
             type_and_unit_labels: false,
+            unseen_labels: Vec::new(),
             stats: StatsOptions::default(),
         }
     }

@@ -6,6 +6,7 @@
 
 mod call;
 mod duration;
+mod narrow;
 mod outline;
 mod property;
 mod push_down;
@@ -39,6 +40,7 @@ use crate::functions::arithmetic::{changes_metric, scalar_result};
 use crate::functions::floats::has_arguments;
 use crate::functions::range_function::RangeFunction;
 use crate::source::{Scope, Selection, Source};
+pub(crate) use narrow::narrowed;
 pub(crate) use outline::{Outline, name_of};
 use property::{has_one_name, is_step_invariant};
 

@@ -291,6 +291,7 @@ impl QueryRunner {
         } else if self.limits.dynamic_lookback {
             options.lookback_ms = resolution::lookback_ms(options.lookback_ms, query.max_resolution_ms);
         }
+        options.unseen_labels.clone_from(&query.replica_labels);
         options.stats.per_step &= query.stats.per_step;
         options.stats.operators |= query.stats.operators;
         options

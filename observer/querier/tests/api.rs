@@ -457,6 +457,12 @@ async fn a_query_is_explained_without_being_run() {
         let answer = send(&api, method, &uri, form).await;
         assert_eq!((answer.status, answer.body.as_str()), (StatusCode::OK, wanted), "{uri}");
     }
+    // What a replica label says of one side says nothing of the other, for deduplicated series do not show it.
+    for (dedup, read) in [(true, r#"y{job=\"a\"}"#), (false, r#"y{job=\"a\",replica=\"0\"}"#)] {
+        let uri = format!("/api/v1/query_explain?dedup={dedup}&query=x%7Bjob=%22a%22,replica=%220%22%7D%2By");
+        let body = get(&api, &uri).await.body;
+        assert!(body.contains(&format!(r#""[vectorSelector] {read}""#)), "{body}");
+    }
     for (uri, status) in [
         ("/api/v1/query_explain?query=sum(", StatusCode::BAD_REQUEST),
         ("/api/v1/query_range_explain?query=up&start=0&end=10&step=0", StatusCode::BAD_REQUEST),

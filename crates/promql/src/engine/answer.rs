@@ -15,7 +15,7 @@ use crate::exec::sort::sort_by;
 use crate::exec::stream::Piece;
 use crate::exec::{Context, Grid, drain};
 use crate::functions::extended::extend;
-use crate::plan::{Around, Outline, PlannedRange, Planner, name_of, strip_parens};
+use crate::plan::{Around, Outline, PlannedRange, Planner, name_of, narrowed, strip_parens};
 use crate::source::Source;
 use crate::value::{QueryValue, VectorSample};
 
@@ -32,6 +32,8 @@ pub(super) fn evaluate(
     let samples =
         if options.stats.per_step { SampleCounts::with_steps(grid.steps) } else { SampleCounts::default() };
     let context = Context::new(options, interrupt, samples).with_source(source);
+    let narrowed = narrowed(expr, options);
+    let expr = narrowed.as_ref().unwrap_or(expr);
     let mut planner = Planner::new(options, range).over(source);
     if options.stats.operators {
         planner = planner.with_outline();
@@ -57,7 +59,8 @@ pub(super) fn explain(
     range: QueryRange,
 ) -> Result<PlanNode, QueryError> {
     let grid = steps(options, range)?;
-    let expr = strip_parens(expr);
+    let narrowed = narrowed(expr, options);
+    let expr = strip_parens(narrowed.as_ref().unwrap_or(expr));
     let mut planner = Planner::new(options, range).with_outline();
     if let Some(source) = source {
         planner = planner.over(source);

@@ -282,7 +282,7 @@ impl Row {
 }
 
 /// The labels that say what a metric is; they go when a value no longer is that metric's.
-const METADATA_LABELS: [&str; 3] = [METRIC_NAME, "__type__", "__unit__"];
+pub(crate) const METADATA_LABELS: [&str; 3] = [METRIC_NAME, "__type__", "__unit__"];
 
 /// `labels` without name, type and unit.
 pub(crate) fn without_metadata(labels: &Labels) -> Labels {
