@@ -167,6 +167,16 @@ impl Contender {
         summary.with_context(|| self.name)
     }
 
+    /// Asks with a `timeout`, and tells how long it took until the answer, or the error, was there.
+    pub async fn time_of_timeout(&self, question: &Question, timeout: Duration) -> anyhow::Result<Duration> {
+        let Asked::Process(querier) = &self.asked else { bail!("{} takes no timeout", self.name) };
+        let (path, mut params) = self.request(question);
+        params.push(("timeout".to_owned(), format!("{}ms", timeout.as_millis())));
+        let started = Instant::now();
+        querier.answer(path, &params).await?.bytes(MAX_ANSWER_BYTES).await?;
+        Ok(started.elapsed())
+    }
+
     fn request(&self, question: &Question) -> (&'static str, Vec<(String, String)>) {
         let seconds = |ms: i64| format!("{}", ms / 1000);
         let mut params = vec![("query".to_owned(), question.query.to_owned())];

@@ -19,7 +19,7 @@
 //! - `PROMETHEUS_BIN`: a real `prometheus`, asked over HTTP on the same blocks instead of the stand-in
 //! - `PARALLAX_BIN`: the binary to measure instead of the one that cargo built for this bench
 //!
-//! Who is asked first alternates by round; a number is the median of its rounds. Tables are printed as they stand in BENCHMARKS.md.
+//! Who is asked first alternates by round, and nobody is asked before all others are idle; a number is the median of its rounds. Tables are printed as they stand in BENCHMARKS.md.
 
 mod compact;
 #[allow(dead_code, reason = "shared with tests/peers.rs, which uses the rest")]
@@ -39,6 +39,7 @@ mod peer;
 mod plot;
 mod query;
 mod sidecar;
+mod stop;
 mod store;
 mod targets;
 
@@ -156,10 +157,15 @@ async fn run(options: &Options, sidecar_series: usize, wanted: &[String]) -> any
     // Not among everything: it takes longer than all of that.
     if wanted.iter().any(|part| part == "growth") {
         let plot =
-            std::env::var_os("SPEED_PLOT").map_or_else(|| PathBuf::from("target/growth.svg"), PathBuf::from);
+            std::env::var_os("SPEED_PLOT").map_or_else(|| target_dir().join("growth.svg"), PathBuf::from);
         growth::run(options, dir, &plot).await?;
     }
     Ok(())
+}
+
+/// Where cargo builds.
+fn target_dir() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from)
 }
 
 /// A real program that a variable names.

@@ -1,6 +1,7 @@
 //! Queries, measured: time, CPU and memory of everyone who is asked, answers compared before anything is timed.
 
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::ensure;
 
@@ -10,6 +11,11 @@ use crate::data::START_MS;
 use crate::measure::{Table, median, millis};
 
 pub const STEP_MS: i64 = 60_000;
+
+/// How long everyone is looked at before somebody is asked, how much CPU time in it is nothing, and how often that is tried.
+const LOOK: Duration = Duration::from_millis(200);
+const IDLE_MS: f64 = 20.0;
+const MAX_LOOKS: usize = 50;
 
 /// Queries over all series of one replica.
 const QUERIES: [&str; 8] = [
@@ -128,6 +134,7 @@ pub async fn measure(
     for round in 0..options.rounds {
         for turn in 0..contenders.len() {
             let index = (turn + round) % contenders.len();
+            settle(contenders).await?;
             let contender = &mut contenders[index];
             let before = contender.cpu_ms()?;
             times[index].push(millis(contender.time(question).await?));
@@ -140,6 +147,21 @@ pub async fn measure(
         costs.push((contender.name, Cost { took_ms, cpu_ms, peaks_mib: contender.peaks_mib()? }));
     }
     Ok(Measured { query: question.query, costs })
+}
+
+/// Waits until nobody works any more: a garbage collector that goes on after its program has answered would take its time from who is asked next.
+pub async fn settle(contenders: &[Contender]) -> anyhow::Result<()> {
+    let total_ms = || contenders.iter().map(Contender::cpu_ms).sum::<anyhow::Result<f64>>();
+    let mut before_ms = total_ms()?;
+    for _ in 0..MAX_LOOKS {
+        tokio::time::sleep(LOOK).await;
+        let now_ms = total_ms()?;
+        if now_ms - before_ms <= IDLE_MS {
+            return Ok(());
+        }
+        before_ms = now_ms;
+    }
+    Ok(())
 }
 
 fn print(title: &str, unit: &str, measured: &[Measured], value: impl Fn(&Cost) -> f64) {

@@ -11,6 +11,7 @@ use crate::data;
 use crate::decode::Decoded;
 use crate::measure::Table;
 use crate::query::{Measured, compare, contenders, over_all};
+use crate::stop;
 
 const SUM: &str = "sum by (namespace) (rate(http_requests_total[5m]))";
 const QUANTILE: &str =
@@ -47,6 +48,7 @@ pub async fn run(options: &Options, dir: &Path, decoded: &[Decoded]) -> anyhow::
         let mut all = contenders(options, &bucket, true).await?;
         compare(options, &title, &questions(false), &mut all).await?
     };
+    stop::run(options, &replicas, &over_all(options, SUM, true)).await?;
     summarise(decoded, &deduplicated, &plain);
     Ok(())
 }

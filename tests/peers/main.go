@@ -12,6 +12,7 @@
 //	peers asksides ADDRESS...       Thanos' proxies of these services over endpoints: questions in, answers out
 //	peers compact DIR BLOCK...      Prometheus' compactor: one block of some, in a directory; prints its name
 //	peers downsample DIR MS BLOCK   Thanos' downsampling of a block, in a directory; prints the name of the new one
+//	peers language all              what Prometheus' parser knows: its functions and aggregations, one answer
 //	peers xor FILE                  decodes chunks (u32 big-endian length, bytes) with Prometheus' iterator, prints the rate
 package main
 
@@ -24,7 +25,7 @@ import (
 
 func main() {
 	if len(os.Args) < 3 {
-		fail(fmt.Errorf("usage: peers store|query|remote|promql|series|info|side|sidecar|asksides|compact|downsample|xor ARGUMENT..."))
+		fail(fmt.Errorf("usage: peers store|query|remote|promql|series|info|side|sidecar|asksides|compact|downsample|language|xor ARGUMENT..."))
 	}
 	arguments := os.Args[2:]
 	var err error
@@ -57,6 +58,8 @@ func main() {
 			fail(fmt.Errorf("usage: peers downsample DIR MS BLOCK"))
 		}
 		err = downsampleFurther(arguments[0], arguments[1], arguments[2])
+	case "language":
+		err = printLanguage()
 	case "xor":
 		err = measureXOR(arguments[0])
 	default:

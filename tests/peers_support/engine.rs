@@ -5,6 +5,9 @@
 
 use std::path::Path;
 
+use parallax_promql::ast::ValueType;
+use parallax_promql::parse::{ParserOptions, parse};
+use parallax_promql::signature::FUNCTIONS;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -129,6 +132,40 @@ async fn generated_queries_on_floats_have_prometheus_answers() {
 #[tokio::test(flavor = "multi_thread")]
 async fn generated_queries_on_histograms_have_prometheus_answers() {
     run("generated queries on histograms", |generator| generator.histograms(HISTOGRAM_DEPTH)).await;
+}
+
+/// Neither more nor fewer than Prometheus has, of the same types, and the same ones behind the feature flag.
+#[test]
+fn functions_and_aggregations_are_those_of_prometheus() {
+    let Some(peers) = program_or_leave_out("functions of Prometheus") else { return };
+    let theirs = Peer::language(&peers).expect("what Prometheus' parser knows");
+    let short = |of: ValueType| match of {
+        ValueType::Scalar => "scalar",
+        ValueType::String => "string",
+        ValueType::Vector => "vector",
+        ValueType::Matrix => "matrix",
+    };
+    let ours: Vec<Value> = FUNCTIONS
+        .iter()
+        .map(|function| {
+            let arguments: Vec<&str> = function.arguments.iter().map(|argument| short(*argument)).collect();
+            json!({
+                "name": function.name, "arguments": arguments, "variadic": function.variadic,
+                "returns": short(function.returns), "experimental": function.experimental,
+            })
+        })
+        .collect();
+    assert_eq!(theirs["functions"].as_array().expect("functions"), &ours);
+    let aggregations = theirs["aggregations"].as_array().expect("aggregations");
+    assert!(aggregations.len() >= 14, "{aggregations:?}");
+    for aggregation in aggregations {
+        let name = aggregation["name"].as_str().expect("a name");
+        let parses = |options: &ParserOptions| {
+            ["up", "1, up", "\"value\", up"].iter().any(|of| parse(&format!("{name}({of})"), options).is_ok())
+        };
+        assert!(parses(&ParserOptions::all_features()), "{name}");
+        assert_eq!(parses(&ParserOptions::default()), aggregation["experimental"] == false, "{name}");
+    }
 }
 
 /// What we are known to answer otherwise, and why.

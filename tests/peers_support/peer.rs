@@ -132,6 +132,14 @@ impl Peer {
         Self::start(program, "info", &[address.to_owned()], environment)?.answer()
     }
 
+    /// The functions and aggregations of Prometheus' parser.
+    ///
+    /// # Errors
+    /// If the program does not tell them.
+    pub fn language(program: &Path) -> anyhow::Result<Value> {
+        Self::start(program, "language", &["all".to_owned()], &[])?.answer()
+    }
+
     pub fn id(&self) -> u32 {
         self.child.id()
     }
