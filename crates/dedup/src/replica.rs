@@ -38,6 +38,9 @@ pub(crate) fn expected_floats(chunks: &[&Chunk]) -> usize {
     floats.map(|chunk| sample_count(&chunk.data).unwrap_or(0).min(chunk.data.len() * 4)).sum()
 }
 
+/// Room for no more samples than these is made before they are wanted.
+const MAX_ROOM_SAMPLES: usize = 1 << 12;
+
 /// The floats of one replica, decoded chunk by chunk as they are wanted.
 pub(crate) struct LazyReplica<'a> {
     chunks: std::slice::Iter<'a, &'a Chunk>,
@@ -68,9 +71,13 @@ impl FloatFeed for LazyReplica<'_> {
         // A counter's total needs what comes before.
         let Some(chunk) = self.chunks.find(|chunk| is_counter || has_some(chunk)) else { return Ok(false) };
         let floats = &mut self.replica.samples.floats;
-        if floats.is_empty() {
-            // What the first chunks have: most often the rest is never wanted.
-            let expected = expected_floats(std::slice::from_ref(chunk));
+        let mut expected = expected_floats(std::slice::from_ref(chunk));
+        if floats.timestamps_ms.capacity() - floats.len() < expected {
+            if !floats.is_empty() {
+                // Of most replicas no more than the first chunks are wanted, and of the others all of them.
+                expected =
+                    expected.max((expected + expected_floats(self.chunks.as_slice())).min(MAX_ROOM_SAMPLES));
+            }
             floats.timestamps_ms.reserve(expected);
             floats.values.reserve(expected);
         }

@@ -147,7 +147,7 @@ fn known<T: 'static>() -> Option<Known> {
 pub(crate) fn check<T: 'static>(message: &[u8]) -> Result<(), Status> {
     let Some(Known { what, shape, limit_bytes }) = known::<T>() else { return Ok(()) };
     let limit_bytes = limit_bytes.max(message.len().saturating_mul(ALWAYS_TIMES));
-    if size_within(message, shape, limit_bytes).is_some() {
+    if most_of(message.len(), shape) <= limit_bytes || size_within(message, shape, limit_bytes).is_some() {
         return Ok(());
     }
     Err(Status::resource_exhausted(format!(
@@ -167,6 +167,21 @@ pub(crate) fn size_of_message<T: prost::Message + 'static>(message: &T) -> usize
             size_within(&encoded, known.shape, usize::MAX).unwrap_or(usize::MAX).max(size_bytes)
         }
     }
+}
+
+/// The most that the parts of a message of so many bytes can take: nearly all are so short that nothing has to be walked.
+fn most_of(message_bytes: usize, shape: &Shape) -> usize {
+    // The key and the length of a part are two bytes at least, and texts do not overlap.
+    (message_bytes / 2).saturating_mul(largest_part(shape)).saturating_add(message_bytes)
+}
+
+/// What the largest part takes, its own parts and its text not counted.
+fn largest_part(shape: &Shape) -> usize {
+    let size_bytes = |(_, part): &(u64, Part)| match part {
+        Message(size_bytes, inner) => largest_part(inner).max(*size_bytes),
+        Text => TEXT_BYTES,
+    };
+    shape.fields.iter().map(size_bytes).max().unwrap_or(0)
 }
 
 /// The bytes of memory that the parts of `message` take, unless they are more than `limit_bytes`.
@@ -268,6 +283,21 @@ mod tests {
         assert!(check::<ExemplarsResponse>(&wrapped(1, &repeated(2, many))).is_err());
         let entry = wrapped(1, &wrapped(1, &wrapped(2, &repeated(5, many))));
         assert!(check::<TsdbStatisticsResponse>(&entry).is_err());
+    }
+
+    #[test]
+    fn no_message_takes_more_than_the_most_for_its_length() {
+        let texts = wrapped(2, &[7; 100]).repeat(20);
+        let chunks = wrapped(2, &wrapped(4, &[])).repeat(50);
+        for message in
+            [repeated(1, 1000), repeated(2, 1000), wrapped(4, &repeated(1, 1000)), wrapped(1, &chunks), texts]
+        {
+            let taken = size_within(&message, &SERIES_RESPONSE, usize::MAX).unwrap();
+            assert!(taken <= most_of(message.len(), &SERIES_RESPONSE), "{taken} of {}", message.len());
+        }
+        let empty_chunks = wrapped(1, &repeated(2, 1000));
+        let taken = size_within(&empty_chunks, &SERIES_RESPONSE, usize::MAX).unwrap();
+        assert!(2 * taken > most_of(empty_chunks.len(), &SERIES_RESPONSE), "the bound is near what can be");
     }
 
     #[test]
