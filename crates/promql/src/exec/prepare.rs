@@ -3,6 +3,8 @@
 //! Only for series of floats, and for what needs nothing of the query but its steps: no arguments, no annotations. Everything else
 //! passes as it is, and its operator evaluates it. The outcome is the same either way.
 
+use std::borrow::Cow;
+
 use parallax_model::{Labels, SeriesData};
 
 use super::meter::Meter;
@@ -84,12 +86,22 @@ impl Preparation {
         let meter = Meter::new(&self.interrupt);
         match self.kernel {
             Kernel::Windows(windows) => {
-                let (times_ms, values) = live_floats(&floats);
+                // What rises has no staleness marker, which is NaN.
+                let rises = floats::rises(&floats.values);
+                let (times_ms, values) = match rises {
+                    true => (Cow::from(&floats.timestamps_ms), Cow::from(&floats.values)),
+                    false => live_floats(&floats),
+                };
                 let bounds = windows.bounds(&times_ms, 0, 0);
                 let mut steps = Steps::empty(windows.grid.steps);
                 meter.spend(windows.grid.steps + values.len())?;
-                let slide =
-                    floats::FloatSlide { windows, times_ms: &times_ms, values: &values, meter: &meter };
+                let slide = floats::FloatSlide {
+                    windows,
+                    times_ms: &times_ms,
+                    values: &values,
+                    rises,
+                    meter: &meter,
+                };
                 floats::without_arguments(&slide, &bounds, &mut steps.as_mut());
                 meter.stopped()?;
                 Ok(Prepared { labels, steps, looked_at: bounds.iter().map(|(lo, hi)| hi - lo).sum() })

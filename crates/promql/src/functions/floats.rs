@@ -30,6 +30,8 @@ pub(crate) struct FloatSlide<'a> {
     pub windows: Windows,
     pub times_ms: &'a [i64],
     pub values: &'a [f64],
+    /// Whether the values are known to [rise](rises).
+    pub rises: bool,
     pub meter: &'a Meter<'a>,
 }
 
@@ -44,6 +46,7 @@ pub(crate) fn evaluate(
         windows: slide.windows,
         times_ms: &slide.columns.float_times_ms,
         values: &slide.columns.floats,
+        rises: false,
         meter: &slide.context.meter,
     };
     let steps = &mut row.steps_mut();
@@ -132,7 +135,7 @@ fn extrapolated(slide: &FloatSlide<'_>, bounds: &[(usize, usize)], steps: &mut S
     let is_counter = windows.function != RangeFunction::Delta;
     let seconds = (windows.function == RangeFunction::Rate).then(|| windows.range_seconds());
     let mut line = Line::new(seconds, is_counter);
-    let resets = if is_counter { resets_of(slide.values) } else { Vec::new() };
+    let resets = if is_counter && !slide.rises { resets_of(slide.values) } else { Vec::new() };
     if let (true, Some(ends)) = (resets.is_empty(), windows.ordinary()) {
         // Nearly always. Each window is a few instructions: looking for an interrupt once per series will do.
         let mut windows_ms = ends.map(|end_ms| (end_ms - windows.range_ms, end_ms)).zip(bounds);
@@ -212,9 +215,21 @@ impl Line {
     }
 }
 
+/// Whether no value is less than the one before, and none is NaN: what nearly every counter does between two restarts.
+pub(crate) fn rises(values: &[f64]) -> bool {
+    /// Within so many there is no branch, so that several are looked at together.
+    const BLOCK: usize = 64;
+    let later = values.get(1..).unwrap_or_default();
+    let mut blocks = values.chunks(BLOCK).zip(later.chunks(BLOCK));
+    values.first().is_none_or(|first| !first.is_nan())
+        && blocks.all(|(earlier, later)| {
+            earlier.iter().zip(later).fold(true, |all, (earlier, later)| all & (earlier <= later))
+        })
+}
+
 /// Where a counter fell, and from which value.
 fn resets_of(values: &[f64]) -> Vec<(usize, f64)> {
-    if values.is_sorted() {
+    if rises(values) {
         return Vec::new();
     }
     let pairs = values.windows(2).enumerate();
@@ -466,4 +481,25 @@ fn smoothing(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_rise_if_none_falls_and_none_is_nan() {
+        let of = |len: usize| (0..len).map(|at| (at / 3) as f64).collect::<Vec<f64>>();
+        for len in [0, 1, 2, 63, 64, 65, 128, 129, 300] {
+            assert!(rises(&of(len)), "{len}");
+            for at in 0..len {
+                let mut falls = of(len);
+                falls[at] = f64::NAN;
+                assert!(!rises(&falls), "NaN at {at} of {len}");
+                falls[at] = -1.0;
+                assert_eq!(rises(&falls), at == 0, "it falls at {at} of {len}");
+            }
+        }
+        assert!(rises(&[0.0, -0.0, 0.0, f64::INFINITY, f64::INFINITY]));
+    }
 }
