@@ -46,24 +46,29 @@ const PAIRS: [[u8; 2]; 100] = {
 };
 
 /// Appends a whole number in decimal.
-fn write_whole(output: &mut Vec<u8>, mut number: u64) {
-    // From behind, two digits at a time; 20 are the most there are.
-    let mut digits = [0; 20];
-    let mut start = digits.len();
-    while number >= 100 {
-        let pair = PAIRS[(number % 100) as usize];
-        number /= 100;
-        start -= 2;
-        digits[start..start + 2].copy_from_slice(&pair);
+fn write_whole(output: &mut Vec<u8>, number: u64) {
+    const EIGHT_DIGITS: u64 = 100_000_000;
+    let (above, below) = (number / EIGHT_DIGITS, eight_digits((number % EIGHT_DIGITS) as u32));
+    if above > 0 {
+        write_whole(output, above);
+        output.extend_from_slice(&below);
+        return;
     }
-    let [tens, ones] = PAIRS[number as usize];
-    start -= 1;
-    digits[start] = ones;
-    if tens != b'0' {
-        start -= 1;
-        digits[start] = tens;
-    }
-    output.extend_from_slice(&digits[start..]);
+    // Moved up over the zeros in front: eight bytes are appended faster than as many as there are.
+    let word = u64::from_be_bytes(below);
+    let zeros = (word ^ u64::from_be_bytes([b'0'; 8])).leading_zeros().min(63) / 8;
+    output.extend_from_slice(&(word << (8 * zeros)).to_be_bytes());
+    output.truncate(output.len() - zeros as usize);
+}
+
+/// The digits of a number below 10^8, zeros in front.
+fn eight_digits(number: u32) -> [u8; 8] {
+    let (high, low) = (number / 10_000, number % 10_000);
+    let [a, b] = PAIRS[(high / 100) as usize];
+    let [c, d] = PAIRS[(high % 100) as usize];
+    let [e, f] = PAIRS[(low / 100) as usize];
+    let [g, h] = PAIRS[(low % 100) as usize];
+    [a, b, c, d, e, f, g, h]
 }
 
 /// Rust writes `1e-7` where Go writes `1e-07`: a sign and two digits at least.
@@ -150,6 +155,17 @@ mod tests {
             let value = f64::from_bits(bits);
             let back: f64 = float(value).parse().unwrap();
             proptest::prop_assert!(back.to_bits() == bits || (back.is_nan() && value.is_nan()));
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn whole_numbers_have_their_digits(number in proptest::num::u64::ANY, digits in 0u32..20) {
+            for number in [number, number % 10u64.pow(digits), 10u64.pow(digits), 10u64.pow(digits) - 1] {
+                let mut output = b"x".to_vec();
+                write_whole(&mut output, number);
+                proptest::prop_assert_eq!(String::from_utf8(output).unwrap(), format!("x{number}"));
+            }
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Source of the shapes: Prometheus `web/api/v1/json_codec.go`.
 
-use parallax_model::{Labels, SeriesData};
+use parallax_model::{FloatColumn, Labels, SeriesData};
 use parallax_promql::value::{QueryValue, Sample, VectorSample};
 
 use super::float::{write_float, write_seconds};
@@ -79,13 +79,17 @@ pub(super) fn write_value(output: &mut Vec<u8>, value: &QueryValue) {
             output.push(b']');
         }
         QueryValue::Vector(samples) => write_list(output, samples, write_vector_sample),
-        QueryValue::Matrix(series) => write_list(output, series, write_series),
+        QueryValue::Matrix(series) => {
+            let mut stamps = Stamps::default();
+            write_list(output, series, |output, series| write_series(output, series, &mut stamps));
+        }
     }
 }
 
 /// The series of a matrix, written piece by piece: an answer is as long as a few hundred megabytes, and need never be in memory as a whole.
 pub(super) struct MatrixPieces {
     rest: std::vec::IntoIter<SeriesData>,
+    stamps: Stamps,
     is_first: bool,
 }
 
@@ -101,7 +105,7 @@ impl MatrixPieces {
     }
 
     pub(super) fn new(series: Vec<SeriesData>) -> Self {
-        Self { rest: series.into_iter(), is_first: true }
+        Self { rest: series.into_iter(), stamps: Stamps::default(), is_first: true }
     }
 }
 
@@ -110,23 +114,83 @@ impl Iterator for MatrixPieces {
     type Item = Vec<u8>;
 
     fn next(&mut self) -> Option<Vec<u8>> {
-        let mut output = Vec::with_capacity(2 * Self::PIECE_BYTES);
+        // Room for one series more; not so large that the allocator would ask the system for each.
+        let mut output = Vec::with_capacity(Self::PIECE_BYTES + Self::PIECE_BYTES / 2);
         while output.len() < Self::PIECE_BYTES
             && let Some(series) = self.rest.next()
         {
             if !std::mem::take(&mut self.is_first) {
                 output.push(b',');
             }
-            write_series(&mut output, &series);
+            write_series(&mut output, &series, &mut self.stamps);
         }
         (!output.is_empty()).then_some(output)
     }
 }
 
-fn write_point(output: &mut Vec<u8>, timestamp_ms: i64, value: f64) {
+/// The beginnings of points (`[1782870000,"`), for the series of an answer nearly all have the same times.
+#[derive(Default)]
+struct Stamps(Vec<Stamp>);
+
+struct Stamp {
+    time_ms: i64,
+    text: [u8; Self::MAX_BYTES],
+    size: usize,
+}
+
+impl Stamp {
+    /// The bracket, the sign, 16 digits, the point and 3 digits, the comma and the quote.
+    const MAX_BYTES: usize = 24;
+
+    fn new(time_ms: i64) -> Self {
+        let mut text = Vec::with_capacity(Self::MAX_BYTES);
+        write_stamp(&mut text, time_ms);
+        let size = text.len().min(Self::MAX_BYTES);
+        text.resize(Self::MAX_BYTES, 0);
+        let mut stamp = Self { time_ms, text: [0; Self::MAX_BYTES], size };
+        stamp.text.copy_from_slice(&text);
+        stamp
+    }
+}
+
+impl Stamps {
+    /// More times than an answer may have points are not kept.
+    const MAX: usize = 16 << 10;
+
+    /// Appends a list of points.
+    fn write(&mut self, output: &mut Vec<u8>, floats: &FloatColumn) {
+        if floats.len() > self.0.len() && floats.len() <= Self::MAX {
+            self.0 = floats.timestamps_ms.iter().map(|time_ms| Stamp::new(*time_ms)).collect();
+        }
+        output.push(b'[');
+        let mut known = self.0.iter();
+        for (time_ms, value) in floats.iter() {
+            match known.find(|stamp| stamp.time_ms >= time_ms) {
+                Some(stamp) if stamp.time_ms == time_ms => {
+                    // All of it, for that is one move.
+                    let end = output.len() + stamp.size;
+                    output.extend_from_slice(&stamp.text);
+                    output.truncate(end);
+                }
+                _ => write_stamp(output, time_ms),
+            }
+            write_float(output, value);
+            output.extend_from_slice(b"\"],");
+        }
+        // The last comma, if there is a point.
+        output.pop_if(|last| *last == b',');
+        output.push(b']');
+    }
+}
+
+fn write_stamp(output: &mut Vec<u8>, time_ms: i64) {
     output.push(b'[');
-    write_seconds(output, timestamp_ms);
+    write_seconds(output, time_ms);
     output.extend_from_slice(b",\"");
+}
+
+fn write_point(output: &mut Vec<u8>, timestamp_ms: i64, value: f64) {
+    write_stamp(output, timestamp_ms);
     write_float(output, value);
     output.extend_from_slice(b"\"]");
 }
@@ -150,14 +214,12 @@ fn write_vector_sample(output: &mut Vec<u8>, element: &VectorSample) {
     output.push(b'}');
 }
 
-fn write_series(output: &mut Vec<u8>, series: &SeriesData) {
+fn write_series(output: &mut Vec<u8>, series: &SeriesData, stamps: &mut Stamps) {
     output.extend_from_slice(b"{\"metric\":");
     write_labels(output, &series.labels);
     if !series.floats.is_empty() {
         output.extend_from_slice(b",\"values\":");
-        write_list(output, series.floats.iter(), |output, (time_ms, value)| {
-            write_point(output, time_ms, value)
-        });
+        stamps.write(output, &series.floats);
     }
     if !series.histograms.is_empty() {
         output.extend_from_slice(b",\"histograms\":");
@@ -174,6 +236,8 @@ fn write_series(output: &mut Vec<u8>, series: &SeriesData) {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -200,6 +264,35 @@ mod tests {
         let joined = [&b"\"resultType\":\"matrix\",\"result\":["[..], &pieces.concat(), b"]"].concat();
         assert_eq!(String::from_utf8(joined), String::from_utf8(whole));
         assert_eq!(MatrixPieces::new(Vec::new()).count(), 0);
+    }
+
+    proptest! {
+        #[test]
+        fn points_are_written_as_one_by_one(
+            all in prop::collection::vec(prop::collection::btree_set(-20i64..20, 0..20), 0..6),
+            step_ms in prop::sample::select(vec![1, 500, 1000, 60_000, i64::MAX / 40]),
+        ) {
+            let mut stamps = Stamps::default();
+            for times in all {
+                let mut floats = FloatColumn::default();
+                times.iter().for_each(|time| floats.push(time * step_ms, *time as f64 / 2.0));
+                let (mut together, mut single) = (b"x".to_vec(), b"x".to_vec());
+                stamps.write(&mut together, &floats);
+                write_list(&mut single, floats.iter(), |output, (time_ms, value)| {
+                    write_point(output, time_ms, value);
+                });
+                prop_assert_eq!(String::from_utf8(together), String::from_utf8(single));
+            }
+        }
+    }
+
+    #[test]
+    fn the_longest_stamp_has_its_room() {
+        for time_ms in [i64::MIN, i64::MAX, 0, -1] {
+            let (stamp, mut text) = (Stamp::new(time_ms), Vec::new());
+            write_stamp(&mut text, time_ms);
+            assert_eq!(&stamp.text[..stamp.size], &text[..]);
+        }
     }
 
     #[test]

@@ -2,13 +2,12 @@
 //!
 //! An answer that lacks data (any warning that is not the engine's own) and every error carry `Cache-Control: no-store`.
 
-use std::convert::Infallible;
-
 use axum::body::{Body, Bytes};
 use axum::response::{IntoResponse, Response};
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use parallax_promql::engine::QueryError;
 use parallax_promql::source::SourceError;
+use tokio::task::{JoinError, JoinHandle};
 
 use super::coverage::write_coverage;
 use crate::coverage::Coverage;
@@ -153,7 +152,7 @@ impl Success {
     ) -> Finished {
         let coverage = self.coverage;
         let is_partial = write_end(&mut end, warnings, infos, coverage.as_ref(), b"");
-        let rest = Some(Box::new(pieces.chain([end])) as Box<dyn Iterator<Item = Vec<u8>> + Send>);
+        let rest = Some(Box::new(pieces.chain([end])) as Pieces);
         Finished { body: self.body, rest, is_partial, coverage: coverage.map(|all| all.header()) }
     }
 }
@@ -183,11 +182,51 @@ fn write_end(
     warnings.iter().any(|warning| !warning.starts_with(ENGINE_WARNING_PREFIX))
 }
 
+/// What is still to be made of an answer.
+type Pieces = Box<dyn Iterator<Item = Vec<u8>> + Send>;
+
+/// The pieces of an answer, made on the threads that may block, some at a time: while some are sent the next ones are made. None is held up by a client
+/// that reads slowly, for a thread makes a few and is done.
+struct Ahead {
+    ready: std::vec::IntoIter<Vec<u8>>,
+    /// `None` once it broke off.
+    making: Option<JoinHandle<(Vec<Vec<u8>>, Pieces)>>,
+}
+
+impl Ahead {
+    /// How many are made at a time.
+    const PIECES: usize = 8;
+
+    fn begin(first: Vec<u8>, rest: Pieces) -> Self {
+        Self { ready: vec![first].into_iter(), making: Some(Self::make(rest)) }
+    }
+
+    fn make(mut rest: Pieces) -> JoinHandle<(Vec<Vec<u8>>, Pieces)> {
+        tokio::task::spawn_blocking(move || (rest.by_ref().take(Self::PIECES).collect(), rest))
+    }
+
+    /// The next piece; an error if the making of it broke off, so that what was sent is not taken for the whole.
+    async fn next(mut self) -> Option<(Result<Vec<u8>, JoinError>, Self)> {
+        if let Some(piece) = self.ready.next() {
+            return Some((Ok(piece), self));
+        }
+        match self.making.take()?.await {
+            Ok((made, rest)) => {
+                self.ready = made.into_iter();
+                let piece = self.ready.next()?;
+                self.making = Some(Self::make(rest));
+                Some((Ok(piece), self))
+            }
+            Err(error) => Some((Err(error), self)),
+        }
+    }
+}
+
 /// A whole answer, ready to be sent.
 pub(super) struct Finished {
     body: Vec<u8>,
-    /// What follows, each piece made when the one before it is on its way.
-    rest: Option<Box<dyn Iterator<Item = Vec<u8>> + Send>>,
+    /// What follows, made while what comes before it is sent.
+    rest: Option<Pieces>,
     is_partial: bool,
     /// The response header of what it is made of.
     coverage: Option<String>,
@@ -201,8 +240,7 @@ impl IntoResponse for Finished {
         let body = match self.rest {
             None => Body::from(Bytes::from(self.body)),
             Some(rest) => {
-                let pieces = std::iter::once(self.body).chain(rest).map(Ok::<_, Infallible>);
-                Body::from_stream(futures::stream::iter(pieces))
+                Body::from_stream(futures::stream::unfold(Ahead::begin(self.body, rest), Ahead::next))
             }
         };
         let mut response = json_response(StatusCode::OK, body, self.is_partial);
@@ -226,4 +264,34 @@ fn json_response(status: StatusCode, body: Body, is_uncacheable: bool) -> Respon
 /// For paths below the API that do not exist.
 pub(super) async fn not_found(uri: http::Uri) -> Response {
     ApiError::new(ErrorKind::NotFound, format!("there is no {}", uri.path())).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn body(pieces: impl Iterator<Item = Vec<u8>> + Send + 'static) -> Result<Vec<u8>, axum::Error> {
+        let finished =
+            Success::begin().finish_in_pieces(pieces, b"]".to_vec(), &["PromQL warning: x".to_owned()], &[]);
+        let response = finished.into_response();
+        assert_eq!(response.status(), StatusCode::OK);
+        axum::body::to_bytes(response.into_body(), usize::MAX).await.map(Vec::from)
+    }
+
+    #[tokio::test]
+    async fn pieces_come_in_order_and_the_end_after_them() {
+        for count in [0, 1, Ahead::PIECES - 1, Ahead::PIECES, 3 * Ahead::PIECES + 1] {
+            let pieces: Vec<Vec<u8>> = (0..count).map(|number| format!("{number},").into_bytes()).collect();
+            let list = String::from_utf8(pieces.concat()).unwrap();
+            let wanted =
+                format!("{{\"status\":\"success\",\"data\":{list}],\"warnings\":[\"PromQL warning: x\"]}}");
+            assert_eq!(String::from_utf8(body(pieces.into_iter()).await.unwrap()).unwrap(), wanted);
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_breaks_off_is_no_whole_answer() {
+        let pieces = (0..40).map(|number| if number < 30 { vec![b'x'] } else { panic!("as a defect would") });
+        assert!(body(pieces).await.is_err());
+    }
 }
