@@ -4,7 +4,7 @@
 use std::any::{Any, TypeId};
 use std::marker::PhantomData;
 
-use bytes::{Buf, BufMut, Bytes};
+use bytes::{Buf, Bytes};
 use prost::Message;
 use tonic::Status;
 use tonic::codec::{BufferSettings, Codec as TonicCodec, DecodeBuf, Decoder, EncodeBuf, Encoder};
@@ -41,7 +41,7 @@ where
     type Decoder = Reader<U>;
 
     fn encoder(&mut self) -> Writer<T> {
-        Writer { frame: Vec::new(), _of: PhantomData }
+        Writer(PhantomData)
     }
 
     fn decoder(&mut self) -> Reader<U> {
@@ -49,30 +49,21 @@ where
     }
 }
 
-/// Writes messages, each into one buffer that is used again.
+/// Writes messages to where they are sent from.
 #[derive(Debug)]
-pub struct Writer<T> {
-    frame: Vec<u8>,
-    _of: PhantomData<T>,
-}
-
-/// A buffer that a larger frame needed is not kept.
-const MAX_KEPT_BYTES: usize = 1 << 20;
+pub struct Writer<T>(PhantomData<T>);
 
 impl<T: Message + 'static> Encoder for Writer<T> {
     type Item = T;
     type Error = Status;
 
     fn encode(&mut self, item: T, output: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        self.frame.clear();
         match (&item as &dyn Any).downcast_ref::<SeriesResponse>() {
-            Some(response) => write_response(response, &mut self.frame),
-            None => item.encode_raw(&mut self.frame),
-        }
-        output.reserve(self.frame.len());
-        output.put_slice(&self.frame);
-        if self.frame.capacity() > MAX_KEPT_BYTES {
-            self.frame = Vec::new();
+            Some(response) => write::write_frame(response, output),
+            None => {
+                output.reserve(item.encoded_len());
+                item.encode_raw(output);
+            }
         }
         Ok(())
     }

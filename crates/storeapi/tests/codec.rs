@@ -58,6 +58,30 @@ proptest! {
     }
 
     #[test]
+    fn frames_of_chunks_without_data_are_what_prost_makes_of_them(
+        parts in proptest::collection::vec((number(), proptest::bool::ANY, proptest::array::uniform5(proptest::bool::ANY)), 0..6),
+    ) {
+        let bare = |number: i64| Chunk { r#type: -1, data: Bytes::new(), hash: number as u64 };
+        let chunks = parts.into_iter().map(|(number, has_raw, others)| {
+            let part = |index: usize| others[index].then(|| Box::new(bare(number)));
+            AggrChunk {
+                min_time: number.wrapping_abs().wrapping_neg(),
+                max_time: number,
+                raw: has_raw.then(|| bare(number)),
+                count: part(0),
+                sum: part(1),
+                min: part(2),
+                max: part(3),
+                counter: part(4),
+            }
+        });
+        let frame = frames::series(Series { labels: vec![Label::default(); 3], chunks: chunks.collect() });
+        let mut written = Vec::new();
+        write_response(&frame, &mut written);
+        prop_assert_eq!(written, frame.encode_to_vec());
+    }
+
+    #[test]
     fn what_is_written_is_read_as_it_was(batch in proptest::collection::vec(series(), 0..5), one in series()) {
         let batch = SeriesResponse { result: Some(Frame::Batch(SeriesBatch { series: batch })) };
         for frame in [batch, frames::series(one)] {
