@@ -234,7 +234,9 @@ impl<F: FloatFeed, L: Lift> Follow<F, L> {
             let times_ms = column.timestamps_ms.get(used.at + 1..).unwrap_or_default();
             let (taken, end) = run.take(times_ms, range.max_ms);
             let times_ms = times_ms.get(..taken).unwrap_or_default();
-            let skipped = times_ms.partition_point(|time_ms| *time_ms < range.min_ms);
+            let is_inside = times_ms.first().is_none_or(|first_ms| *first_ms >= range.min_ms);
+            let skipped =
+                if is_inside { 0 } else { times_ms.partition_point(|time_ms| *time_ms < range.min_ms) };
             output.take(used, self.uses_left, used.at + 1 + skipped..used.at + 1 + taken);
             used.at += taken;
             if end != RunEnd::Samples || !used.feed.decode_more(run.last_ms)? {
@@ -346,8 +348,12 @@ impl Run {
         if self.last_ms < -ORDINARY_MS || *newest_ms > ORDINARY_MS || self.penalty_ms > ORDINARY_MS {
             return (0, RunEnd::Gap);
         }
-        let inside =
-            times_ms.get(..times_ms.partition_point(|time_ms| *time_ms <= max_ms)).unwrap_or_default();
+        let inside = match *newest_ms <= max_ms {
+            true => times_ms,
+            false => {
+                times_ms.get(..times_ms.partition_point(|time_ms| *time_ms <= max_ms)).unwrap_or_default()
+            }
+        };
         for (taken, time_ms) in inside.iter().enumerate() {
             let other_ms = self.other_can();
             if time_ms + self.lead_ms > other_ms {

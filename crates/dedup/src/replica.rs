@@ -133,6 +133,20 @@ impl Counter {
         self.total
     }
 
+    /// Adds values that [count on](counts_on) from the last one, where the total is that one too: no sum of whole numbers is rounded, so that each total
+    /// is the value. False, and nothing done, if they are others.
+    fn count_on(&mut self, values: &[f64]) -> bool {
+        let (Some(first), Some(newest)) = (values.first(), values.last()) else { return true };
+        let counts = match self.last {
+            None => counts_on(*first, values),
+            Some(last) => last == self.total && counts_on(last, values),
+        };
+        if counts {
+            (self.last, self.total) = (Some(*newest), *newest);
+        }
+        counts
+    }
+
     /// The same for values of which none is NaN, in place.
     fn add_all(&mut self, values: &mut [f64]) {
         let rest = match (self.last, &mut *values) {
@@ -144,14 +158,6 @@ impl Counter {
         };
         let Some(mut last) = self.last else { return };
         let mut total = self.total;
-        if last == total
-            && let Some(newest) = rest.last().copied()
-            && counts_on(last, rest)
-        {
-            // No sum of whole numbers is rounded: each total is the value.
-            (self.last, self.total) = (Some(newest), newest);
-            return;
-        }
         for value in rest {
             let now = *value;
             total += if now >= last { now - last } else { now };
@@ -164,16 +170,23 @@ impl Counter {
 
 /// Whether `values` and the one before them are whole numbers that never fall, all so small that sums of them are exact: what nearly every counter is.
 fn counts_on(before: f64, values: &[f64]) -> bool {
-    /// To add it, and to take it off again, leaves whole numbers below 2^51 as they are, and no others.
+    /// To add it, and to take it off again, leaves whole numbers below 2^51 as they are, and no others that are not negative.
     const ROUNDING: f64 = (3u64 << 51) as f64;
-    let is_count = |value: f64| {
-        value.is_sign_positive() & (value < (1u64 << 51) as f64) & ((value + ROUNDING) - ROUNDING == value)
-    };
-    let Some(first) = values.first() else { return true };
-    // Without a branch per value, so that several are looked at together.
-    let all = values.iter().fold(true, |all, value| all & is_count(*value));
-    let rests = values.iter().zip(values.iter().skip(1));
-    is_count(before) && before <= *first && rests.fold(all, |all, (earlier, later)| all & (earlier <= later))
+    /// Within so many there is no branch, so that several are looked at together.
+    const BLOCK: usize = 64;
+    let is_whole = |value: f64| value.is_sign_positive() & ((value + ROUNDING) - ROUNDING == value);
+    let (Some(first), Some(last)) = (values.first(), values.last()) else { return true };
+    // What does not fall lies between the first and the last.
+    let is_small = before <= *first && *last < (1u64 << 51) as f64;
+    let later = values.get(1..).unwrap_or_default();
+    let mut blocks = values.chunks(BLOCK).zip(later.chunks(BLOCK));
+    is_small
+        && is_whole(before)
+        && is_whole(*last)
+        && blocks.all(|(earlier, later)| {
+            let pairs = earlier.iter().zip(later);
+            pairs.fold(true, |all, (earlier, later)| all & is_whole(*earlier) & (earlier <= later))
+        })
 }
 
 impl Replica {
@@ -273,18 +286,23 @@ impl Replica {
         let times_ms = floats.timestamps_ms.get(first..).unwrap_or_default();
         let values = floats.values.get_mut(first..).unwrap_or_default();
         let (Some(first_ms), Some(last_ms)) = (times_ms.first(), times_ms.last()) else { return };
-        // Nearly always samples are in order, and none of them is a staleness marker.
-        let is_plain = self.last_ms.is_none_or(|before_ms| before_ms < *first_ms)
-            && (order == Order::Ascending || times_ms.is_sorted_by(|a, b| a < b))
-            && !values.iter().fold(false, |found, value| found | value.is_nan());
+        // Nearly always samples are in order, and none of them is a staleness marker: the less so if they count on.
+        let is_ordered = self.last_ms.is_none_or(|before_ms| before_ms < *first_ms)
+            && (order == Order::Ascending || times_ms.is_sorted_by(|a, b| a < b));
+        let counts = is_ordered && self.counter.as_mut().is_some_and(|counter| counter.count_on(values));
+        let is_plain =
+            is_ordered && (counts || !values.iter().fold(false, |found, value| found | value.is_nan()));
         if !is_plain {
             let timestamps_ms = floats.timestamps_ms.split_off(first);
             let values = floats.values.split_off(first);
             return self.add_counter(&FloatColumn { timestamps_ms, values });
         }
         self.last_ms = Some(*last_ms);
-        if let Some(counter) = &mut self.counter {
+        if let Some(counter) = self.counter.as_mut().filter(|_| !counts) {
             counter.add_all(values);
+        }
+        if *first_ms >= self.bounds.min_ms && *last_ms <= self.bounds.max_ms {
+            return;
         }
         let inside = times_ms.partition_point(|time_ms| *time_ms < self.bounds.min_ms)
             ..times_ms.partition_point(|time_ms| *time_ms <= self.bounds.max_ms);
@@ -359,7 +377,9 @@ mod tests {
                     values.sort_by(f64::total_cmp);
                 }
                 let expected: Vec<u64> = values.iter().map(|value| single.add(*value).to_bits()).collect();
-                together.add_all(&mut values);
+                if !together.count_on(&values) {
+                    together.add_all(&mut values);
+                }
                 let totals: Vec<u64> = values.iter().map(|value| value.to_bits()).collect();
                 prop_assert_eq!(totals, expected);
             }

@@ -174,7 +174,7 @@ fn side() -> impl Strategy<Value = String> {
     prop_oneof![2 => selector, 3 => wrapped]
 }
 
-fn matchers() -> impl Strategy<Value = String> {
+fn matchers() -> impl Strategy<Value = String> + Clone {
     let one = (prop::sample::select(vec!["a", "b", "c"]), prop::sample::select(vec!["=", "!=", "=~", "!~"]))
         .prop_flat_map(|(name, op)| {
             prop::sample::select(vec!["", "1", "2", "1|2", ".+"])

@@ -3,13 +3,13 @@
 //! Holds the next series of each block and what their channels hold. Frames leave in groups; a group leaves early when the next
 //! series has to be waited for. An input that stops without its end, and an output that does, are errors and never a short answer.
 
-use std::cmp::{Ordering, Reverse};
-use std::collections::BinaryHeap;
+use std::cmp::Ordering;
+use std::collections::VecDeque;
 use std::time::Instant;
 
 use futures::{Stream, StreamExt};
 use parallax_block::BlockId;
-use parallax_storeapi::proto::thanos::{Series, SeriesResponse};
+use parallax_storeapi::proto::thanos::{Label, Series, SeriesResponse};
 use parallax_storeapi::{chunks, frames, labels};
 use tokio::sync::mpsc;
 use tonic::Status;
@@ -57,9 +57,69 @@ struct Source {
     has_ended: bool,
 }
 
+/// A series that is the next one of some sources, with the chunks of all of them.
 struct Head {
     series: Series,
-    source: usize,
+    sources: Owing,
+}
+
+/// The sources that owe their next series; nothing is allocated for one.
+struct Owing {
+    first: usize,
+    more: Vec<usize>,
+}
+
+impl Owing {
+    fn len(&self) -> usize {
+        1 + self.more.len()
+    }
+}
+
+impl IntoIterator for Owing {
+    type Item = usize;
+    type IntoIter = std::iter::Chain<std::iter::Once<usize>, std::vec::IntoIter<usize>>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        std::iter::once(self.first).chain(self.more)
+    }
+}
+
+/// The next series of each source, equal ones joined, in order.
+///
+/// Blocks of one cluster mostly have the same series: what one of them has next is most often just what another one has. So it is held against the first
+/// head before its place is looked for, and one comparison for each series is all it takes.
+#[derive(Default)]
+struct Heads(VecDeque<Head>);
+
+impl Heads {
+    fn place(&mut self, series: Series, source: usize) {
+        let order = |known: &Head| labels::compare(&known.series.labels, &series.labels);
+        let place = match self.0.front().map(order) {
+            None | Some(Ordering::Greater) => Err(0),
+            Some(Ordering::Equal) => Ok(0),
+            Some(Ordering::Less) => self.0.binary_search_by(order),
+        };
+        match place {
+            Ok(at) => {
+                if let Some(known) = self.0.get_mut(at) {
+                    known.series.chunks.extend(series.chunks);
+                    known.sources.more.push(source);
+                }
+            }
+            Err(at) => {
+                self.0.insert(at, Head { series, sources: Owing { first: source, more: Vec::new() } });
+            }
+        }
+    }
+
+    fn take_first(&mut self) -> Option<Head> {
+        self.0.pop_front()
+    }
+
+    fn take_first_if(&mut self, labels: &[Label]) -> Option<Head> {
+        let is_same = labels::compare(&self.0.front()?.series.labels, labels).is_eq();
+        is_same.then(|| self.0.pop_front()).flatten()
+    }
 }
 
 impl<'a> Merge<'a> {
@@ -78,21 +138,18 @@ impl<'a> Merge<'a> {
             .into_iter()
             .map(|input| Source { input, ready: Vec::new().into_iter(), has_ended: false })
             .collect();
-        let mut heads = BinaryHeap::with_capacity(sources.len());
-        for index in 0..sources.len() {
-            self.advance(&mut sources, index, &mut heads).await?;
-        }
+        let mut heads = Heads::default();
+        let all: Vec<usize> = (0..sources.len()).collect();
+        self.advance(&mut sources, all, &mut heads).await?;
         let began = Instant::now();
-        while let Some(Reverse(Head { mut series, source })) = heads.pop() {
-            self.advance(&mut sources, source, &mut heads).await?;
-            let mut is_joined = false;
-            while let Some(Reverse(next)) = heads.peek()
-                && next.series.labels == series.labels
-            {
-                let Some(Reverse(Head { series: same, source })) = heads.pop() else { break };
-                series.chunks.extend(same.chunks);
+        while let Some(Head { mut series, sources: owing }) = heads.take_first() {
+            let mut is_joined = owing.len() > 1;
+            self.advance(&mut sources, owing, &mut heads).await?;
+            // What a source has next may be a part of the same series.
+            while let Some(mut same) = heads.take_first_if(&series.labels) {
+                series.chunks.append(&mut same.series.chunks);
                 is_joined = true;
-                self.advance(&mut sources, source, &mut heads).await?;
+                self.advance(&mut sources, same.sources, &mut heads).await?;
             }
             if is_joined {
                 series.chunks.sort_by(chunks::compare);
@@ -148,21 +205,30 @@ impl<'a> Merge<'a> {
         self.usage.merged_chunks.fetch_add(series.chunks.len() as u64, Relaxed);
     }
 
-    /// Puts the next series of a source among the heads, if it has one.
+    /// Places what some sources have next.
     async fn advance(
         &mut self,
         sources: &mut [Source],
-        index: usize,
-        heads: &mut BinaryHeap<Reverse<Head>>,
+        owing: impl IntoIterator<Item = usize>,
+        heads: &mut Heads,
     ) -> Result<(), Ended> {
-        let Some(source) = sources.get_mut(index) else { return Ok(()) };
+        for index in owing {
+            let Some(source) = sources.get_mut(index) else { continue };
+            if let Some(series) = self.next(source).await? {
+                heads.place(series, index);
+            }
+        }
+        Ok(())
+    }
+
+    /// The next series of a source, if it has one.
+    async fn next(&mut self, source: &mut Source) -> Result<Option<Series>, Ended> {
         loop {
             if let Some(series) = source.ready.next() {
-                heads.push(Reverse(Head { series, source: index }));
-                return Ok(());
+                return Ok(Some(series));
             }
             if source.has_ended {
-                return Ok(());
+                return Ok(None);
             }
             let item = match source.input.receiver.try_recv() {
                 Ok(item) => Some(item),
@@ -210,27 +276,6 @@ pub fn reason(failure: &BlockFailure) -> &'static str {
         BlockFailure::Limit(_) => "limit",
         BlockFailure::Interrupted { .. } => "interrupted",
         BlockFailure::Gone { .. } => "gone",
-    }
-}
-
-impl PartialEq for Head {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other) == Ordering::Equal
-    }
-}
-
-impl Eq for Head {}
-
-impl PartialOrd for Head {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Head {
-    fn cmp(&self, other: &Self) -> Ordering {
-        labels::compare(&self.series.labels, &other.series.labels)
-            .then_with(|| self.source.cmp(&other.source))
     }
 }
 
