@@ -19,7 +19,7 @@ use tonic::{Request, Status};
 
 /// Later than any test takes: what another server answers then was not asked for by a hedge.
 const NEVER: Hedge = Hedge { delay: None, max_delay: Duration::from_secs(3600) };
-const SOON: Hedge = Hedge { delay: Some(Duration::from_millis(20)), max_delay: Duration::from_millis(20) };
+const SOON: Hedge = Hedge { delay: Some(Duration::from_millis(100)), max_delay: Duration::from_millis(100) };
 
 /// A store of `eu-1`, with a series that only it has.
 fn store(own: &str) -> Arc<FakeStore> {

@@ -31,7 +31,7 @@ use tonic::{Request, Status};
 const GOOD: [&str; 3] = ["a", "b", "c"];
 const FLAPPING: [&str; 2] = ["x", "y"];
 const UP: &str = "/api/v1/query?query=up&time=1000";
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// `up` of some jobs of one cluster: the value is 1.
 fn store(cluster: &str, jobs: &[&str]) -> FakeStore {
@@ -157,7 +157,8 @@ async fn a_declared_endpoint_that_flaps_is_there_or_is_named_and_others_stand() 
         let hub = hub(endpoint.with_cluster("us-1")).await;
         let (all_of_it, began) = (BTreeSet::from(FLAPPING), Instant::now());
         let (mut whole, mut named) = (0, 0);
-        while !flapping.said_everything(15) {
+        // Of either kind there is one sooner or later, however rarely a busy machine lets it be asked between polls.
+        while !flapping.said_everything(15) || whole == 0 || named == 0 {
             let (status, body) = hub.ask(UP).await;
             assert_eq!(status, StatusCode::OK, "{body}");
             assert_eq!(jobs(&body, "eu-1"), BTreeSet::from(GOOD), "{body}");
@@ -179,9 +180,8 @@ async fn a_declared_endpoint_that_flaps_is_there_or_is_named_and_others_stand() 
                 StatusCode::OK => assert_eq!(jobs(&body, "us-1"), all_of_it, "{body}"),
                 _ => assert!(body["error"].as_str().unwrap().contains("cluster \"us-1\""), "{body}"),
             }
-            assert!(began.elapsed() < PATIENCE, "it is hardly ever polled");
+            assert!(began.elapsed() < PATIENCE, "{whole} answers were whole, {named} were not");
         }
-        assert!(whole > 0 && named > 0, "{whole} answers were whole, {named} were not");
     }
     context.shutdown.cancel();
 }

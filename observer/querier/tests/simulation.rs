@@ -41,7 +41,7 @@ const SIDE_BY_SIDE: usize = 10;
 const STORMS: u64 = 3;
 const QUESTIONS: u64 = 5;
 /// Far beyond what any deadline in here allows.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 fn number_of(variable: &str, otherwise: u64) -> u64 {
     std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise)
