@@ -126,10 +126,9 @@ fn foreign_labels(values: &Values) -> anyhow::Result<ForeignLabels> {
 }
 
 fn algorithm(values: &Values) -> anyhow::Result<Algorithm> {
-    match values.text("deduplication.func").as_deref() {
-        Some("penalty") | None => Ok(Algorithm::Penalty),
-        Some("chain") => Ok(Algorithm::Chain),
-        Some(other) => bail!("--deduplication.func={other}: use penalty or chain"),
+    match values.text("deduplication.func") {
+        None => Ok(Algorithm::default()),
+        Some(name) => name.parse().with_context(|| format!("--deduplication.func={name}")),
     }
 }
 

@@ -228,7 +228,13 @@ fn query() -> Vec<Flag> {
         Flag::new("query.distributed-with-overlapping-interval", Switch, "false", "Distributed queries")
             .no_effect(OVERLAPS),
         Flag::new("enable-feature", List, "", "promql-experimental-functions, promql-duration-expr, …"),
-        Flag::new("deduplication.func", Text, "penalty", "How replicas become one series: penalty or chain"),
+        Flag::new(
+            "deduplication.func",
+            Text,
+            "penalty",
+            "How replicas become one series where a query does not say (dedup_func): penalty, chain, or gap-aware, which follows one replica and \
+             takes the other one's sample where a scrape is missed",
+        ),
         Flag::new(
             "query.telemetry.request-duration-seconds-quantiles",
             List,

@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use parallax_model::{CounterResetHint, TimeRange};
+use parallax_model::{CounterResetHint, FloatHistogram, TimeRange};
 
 use crate::Samples;
 use crate::cursor::{Kind, MixedCursor, NoLift, Side, emit};
@@ -21,8 +21,8 @@ pub(crate) fn merge(replicas: &[Samples], range: TimeRange) -> Samples {
         if !emit(replica, range, &mut output) {
             break;
         }
-        if !is_consecutive && output.histograms.len() > had {
-            forget_reset(&mut output);
+        if !is_consecutive && let Some(last) = output.histograms.values.get_mut(had) {
+            forget_reset(last);
         }
     }
     output
@@ -129,10 +129,9 @@ impl<'a> Chain<'a> {
     }
 }
 
-fn forget_reset(output: &mut Samples) {
-    if let Some(last) = output.histograms.values.last_mut()
-        && matches!(last.counter_reset_hint, CounterResetHint::Reset | CounterResetHint::NotReset)
-    {
-        Arc::make_mut(last).counter_reset_hint = CounterResetHint::Unknown;
+/// For a histogram that does not follow the one before it in its own replica: whether there was a reset has to be looked for.
+pub(crate) fn forget_reset(histogram: &mut Arc<FloatHistogram>) {
+    if matches!(histogram.counter_reset_hint, CounterResetHint::Reset | CounterResetHint::NotReset) {
+        Arc::make_mut(histogram).counter_reset_hint = CounterResetHint::Unknown;
     }
 }

@@ -1,9 +1,16 @@
 //! Replicas into one series, at sample level: what a querier does with the chunks of one label set.
 //!
 //! [`Dedup::series`] takes every chunk that stores returned for one label set (replica labels already taken off),
-//! tells the replicas apart by their overlap in time, decodes each once into columns and merges them with the
-//! penalty or the chain algorithm. Both are exact with Thanos' `pkg/dedup`, so that an answer does not change when
-//! a querier is replaced. Output columns are strictly increasing in time, whatever the chunks held.
+//! tells the replicas apart by their overlap in time, decodes each once into columns and merges them with one of
+//! three algorithms. Penalty and chain are exact with Thanos' `pkg/dedup`, so that an answer does not change when
+//! a querier is replaced; the third, gap-aware, is our own. Output columns are strictly increasing in time, whatever
+//! the chunks held.
+//!
+//! | algorithm | gives | at a missed scrape | counters |
+//! |---|---|---|---|
+//! | `penalty` | the samples of one replica, until it has a gap | a hole of up to three intervals | resets are taken out, and each switch may raise them |
+//! | `chain` | every sample of every replica | nothing is missing | resets are taken out of each replica; differences between replicas stay |
+//! | `gap-aware` | the samples of one replica, until it misses a scrape | the other replica's sample, half to one and a half intervals after the last one | as they are, resets too; a switch neither lowers nor jumps |
 //!
 //! It knows nothing of stores, streams or label sets, and nothing of chunk-level dedup, which the compactor does.
 
@@ -14,8 +21,12 @@ mod chunks;
 mod cursor;
 mod downsampled;
 mod follow;
+mod gap_aware;
 mod penalty;
 mod replica;
+
+use std::fmt;
+use std::str::FromStr;
 
 use parallax_model::{FloatColumn, HistogramColumn, TimeRange};
 use parallax_tsdb::error::TsdbError;
@@ -65,16 +76,47 @@ pub enum Algorithm {
     Penalty,
     /// Every sample of every replica; of equal timestamps one.
     Chain,
+    /// Follow one replica, and switch when it misses a scrape, by the interval that its samples show.
+    GapAware,
 }
 
 impl Algorithm {
-    /// From the value of `--deduplication.func`.
-    pub fn from_name(name: &str) -> Option<Self> {
-        match name {
-            "penalty" => Some(Self::Penalty),
-            "chain" => Some(Self::Chain),
-            _ => None,
+    pub const ALL: [Self; 3] = [Self::Penalty, Self::Chain, Self::GapAware];
+
+    /// As flags, files and URLs have it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Penalty => "penalty",
+            Self::Chain => "chain",
+            Self::GapAware => "gap-aware",
         }
+    }
+
+    /// Whether counters lose their resets before they are merged, as in Thanos.
+    const fn flattens_counters(self) -> bool {
+        match self {
+            Self::Penalty | Self::Chain => true,
+            Self::GapAware => false,
+        }
+    }
+}
+
+impl fmt::Display for Algorithm {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.name())
+    }
+}
+
+/// A name that no algorithm has; says which ones there are.
+#[derive(Debug, thiserror::Error)]
+#[error("there is no such algorithm, use penalty, chain or gap-aware")]
+pub struct UnknownAlgorithm;
+
+impl FromStr for Algorithm {
+    type Err = UnknownAlgorithm;
+
+    fn from_str(name: &str) -> Result<Self, UnknownAlgorithm> {
+        Self::ALL.into_iter().find(|algorithm| algorithm.name() == name).ok_or(UnknownAlgorithm)
     }
 }
 
@@ -106,7 +148,8 @@ impl Dedup {
         let is_extended = matches!(function, "xrate" | "xincrease");
         Self {
             algorithm,
-            flattens_counters: algorithm.is_some() && (is_counter || is_extended),
+            flattens_counters: algorithm.is_some_and(Algorithm::flattens_counters)
+                && (is_counter || is_extended),
             raises_counters: is_counter,
             query_range,
             output_range,
@@ -115,7 +158,7 @@ impl Dedup {
 
     /// The one series that `chunks` hold together, from whatever number of replicas and stores they come.
     ///
-    /// Of two replicas that hold floats, the one that is not followed is decoded only as far as it is looked at.
+    /// Of replicas that hold floats, those that are not followed are decoded only as far as they are looked at: of two with penalty, of any number if gap-aware.
     ///
     /// # Errors
     /// If a chunk that is needed cannot be decoded, or there are more than [`MAX_REPLICAS`].
@@ -127,12 +170,21 @@ impl Dedup {
             1 => self.query_range.intersect(&self.output_range),
             _ => self.query_range,
         };
-        if let ([left, right], Some(Algorithm::Penalty)) = (replicas.as_slice(), self.algorithm)
-            && left.iter().chain(right).all(|chunk| chunk.encoding == ChunkEncoding::Xor)
-        {
-            let left = LazyReplica::new(left, bounds, flattens);
-            let right = LazyReplica::new(right, bounds, flattens);
-            return follow::merge(left, right, self.raises_counters, self.output_range);
+        let lazy = |chunks| LazyReplica::new(chunks, bounds, flattens);
+        let has_only_floats = replicas.iter().flatten().all(|chunk| chunk.encoding == ChunkEncoding::Xor);
+        match (self.algorithm, replicas.as_slice()) {
+            (Some(Algorithm::Penalty), [left, right]) if has_only_floats => {
+                return follow::merge(lazy(left), lazy(right), self.raises_counters, self.output_range);
+            }
+            (Some(Algorithm::GapAware), [_, _, ..]) if has_only_floats => {
+                let feeds = replicas.iter().map(|chunks| match self.raises_counters {
+                    // What a replica had before it is switched to is looked at.
+                    true => lazy(chunks).without_skipping(),
+                    false => lazy(chunks),
+                });
+                return gap_aware::merge_floats(feeds, self.raises_counters, self.output_range);
+            }
+            _ => {}
         }
         let decoded: Result<Vec<Samples>, Error> =
             replicas.iter().map(|chunks| decode_replica(chunks, bounds, flattens)).collect();
@@ -146,6 +198,7 @@ impl Dedup {
         }
         match self.algorithm {
             Some(Algorithm::Penalty) => penalty::merge(&replicas, self.raises_counters, self.output_range),
+            Some(Algorithm::GapAware) => gap_aware::merge(&replicas, self.raises_counters, self.output_range),
             Some(Algorithm::Chain) | None => chain::merge(&replicas, self.output_range),
         }
     }

@@ -45,12 +45,20 @@ const MAX_ROOM_SAMPLES: usize = 1 << 12;
 pub(crate) struct LazyReplica<'a> {
     chunks: std::slice::Iter<'a, &'a Chunk>,
     replica: Replica,
+    /// Whether chunks before what is wanted are left out.
+    skips: bool,
 }
 
 impl<'a> LazyReplica<'a> {
     /// For chunks of floats that do not overlap and come in order of time.
     pub(crate) fn new(chunks: &'a [&'a Chunk], bounds: TimeRange, flattens: bool) -> Self {
-        Self { chunks: chunks.iter(), replica: Replica::new(bounds, flattens) }
+        // A counter's total needs what comes before.
+        Self { chunks: chunks.iter(), replica: Replica::new(bounds, flattens), skips: !flattens }
+    }
+
+    /// Decodes what comes before the samples that are wanted, too.
+    pub(crate) fn without_skipping(self) -> Self {
+        Self { skips: false, ..self }
     }
 }
 
@@ -67,9 +75,8 @@ impl FloatFeed for LazyReplica<'_> {
         if from_ms > self.replica.bounds.max_ms || !self.chunks.as_slice().iter().any(has_some) {
             return Ok(false);
         }
-        let is_counter = self.replica.counter.is_some();
-        // A counter's total needs what comes before.
-        let Some(chunk) = self.chunks.find(|chunk| is_counter || has_some(chunk)) else { return Ok(false) };
+        let skips = self.skips;
+        let Some(chunk) = self.chunks.find(|chunk| !skips || has_some(chunk)) else { return Ok(false) };
         let floats = &mut self.replica.samples.floats;
         let mut expected = expected_floats(std::slice::from_ref(chunk));
         if floats.timestamps_ms.capacity() - floats.len() < expected {

@@ -86,6 +86,16 @@ fn ours(
     flat(&dedup.merge(replicas))
 }
 
+/// Whether both are one sample, whatever is known of a reset before it.
+fn is_alike(a: &NaiveSample, b: &NaiveSample) -> bool {
+    match (&a.value, &b.value) {
+        (naive::Value::Histogram(one), naive::Value::Histogram(other)) => {
+            a.time_ms == b.time_ms && one.count.to_bits() == other.count.to_bits()
+        }
+        _ => a == b,
+    }
+}
+
 /// A chunk of floats as it is stored; nothing of an empty one.
 fn encoded(chunk: &DecodedChunk) -> Option<Chunk> {
     let DecodedChunk::Floats(floats) = chunk else { return None };
@@ -195,5 +205,48 @@ proptest! {
         let mut expected = flat(&all.merge(joined.clone()));
         expected.retain(|sample| output.contains(sample.time_ms));
         prop_assert_eq!(flat(&cut.merge(joined)), expected);
+    }
+
+    #[test]
+    fn gap_aware_gives_samples_of_replicas_in_order(
+        replicas in proptest::collection::vec(replica(true), 1..5), counter in any::<bool>(), range in range(),
+    ) {
+        let function = if counter { "rate" } else { "" };
+        let dedup = Dedup::new(Some(Algorithm::GapAware), function, range, TimeRange::ALL);
+        let joined: Vec<Samples> = replicas.iter().map(|chunks| join(chunks.clone(), range, false)).collect();
+        let given = flat(&dedup.merge(joined.clone()));
+        prop_assert!(given.is_sorted_by(|a, b| a.time_ms < b.time_ms));
+        let had: Vec<NaiveSample> = joined.iter().flat_map(flat).collect();
+        for sample in &given {
+            let is_had = |other: &NaiveSample| match counter {
+                true => other.time_ms == sample.time_ms,
+                false => is_alike(other, sample),
+            };
+            prop_assert!(had.iter().any(is_had), "{:?} is nobody's", sample);
+        }
+        let is_marker = |sample: &NaiveSample| match &sample.value {
+            naive::Value::Float(value) => parallax_model::float::is_stale(*value),
+            naive::Value::Histogram(histogram) => histogram.is_stale(),
+        };
+        prop_assert_eq!(given.is_empty(), joined.len() != 1 && had.iter().all(is_marker) || had.is_empty());
+    }
+
+    #[test]
+    fn gap_aware_of_chunks_that_are_decoded_as_they_are_wanted_is_that_of_decoded_replicas(
+        replicas in proptest::collection::vec(replica(false), 1..5), counter in any::<bool>(),
+        query in range(), output in range(),
+    ) {
+        let function = if counter { "rate" } else { "" };
+        let dedup = Dedup::new(Some(Algorithm::GapAware), function, query, output);
+        let chunks: Vec<Chunk> = replicas.iter().flatten().filter_map(encoded).collect();
+        let split = split_overlaps(&chunks).unwrap();
+        let bounds = if split.len() == 1 { query.intersect(&output) } else { query };
+        let decoded = split.iter().map(|chunks| decode_replica(chunks, bounds, false).unwrap());
+        let expected = flat(&dedup.merge(decoded.clone().collect()));
+        prop_assert_eq!(flat(&dedup.series(&chunks).unwrap()), expected.clone());
+        let all = Dedup::new(Some(Algorithm::GapAware), function, query, TimeRange::ALL);
+        let mut uncut = flat(&all.merge(decoded.collect()));
+        uncut.retain(|sample| output.contains(sample.time_ms));
+        prop_assert_eq!(expected, uncut);
     }
 }

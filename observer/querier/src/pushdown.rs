@@ -170,7 +170,7 @@ impl QueryPushdown {
         canceled: &CancellationToken,
         (coverage, received): (&CoverageLog, &ReceivedLog),
     ) -> Option<Arc<Self>> {
-        // How others deduplicate and choose resolutions is only known for what is the default everywhere.
+        // How others deduplicate and choose resolutions is only known for what is the default everywhere: Thanos' queriers cannot be told an algorithm, and who is asked may be one.
         let is_plain = options.store_matchers.is_empty()
             && options.shard.is_none()
             && options.max_resolution_ms == 0

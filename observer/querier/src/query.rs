@@ -52,6 +52,7 @@ pub struct QueryLimits {
     pub max_concurrent_select: usize,
     /// Bytes of series one query may hold before they are decoded; 0 for no limit.
     pub max_held_bytes: usize,
+    /// How replicas become one series where a query does not say.
     pub algorithm: Algorithm,
     /// Look as far back as two samples of the coarsest data that a query allows may be apart.
     pub dynamic_lookback: bool,
@@ -83,6 +84,8 @@ pub struct Query {
     pub lookback: Option<Duration>,
     /// Empty if nothing is to be deduplicated.
     pub replica_labels: Vec<String>,
+    /// How replicas become one series; `None` for the querier's own way.
+    pub algorithm: Option<Algorithm>,
     pub partial_response: bool,
     pub store_matchers: Vec<Vec<Matcher>>,
     /// The coarsest downsampled data that may be read; 0 for raw data only.
@@ -267,7 +270,7 @@ impl QueryRunner {
             runtime: Handle::current(),
             options: SelectOptions {
                 replica_labels: query.replica_labels.clone(),
-                algorithm: self.limits.algorithm,
+                algorithm: query.algorithm.unwrap_or(self.limits.algorithm),
                 partial_response: query.partial_response,
                 store_matchers: query.store_matchers.clone(),
                 max_resolution_ms: query.max_resolution_ms,

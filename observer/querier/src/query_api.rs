@@ -5,6 +5,7 @@
 
 use std::time::{Duration, Instant};
 
+use parallax_dedup::Algorithm;
 use parallax_model::{
     CounterResetHint, FloatColumn, FloatHistogram, HistogramColumn, Labels, Resolution, SeriesData, Span,
 };
@@ -28,6 +29,9 @@ use crate::query::{MAX_STEPS, Query, QueryRunner, RunError, evaluates_over_range
 /// The gRPC metadata by which a querier of ours asks for the coverage of the answer, as a first warning. Others never see it.
 pub(crate) const COVERAGE_HEADER: &str = "parallax-coverage";
 
+/// The gRPC metadata that says how replicas become one series, as `dedup_func` does over HTTP: the messages have no place for it. Others never see it.
+pub(crate) const DEDUP_FUNC_HEADER: &str = "parallax-dedup-func";
+
 /// Most series in one frame, whatever a request asks for.
 const MAX_BATCH_SERIES: usize = 4096;
 
@@ -48,11 +52,13 @@ pub(crate) struct Asked {
     shard: Option<ShardInfo>,
     batch_size: i64,
     wants_coverage: bool,
+    /// `None` leaves it to us.
+    dedup_func: Option<String>,
 }
 
 /// From either message: they differ in the names of their times only.
 macro_rules! asked {
-    ($request:ident, $range:expr, $deadline:ident, $wants_coverage:ident) => {
+    ($request:ident, $range:expr, $deadline:ident, $headers:ident) => {
         Asked {
             text: $request.query,
             range: $range,
@@ -66,24 +72,30 @@ macro_rules! asked {
             partial_response: $request.enable_partial_response,
             shard: $request.shard_info,
             batch_size: $request.response_batch_size,
-            wants_coverage: $wants_coverage,
+            wants_coverage: $headers.0,
+            dedup_func: $headers.1,
         }
     };
 }
 
 /// A query at one time; without one, at `now_ms`.
 pub(crate) fn instant(request: Request<QueryRequest>, now_ms: i64) -> Asked {
-    let (deadline, wants_coverage) = (deadline_of(&request), wants_coverage(&request));
+    let (deadline, headers) = (deadline_of(&request), headers(&request));
     let request = request.into_inner();
     let at_ms = match request.time_seconds {
         0 => now_ms,
         seconds => seconds.saturating_mul(1000),
     };
-    asked!(request, QueryRange::instant(at_ms), deadline, wants_coverage)
+    asked!(request, QueryRange::instant(at_ms), deadline, headers)
 }
 
-fn wants_coverage<T>(request: &Request<T>) -> bool {
-    request.metadata().contains_key(COVERAGE_HEADER)
+/// Whether coverage is wanted, and the algorithm.
+fn headers<T>(request: &Request<T>) -> (bool, Option<String>) {
+    let metadata = request.metadata();
+    let dedup_func = metadata.get(DEDUP_FUNC_HEADER);
+    // What is no text is no name either, and refused as such.
+    let text = dedup_func.map(|value| value.to_str().unwrap_or("?").to_owned());
+    (metadata.contains_key(COVERAGE_HEADER), text)
 }
 
 /// A query over steps.
@@ -91,7 +103,7 @@ fn wants_coverage<T>(request: &Request<T>) -> bool {
 /// # Errors
 /// If the steps make no sense, or are too many.
 pub(crate) fn range(request: Request<QueryRangeRequest>) -> Result<Asked, Status> {
-    let (deadline, wants_coverage) = (deadline_of(&request), wants_coverage(&request));
+    let (deadline, headers) = (deadline_of(&request), headers(&request));
     let request = request.into_inner();
     let [start_ms, end_ms, step_ms] =
         [request.start_time_seconds, request.end_time_seconds, request.interval_seconds]
@@ -107,7 +119,7 @@ pub(crate) fn range(request: Request<QueryRangeRequest>) -> Result<Asked, Status
             "more than {MAX_STEPS} points per series; a longer interval_seconds gives fewer"
         )));
     }
-    Ok(asked!(request, QueryRange { start_ms, end_ms, step_ms }, deadline, wants_coverage))
+    Ok(asked!(request, QueryRange { start_ms, end_ms, step_ms }, deadline, headers))
 }
 
 /// Evaluates what was asked; frames are made of the result while they are sent.
@@ -153,6 +165,9 @@ impl Asked {
             (true, true) => options.replica_labels.clone(),
             (true, false) => self.replica_labels,
         };
+        let algorithm = self.dedup_func.as_deref().map(str::parse::<Algorithm>).transpose();
+        let algorithm =
+            algorithm.map_err(|error| Status::invalid_argument(format!("{DEDUP_FUNC_HEADER}: {error}")))?;
         let left = self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let max_resolution_ms = match self.max_resolution_seconds {
             0 if options.auto_downsampling => options.automatic_resolution_ms(self.range),
@@ -167,6 +182,7 @@ impl Asked {
             timeout: positive(self.timeout_seconds).into_iter().chain(left).min(),
             lookback: positive(self.lookback_delta_seconds),
             replica_labels,
+            algorithm,
             partial_response: self.partial_response,
             store_matchers,
             max_resolution_ms,

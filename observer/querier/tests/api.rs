@@ -13,6 +13,7 @@ use axum::Router;
 use axum::body::Body;
 use fake_store::{FakeStore, Frame, frame, series, warning};
 use http::{HeaderMap, Method, Request, StatusCode, header};
+use parallax_dedup::Algorithm;
 use parallax_model::{Labels, TimeRange};
 use parallax_promql::engine::{EngineOptions, StatsOptions};
 use parallax_querier::Declared;
@@ -130,6 +131,36 @@ async fn a_vector_is_deduplicated_unless_asked_otherwise() {
     assert!(both.contains(r#""replica":"0""#) && both.contains(r#""replica":"1""#), "{both}");
     let other = get(&api(with_frames(frames())), &format!("{uri}&replicaLabels[]=pod")).await.body;
     assert!(other.contains(r#""replica":"0""#), "{other}");
+}
+
+#[tokio::test]
+async fn each_query_may_choose_how_replicas_become_one_series() {
+    // The left replica misses the scrape at 40 s; the right one comes 4 s after each.
+    let left = [0, 10, 20, 30, 50, 60, 70, 80].map(|at| (at * 1000, 1.0));
+    let right = [0, 10, 20, 30, 40, 50, 60, 70, 80].map(|at| (at * 1000 + 4000, 2.0));
+    let frames = || vec![up("0", &left), up("1", &right)];
+    let times = |body: &str| -> Vec<i64> {
+        let answer: serde_json::Value = serde_json::from_str(body).unwrap();
+        let values = answer["data"]["result"][0]["values"].as_array().unwrap().clone();
+        values.iter().map(|sample| sample[0].as_f64().unwrap() as i64).collect()
+    };
+    let all = vec![0, 4, 10, 14, 20, 24, 30, 34, 44, 50, 54, 60, 64, 70, 74, 80, 84];
+    let penalty = vec![0, 10, 20, 30, 50, 60, 70, 80];
+    let gap_aware = vec![0, 10, 20, 30, 44, 54, 64, 74, 84];
+    for default in [Algorithm::Penalty, Algorithm::GapAware] {
+        let limits = QueryLimits { algorithm: default, ..QueryLimits::default() };
+        let api = api_over(Arc::new(with_frames(frames())), limits);
+        let ask = |more: &'static str| {
+            let uri = format!("/api/v1/query?query=up%5B100s%5D&time=90{more}");
+            let api = api.clone();
+            async move { times(&get(&api, &uri).await.body) }
+        };
+        assert_eq!(ask("&dedup_func=penalty").await, penalty);
+        assert_eq!(ask("&dedup_func=chain").await, all);
+        assert_eq!(ask("&dedup_func=gap-aware").await, gap_aware);
+        let by_default = if default == Algorithm::Penalty { &penalty } else { &gap_aware };
+        assert_eq!(&ask("").await, by_default, "{default}");
+    }
 }
 
 #[tokio::test]

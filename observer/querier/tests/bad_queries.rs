@@ -284,6 +284,12 @@ async fn parameters_of_requests_that_make_no_sense_are_named() {
         (instant, "limit=-1", "limit must be non-negative"),
         (instant, "limit=NaN", "invalid parameter \\\"limit\\\""),
         (instant, "dedup=maybe", "invalid parameter \\\"dedup\\\""),
+        (
+            instant,
+            "dedup_func=best",
+            "invalid parameter \\\"dedup_func\\\": there is no such algorithm, use penalty, chain or gap-aware",
+        ),
+        (range, "start=0&end=1&step=1&dedup_func=Penalty", "invalid parameter \\\"dedup_func\\\""),
         (instant, "partial_response=2", "invalid parameter \\\"partial_response\\\""),
         (instant, "max_source_resolution=x", "invalid parameter \\\"max_source_resolution\\\""),
         (instant, "storeMatch[]=%7B", "invalid parameter \\\"storeMatch[]\\\""),

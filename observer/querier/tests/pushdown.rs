@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use cluster_store::{ClusterStore, Manner, SeriesOfFloats, Tampered};
 use hub::{Hub, down, served};
+use parallax_dedup::Algorithm;
 use parallax_model::{Labels, TimeRange};
 use parallax_querier::{Connection, Distribution, EndpointConfig, EndpointSet, Proxy, ProxyConfig};
 use parallax_storeapi::Store;
@@ -81,7 +82,10 @@ async fn leaf_over(cluster: &str, store: ClusterStore, manner: Manner, more: Vec
     let reads = store.calls.clone();
     let mut endpoints = vec![EndpointConfig::new("sidecar", Connection::Local(Arc::new(store)))];
     endpoints.extend(more);
-    let hub = Hub::over(endpoints).await;
+    leaf_of(cluster, Hub::over(endpoints).await, reads, manner).await
+}
+
+async fn leaf_of(cluster: &str, hub: Hub, reads: Arc<AtomicUsize>, manner: Manner) -> Leaf {
     let queries = Arc::new(AtomicUsize::new(0));
     let tampered = Tampered { inner: hub.querier.clone(), manner, queries: queries.clone() };
     let endpoint = served(Arc::new(tampered), &hub.context).await.with_cluster(cluster);
@@ -234,6 +238,46 @@ async fn whatever_an_endpoint_does_the_answer_is_the_same() {
         hub.get(&range_uri(QUERIES[0])).await;
         assert_eq!(queries(&us), before, "{manner:?}: what was declined is not asked again at once");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_asks_for_another_way_of_dedup_is_read() {
+    let eu = leaf("eu-1", 1, Manner::Honest).await;
+    let (local, hub) =
+        (Hub::over(vec![eu.endpoint.clone()]).await, distributed(vec![eu.endpoint.clone()]).await);
+    let counts = "sum(count_over_time(gauge[5m]))";
+    let mut answers = Vec::new();
+    for func in ["penalty", "chain", "gap-aware"] {
+        for query in QUERIES.into_iter().chain([counts]) {
+            let before = queries(&eu);
+            let uri = format!("{}&dedup_func={func}", range_uri(query));
+            let (expected, found) = (local.whole(&uri).await, hub.whole(&uri).await);
+            assert_alike(&uri, &expected, &found);
+            assert!(func == "penalty" || queries(&eu) == before, "{uri}");
+            if query == counts {
+                answers.push(expected["result"].clone());
+            }
+        }
+    }
+    assert!(queries(&eu) > 0);
+    let [penalty, chain, gap_aware] = &answers[..] else { panic!("{answers:?}") };
+    assert!(penalty != chain && chain != gap_aware && gap_aware != penalty, "each is another answer");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_evaluates_is_told_the_way_of_dedup() {
+    let store = store_of("eu-1", 1);
+    let reads = store.calls.clone();
+    let endpoints = vec![EndpointConfig::new("sidecar", Connection::Local(Arc::new(store)))];
+    let beneath = Hub::with(endpoints, |mut config| {
+        config.limits.algorithm = Algorithm::GapAware;
+        config
+    });
+    let eu = leaf_of("eu-1", beneath.await, reads, Manner::Honest).await;
+    let (local, hub) =
+        (Hub::over(vec![eu.endpoint.clone()]).await, distributed(vec![eu.endpoint.clone()]).await);
+    assert_same_answers(&local, &hub).await;
+    assert!(queries(&eu) >= QUERIES.len());
 }
 
 #[tokio::test(flavor = "multi_thread")]

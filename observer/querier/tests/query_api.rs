@@ -17,7 +17,7 @@ use parallax_storeapi::proto::thanos::info::{InfoResponse, StoreInfo};
 use parallax_storeapi::proto::thanos::query_client::QueryClient;
 use parallax_storeapi::proto::thanos::query_range_response::Result as RangeFrame;
 use parallax_storeapi::proto::thanos::query_response::Result as InstantFrame;
-use parallax_storeapi::proto::thanos::{QueryRangeRequest, QueryRequest, ZLabelSet};
+use parallax_storeapi::proto::thanos::{QueryRangeRequest, QueryRequest, QueryResponse, ZLabelSet};
 use parallax_storeapi::{Store, labels};
 use tonic::service::Routes;
 use tonic::{Code, Request, Status};
@@ -150,6 +150,25 @@ async fn a_range_query_comes_in_batches_and_with_its_replicas_if_that_is_asked()
         assert_eq!(answer[0].1, [(300, 30.0), (330, 33.0), (360, 36.0)], "{answer:?}");
         assert_eq!(answer[0].0.contains("replica"), !dedup);
     }
+}
+
+#[tokio::test]
+async fn metadata_choose_how_replicas_become_one_series() {
+    let (mut client, _querier) = client(vec![]).await;
+    let request = |name: &'static str| {
+        let mut request = Request::new(asking("count_over_time(requests_total[1m])"));
+        request.metadata_mut().insert("parallax-dedup-func", name.parse().unwrap());
+        request
+    };
+    for name in ["penalty", "chain", "gap-aware"] {
+        let frames = collected(client.query(request(name)).await.unwrap().into_inner()).await;
+        let is_series =
+            |frame: &&_| matches!(frame, QueryResponse { result: Some(InstantFrame::Timeseries(_)) });
+        assert_eq!(frames.iter().filter(is_series).count(), 2, "{name}");
+    }
+    let status = client.query(request("best")).await.err().unwrap();
+    assert_eq!(status.code(), Code::InvalidArgument);
+    assert!(status.message().contains("parallax-dedup-func: there is no such algorithm"), "{status}");
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
+use parallax_dedup::Algorithm;
 use parallax_net::GrpcServerConfig;
 use parallax_pki::Purpose;
 use parallax_querier::api::ApiOptions;
@@ -48,6 +49,8 @@ pub struct ObserverFile {
     pub tls: Option<TlsFiles>,
     #[serde(default)]
     pub replica_labels: Vec<String>,
+    /// How replicas become one series where a query does not say: `penalty`, `chain` or `gap-aware`. As `--deduplication.func`.
+    deduplication_func: Option<String>,
     /// Where store gateways keep index-headers.
     #[serde(default = "data_dir")]
     pub data_dir: PathBuf,
@@ -145,6 +148,7 @@ impl ObserverFile {
         ensure!(!self.clusters.is_empty(), "clusters: list at least one");
         ensure!(self.clusters.len() <= MAX_CLUSTERS, "clusters: at most {MAX_CLUSTERS}");
         self.caches()?;
+        self.algorithm()?;
         ensure!(
             self.partition_labels.is_empty() || self.query_mode == QueryMode::Distributed,
             "partition_labels: they are for query_mode: distributed"
@@ -157,6 +161,13 @@ impl ObserverFile {
             cluster.check(self).with_context(|| format!("cluster {name}"))?;
         }
         Ok(())
+    }
+
+    fn algorithm(&self) -> anyhow::Result<Algorithm> {
+        match &self.deduplication_func {
+            None => Ok(Algorithm::default()),
+            Some(name) => name.parse().with_context(|| format!("deduplication_func: {name}")),
+        }
     }
 
     /// What all store gateways share, those that come later included.
@@ -221,6 +232,8 @@ impl ObserverFile {
             limits: QueryLimits {
                 timeout: self.query_timeout(),
                 max_held_bytes: self.max_held_bytes.map_or(limits.max_held_bytes, |size| size.0),
+                // `check` has seen to its name.
+                algorithm: self.algorithm().unwrap_or_default(),
                 ..limits
             },
             distribution: (self.query_mode == QueryMode::Distributed)

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State;
+use parallax_dedup::{Algorithm, UnknownAlgorithm};
 use parallax_promql::engine::{QueryOutcome, QueryRange, StatsOptions};
 use parallax_promql::parse::parse;
 use parallax_promql::value::QueryValue;
@@ -102,6 +103,7 @@ fn parse_query(api: &Api, params: &Params, range: QueryRange) -> Result<Query, A
     let timeout = params.positive_duration("timeout")?;
     let lookback = params.positive_duration("lookback_delta")?;
     let dedup = params.bool("dedup", true)?;
+    let algorithm = dedup_func(params)?;
     let partial_response = params.bool("partial_response", api.options.partial_response)?;
     let store_matchers = params.selectors("storeMatch[]")?;
     let max_resolution_ms = max_resolution_ms(api, params, range)?;
@@ -126,6 +128,7 @@ fn parse_query(api: &Api, params: &Params, range: QueryRange) -> Result<Query, A
         timeout,
         lookback,
         replica_labels,
+        algorithm,
         partial_response,
         store_matchers,
         max_resolution_ms,
@@ -135,6 +138,13 @@ fn parse_query(api: &Api, params: &Params, range: QueryRange) -> Result<Query, A
             operators: matches!(params.get("analyze"), Some("true" | "1")),
         },
     })
+}
+
+/// `dedup_func`, an extension of ours: `--deduplication.func` for this query.
+fn dedup_func(params: &Params) -> Result<Option<Algorithm>, ApiError> {
+    const NAME: &str = "dedup_func";
+    let named = params.get(NAME).map(str::parse);
+    named.transpose().map_err(|error: UnknownAlgorithm| ApiError::bad_parameter(NAME, error))
 }
 
 /// Thanos' `shard_info`: a query frontend asks for the shards of a query one by one, and adds up.

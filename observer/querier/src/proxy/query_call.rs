@@ -18,12 +18,12 @@ use super::{Proxy, ProxyConfig, TENANT_HEADER, late};
 use crate::claim::ForeignLabels;
 use crate::coverage::Coverage;
 use crate::endpoint::Endpoint;
-use crate::query_api::COVERAGE_HEADER;
+use crate::query_api::{COVERAGE_HEADER, DEDUP_FUNC_HEADER};
 use crate::received::{Kind, ReceivedInCall, ReceivedLog};
 use crate::store_selection::{Selected, Selection, select};
 
 /// Headers that whoever asks may set for whoever evaluates.
-const PASSED_HEADERS: [&str; 2] = [TENANT_HEADER, COVERAGE_HEADER];
+const PASSED_HEADERS: [&str; 3] = [TENANT_HEADER, COVERAGE_HEADER, DEDUP_FUNC_HEADER];
 
 impl Proxy {
     /// What a selection would be asked of; `None` where not every endpoint is asked for the same.

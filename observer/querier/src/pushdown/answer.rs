@@ -14,7 +14,7 @@ use tonic::{Code, Request, Status};
 
 use super::{QueryPushdown, Target};
 use crate::coverage::{Coverage, bounded, from_text};
-use crate::query_api::COVERAGE_HEADER;
+use crate::query_api::{COVERAGE_HEADER, DEDUP_FUNC_HEADER};
 use crate::select::Held;
 
 /// Series that a frame may have.
@@ -117,6 +117,9 @@ impl QueryPushdown {
         };
         let mut request = with_deadline(message, now.checked_add(left));
         request.metadata_mut().insert(COVERAGE_HEADER, MetadataValue::from_static("1"));
+        // Whatever its own default is, if it is a querier of ours.
+        let algorithm = MetadataValue::from_static(self.options.algorithm.name());
+        request.metadata_mut().insert(DEDUP_FUNC_HEADER, algorithm);
         request.extensions_mut().insert(self.received.clone());
         request
     }
