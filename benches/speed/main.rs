@@ -1,8 +1,8 @@
 //! The speed harness: the same questions to Parallax and to the real Thanos and Prometheus, in the same run.
 //!
 //!     cargo bench --bench speed                        everything
-//!     cargo bench --bench speed -- decode store        some parts: decode, store, query, targets, footprint, sidecar, growth, compact, hub,
-//!                                                      gateway
+//!     cargo bench --bench speed -- decode store        some parts: decode, dedup, store, query, targets, footprint, sidecar, growth, compact,
+//!                                                      hub, gateway
 //!
 //! The real ones are the Go program tests/peers (Thanos' store gateway, its StoreAPI client and querier, Prometheus' engine), which
 //! `PARALLAX_PEERS` names; `tests/run` builds it, and so does `cd tests/peers && go build -tags slicelabels -o FILE .`.
@@ -28,6 +28,7 @@ mod component;
 mod contender;
 mod data;
 mod decode;
+mod dedup;
 mod footprint;
 mod gateway;
 mod growth;
@@ -59,9 +60,10 @@ pub struct Options {
     pub prometheus: Option<PathBuf>,
 }
 
-const PARTS: [&str; 10] =
-    ["decode", "store", "query", "targets", "footprint", "sidecar", "growth", COMPACT, HUB, GATEWAY];
+const PARTS: [&str; 11] =
+    ["decode", DEDUP, "store", "query", "targets", "footprint", "sidecar", "growth", COMPACT, HUB, GATEWAY];
 
+const DEDUP: &str = "dedup";
 const COMPACT: &str = "compact";
 const HUB: &str = "hub";
 const GATEWAY: &str = "gateway";
@@ -84,6 +86,9 @@ fn main() -> anyhow::Result<()> {
         return Ok(());
     }
     let rounds = number("SPEED_ROUNDS", 7)?.max(1);
+    if wanted.is_empty() || wanted.iter().any(|part| part == DEDUP) {
+        dedup::run(rounds)?;
+    }
     if wanted.is_empty() || wanted.iter().any(|part| part == COMPACT) {
         compact::run(&compact::Options {
             series: number("SPEED_COMPACT_SERIES", 100_000)?.max(10),
@@ -113,8 +118,8 @@ fn main() -> anyhow::Result<()> {
         let dir = std::env::var_os("SPEED_DIR").map(PathBuf::from);
         runtime.block_on(gateway::run(&options, dir.as_deref().unwrap_or(temporary.path())))?;
     }
-    // Sidecar, compactor and gateway are compared with real programs only; the hub is measured against its targets.
-    let is_real = |part: &String| ["sidecar", COMPACT, HUB, GATEWAY].contains(&part.as_str());
+    // Sidecar, compactor and gateway are compared with real programs only; the hub is measured against its targets, dedup against itself.
+    let is_real = |part: &String| ["sidecar", DEDUP, COMPACT, HUB, GATEWAY].contains(&part.as_str());
     let needs_peers = wanted.is_empty() || !wanted.iter().all(is_real);
     let peers =
         if needs_peers { peer::program_or_leave_out("the speed harness") } else { Some(PathBuf::new()) };

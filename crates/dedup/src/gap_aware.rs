@@ -8,7 +8,8 @@
 //! - the replica in use goes on while its next sample lies within [½, 1½] intervals of `last`. If it comes as it pleases, and not in multiples of an interval, nothing is too near;
 //! - otherwise, and at a staleness marker (to Prometheus, a scrape that failed), the earliest sample of **any** replica that is at least half an interval after `last` is next, and its replica
 //!   is followed. As long as one replica is scraped at all, that one comes within 1½ intervals: there is no hole, and no two samples so close that little difference makes a high rate;
-//! - where none comes within 1½ intervals, the series did end there for a while if any replica says so: the first marker is given, once.
+//! - where none comes within 1½ intervals, the series did end there for a while if any replica says so: the first marker is given, once;
+//! - where the data ends, nothing was missed yet: what another replica has by then is left until it is known whether the one in use goes on, and so is a marker that another one does not confirm.
 //!
 //! A replica that comes at longer intervals than another one that is there is thus left after each of its samples, and one that is away is looked at again when it is back if it is faster.
 //!
@@ -160,11 +161,44 @@ impl<T: Track> GapAware<T> {
             return Ok(Some(own));
         }
         let best = self.earliest(soonest_ms, from_ms)?;
-        if best.is_some_and(|best| best.time_ms <= in_time_ms) || last.time_ms != last.real_ms {
+        if last.time_ms != last.real_ms {
             return Ok(best);
         }
-        let marker = self.first_marker(from_ms, best.map(|best| best.time_ms))?;
-        Ok(marker.or(best))
+        match best {
+            Some(pick) if pick.time_ms <= in_time_ms => {
+                let goes_on = self.sides.get(last.side).is_some_and(|side| side.next_ms().is_some());
+                Ok(best.filter(|_| goes_on).or(self.if_later(in_time_ms, from_ms, pick)?))
+            }
+            Some(pick) => Ok(self.first_marker(from_ms, Some(pick.time_ms))?.or(best)),
+            None => {
+                let marker = self.first_marker(from_ms, None)?;
+                match marker {
+                    Some(marker) if self.have_ended(from_ms)? => Ok(Some(marker)),
+                    Some(marker) => self.if_later(in_time_ms, from_ms, marker),
+                    None => Ok(None),
+                }
+            }
+        }
+    }
+
+    /// `pick`, if any replica has something after `time_ms`: otherwise the data ends before it is known that a scrape was missed.
+    fn if_later(&mut self, time_ms: i64, from_ms: i64, pick: Pick) -> Result<Option<Pick>, T::Error> {
+        for side in &mut self.sides {
+            if side.has_after(time_ms, from_ms)? {
+                return Ok(Some(pick));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether all replicas that have anything from `from_ms` on end with a marker.
+    fn have_ended(&mut self, from_ms: i64) -> Result<bool, T::Error> {
+        for side in &mut self.sides {
+            if !side.ends_with_marker(from_ms)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// The shortest interval of the replicas that are there.

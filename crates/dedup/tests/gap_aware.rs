@@ -91,6 +91,20 @@ fn a_series_that_no_replica_has_any_more_ends_with_one_marker() {
 }
 
 #[test]
+fn where_the_data_ends_nothing_is_missed_yet() {
+    let left = scraped(0, 100, 10, 1.0);
+    // The next sample of the left replica may just be on its way.
+    assert_eq!(merged("", &[left.clone(), scraped(6, 106, 10, 2.0)]), left);
+    let found = merged("", &[left.clone(), scraped(6, 116, 10, 2.0)]);
+    assert_eq!(stretches(&found), [(1.0, 0, 100), (2.0, 106, 116)]);
+    // A scrape that failed here is no end of the series: there the next one may be on its way, too.
+    let mut failing = left.clone();
+    failing.push((110, stale_nan()));
+    assert_eq!(merged("", &[failing.clone(), scraped(4, 104, 10, 2.0)]), left);
+    assert_eq!(merged("", &[failing, scraped(4, 94, 10, 2.0)]).len(), 12, "the other one is late itself");
+}
+
+#[test]
 fn after_a_gap_of_all_whoever_is_back_first_is_followed() {
     let left = [scraped(0, 100, 10, 1.0), scraped(500, 700, 10, 1.0)].concat();
     let right = [scraped(4, 104, 10, 2.0), scraped(494, 704, 10, 2.0)].concat();
@@ -138,9 +152,9 @@ fn samples_that_come_as_they_please_all_stay() {
 }
 
 #[test]
-fn of_few_samples_the_distance_of_penalty_is_kept() {
+fn few_samples_are_enough() {
     assert_eq!(merged("", &[vec![(1, 1.0)], vec![(2, 2.0)]]), [(1, 1.0)]);
-    assert_eq!(merged("", &[vec![(1, 1.0)], vec![(6, 2.0)]]), [(1, 1.0), (6, 2.0)]);
+    assert_eq!(merged("", &[vec![(1, 1.0)], vec![(6, 2.0), (11, 2.0)]]), [(1, 1.0), (6, 2.0), (11, 2.0)]);
     assert_eq!(merged("", &[vec![], vec![(6, 2.0)]]), [(6, 2.0)]);
     assert_eq!(merged("", &[vec![], vec![]]), []);
 }

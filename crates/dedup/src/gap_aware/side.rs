@@ -123,6 +123,20 @@ impl<T: Track> Side<T> {
         Ok(None)
     }
 
+    /// Whether there is a sample after `time_ms`.
+    pub(super) fn has_after(&mut self, time_ms: i64, from_ms: i64) -> Result<bool, T::Error> {
+        let Some(soonest_ms) = time_ms.checked_add(1) else { return Ok(false) };
+        let at = self.first_from(self.next, soonest_ms, from_ms)?;
+        Ok(at < self.track.times_ms().len())
+    }
+
+    /// Whether the last sample is a marker, or there is none from the next one on.
+    pub(super) fn ends_with_marker(&mut self, from_ms: i64) -> Result<bool, T::Error> {
+        while self.track.decode_more(from_ms)? {}
+        let samples = self.track.times_ms().len();
+        Ok(self.next >= samples || self.track.is_marker(samples.saturating_sub(1)))
+    }
+
     /// The interval at which the next samples come, from `from_ms` on.
     ///
     /// Missed scrapes make distances longer, and many do, so it is a short one of the next eight: the third of all. Two that are too short (a late scrape is
