@@ -225,6 +225,7 @@ fn values_that_a_flag_cannot_have_are_refused_by_name() {
         ("query", "--query.timeout=soon", "\"soon\" is not a duration"),
         ("query", "--query.max-concurrent=many", "\"many\" is not a whole number"),
         ("query", "--query.max-concurrent=-1", "\"-1\" is not a whole number"),
+        ("query", "--deduplication.func=best", "use penalty, chain or gap-aware"),
         ("store", "--index-cache-size=large", "unknown unit"),
         ("store", "--min-time=yesterday", "\"yesterday\" is not a time"),
         ("store", "--store.posting-group-max-key-series-ratio=x", "\"x\" is not a number"),

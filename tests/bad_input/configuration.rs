@@ -36,6 +36,11 @@ fn a_mistake_in_a_sides_file_is_named_with_file_key_and_line() {
         ("observer", observer.to_owned(), vec!["cluster eu-1", "no certificates"]),
         (
             "observer",
+            format!("{observer}  plaintext: true\ndeduplication_func: best\n"),
+            vec!["deduplication_func", "best", "penalty, chain or gap-aware"],
+        ),
+        (
+            "observer",
             format!("{observer}  plaintext: true\n  bucket: {{}}\n  bucket_file: b.yaml\n"),
             vec!["cluster eu-1", "bucket_file", "not both"],
         ),
