@@ -5,10 +5,11 @@
 //! distances, and the shortest one of the replicas that are there counts. It is learned again where a replica is left, and where the pace of the one in use changes. Then, with
 //! `last` the last sample given:
 //!
-//! - the replica in use goes on while its next sample lies within [½, 1½] intervals of `last`. If it comes as it pleases, and not in multiples of an interval, nothing is too near;
-//! - otherwise, and at a staleness marker (to Prometheus, a scrape that failed), the earliest sample of **any** replica that is at least half an interval after `last` is next, and its replica
-//!   is followed. As long as one replica is scraped at all, that one comes within 1½ intervals: there is no hole, and no two samples so close that little difference makes a high rate;
-//! - where none comes within 1½ intervals, the series did end there for a while if any replica says so: the first marker is given, once;
+//! - the replica in use goes on while its next sample lies within [⅖, 1⅗] intervals of `last`. If it comes as it pleases, and not in multiples of an interval, nothing is too near;
+//! - otherwise, and at a staleness marker (to Prometheus, a scrape that failed), the earliest sample of **any** replica that is at least ⅖ of an interval after `last` is next, and its replica
+//!   is followed. As long as one replica is scraped on its interval, that one comes within 1⅖ intervals, so there is no hole; and no two samples are so close that a small difference of clocks makes a
+//!   high rate. (Half an interval and one and a half would do if scrapes were never late. The fifth more on either side is for those that are.);
+//! - where none comes within 1⅗ intervals, the series did end there for a while if any replica says so: the first marker is given, once;
 //! - where the data ends, nothing was missed yet: what another replica has by then is left until it is known whether the one in use goes on, and so is a marker that another one does not confirm.
 //!
 //! A replica that comes at longer intervals than another one that is there is thus left after each of its samples, and one that is away is looked at again when it is back if it is faster.
@@ -33,7 +34,7 @@ use given::Given;
 use side::Side;
 use track::{FloatTrack, MixedTrack, Track, Value};
 
-/// Where there is nothing to learn an interval from: half of it is how long penalty waits there.
+/// Where there is nothing to learn an interval from: penalty waits half of it there.
 const UNKNOWN_INTERVAL_MS: i64 = 2 * INITIAL_PENALTY_MS;
 /// A replica is there if its next sample comes within so many of its intervals.
 const PRESENT_INTERVALS: i64 = 4;
@@ -154,7 +155,7 @@ impl<T: Track> GapAware<T> {
         self.learn(from_ms)?;
         let Some(last) = self.last else { return self.earliest(from_ms, from_ms) };
         // Where the interval has just changed, nothing is too near that was not before.
-        let near_ms = self.interval_ms.min(before_ms) / 2;
+        let near_ms = near_before(self.interval_ms.min(before_ms));
         let soonest_ms = from_ms.max(last.real_ms.saturating_add(near_ms));
         let in_time_ms = last.real_ms.saturating_add(late_after(self.interval_ms));
         if let Some(own) = self.own(last.side, soonest_ms, from_ms)?.filter(|own| own.time_ms <= in_time_ms) {
@@ -205,13 +206,17 @@ impl<T: Track> GapAware<T> {
     fn learn(&mut self, from_ms: i64) -> Result<(), T::Error> {
         let first_ms = self.sides.iter().filter_map(Side::next_ms).min();
         let reference_ms = self.last.map(|last| last.real_ms).or(first_ms).unwrap_or(from_ms);
+        let used = self.last.map(|last| last.side);
+        let own_ms = used.and_then(|used| self.sides.get(used)?.next_ms()).unwrap_or(i64::MAX);
         let (mut certain, mut guessed): (Option<i64>, Option<i64>) = (None, None);
         let mut away = Vec::new();
-        for side in &mut self.sides {
+        for (index, side) in self.sides.iter_mut().enumerate() {
             let Some(learned) = side.learn(from_ms)? else { continue };
             let Some(next_ms) = side.next_ms() else { continue };
-            let is_present =
-                next_ms.saturating_sub(reference_ms) <= learned.interval_ms.saturating_mul(PRESENT_INTERVALS);
+            let away_ms = next_ms.saturating_sub(reference_ms);
+            // One that is back before the one in use has its next sample is there, too.
+            let is_present = away_ms <= learned.interval_ms.saturating_mul(PRESENT_INTERVALS)
+                || (used.is_some_and(|used| used != index) && own_ms < i64::MAX && next_ms <= own_ms);
             let shortest = match (is_present, learned.is_certain) {
                 (true, true) => &mut certain,
                 (true, false) => &mut guessed,
@@ -360,7 +365,7 @@ impl<T: Track> GapAware<T> {
     fn follow_decoded(&mut self, index: usize, max_ms: i64, pace: &mut Pace) -> Stop {
         let (Some(side), Some(last)) = (self.sides.get_mut(index), &mut self.last) else { return Stop::Gap };
         let interval_ms = self.interval_ms;
-        let near_ms = if self.is_regular { interval_ms / 2 } else { 0 };
+        let near_ms = if self.is_regular { near_before(interval_ms) } else { 0 };
         let late_ms = late_after(interval_ms);
         let times_ms = side.track.times_ms().get(side.next..).unwrap_or_default();
         let (mut stop, mut taken) = (Stop::Samples, 0);
@@ -391,9 +396,14 @@ impl<T: Track> GapAware<T> {
     }
 }
 
+/// How long after a sample the next one is too near.
+const fn near_before(interval_ms: i64) -> i64 {
+    interval_ms.saturating_mul(2) / 5
+}
+
 /// How long after a sample the next one is missing.
 const fn late_after(interval_ms: i64) -> i64 {
-    interval_ms.saturating_add(interval_ms / 2)
+    interval_ms.saturating_mul(8) / 5
 }
 
 /// The mean distance of the last few samples.

@@ -10,7 +10,7 @@
 //! |---|---|---|---|
 //! | `penalty` | the samples of one replica, until it has a gap | a hole of up to three intervals | resets are taken out, and each switch may raise them |
 //! | `chain` | every sample of every replica | nothing is missing | resets are taken out of each replica; differences between replicas stay |
-//! | `gap-aware` | the samples of one replica, until it misses a scrape | the other replica's sample, half to one and a half intervals after the last one | as they are, resets too; a switch neither lowers nor jumps |
+//! | `gap-aware` | the samples of one replica, until it misses a scrape | the other replica's sample, 0.4 to 1.4 intervals after the last one | as they are, resets too; a switch neither lowers nor jumps |
 //!
 //! It knows nothing of stores, streams or label sets, and nothing of chunk-level dedup, which the compactor does.
 

@@ -52,12 +52,12 @@ fn a_replica_that_is_never_late_is_followed_alone() {
 #[test]
 fn at_a_missed_scrape_the_other_replica_is_taken_and_stayed_with() {
     let left = without(scraped(0, 300, 10, 1.0), &[100]);
-    // Six seconds after 90 is more than half an interval: the next sample is there already.
+    // Six seconds after 90 is far enough: the next sample is there already.
     let found = merged("", &[left.clone(), scraped(6, 306, 10, 2.0)]);
     assert_eq!(stretches(&found), [(1.0, 0, 90), (2.0, 96, 306)]);
-    // Four seconds would be too near: the one after that.
-    let found = merged("", &[left, scraped(4, 304, 10, 2.0)]);
-    assert_eq!(stretches(&found), [(1.0, 0, 90), (2.0, 104, 304)]);
+    // Three seconds would be too near: the one after that.
+    let found = merged("", &[left, scraped(3, 303, 10, 2.0)]);
+    assert_eq!(stretches(&found), [(1.0, 0, 90), (2.0, 103, 303)]);
 }
 
 #[test]
@@ -82,11 +82,11 @@ fn a_marker_is_a_missed_scrape_where_another_replica_has_a_sample() {
 fn a_series_that_no_replica_has_any_more_ends_with_one_marker() {
     let mut left = scraped(0, 100, 10, 1.0);
     left.push((110, stale_nan()));
-    let mut right = scraped(4, 104, 10, 2.0);
-    right.push((114, stale_nan()));
+    let mut right = scraped(3, 103, 10, 2.0);
+    right.push((113, stale_nan()));
     let found = merged("", &[left, right]);
     assert_eq!(stretches(&found[..11]), [(1.0, 0, 100)]);
-    // What the right one had at 104 is too near, and its marker comes second.
+    // What the right one had at 103 is too near, and its marker comes second.
     assert!(matches!(found[11..], [(110, value)] if is_stale(value)), "{found:?}");
 }
 
@@ -95,21 +95,21 @@ fn where_the_data_ends_nothing_is_missed_yet() {
     let left = scraped(0, 100, 10, 1.0);
     // The next sample of the left replica may just be on its way.
     assert_eq!(merged("", &[left.clone(), scraped(6, 106, 10, 2.0)]), left);
-    let found = merged("", &[left.clone(), scraped(6, 116, 10, 2.0)]);
-    assert_eq!(stretches(&found), [(1.0, 0, 100), (2.0, 106, 116)]);
+    let found = merged("", &[left.clone(), scraped(6, 126, 10, 2.0)]);
+    assert_eq!(stretches(&found), [(1.0, 0, 100), (2.0, 106, 126)]);
     // A scrape that failed here is no end of the series: there the next one may be on its way, too.
     let mut failing = left.clone();
     failing.push((110, stale_nan()));
-    assert_eq!(merged("", &[failing.clone(), scraped(4, 104, 10, 2.0)]), left);
-    assert_eq!(merged("", &[failing, scraped(4, 94, 10, 2.0)]).len(), 12, "the other one is late itself");
+    assert_eq!(merged("", &[failing.clone(), scraped(3, 103, 10, 2.0)]), left);
+    assert_eq!(merged("", &[failing, scraped(3, 93, 10, 2.0)]).len(), 12, "the other one is late itself");
 }
 
 #[test]
 fn after_a_gap_of_all_whoever_is_back_first_is_followed() {
     let left = [scraped(0, 100, 10, 1.0), scraped(500, 700, 10, 1.0)].concat();
-    let right = [scraped(4, 104, 10, 2.0), scraped(494, 704, 10, 2.0)].concat();
-    // 104 is too near 100, and nothing else comes.
-    assert_eq!(stretches(&merged("", &[left, right])), [(1.0, 0, 100), (2.0, 494, 704)]);
+    let right = [scraped(3, 103, 10, 2.0), scraped(493, 703, 10, 2.0)].concat();
+    // 103 is too near 100, and nothing else comes.
+    assert_eq!(stretches(&merged("", &[left, right])), [(1.0, 0, 100), (2.0, 493, 703)]);
 }
 
 #[test]
