@@ -120,13 +120,6 @@ fn faults_of(name: &str, weather: Weather, look: impl Fn(&World, &Faults, &Fault
     (ours, theirs)
 }
 
-/// The sum that may be lost beside what nobody scraped: at each restart what was counted after the last sample of the replica in use.
-fn lost_at_restarts(world: &World) -> f64 {
-    let longest_ms = world.weather.interval_ms.max(world.weather.later_interval_ms);
-    let each_ms = longest_ms * 2 + 2 * world.weather.jitter_ms + 2 * world.weather.skew_ms;
-    MAX_RATE * (each_ms as f64 * (world.weather.restarts + 1) as f64)
-}
-
 fn nothing_is_made_up(name: &'static str) -> impl Fn(&World, &Faults, &Faults) {
     move |world, ours, _| {
         let seed = world.seed;
@@ -207,15 +200,10 @@ fn clocks_that_differ_make_no_spikes() {
 #[test]
 fn restarts_of_the_target_are_counted_once() {
     let weather = Weather { outages: 5, missed: 30, restarts: 6, jitter_ms: 300, ..FINE };
-    let (ours, theirs) = faults_of("restarts", weather, |world, ours, _| {
-        nothing_is_made_up("restarts")(world, ours, ours);
-        let unknown = world.unknown();
-        let off = (ours.sum_off - unknown).abs();
-        let lost = lost_at_restarts(world);
-        assert!(off <= lost, "seed {}: {ours:?}, {unknown} of it unknown, at most {lost} more", world.seed);
-    });
+    let (ours, theirs) = faults_of("restarts", weather, nothing_is_made_up("restarts"));
     assert!(theirs.spikes > 0 && theirs.made_up > 0.0, "penalty makes something up here: {theirs:?}");
-    assert!(ours.sum_off < theirs.sum_off, "{ours:?} {theirs:?}");
+    // What nobody scraped before a restart is missing from both.
+    assert!(ours.sum_off * 3.0 < theirs.sum_off, "{ours:?} {theirs:?}");
 }
 
 #[test]

@@ -148,19 +148,6 @@ impl World {
         self.total_at(to_ms + wrong_ms) - self.total_at(from_ms - wrong_ms)
     }
 
-    /// By how much the sum of all rises is off if every sample of every replica counts. For clocks that are right.
-    pub fn unknown(&self) -> f64 {
-        let mut all = self.numbers();
-        all.sort_by_key(|(time_ms, _)| *time_ms);
-        let rises = all.windows(2).map(|pair| match pair[1].1 - pair[0].1 {
-            rise if rise < 0.0 => pair[1].1,
-            rise => rise,
-        });
-        let sum: f64 = rises.sum();
-        let at = |sample: Option<&(i64, f64)>| sample.map_or(0.0, |(time_ms, _)| self.total_at(*time_ms));
-        sum - (at(all.last()) - at(all.first()))
-    }
-
     fn numbers(&self) -> Vec<(i64, f64)> {
         self.replicas.iter().flatten().copied().filter(|(_, value)| !value.is_nan()).collect()
     }
