@@ -232,7 +232,7 @@ async fn servers_are_reached_over_grpc_and_a_group_still_rotates() {
 
     first.set_fault(Fault::None);
     let group = Mesh::start(Connection::Group(targets.into()), Duration::from_secs(3600)).await;
-    let mut answered = vec![jobs(&group.ask().await).pop(), jobs(&group.ask().await).pop()];
+    let mut answered = [jobs(&group.ask().await).pop(), jobs(&group.ask().await).pop()];
     answered.sort();
     assert_eq!(answered, [Some("first".to_owned()), Some("second".to_owned())]);
     stop.cancel();

@@ -230,7 +230,7 @@ impl Hub {
     /// Uses these from now on, and shows them in metrics; what is used no longer is shown no longer.
     fn adopt(&mut self, credentials: BTreeMap<Credential, Arc<CredentialSource>>) {
         for ((cluster, files), source) in &credentials {
-            if self.credentials.get(&(cluster.clone(), files.clone())).is_some() {
+            if self.credentials.contains_key(&(cluster.clone(), files.clone())) {
                 continue;
             }
             let metrics = match cluster {
