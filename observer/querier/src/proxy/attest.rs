@@ -99,11 +99,20 @@ impl Attested {
 
     /// What is known now. `was_enough` says that the answer ended because no more of it was wanted.
     pub fn coverage(&self, was_enough: bool) -> Coverage {
+        self.gathered(was_enough, false)
+    }
+
+    /// What is known of an answer whose time is over before all of it was passed on: what endpoints have sent by then is perhaps not in it.
+    pub fn coverage_of_given_up(&self) -> Coverage {
+        self.gathered(false, true)
+    }
+
+    fn gathered(&self, was_enough: bool, is_given_up: bool) -> Coverage {
         let (mut parts, mut omitted) = (self.known.clone(), 0_u64);
         for account in &self.endpoints {
             let account = account.lock().unwrap_or_else(PoisonError::into_inner);
             omitted = omitted.saturating_add(account.beneath.as_ref().map_or(0, Coverage::omitted));
-            account.tell(was_enough, &mut parts);
+            account.tell(was_enough, account.has_ended && !is_given_up, &mut parts);
         }
         Coverage::new(parts, omitted)
     }
@@ -122,7 +131,7 @@ impl Account {
         }
     }
 
-    fn tell(&self, was_enough: bool, parts: &mut Vec<Part>) {
+    fn tell(&self, was_enough: bool, has_ended: bool, parts: &mut Vec<Part>) {
         let mut named: BTreeSet<&str> = BTreeSet::new();
         // A querier's words about others, in the form that survives queriers of Thanos in between.
         let passed_up: Vec<Gap> = self.warnings.iter().filter_map(|text| Gap::parse(text)).collect();
@@ -137,11 +146,11 @@ impl Account {
             (Some(gap), _) => (gap.kind.into(), gap.reason.clone()),
             // It failed with the words of one beneath it: of the others' parts, nobody knows how much came.
             (None, Some(gap)) => (State::Partial, format!("it gave up its whole answer: {gap}")),
-            (None, None) if !self.has_ended && was_enough => {
+            (None, None) if !has_ended && was_enough => {
                 (State::Partial, "it was not read to its end: the limit was reached".to_owned())
             }
-            (None, None) if !self.has_ended => {
-                (State::Late, "it had not ended when the answer was given up".to_owned())
+            (None, None) if !has_ended => {
+                (State::Late, "the answer was given up before it had all of this".to_owned())
             }
             (None, None) => (State::Complete, String::new()),
         };

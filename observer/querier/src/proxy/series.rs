@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use futures::Stream;
 use parallax_model::TimeRange;
@@ -16,7 +17,7 @@ use tonic::{Request, Status};
 use super::attest::Attested;
 use super::pump::Pump;
 use super::{Call, Proxy};
-use crate::coverage::{Gap, GapKind, to_hint};
+use crate::coverage::{Coverage, Gap, GapKind, to_hint};
 use crate::merge::{Merge, Merged, Source};
 use crate::received::Kind;
 
@@ -120,7 +121,10 @@ impl Answer {
         if std::mem::replace(&mut self.is_told, true) {
             return None;
         }
-        let coverage = self.attested.coverage(was_enough);
+        self.leave(self.attested.coverage(was_enough))
+    }
+
+    fn leave(&self, coverage: Coverage) -> Option<SeriesResponse> {
         match &self.call.coverage {
             Some(entry) => {
                 entry.leave(coverage);
@@ -131,11 +135,16 @@ impl Answer {
     }
 }
 
-/// An answer that is given up has what came until then.
+/// An answer that is given up has what came until then; if that is for its time, nobody knows what of it was passed on.
 impl Drop for Answer {
     fn drop(&mut self) {
-        if self.call.coverage.is_some() {
+        if self.is_told || self.call.coverage.is_none() {
+            return;
+        }
+        if Instant::now() < self.call.endpoint_deadline {
             self.tell(false);
+        } else {
+            self.leave(self.attested.coverage_of_given_up());
         }
     }
 }
