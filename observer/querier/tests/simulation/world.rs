@@ -96,7 +96,7 @@ impl World {
             tiers,
             declared,
             distributed: tiers > 1 && row.percent(50),
-            bounded_by_caller: row.percent(20),
+            bounded_by_caller: row.percent(20) && std::env::var_os("PARALLAX_HURRY").is_some(),
             // Nobody can name what was never declared and never heard of.
             stormy_from_the_start: declared && row.percent(30),
         };
