@@ -48,7 +48,10 @@ pub async fn run(options: &Options, dir: &Path, decoded: &[Decoded]) -> anyhow::
         let mut all = contenders(options, &bucket, true).await?;
         compare(options, &title, &questions(false), &mut all).await?
     };
-    stop::run(options, &replicas, &over_all(options, SUM, true)).await?;
+    let ours = deduplicated.first().and_then(|sum| sum.costs.first());
+    if let Some((_, cost)) = ours {
+        stop::run(options, &replicas, &over_all(options, SUM, true), cost.took_ms).await?;
+    }
     summarise(decoded, &deduplicated, &plain);
     Ok(())
 }
