@@ -51,7 +51,7 @@ impl<W: Write> SymbolIndexWriter<W> {
         sink.write(&[INDEX_VERSION])?;
         let toc = Toc { symbols: sink.position(), ..Toc::default() };
         let opened = Symbols::open(WHAT.into(), toc.symbols, symbols, SYMBOL_STRIDE)?;
-        if opened.lookup(ALL_SERIES.0)? != "" {
+        if !opened.lookup(ALL_SERIES.0)?.is_empty() {
             return Err(TsdbError::invalid(WHAT, "its symbols do not begin with the empty text").into());
         }
         sink.write(symbols)?;
