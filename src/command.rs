@@ -1,5 +1,6 @@
 //! One module per command: configuration in, a served component out.
 
+pub mod callers;
 pub mod compact;
 pub mod demo;
 pub mod discovery;

@@ -8,7 +8,7 @@ use axum::Router;
 use parallax_net::{
     Context, GrpcServer, GrpcServerConfig, HttpServer, base_router, counted, watch_credentials,
 };
-use parallax_storeapi::{METHODS, Store};
+use parallax_storeapi::{Guard, METHODS, Store};
 
 use crate::command::web_config;
 
@@ -19,12 +19,15 @@ pub struct Addresses {
     pub http_config: Option<PathBuf>,
     /// Without one, no StoreAPI is served.
     pub grpc: Option<GrpcServerConfig>,
+    /// What callers of the StoreAPI may see; `None`: everything.
+    pub guard: Option<Arc<dyn Guard>>,
 }
 
 /// Bound listeners: a port in use is found before anything else starts.
 pub struct Listeners {
     http: HttpServer,
     grpc: Option<GrpcServer>,
+    guard: Option<Arc<dyn Guard>>,
 }
 
 impl Listeners {
@@ -46,7 +49,7 @@ impl Listeners {
         if let Some(grpc) = &grpc {
             tracing::info!(address = %grpc.local_addr(), "grpc server listens");
         }
-        Ok(Self { http, grpc })
+        Ok(Self { http, grpc, guard: addresses.guard })
     }
 
     /// Serves `router` (besides metrics and probes) and `store` until shutdown.
@@ -58,7 +61,7 @@ impl Listeners {
         };
         let grpc = async {
             let Some(server) = self.grpc else { return Ok(()) };
-            let routes = parallax_storeapi::routes(store, context.readiness.subscribe())?;
+            let routes = parallax_storeapi::guarded_routes(store, self.guard, context.readiness.subscribe())?;
             server.serve(routes, context.shutdown.clone()).await.context("serving grpc")?;
             anyhow::Ok(())
         };

@@ -27,6 +27,10 @@ pub enum AccessDenied {
     )]
     NotForwarded(PeerIdentity),
     #[error(
+        "rule of label policies: no rule names {0}, so it may read nothing; if it may, add a rule whose who has it, or one for anybody"
+    )]
+    NoRule(String),
+    #[error(
         "rule of cluster identities: {presented} answers for the cluster {expected:?}, which only that cluster's own certificate may; mend the address, or state the identity to expect (a hub over several clusters is declared by its own name, with these under delegated)"
     )]
     WrongCluster { presented: PeerIdentity, expected: String },
@@ -39,6 +43,7 @@ impl AccessDenied {
             Self::NoIdentity => "no_identity",
             Self::NotAllowed(_) => "not_allowed",
             Self::NotForwarded(_) => "not_forwarded",
+            Self::NoRule(_) => "no_rule",
             Self::WrongCluster { .. } => "wrong_cluster",
         }
     }
@@ -57,13 +62,25 @@ pub enum AllowedClient {
 }
 
 impl AllowedClient {
-    fn covers(&self, identity: &PeerIdentity) -> bool {
+    /// Of a certificate's name, nothing is known here.
+    pub(crate) fn covers(&self, identity: &PeerIdentity) -> bool {
         match self {
             Self::Identity(allowed) => allowed == identity,
             Self::Named(role, name) => {
                 *role == identity.role() && name.as_ref().is_none_or(|name| name == identity.name())
             }
             Self::Dns(_) => false,
+        }
+    }
+}
+
+impl AllowedClient {
+    /// Whether whoever `other` covers is covered by this as well, as far as their texts say.
+    pub(crate) fn includes(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Named(role, None), Self::Named(other, _)) => role == other,
+            (Self::Named(..), Self::Identity(identity)) => self.covers(identity),
+            _ => self == other,
         }
     }
 }

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
+use x509_parser::x509::AttributeTypeAndValue;
 
 use crate::Error;
 
@@ -54,6 +55,10 @@ pub struct Facts {
     pub subject: String,
     /// The common name, if there is one.
     pub common_name: Option<String>,
+    /// The first organization of the subject.
+    pub organization: Option<String>,
+    /// The first organizational unit of the subject.
+    pub organizational_unit: Option<String>,
     /// Serial number, lower-case hexadecimal.
     pub serial: String,
     pub not_before: SystemTime,
@@ -100,12 +105,9 @@ impl Facts {
         });
         let mut facts = Self {
             subject: parsed.subject().to_string(),
-            common_name: parsed
-                .subject()
-                .iter_common_name()
-                .next()
-                .and_then(|name| name.as_str().ok())
-                .map(str::to_owned),
+            common_name: first_text(parsed.subject().iter_common_name()),
+            organization: first_text(parsed.subject().iter_organization()),
+            organizational_unit: first_text(parsed.subject().iter_organizational_unit()),
             serial: parsed.raw_serial().iter().map(|byte| format!("{byte:02x}")).collect(),
             not_before: system_time(parsed.validity().not_before.timestamp()),
             not_after: system_time(parsed.validity().not_after.timestamp()),
@@ -153,6 +155,10 @@ impl Facts {
     }
 }
 
+fn first_text<'a>(mut values: impl Iterator<Item = &'a AttributeTypeAndValue<'a>>) -> Option<String> {
+    values.next().and_then(|value| value.as_str().ok()).map(str::to_owned)
+}
+
 fn is_authority(parsed: &X509Certificate<'_>) -> Result<bool, String> {
     let constraints = parsed.basic_constraints().map_err(|error| format!("basic constraints: {error}"))?;
     let usage = parsed.key_usage().map_err(|error| format!("key usage: {error}"))?;
@@ -193,4 +199,29 @@ pub fn format_time(time: SystemTime) -> String {
         |_| "a time out of range".to_owned(),
         |time| time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, DnType, KeyPair};
+
+    use super::*;
+
+    #[test]
+    fn the_first_of_each_field_of_a_subject_is_read() {
+        crate::install_provider();
+        let mut params = CertificateParams::new(vec!["client.example".to_owned()]).unwrap();
+        for (field, value) in [
+            (DnType::OrganizationName, "acme"),
+            (DnType::OrganizationalUnitName, "roadrunners"),
+            (DnType::CommonName, "coyote"),
+        ] {
+            params.distinguished_name.push(field, value);
+        }
+        let key = KeyPair::generate().unwrap();
+        let facts = Facts::read(params.self_signed(&key).unwrap().der()).unwrap();
+        assert_eq!(facts.organization.as_deref(), Some("acme"));
+        assert_eq!(facts.organizational_unit.as_deref(), Some("roadrunners"));
+        assert_eq!(facts.common_name.as_deref(), Some("coyote"));
+    }
 }

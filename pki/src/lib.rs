@@ -13,6 +13,7 @@
 pub mod access;
 pub mod authority;
 pub mod bundle;
+pub mod caller_rules;
 pub mod certificate;
 pub mod credentials;
 pub mod crl;
@@ -40,6 +41,7 @@ pub mod verify;
 pub use access::{AllowedClient, AllowedClients};
 pub use authority::{Authority, AuthorityOptions, ImportedAuthority, OpenOptions};
 pub use bundle::TrustBundle;
+pub use caller_rules::{CallerRule, CallerRules, CallerRulesError, NamedCaller};
 pub use credentials::{CredentialFiles, CredentialSource, CredentialStatus};
 pub use error::Error;
 pub use explain::{Explanation, FailureReason, Side, explain, explain_to};

@@ -17,6 +17,7 @@ use parallax_querier::{Connection, EndpointConfig, EndpointOptions, EndpointSet,
 use parallax_sidecar::{ReloadMethod, ReloaderConfig, ShipperConfig, Sidecar, SidecarConfig};
 use serde::Deserialize;
 
+use super::callers::{self, LabelPolicy};
 use super::compact::{merge_mode, selector, shard, sharing};
 use super::side_file::{self, DurationText, TimeText};
 use super::tls::{self, TlsFiles};
@@ -51,6 +52,8 @@ struct ObserveeFile {
     allowed_observers: Option<Vec<String>>,
     /// The header in which an ingress before the StoreAPI passes client certificates on: `xfcc`, `nginx`, `ingress-nginx` or `traefik`.
     forwarded_certificates: Option<String>,
+    /// Which series callers of the StoreAPI may read, by who they are: as `--label-policy.config`. Without it, all.
+    label_policy: Option<serde_json::Value>,
     prometheus: Vec<PrometheusSection>,
     /// Thanos' objstore YAML. Without it nothing is shipped.
     bucket: Option<serde_json::Value>,
@@ -194,6 +197,7 @@ impl ObserveeFile {
         ensure!(!self.cluster.is_empty(), "cluster: the name is empty");
         ensure!(!self.prometheus.is_empty(), "prometheus: list at least one server");
         ensure!(self.prometheus.len() <= MAX_PROMETHEUS, "prometheus: at most {MAX_PROMETHEUS} servers");
+        LabelPolicy::from_section(self.label_policy.as_ref())?;
         if let Some(section) = &self.compact {
             ensure!(self.bucket.is_some(), "compact: there is no bucket to compact");
             section.check().context("compact")?;
@@ -224,6 +228,7 @@ impl ObserveeFile {
             http: self.http_address.clone(),
             http_config: self.http_config_file.clone(),
             grpc: Some(GrpcServerConfig { tls, access, ..side_file::grpc_server(&self.grpc_address) }),
+            guard: callers::of_store(LabelPolicy::from_section(self.label_policy.as_ref())?),
         })
     }
 

@@ -36,7 +36,7 @@ pub fn run(path: &str, check_only: bool) -> Result<(), Failure> {
         let mut hub = Hub::new(context.clone(), caches);
         let endpoints = hub.start(&file).await.map_err(Failure::usage)?;
         let beneath = EndpointSets::new(endpoints.beneath);
-        let config = file.global(endpoints.configs, beneath.clone());
+        let config = file.global(endpoints.configs, beneath.clone())?;
         let querier = Querier::start(config, context.clone()).map_err(Failure::usage)?;
         let reloader = Reloader::new(path.to_path_buf(), text, hub, querier.clone(), beneath, &context)?;
         let router = querier.router().merge(reloader.router());

@@ -13,6 +13,7 @@ use parallax_querier::query::QueryLimits;
 use parallax_querier::{Distribution, EndpointOptions, ForeignLabels, ProxyConfig, Querier, QuerierConfig};
 use parallax_storeapi::{MessageLimits, SideService};
 
+use super::callers::{self, LabelPolicy, TenancySection};
 use super::discovery::Discovery;
 use super::tls;
 use crate::flags::Values;
@@ -22,11 +23,17 @@ use crate::serve::{Addresses, Listeners};
 pub fn run(values: Values) -> Result<(), Failure> {
     process::run(|context| async move {
         let mut config = config(&values).map_err(Failure::usage)?;
+        let policy = LabelPolicy::from_flags(&values).map_err(Failure::usage)?;
+        let tenancy = TenancySection::from_flags(&values).options().context("--query.tenant-…");
+        let tenancy = tenancy.map_err(Failure::usage)?;
+        let (grpc_guard, http_guard) = callers::of_querier(policy, tenancy);
+        config.api.guard = Some(http_guard);
         let mut discovery = Discovery::from_flags(&values, &context).map_err(Failure::usage)?;
         let addresses = Addresses {
             http: values.text("http-address").unwrap_or_default(),
             http_config: values.path("http.config"),
             grpc: Some(tls::grpc_server(&values).map_err(Failure::usage)?),
+            guard: Some(grpc_guard),
         };
         let listeners = Listeners::bind(addresses, &context).await?;
         let (endpoints, problems) = discovery.look().await;
@@ -68,6 +75,7 @@ fn config(values: &Values) -> anyhow::Result<QuerierConfig> {
             ..QueryLimits::default()
         },
         distribution: distribution(values)?,
+        active_query_dir: values.path("query.active-query-path"),
         engine: EngineOptions {
             lookback_ms: millis(values, "query.lookback-delta"),
             max_samples: count(values, "query.max-samples"),

@@ -7,6 +7,7 @@ use parallax_bucket::Access;
 use parallax_net::Context;
 use parallax_sidecar::{ReloadMethod, ReloaderConfig, ShipperConfig, Sidecar, SidecarConfig};
 
+use super::callers::{self, LabelPolicy};
 use super::{objstore, tls};
 use crate::flags::Values;
 use crate::process::{self, Failure};
@@ -19,6 +20,7 @@ pub fn run(values: Values) -> Result<(), Failure> {
             http: values.text("http-address").unwrap_or_default(),
             http_config: values.path("http.config"),
             grpc: Some(tls::grpc_server(&values).map_err(Failure::usage)?),
+            guard: callers::of_store(LabelPolicy::from_flags(&values).map_err(Failure::usage)?),
         };
         let listeners = Listeners::bind(addresses, &context).await?;
         let (sidecar, running) = Sidecar::start(config, &context).map_err(Failure::usage)?;

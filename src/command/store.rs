@@ -8,6 +8,7 @@ use parallax_bucket::BucketConfig;
 use parallax_model::TimeRange;
 use parallax_store_gateway::{LazyPostings, Limits, StoreGateway, StoreGatewayConfig};
 
+use super::callers::{self, LabelPolicy};
 use super::objstore::CacheFlags;
 use super::tls;
 use crate::flags::Values;
@@ -22,6 +23,7 @@ pub fn run(values: Values) -> Result<(), Failure> {
             http: values.text("http-address").unwrap_or_default(),
             http_config: values.path("http.config"),
             grpc: Some(tls::grpc_server(&values).map_err(Failure::usage)?),
+            guard: callers::of_store(LabelPolicy::from_flags(&values).map_err(Failure::usage)?),
         };
         let listeners = Listeners::bind(addresses, &context).await?;
         config.caches = caches.open(&context);

@@ -41,6 +41,13 @@ pub(super) fn server() -> Vec<Flag> {
             "Header in which an ingress passes client certificates on (xfcc, nginx, ingress-nginx or traefik); it counts only from a peer with an ingress certificate",
         ),
         Flag::new(
+            "label-policy.config",
+            Text,
+            "",
+            "Rules as YAML by which callers, told apart by their certificates, may read some series only; without them, all",
+        ),
+        Flag::new("label-policy.config-file", Text, "", "File with these rules"),
+        Flag::new(
             "grpc-server-tls-min-version",
             Text,
             "1.3",

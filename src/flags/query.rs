@@ -4,7 +4,6 @@ use super::Flag;
 use super::Kind::{Bytes, Duration, List, Number, Switch, Text};
 use super::common;
 
-const TENANCY: &str = "tenancy comes with a later version; leave the flag out";
 const OVERLAPS: &str =
     "an endpoint whose series another one may hold in the time of a query is read, not asked to evaluate";
 const WEB: &str = "the web pages come with a later version";
@@ -163,8 +162,12 @@ fn query() -> Vec<Flag> {
             "0s",
             "Range of series and labels calls without one; 0 is all",
         ),
-        Flag::new("query.active-query-path", Text, "", "Directory of the active query log")
-            .no_effect("running queries are not logged to a file"),
+        Flag::new(
+            "query.active-query-path",
+            Text,
+            "",
+            "Directory of queries.active, from which the next process tells what ran when this one crashed; without it, nothing is written",
+        ),
         Flag::new("query.max-samples", Number, "50000000", "Most samples one query may hold"),
         Flag::new(
             "query.max-held-bytes",
@@ -249,11 +252,26 @@ fn query() -> Vec<Flag> {
 
 fn tenancy_and_web() -> Vec<Flag> {
     vec![
-        Flag::new("query.tenant-header", Text, "THANOS-TENANT", "Tenancy").no_effect(TENANCY),
-        Flag::new("query.default-tenant-id", Text, "default-tenant", "Tenancy").no_effect(TENANCY),
-        Flag::new("query.tenant-certificate-field", Text, "", "").refused(TENANCY),
-        Flag::new("query.enforce-tenancy", Switch, "false", "").refused(TENANCY),
-        Flag::new("query.tenant-label-name", Text, "tenant_id", "Tenancy").no_effect(TENANCY),
+        Flag::new(
+            "query.tenant-header",
+            Text,
+            "THANOS-TENANT",
+            "HTTP header that names the tenant of a request; THANOS-TENANT is looked at, too",
+        ),
+        Flag::new("query.default-tenant-id", Text, "default-tenant", "Tenant of requests that name none"),
+        Flag::new(
+            "query.tenant-certificate-field",
+            Text,
+            "",
+            "Field of the client's certificate that names the tenant, instead of headers: organization, organizationalUnit or commonName",
+        ),
+        Flag::new(
+            "query.enforce-tenancy",
+            Switch,
+            "false",
+            "Answer a tenant from series that carry its label, over HTTP and gRPC",
+        ),
+        Flag::new("query.tenant-label-name", Text, "tenant_id", "Label that says whose a series is"),
         Flag::new("web.route-prefix", Text, "", "").refused("let the proxy in front strip the prefix"),
         Flag::new("web.external-prefix", Text, "", "Web pages").no_effect(WEB),
         Flag::new("web.prefix-header", Text, "", "Web pages").no_effect(WEB),

@@ -19,6 +19,11 @@ pub enum Error {
         "{address} ({flag}): allowed identities and forwarded certificates need clients that show certificates; give the server's certificate, key and client CA"
     )]
     Access { address: String, flag: &'static str },
+    /// Not worth a retry.
+    #[error(
+        "{text:?} is no field of a certificate's subject: use organization, organizationalUnit or commonName"
+    )]
+    SubjectField { text: String },
     /// A change that would take TLS or passwords off a server that has them.
     #[error("it would take TLS or passwords away from a server that has them; for that, restart it")]
     Weaker,

@@ -26,6 +26,7 @@ use tower::ServiceExt as _;
 
 use crate::Error;
 use crate::listen::listen;
+use crate::peer::PeerInfo;
 
 mod security;
 
@@ -81,7 +82,7 @@ impl HttpServer {
     }
 
     /// Serves until `shutdown`, then waits for open requests, but not longer than [`GRACE_PERIOD`]. Handlers may extract
-    /// `ConnectInfo<SocketAddr>`.
+    /// `ConnectInfo<SocketAddr>`, and find a [`PeerInfo`] among a request's extensions.
     pub async fn serve(self, router: Router, shutdown: CancellationToken) -> Result<(), Error> {
         let Self { listener, local_addr, header_timeout, security } = self;
         tracing::debug!(address = %local_addr, "serving HTTP");
@@ -112,9 +113,13 @@ impl HttpServer {
                 let _ = stream.set_nodelay(true);
                 let tls = guarded.security.current().tls.clone();
                 match tls {
-                    None => serve_connection(stream, peer, guarded, header_timeout, shutdown).await,
+                    None => {
+                        let peer = PeerInfo::plain(peer);
+                        serve_connection(stream, peer, guarded, header_timeout, shutdown).await;
+                    }
                     Some(source) => {
                         if let Some(stream) = handshake(stream, peer, &source).await {
+                            let peer = PeerInfo::of_tls(peer, &stream);
                             serve_connection(stream, peer, guarded, header_timeout, shutdown).await;
                         }
                     }
@@ -166,7 +171,7 @@ impl Guarded {
     async fn answer(
         self,
         request: http::Request<hyper::body::Incoming>,
-        peer: SocketAddr,
+        peer: PeerInfo,
     ) -> Result<axum::response::Response, std::convert::Infallible> {
         let rules = self.security.current();
         if let Some(users) = &rules.users
@@ -178,23 +183,25 @@ impl Guarded {
             );
         }
         let mut request = request.map(axum::body::Body::new);
-        request.extensions_mut().insert(ConnectInfo(peer));
+        request.extensions_mut().insert(ConnectInfo(peer.address));
+        request.extensions_mut().insert(peer);
         self.router.oneshot(request).await
     }
 }
 
 async fn serve_connection(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    peer: SocketAddr,
+    peer: PeerInfo,
     guarded: Guarded,
     header_timeout: Duration,
     shutdown: CancellationToken,
 ) {
     let has_asked = Arc::new(AtomicBool::new(false));
     let asked = Arc::clone(&has_asked);
+    let address = peer.address;
     let service = tower::service_fn(move |request: http::Request<hyper::body::Incoming>| {
         asked.store(true, Ordering::Relaxed);
-        guarded.clone().answer(request, peer)
+        guarded.clone().answer(request, peer.clone())
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(header_timeout);
@@ -215,7 +222,7 @@ async fn serve_connection(
     let result = tokio::select! {
         result = connection.as_mut() => result,
         () = silent => {
-            tracing::debug!(%peer, "HTTP connection closed: no request came");
+            tracing::debug!(peer = %address, "HTTP connection closed: no request came");
             return;
         }
         () = shutdown.cancelled() => {
@@ -227,6 +234,6 @@ async fn serve_connection(
         }
     };
     if let Err(error) = result {
-        tracing::debug!(%peer, error = %parallax_pki::explain::chain_text(error.as_ref()), "HTTP connection ended");
+        tracing::debug!(peer = %address, error = %parallax_pki::explain::chain_text(error.as_ref()), "HTTP connection ended");
     }
 }

@@ -39,7 +39,7 @@ pub use http_client::{
 };
 pub use http_metrics::counted;
 pub use http_server::{HttpRules, HttpSecurity, HttpServer, Users};
-pub use peer::PeerInfo;
+pub use peer::{PeerInfo, SubjectField};
 pub use probes::base_router;
 pub use rpc_metrics::{ClientCalls, EndpointCalls, RpcMethods};
 pub use tls_probe::{ServerProbe, probe_server};

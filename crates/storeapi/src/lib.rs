@@ -4,6 +4,7 @@
 //! on the wire form, whose text and data are `Bytes`; conversion to `model` happens where somebody reads.
 #![forbid(unsafe_code)]
 
+pub mod caller;
 pub mod chunks;
 mod client;
 pub mod codec;
@@ -13,6 +14,7 @@ mod decoded;
 pub mod encoded;
 mod error;
 pub mod frames;
+mod held;
 pub mod labels;
 pub mod matchers;
 mod message_limits;
@@ -26,13 +28,14 @@ mod store;
 pub mod wire;
 
 pub use async_trait::async_trait;
+pub use caller::{Caller, Guard, Hold, TENANT_HEADER};
 pub use client::StoreClient;
 pub use deadline::{deadline_of, set_deadline, with_deadline};
 pub use error::Error;
 pub use message_limits::{MAX_REQUEST_BYTES, MessageLimits};
 pub use methods::METHODS;
 pub use resort::{Resorter, resort};
-pub use server::{MAX_MESSAGE_SIZE_BYTES, ReflectionError, routes};
+pub use server::{MAX_MESSAGE_SIZE_BYTES, ReflectionError, guarded_routes, routes};
 pub use shard::ShardMatcher;
 pub use side::{NoSideServices, SideFrame, SideRequest, SideService, SideServices};
 pub use store::{FrameStream, SeriesStream, Store};

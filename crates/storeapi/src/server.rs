@@ -1,6 +1,6 @@
 //! Any `Store` as gRPC services: Store, Info, those beside it, health and reflection.
 //!
-//! Deadlines that come in as `grpc-timeout` are kept inside the stream; dropping a call drops the store's stream. Who listens, with
+//! Each call is for the store as its caller sees it, see [`crate::caller`]. Deadlines that come in as `grpc-timeout` are kept inside the stream; dropping a call drops the store's stream. Who listens, with
 //! which certificates and keepalive, is up to whoever serves the routes.
 
 use std::convert::Infallible;
@@ -17,6 +17,7 @@ use tonic_health::ServingStatus;
 use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::{HealthReporter, HealthService};
 
+use crate::caller::{Entrance, Guard};
 use crate::codec::SeriesCodec;
 use crate::deadline::{by, deadline_of, set_deadline, until};
 use crate::encoded::{WireFrame, WireStream};
@@ -48,7 +49,20 @@ pub struct ReflectionError(#[from] tonic_reflection::server::Error);
 /// # Errors
 /// If the committed descriptors are broken, which `tests/generated.rs` rules out.
 pub fn routes(store: Arc<dyn Store>, ready: watch::Receiver<bool>) -> Result<Routes, ReflectionError> {
-    let service = Service { store: Arc::clone(&store), ready: ready.clone() };
+    guarded_routes(store, None, ready)
+}
+
+/// The same, where `guard` settles who calls, and what of the store they may see.
+///
+/// # Errors
+/// As [`routes`].
+pub fn guarded_routes(
+    store: Arc<dyn Store>,
+    guard: Option<Arc<dyn Guard>>,
+    ready: watch::Receiver<bool>,
+) -> Result<Routes, ReflectionError> {
+    let entrance = Entrance { store, guard };
+    let service = Service { entrance: entrance.clone(), ready: ready.clone() };
     let reporter = HealthReporter::new();
     let health = HealthServer::new(HealthService::from_health_reporter(reporter.clone()));
     tokio::spawn(follow_readiness(reporter, ready));
@@ -62,7 +76,7 @@ pub fn routes(store: Arc<dyn Store>, ready: watch::Receiver<bool>) -> Result<Rou
             .register_encoded_file_descriptor_set(DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    Ok(side::add(Routes::new(store_service), store)
+    Ok(side::add(Routes::new(store_service), &entrance)
         .add_service(InfoServer::new(service))
         .add_service(health)
         .add_service(reflection().build_v1()?)
@@ -84,7 +98,7 @@ async fn follow_readiness(reporter: HealthReporter, mut ready: watch::Receiver<b
 
 #[derive(Clone)]
 struct Service {
-    store: Arc<dyn Store>,
+    entrance: Entrance,
     ready: watch::Receiver<bool>,
 }
 
@@ -102,8 +116,9 @@ impl store_server::Store for Service {
     type SeriesStream = SeriesStream;
 
     async fn series(&self, request: Request<SeriesRequest>) -> Result<Response<SeriesStream>, Status> {
-        let (request, deadline) = received(request);
-        let stream = by(deadline, self.store.series(request)).await?;
+        let (mut request, deadline) = received(request);
+        let store = self.entrance.admit(&mut request)?;
+        let stream = by(deadline, store.series(request)).await?;
         Ok(Response::new(until(stream, deadline)))
     }
 
@@ -111,16 +126,18 @@ impl store_server::Store for Service {
         &self,
         request: Request<LabelNamesRequest>,
     ) -> Result<Response<LabelNamesResponse>, Status> {
-        let (request, deadline) = received(request);
-        Ok(Response::new(by(deadline, self.store.label_names(request)).await?))
+        let (mut request, deadline) = received(request);
+        let store = self.entrance.admit(&mut request)?;
+        Ok(Response::new(by(deadline, store.label_names(request)).await?))
     }
 
     async fn label_values(
         &self,
         request: Request<LabelValuesRequest>,
     ) -> Result<Response<LabelValuesResponse>, Status> {
-        let (request, deadline) = received(request);
-        Ok(Response::new(by(deadline, self.store.label_values(request)).await?))
+        let (mut request, deadline) = received(request);
+        let store = self.entrance.admit(&mut request)?;
+        Ok(Response::new(by(deadline, store.label_values(request)).await?))
     }
 }
 
@@ -168,9 +185,10 @@ impl ServerStreamingService<SeriesRequest> for SeriesMethod {
     type Future = BoxFuture<Response<WireStream>, Status>;
 
     fn call(&mut self, request: Request<SeriesRequest>) -> Self::Future {
-        let store = Arc::clone(&self.0.store);
+        let entrance = self.0.entrance.clone();
         Box::pin(async move {
-            let (request, deadline) = received(request);
+            let (mut request, deadline) = received(request);
+            let store = entrance.admit(&mut request)?;
             let stream = by(deadline, store.series_encoded(request)).await?;
             Ok(Response::new(until(stream, deadline)))
         })
@@ -179,10 +197,10 @@ impl ServerStreamingService<SeriesRequest> for SeriesMethod {
 
 #[tonic::async_trait]
 impl Info for Service {
-    async fn info(&self, _: Request<InfoRequest>) -> Result<Response<InfoResponse>, Status> {
+    async fn info(&self, mut request: Request<InfoRequest>) -> Result<Response<InfoResponse>, Status> {
         if !*self.ready.borrow() {
             return Err(Status::unavailable("this component is not ready yet"));
         }
-        Ok(Response::new(self.store.info().await?))
+        Ok(Response::new(self.entrance.admit(&mut request)?.info().await?))
     }
 }

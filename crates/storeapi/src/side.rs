@@ -75,6 +75,11 @@ pub trait SideServices: Send + Sync + 'static {
         Err(not_offered("thanos.Query"))
     }
 
+    /// Whether [`Self::query`] and [`Self::query_range`] keep to the [`Caller`](crate::Caller) in a request's extensions. Who does not is never asked for one that is held.
+    fn evaluates_held(&self) -> bool {
+        false
+    }
+
     /// How far the shipping of blocks is behind. It is not announced in Info, which is Thanos'.
     async fn shipping(&self, _: Request<ShippingRequest>) -> Result<ShippingResponse, Status> {
         Err(not_offered("parallax.v1.Peer"))

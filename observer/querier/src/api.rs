@@ -3,6 +3,7 @@
 //! Shapes, texts and status codes are those of Prometheus 3.9 (`web/api/v1`), so that Grafana and other clients see
 //! a Prometheus; contract section 1.3 lists what Thanos adds.
 
+mod active;
 mod coverage;
 mod endpoints;
 mod exemplars;
@@ -33,7 +34,7 @@ use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
 use parallax_promql::engine::QueryRange;
-use parallax_storeapi::SideService;
+use parallax_storeapi::{Caller, Guard, SideService, Store};
 
 pub use endpoints::{StoreList, StoreStatus};
 
@@ -64,6 +65,8 @@ pub struct ApiOptions {
     pub route_prefix: String,
     /// What `/api/v1/status/flags` shows.
     pub flags: BTreeMap<String, String>,
+    /// Settles who asks over HTTP, and what they may see; `None`: everybody may see everything.
+    pub guard: Option<Arc<dyn Guard>>,
     /// Syntax that is understood beyond the stable one.
     pub parser: parallax_promql::parse::ParserOptions,
 }
@@ -81,6 +84,7 @@ impl Default for ApiOptions {
             cors: true,
             route_prefix: String::new(),
             flags: BTreeMap::new(),
+            guard: None,
             parser: parallax_promql::parse::ParserOptions::default(),
         }
     }
@@ -108,10 +112,17 @@ pub(crate) struct Api {
     started: jiff::Timestamp,
 }
 
+impl Api {
+    /// What is asked, as `caller` sees it.
+    fn store(&self, caller: &Caller) -> Arc<dyn Store> {
+        caller.over(Arc::clone(self.runner.store()))
+    }
+}
+
 /// The routes of the API.
 pub fn router(runner: Arc<QueryRunner>, stores: impl StoreList, options: ApiOptions) -> Router {
     let prefix = options.route_prefix.trim_matches('/').to_owned();
-    let has_cors = options.cors;
+    let (has_cors, guard) = (options.cors, options.guard.clone());
     let api = Arc::new(Api { runner, stores: Box::new(stores), options, started: jiff::Timestamp::now() });
     let routes = Router::new()
         .route("/api/v1/query", get(queries::instant).post(queries::instant))
@@ -127,15 +138,30 @@ pub fn router(runner: Arc<QueryRunner>, stores: impl StoreList, options: ApiOpti
         .route("/api/v1/alerts", get(rules::alerts))
         .route("/api/v1/targets", get(targets::targets))
         .route("/api/v1/query_exemplars", get(exemplars::exemplars).post(exemplars::exemplars))
+        .route("/api/v1/active_queries", get(active::active_queries))
         .route("/api/v1/status/tsdb", get(tsdb_status::tsdb_status))
         .route("/api/v1/status/buildinfo", get(status::build_info))
         .route("/api/v1/status/runtimeinfo", get(status::runtime_info))
         .route("/api/v1/status/flags", get(status::flags))
         .route("/api/v1/{*rest}", any(respond::not_found))
         .layer(DefaultBodyLimit::max(MAX_FORM_BYTES))
+        .layer(from_fn(move |request: Request, next: Next| admitted(guard.clone(), request, next)))
         .with_state(api);
     let routes = if has_cors { routes.layer(from_fn(allow_any_origin)) } else { routes };
     if prefix.is_empty() { routes } else { Router::new().nest(&format!("/{prefix}"), routes) }
+}
+
+/// Settles who asks.
+async fn admitted(guard: Option<Arc<dyn Guard>>, mut request: Request, next: Next) -> Response {
+    let caller = match guard {
+        None => Caller::default(),
+        Some(guard) => match guard.caller(request.headers(), request.extensions()) {
+            Ok(caller) => caller,
+            Err(status) => return ApiError::of_guard(&status).into_response(),
+        },
+    };
+    request.extensions_mut().insert(caller);
+    next.run(request).await
 }
 
 /// The answer to a request that a stop signal ended.

@@ -1,5 +1,6 @@
 //! What a querier is told when it starts. Flags and files that fill it are the binary's.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use parallax_promql::engine::EngineOptions;
@@ -28,6 +29,8 @@ pub struct QuerierConfig {
     pub distribution: Option<Distribution>,
     /// `--query.lookback-delta`, `.default-evaluation-interval`, and the samples one query may hold.
     pub engine: EngineOptions,
+    /// Where `queries.active` is written, which tells after a crash what ran. `--query.active-query-path`.
+    pub active_query_dir: Option<PathBuf>,
     /// How long requests may go on after a stop signal. It has to be shorter than what an orchestrator waits before it kills.
     pub stop_grace: Duration,
     /// `--query.replica-label`, `.partial-response`, `.default-step`, `.metadata.default-time-range`, `--web.*`.
@@ -45,6 +48,7 @@ impl Default for QuerierConfig {
             limits: QueryLimits::default(),
             distribution: None,
             engine: EngineOptions::default(),
+            active_query_dir: None,
             stop_grace: Duration::from_secs(5),
             api: ApiOptions::default(),
         }

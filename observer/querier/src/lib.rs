@@ -2,9 +2,11 @@
 
 #![forbid(unsafe_code)]
 
+mod active;
 pub mod api;
 pub mod claim;
 mod config;
+mod cost;
 pub mod coverage;
 pub mod endpoint;
 mod error;
@@ -23,9 +25,11 @@ mod shipping;
 mod side;
 mod stop;
 pub mod store_selection;
+pub mod tenancy;
 
 pub use claim::{Claim, ForeignLabels, delegation_defect};
 pub use config::QuerierConfig;
+pub use cost::{EndpointCost, EndpointKey};
 pub use coverage::{Coverage, CoverageLog, Gap, GapKind, Part, State};
 pub use endpoint::{
     Alternatives, Connection, Declared, Endpoint, EndpointConfig, EndpointOptions, EndpointSet, EndpointSets,

@@ -33,7 +33,7 @@ use parallax_storeapi::proto::thanos::{
     PartialResponseStrategy, SeriesRequest,
 };
 use parallax_storeapi::{
-    SeriesStream, SideServices, Store, async_trait, deadline_of, matchers, with_deadline,
+    SeriesStream, SideServices, Store, TENANT_HEADER, async_trait, deadline_of, matchers, with_deadline,
 };
 use parallax_telemetry::Metrics;
 use prometheus_client::encoding::EncodeLabelSet;
@@ -42,6 +42,7 @@ use prometheus_client::metrics::family::Family;
 use tonic::metadata::{KeyAndValueRef, MetadataMap};
 use tonic::{Request, Status};
 
+use crate::cost::CostMetrics;
 use crate::coverage::{CoverageEntry, Gap, GapKind, bounded};
 use crate::endpoint::{Endpoint, EndpointSet};
 use crate::received::{ReceivedCounter, ReceivedLog};
@@ -51,9 +52,6 @@ use patience::Patience;
 
 pub(crate) use look_ahead::Ahead;
 pub use side_calls::SideLimits;
-
-/// The gRPC metadata that carries a tenant through proxies. Source: Thanos, `pkg/tenancy`.
-const TENANT_HEADER: &str = "thanos-tenant";
 
 /// The gRPC metadata by which a proxy tells one below it how long it bears silence, in milliseconds: the lower one has to give up on a hung
 /// endpoint before the upper one gives up on it. Thanos ignores it.
@@ -127,6 +125,7 @@ struct Inner {
     config: ProxyConfig,
     gaps: GapCounter,
     received: ReceivedCounter,
+    costs: CostMetrics,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -144,7 +143,8 @@ impl Proxy {
             GapCounter::default(),
         );
         let received = ReceivedCounter::new(metrics);
-        Self { inner: Arc::new(Inner { endpoints, config, gaps, received }) }
+        let costs = CostMetrics::new(metrics);
+        Self { inner: Arc::new(Inner { endpoints, config, gaps, received, costs }) }
     }
 
     pub fn endpoints(&self) -> &Arc<EndpointSet> {

@@ -127,6 +127,8 @@ pub(crate) struct QueryPushdown {
     canceled: CancellationToken,
     coverage: CoverageLog,
     received: ReceivedLog,
+    /// For whom it is.
+    tenant: Option<Arc<str>>,
     next: AtomicU64,
     cuts: Mutex<BTreeMap<u64, Arc<CutState>>>,
     /// Whether a series came from two sides.
@@ -169,6 +171,7 @@ impl QueryPushdown {
         budget: &Arc<Budget>,
         canceled: &CancellationToken,
         (coverage, received): (&CoverageLog, &ReceivedLog),
+        tenant: Option<Arc<str>>,
     ) -> Option<Arc<Self>> {
         // How others deduplicate and choose resolutions is only known for what is the default everywhere: Thanos' queriers cannot be told an algorithm, and who is asked may be one.
         let is_plain = options.store_matchers.is_empty()
@@ -184,6 +187,7 @@ impl QueryPushdown {
                 canceled: canceled.clone(),
                 coverage: coverage.clone(),
                 received: received.clone(),
+                tenant,
                 next: AtomicU64::new(0),
                 cuts: Mutex::default(),
                 is_mixed: AtomicBool::new(false),

@@ -22,6 +22,7 @@ use parallax_storeapi::{FrameStream, SeriesStream, SideRequest, SideServices, St
 use tonic::{Request, Status};
 
 use crate::Error;
+use crate::active::ActiveQueries;
 use crate::api::{self, ApiOptions, StoreList, StoreStatus};
 use crate::config::QuerierConfig;
 use crate::coverage::{CoverageBook, SAMPLE_INTERVAL, WithCoverageSeries};
@@ -46,7 +47,7 @@ impl Querier {
     /// it inside a tokio runtime.
     ///
     /// # Errors
-    /// Names the endpoint that cannot be used as configured.
+    /// Names the endpoint or the file that cannot be used as configured.
     pub fn start(config: QuerierConfig, context: Context) -> Result<Arc<Self>, Error> {
         let condition = context.readiness.condition(format!("querier {}", config.name));
         let endpoints = EndpointSet::start(
@@ -65,7 +66,12 @@ impl Querier {
         let distribution = config.distribution;
         let distributor =
             distribution.map(|labels| Distributor::new(labels, proxy.clone(), &context.metrics));
+        let active = match &config.active_query_dir {
+            None => ActiveQueries::default(),
+            Some(directory) => ActiveQueries::logged(directory, config.limits.max_concurrent)?,
+        };
         let runner = QueryRunner::new(store, config.engine, config.limits, &context.metrics)
+            .with_active(active)
             .with_distributor(distributor)
             .with_blame(Arc::new(proxy.clone()))
             .with_book(book.clone());
@@ -178,6 +184,10 @@ impl Querier {
 
 #[async_trait]
 impl SideServices for Querier {
+    fn evaluates_held(&self) -> bool {
+        true
+    }
+
     async fn shipping(&self, request: Request<ShippingRequest>) -> Result<ShippingResponse, Status> {
         self.proxy.shipping(request).await
     }

@@ -14,8 +14,9 @@ use parallax_promql::ast::{Expr, ValueType};
 use parallax_promql::engine::{
     Engine, EngineOptions, Interrupt, PlanNode, QueryError, QueryOutcome, QueryRange, StatsOptions,
 };
-use parallax_storeapi::Store;
+use parallax_promql::selectors::restrict;
 use parallax_storeapi::proto::thanos::ShardInfo;
+use parallax_storeapi::{Caller, Store};
 use parallax_telemetry::Metrics;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
@@ -24,6 +25,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
+use crate::active::ActiveQueries;
 use crate::coverage::{Coverage, CoverageBook, CoverageLog};
 use crate::gate::{GateMetrics, InFlight};
 use crate::pushdown::{Distributor, QueryPushdown};
@@ -92,6 +94,8 @@ pub struct Query {
     pub max_resolution_ms: i64,
     /// Only the series of one shard, for a frontend that splits queries by series.
     pub shard: Option<ShardInfo>,
+    /// Whoever asks: its matchers are added to every selector.
+    pub caller: Caller,
     /// What to measure. Samples per step only if the querier's own options have them, too.
     pub stats: StatsOptions,
 }
@@ -143,6 +147,7 @@ pub struct QueryRunner {
     blame: Option<Arc<dyn Blame>>,
     book: Arc<CoverageBook>,
     distributor: Option<Arc<Distributor>>,
+    active: ActiveQueries,
 }
 
 /// The right to run, which a query or a request for series or labels has until it ends.
@@ -209,7 +214,18 @@ impl QueryRunner {
             blame: None,
             book: CoverageBook::new(metrics),
             distributor: None,
+            active: ActiveQueries::default(),
         }
+    }
+
+    /// Lists what runs in `active`.
+    #[must_use]
+    pub(crate) fn with_active(self, active: ActiveQueries) -> Self {
+        Self { active, ..self }
+    }
+
+    pub(crate) fn active(&self) -> &ActiveQueries {
+        &self.active
     }
 
     /// Has aggregations evaluated by other queriers.
@@ -259,14 +275,17 @@ impl QueryRunner {
     /// # Errors
     /// If it cannot be planned.
     pub fn explain(&self, query: &Query) -> Result<PlanNode, QueryError> {
-        let sources = self.sources(query, self.deadline(query.timeout), CancellationToken::new());
+        let query = held(query.clone());
+        let sources = self.sources(&query, self.deadline(query.timeout), CancellationToken::new());
         let (source, _) = sources.open(&CoverageLog::default(), &ReceivedLog::default(), true);
-        Engine::new(self.engine_options(query)).explain_over(&source, &query.expr, query.range)
+        Engine::new(self.engine_options(&query)).explain_over(&source, &query.expr, query.range)
     }
 
     fn sources(&self, query: &Query, deadline: Instant, canceled: CancellationToken) -> Sources {
         Sources {
-            store: self.store.clone(),
+            // What the engine selects beside the selectors of a query, as for info(), is held, too.
+            store: query.caller.over(self.store.clone()),
+            tenant: query.caller.tenant.clone(),
             runtime: Handle::current(),
             options: SelectOptions {
                 replica_labels: query.replica_labels.clone(),
@@ -313,7 +332,11 @@ impl QueryRunner {
     ) -> Result<T, RunError> {
         let began = Instant::now();
         let deadline = self.deadline(query.timeout);
+        let query = held(query);
+        let mut active = self.active.enter(&query.text, query.range, &query.caller);
         let slot = self.slot(deadline).await?;
+        let received = ReceivedLog::default();
+        active.runs(&received);
         self.metrics.started.inc();
         let running = Running::new(self.metrics.running.clone());
         let queued = began.elapsed();
@@ -326,10 +349,9 @@ impl QueryRunner {
         let sources = self.sources(&query, deadline, canceled);
         let book = self.book.clone();
         let work = move || {
-            // Both last as long as the thread is busy, which is longer than the caller when it goes away.
-            let _busy = (slot, running);
+            // These last as long as the thread is busy, which is longer than the caller when it goes away.
+            let _busy = (slot, running, active);
             let began = Instant::now();
-            let received = ReceivedLog::default();
             let evaluated = sources.evaluate(&Engine::new(options), &query, &interrupt, &received)?;
             let (outcome, coverage) = evaluated;
             let resolutions = may_be_coarse.then(|| sources.resolutions.read());
@@ -374,7 +396,10 @@ impl QueryRunner {
 
 /// What the sources of one query are made of.
 struct Sources {
+    /// As the caller sees it.
     store: Arc<dyn Store>,
+    /// Whom those who evaluate a part are told to evaluate it for.
+    tenant: Option<Arc<str>>,
     runtime: Handle,
     options: SelectOptions,
     max_held_bytes: usize,
@@ -424,7 +449,8 @@ impl Sources {
         let distributor = self.distributor.as_ref().filter(|_| distributed);
         let pushdown = distributor.and_then(|distributor| {
             let logs = (coverage, received);
-            QueryPushdown::new(distributor, runtime, &self.options, &budget, &self.canceled, logs)
+            let tenant = self.tenant.clone();
+            QueryPushdown::new(distributor, runtime, &self.options, &budget, &self.canceled, logs, tenant)
         });
         let (store, runtime) = (self.store.clone(), self.runtime.clone());
         let source = StoreSource::new(store, runtime, self.options.clone(), budget, self.canceled.clone())
@@ -436,6 +462,12 @@ impl Sources {
             .with_pushdown(pushdown.clone());
         (source, pushdown)
     }
+}
+
+/// With what its caller is held to in every selector.
+fn held(mut query: Query) -> Query {
+    restrict(&mut query.expr, query.caller.hold.matchers());
+    query
 }
 
 /// Ends a query whose caller no longer waits.

@@ -19,7 +19,7 @@ use parallax_storeapi::proto::thanos::{
     QueryRangeRequest, QueryRangeResponse, QueryRequest, QueryResponse, QueryStats, ShardInfo, StoreMatchers,
     TimeSeriesBatch, query_range_response, query_response,
 };
-use parallax_storeapi::{FrameStream, deadline_of, labels, matchers};
+use parallax_storeapi::{Caller, FrameStream, deadline_of, labels, matchers};
 use tonic::{Request, Status};
 
 use crate::api::ApiOptions;
@@ -54,6 +54,7 @@ pub(crate) struct Asked {
     wants_coverage: bool,
     /// `None` leaves it to us.
     dedup_func: Option<String>,
+    caller: Caller,
 }
 
 /// From either message: they differ in the names of their times only.
@@ -74,6 +75,7 @@ macro_rules! asked {
             batch_size: $request.response_batch_size,
             wants_coverage: $headers.0,
             dedup_func: $headers.1,
+            caller: $headers.2,
         }
     };
 }
@@ -89,13 +91,14 @@ pub(crate) fn instant(request: Request<QueryRequest>, now_ms: i64) -> Asked {
     asked!(request, QueryRange::instant(at_ms), deadline, headers)
 }
 
-/// Whether coverage is wanted, and the algorithm.
-fn headers<T>(request: &Request<T>) -> (bool, Option<String>) {
+/// Whether coverage is wanted, the algorithm, and whom the server let in. A query of somebody of this process is held where it came in.
+fn headers<T>(request: &Request<T>) -> (bool, Option<String>, Caller) {
     let metadata = request.metadata();
     let dedup_func = metadata.get(DEDUP_FUNC_HEADER);
     // What is no text is no name either, and refused as such.
     let text = dedup_func.map(|value| value.to_str().unwrap_or("?").to_owned());
-    (metadata.contains_key(COVERAGE_HEADER), text)
+    let caller = request.extensions().get::<Caller>().cloned().unwrap_or_default();
+    (metadata.contains_key(COVERAGE_HEADER), text, caller)
 }
 
 /// A query over steps.
@@ -187,6 +190,7 @@ impl Asked {
             store_matchers,
             max_resolution_ms,
             shard: self.shard,
+            caller: self.caller,
             stats: StatsOptions::default(),
         })
     }

@@ -17,6 +17,7 @@ use parallax_storeapi::{MessageLimits, SideService};
 use serde::Deserialize;
 
 use super::cluster::ClusterSection;
+use crate::command::callers::{self, LabelPolicy, TenancySection};
 use crate::command::objstore::CacheFlags;
 use crate::command::side_file::{self, DurationText, SizeText};
 use crate::command::tls::{self, TlsFiles};
@@ -71,6 +72,12 @@ pub struct ObserverFile {
     allowed_observers: Option<Vec<String>>,
     /// The header in which an ingress before the StoreAPI passes client certificates on: `xfcc`, `nginx`, `ingress-nginx` or `traefik`.
     forwarded_certificates: Option<String>,
+    /// Which series callers may read, over HTTP and the StoreAPI, by who they are: as `--label-policy.config`. Without it, all.
+    label_policy: Option<serde_json::Value>,
+    /// Whose queries are whose: as the flags `--query.tenant-…` of `parallax query`.
+    tenancy: Option<TenancySection>,
+    /// Where the queries that run are logged, as `--query.active-query-path`.
+    active_query_path: Option<PathBuf>,
     /// The external label that holds the name of a cluster.
     #[serde(default = "cluster_label")]
     pub cluster_label: String,
@@ -149,6 +156,7 @@ impl ObserverFile {
         ensure!(self.clusters.len() <= MAX_CLUSTERS, "clusters: at most {MAX_CLUSTERS}");
         self.caches()?;
         self.algorithm()?;
+        self.guards()?;
         ensure!(
             self.partition_labels.is_empty() || self.query_mode == QueryMode::Distributed,
             "partition_labels: they are for query_mode: distributed"
@@ -196,7 +204,12 @@ impl ObserverFile {
             access,
             ..side_file::grpc_server(address)
         });
-        Ok(Addresses { http: self.http_address.clone(), http_config: self.http_config_file.clone(), grpc })
+        Ok(Addresses {
+            http: self.http_address.clone(),
+            http_config: self.http_config_file.clone(),
+            grpc,
+            guard: self.guards()?.map(|(grpc, _)| grpc),
+        })
     }
 
     pub fn query_timeout(&self) -> Duration {
@@ -205,6 +218,14 @@ impl ObserverFile {
 
     pub fn response_timeout(&self) -> Duration {
         self.response_timeout.map_or(DEFAULT_RESPONSE_TIMEOUT, |timeout| timeout.0)
+    }
+
+    /// Over gRPC and over HTTP; without a policy or tenants, everybody may see everything.
+    fn guards(&self) -> anyhow::Result<Option<callers::Guards>> {
+        let policy = LabelPolicy::from_section(self.label_policy.as_ref())?;
+        let tenancy = self.tenancy.as_ref().map(TenancySection::options).transpose().context("tenancy")?;
+        Ok((policy.is_some() || tenancy.is_some())
+            .then(|| callers::of_querier(policy, tenancy.unwrap_or_default())))
     }
 
     pub fn endpoint_options(&self) -> EndpointOptions {
@@ -222,9 +243,16 @@ impl ObserverFile {
     }
 
     /// The global querier over `endpoints`; `beneath` are those of the clusters' queriers among them.
-    pub fn global(&self, endpoints: Vec<EndpointConfig>, beneath: EndpointSets) -> QuerierConfig {
+    ///
+    /// # Errors
+    /// As [`Self::check`], of the policy.
+    pub fn global(
+        &self,
+        endpoints: Vec<EndpointConfig>,
+        beneath: EndpointSets,
+    ) -> anyhow::Result<QuerierConfig> {
         let limits = QueryLimits::default();
-        QuerierConfig {
+        Ok(QuerierConfig {
             name: "global".to_owned(),
             endpoints,
             beneath,
@@ -242,10 +270,12 @@ impl ObserverFile {
                 replica_labels: self.replica_labels.clone(),
                 partial_response: self.partial_response,
                 whole_side: if self.partial_response { Vec::new() } else { SideService::ALL.to_vec() },
+                guard: self.guards()?.map(|(_, http)| http),
                 ..ApiOptions::default()
             },
+            active_query_dir: self.active_query_path.clone(),
             ..QuerierConfig::default()
-        }
+        })
     }
 }
 

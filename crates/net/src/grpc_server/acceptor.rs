@@ -8,8 +8,6 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use parallax_pki::certificate::Facts;
-use parallax_pki::verify::identity_of;
 use parallax_pki::{CredentialSource, Explanation, FailureReason, Side, explain};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -97,7 +95,7 @@ impl Acceptor {
         let _ = stream.set_nodelay(true);
         match self.config.tls.clone() {
             None => {
-                let peer = PeerInfo { address, identity: None, certificate: None, forwarded_by: None };
+                let peer = PeerInfo::plain(address);
                 let this = Arc::clone(self);
                 tokio::spawn(async move {
                     let cut = this.cut.clone();
@@ -162,7 +160,7 @@ impl Acceptor {
         let accepting = TlsAcceptor::from(config).accept(stream).into_fallible();
         match tokio::time::timeout(self.config.handshake_timeout, accepting).await {
             Ok(Ok(stream)) => {
-                let peer = peer_info(address, &stream);
+                let peer = PeerInfo::of_tls(address, &stream);
                 let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
                 let chain: Vec<_> =
                     chain.iter().map(|certificate| certificate.clone().into_owned()).collect();
@@ -213,17 +211,6 @@ impl Drop for Registration<'_> {
     fn drop(&mut self) {
         self.acceptor.pending().running.remove(&self.id);
     }
-}
-
-fn peer_info(address: SocketAddr, stream: &tokio_rustls::server::TlsStream<TcpStream>) -> PeerInfo {
-    let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first).cloned();
-    // The verifier refused what does not parse; without one there is no certificate.
-    let identity = certificate
-        .as_deref()
-        .and_then(|der| Facts::read(der).ok())
-        .and_then(|facts| identity_of(&facts).ok().flatten());
-    let certificate = certificate.map(rustls_pki_types::CertificateDer::into_owned);
-    PeerInfo { address, identity, certificate, forwarded_by: None }
 }
 
 /// Lets the alert reach the client: ends our side, then reads what is under way.

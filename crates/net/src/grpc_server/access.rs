@@ -98,12 +98,13 @@ impl AccessRule {
             })?;
         if let Some(accepted) = accepted {
             peer.forwarded_by = peer.identity.replace(accepted.identity);
+            peer.certificate = accepted.chain.into_iter().next();
         }
         Ok(())
     }
 
     fn admit(&self, peer: &PeerInfo) -> Result<(), Refusal> {
-        // The certificate of the connection is the ingress's where one was forwarded, and its names are not the client's.
+        // Of what an ingress forwards, the identity counts.
         let certificate = peer.certificate.as_ref().filter(|_| peer.forwarded_by.is_none());
         let dns_names = || {
             certificate.and_then(|der| Facts::read(der).ok()).map(|facts| facts.dns_names).unwrap_or_default()

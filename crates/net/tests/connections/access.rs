@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use parallax_net::{GrpcServer, GrpcServerConfig, GrpcTarget, ServerAccess, connect};
+use parallax_net::{GrpcServer, GrpcServerConfig, GrpcTarget, ServerAccess, SubjectField, connect};
 use parallax_pki::forwarded::HeaderFormat;
 use parallax_pki::{
     AllowedClients, CredentialSource, LeafFiles, LeafRequest, PeerIdentity, RevocationReason,
@@ -115,7 +115,12 @@ async fn an_ingress_speaks_for_the_client_whose_certificate_it_forwards() {
     let hub = escaped(&mesh.client_leaf().cert_pem);
     ask_with(&server, &through, std::slice::from_ref(&hub)).await.unwrap();
     let peer = server.last_peer();
-    assert_eq!(peer.identity.unwrap().to_string(), "spiffe://mesh.example/observer/hub");
+    assert_eq!(peer.identity.as_ref().unwrap().to_string(), "spiffe://mesh.example/observer/hub");
+    assert_eq!(
+        peer.subject(SubjectField::CommonName).as_deref(),
+        Some("hub"),
+        "of the client's, not the ingress'"
+    );
     assert_eq!(peer.forwarded_by.unwrap().to_string(), "spiffe://mesh.example/ingress/eu-1");
 
     let other = escaped(&mesh.authority.issue_observer("other").unwrap().cert_pem);

@@ -1,11 +1,11 @@
 //! The services of a store over gRPC. All are registered; one that the store does not offer answers `Unimplemented`, as an unknown one would.
 
-use std::sync::Arc;
-
 use async_trait::async_trait;
 use tonic::service::Routes;
 use tonic::{Request, Response, Status};
 
+use crate::FrameStream;
+use crate::caller::Entrance;
 use crate::deadline::{by, until};
 use crate::message_limits::MAX_REQUEST_BYTES;
 use crate::proto::parallax::v1::peer_server::{Peer, PeerServer};
@@ -22,13 +22,12 @@ use crate::proto::thanos::{
     TargetsResponse, TsdbStatisticsRequest, TsdbStatisticsResponse,
 };
 use crate::server::{MAX_MESSAGE_SIZE_BYTES, received};
-use crate::{FrameStream, Store};
 
-/// Adds the services of `store`.
-pub(crate) fn add(routes: Routes, store: Arc<dyn Store>) -> Routes {
+/// Adds the services of the store behind `entrance`.
+pub(crate) fn add(routes: Routes, entrance: &Entrance) -> Routes {
     macro_rules! sized {
         ($server:ident) => {
-            $server::new(Side { store: Arc::clone(&store) })
+            $server::new(Side { entrance: entrance.clone() })
                 .max_decoding_message_size(MAX_REQUEST_BYTES)
                 .max_encoding_message_size(MAX_MESSAGE_SIZE_BYTES)
         };
@@ -45,13 +44,14 @@ pub(crate) fn add(routes: Routes, store: Arc<dyn Store>) -> Routes {
 
 #[derive(Clone)]
 struct Side {
-    store: Arc<dyn Store>,
+    entrance: Entrance,
 }
 
 macro_rules! answer {
     ($self:ident, $method:ident, $request:ident) => {{
-        let (request, deadline) = received($request);
-        let stream = by(deadline, $self.store.side().$method(request)).await?;
+        let (mut request, deadline) = received($request);
+        let store = $self.entrance.admit(&mut request)?;
+        let stream = by(deadline, store.side().$method(request)).await?;
         Ok(Response::new(until(stream, deadline)))
     }};
 }
@@ -136,7 +136,8 @@ impl Peer for Side {
         &self,
         request: Request<ShippingRequest>,
     ) -> Result<Response<ShippingResponse>, Status> {
-        let (request, deadline) = received(request);
-        Ok(Response::new(by(deadline, self.store.side().shipping(request)).await?))
+        let (mut request, deadline) = received(request);
+        let store = self.entrance.admit(&mut request)?;
+        Ok(Response::new(by(deadline, store.side().shipping(request)).await?))
     }
 }

@@ -36,7 +36,7 @@ pub(super) async fn exemplars(State(api): State<Arc<Api>>, params: Params) -> Re
             end,
             partial_response_strategy: question.strategy(),
         };
-        question.ask(&api, request).await?
+        question.ask(request).await?
     };
     let mut success = Success::begin().covering(question.covered(&api));
     write_list(success.data(), merge(parts, &question.replica_labels), |data, (series, exemplars)| {

@@ -13,7 +13,7 @@ use parallax_model::{Labels, Matcher, TimeRange};
 use parallax_promql::source::SourceError;
 use parallax_storeapi::proto::thanos::series_response::Result as Frame;
 use parallax_storeapi::proto::thanos::{LabelNamesRequest, LabelValuesRequest, SeriesRequest};
-use parallax_storeapi::with_deadline;
+use parallax_storeapi::{Store, with_deadline};
 use tonic::Request;
 
 use super::Api;
@@ -30,6 +30,8 @@ const MAX_SELECTORS: usize = 64;
 
 /// What the three endpoints have in common.
 struct Question {
+    /// As whoever asks sees it.
+    store: Arc<dyn Store>,
     selectors: Vec<Vec<Matcher>>,
     range: TimeRange,
     partial_response: bool,
@@ -65,6 +67,7 @@ impl Question {
         let partial_response = params.bool("partial_response", api.options.partial_response)?;
         let store_matchers = params.selectors("storeMatch[]")?;
         Ok(Self {
+            store: api.store(&params.caller),
             selectors,
             range,
             partial_response,
@@ -127,7 +130,7 @@ fn time_range(api: &Api, params: &Params) -> Result<TimeRange, ApiError> {
 pub(super) async fn label_names(State(api): State<Arc<Api>>, params: Params) -> Result<Finished, ApiError> {
     let question = Question::new(&api, &params).await?;
     let asked = question.selectors_or_all().into_iter().map(|matchers| {
-        api.runner.store().label_names(question.request(LabelNamesRequest {
+        question.store.label_names(question.request(LabelNamesRequest {
             partial_response_disabled: !question.partial_response,
             partial_response_strategy: strategy(question.partial_response).into(),
             start: question.range.min_ms,
@@ -149,7 +152,7 @@ pub(super) async fn label_values(
     let name = unescape_label_name(&name);
     let question = Question::new(&api, &params).await?;
     let asked = question.selectors_or_all().into_iter().map(|matchers| {
-        api.runner.store().label_values(question.request(LabelValuesRequest {
+        question.store.label_values(question.request(LabelValuesRequest {
             label: name.clone(),
             partial_response_disabled: !question.partial_response,
             partial_response_strategy: strategy(question.partial_response).into(),
@@ -194,8 +197,7 @@ pub(super) async fn series(State(api): State<Arc<Api>>, params: Params) -> Resul
     if !params.bool("dedup", true)? {
         replica_labels.clear();
     }
-    let asked =
-        question.selectors.iter().map(|matchers| series_of(&api, &question, matchers, &replica_labels));
+    let asked = question.selectors.iter().map(|matchers| series_of(&question, matchers, &replica_labels));
     let mut union = BTreeSet::new();
     let mut warnings = Vec::new();
     let mut held = Vec::new();
@@ -221,7 +223,6 @@ struct Found {
 
 /// The label sets that `matchers` select, and the stores' warnings.
 async fn series_of(
-    api: &Api,
     question: &Question,
     matchers: &[Matcher],
     replica_labels: &[String],
@@ -240,7 +241,7 @@ async fn series_of(
     });
     let mut found = Found::default();
     let reading = async {
-        let mut frames = api.runner.store().series(request).await.map_err(to_api_error)?;
+        let mut frames = question.store.series(request).await.map_err(to_api_error)?;
         while let Some(frame) = frames.next().await {
             let series = match frame.map_err(to_api_error)?.result {
                 Some(Frame::Series(series)) => vec![series],

@@ -26,7 +26,7 @@ pub(super) async fn metric_metadata(
         limit: limit.map_or(-1, |limit| i32::try_from(limit).unwrap_or(i32::MAX)),
         partial_response_strategy: question.strategy(),
     };
-    let (parts, warnings) = question.ask(&api, request).await?;
+    let (parts, warnings) = question.ask(request).await?;
     let merged = metadata::merge(parts);
     let mut success = Success::begin().covering(question.covered(&api));
     let data = success.data();

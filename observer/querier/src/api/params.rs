@@ -6,14 +6,18 @@ use axum::extract::{Form, FromRequest, Query as UrlQuery, Request};
 use http::header;
 use parallax_model::{Matcher, TimeRange, parse_duration_ms};
 use parallax_promql::parse::parse_selector;
+use parallax_storeapi::Caller;
 
 use super::respond::{ApiError, ErrorKind};
 
 /// The range that stands for all time, as Prometheus' API has it: what Go's `time.Time` can hold.
 pub(super) const ALL_TIME: TimeRange = TimeRange::new(-9_223_309_901_257_974_000, 9_223_309_901_257_974_999);
 
-/// Names and values in order; those of a form come before those of the URL.
-pub(super) struct Params(Vec<(String, String)>);
+/// Names and values in order; those of a form come before those of the URL. And who asks.
+pub(super) struct Params {
+    pairs: Vec<(String, String)>,
+    pub(super) caller: Caller,
+}
 
 impl<S: Send + Sync> FromRequest<S> for Params {
     type Rejection = ApiError;
@@ -22,6 +26,10 @@ impl<S: Send + Sync> FromRequest<S> for Params {
         let bad = |error: &dyn std::fmt::Display| {
             ApiError::new(ErrorKind::BadData, format!("error parsing form values: {error}"))
         };
+        // The guard has put it there; without one, nobody may ask.
+        let caller = request.extensions().get::<Caller>().cloned();
+        let caller =
+            caller.ok_or_else(|| ApiError::new(ErrorKind::Internal, "the request passed no guard"))?;
         let UrlQuery(in_url) = UrlQuery::<Vec<(String, String)>>::try_from_uri(request.uri())
             .map_err(|error| bad(&error.body_text()))?;
         let is_form = request
@@ -37,19 +45,19 @@ impl<S: Send + Sync> FromRequest<S> for Params {
             pairs = in_form;
         }
         pairs.extend(in_url);
-        Ok(Self(pairs))
+        Ok(Self { pairs, caller })
     }
 }
 
 impl Params {
     /// The first value of `name`, unless it is empty.
     pub(super) fn get(&self, name: &str) -> Option<&str> {
-        let (_, value) = self.0.iter().find(|(candidate, _)| candidate == name)?;
+        let (_, value) = self.pairs.iter().find(|(candidate, _)| candidate == name)?;
         (!value.is_empty()).then_some(value)
     }
 
     pub(super) fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
-        self.0.iter().filter(move |(candidate, _)| candidate == name).map(|(_, value)| value.as_str())
+        self.pairs.iter().filter(move |(candidate, _)| candidate == name).map(|(_, value)| value.as_str())
     }
 
     pub(super) fn bool(&self, name: &str, default: bool) -> Result<bool, ApiError> {

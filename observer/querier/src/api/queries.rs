@@ -14,7 +14,7 @@ use super::Api;
 use super::json::{MatrixPieces, write_value};
 use super::params::Params;
 use super::respond::{ApiError, ErrorKind, Finished, Success};
-use super::stats::{write_analysis, write_plan, write_stats};
+use super::stats::{write_analysis, write_endpoints, write_plan, write_stats};
 use crate::coverage::Coverage;
 use crate::query::{MAX_STEPS, Query, QueryTimes, evaluates_over_range};
 
@@ -93,8 +93,7 @@ async fn answer(api: &Api, params: &Params, range: QueryRange, limit: usize) -> 
     let query = parse_query(api, params, range)?;
     let wants_stats = params.get("stats").is_some();
     let finish = move |outcome: QueryOutcome, times: QueryTimes, coverage: Option<Coverage>| {
-        let stats = wants_stats.then_some((times, range));
-        render(outcome, limit, stats, coverage)
+        render(outcome, limit, (&times, range, wants_stats), coverage)
     };
     Ok(api.runner.run(query, finish).await?)
 }
@@ -133,6 +132,7 @@ fn parse_query(api: &Api, params: &Params, range: QueryRange) -> Result<Query, A
         store_matchers,
         max_resolution_ms,
         shard,
+        caller: params.caller.clone(),
         stats: StatsOptions {
             per_step: params.get("stats") == Some("all"),
             operators: matches!(params.get("analyze"), Some("true" | "1")),
@@ -192,7 +192,7 @@ fn max_resolution_ms(api: &Api, params: &Params, range: QueryRange) -> Result<i6
 fn render(
     mut outcome: QueryOutcome,
     limit: usize,
-    stats: Option<(QueryTimes, QueryRange)>,
+    (times, range, wants_stats): (&QueryTimes, QueryRange, bool),
     coverage: Option<Coverage>,
 ) -> Finished {
     let mut warnings = std::mem::take(&mut outcome.warnings);
@@ -205,13 +205,15 @@ fn render(
     data.push(b'{');
     let value = std::mem::replace(&mut outcome.value, QueryValue::Matrix(Vec::new()));
     let mut end = Vec::new();
-    if let Some((times, range)) = stats {
+    if wants_stats {
         end.push(b',');
-        write_stats(&mut end, &outcome, &times, range);
+        write_stats(&mut end, &outcome, times, range);
     }
     if let Some(operators) = &outcome.stats.operators {
         end.extend_from_slice(b",\"analysis\":");
         write_analysis(&mut end, operators);
+        end.extend_from_slice(b",\"endpoints\":");
+        write_endpoints(&mut end, &times.received);
     }
     end.push(b'}');
     match value {

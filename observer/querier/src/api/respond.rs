@@ -8,6 +8,7 @@ use http::{HeaderName, HeaderValue, StatusCode, header};
 use parallax_promql::engine::QueryError;
 use parallax_promql::source::SourceError;
 use tokio::task::{JoinError, JoinHandle};
+use tonic::{Code, Status};
 
 use super::coverage::write_coverage;
 use crate::coverage::Coverage;
@@ -27,6 +28,7 @@ pub(super) enum ErrorKind {
     Timeout,
     Internal,
     NotFound,
+    Forbidden,
 }
 
 impl ErrorKind {
@@ -38,6 +40,7 @@ impl ErrorKind {
             Self::Timeout => "timeout",
             Self::Internal => "internal",
             Self::NotFound => "not_found",
+            Self::Forbidden => "forbidden",
         }
     }
 
@@ -48,6 +51,7 @@ impl ErrorKind {
             Self::Canceled | Self::Timeout => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             Self::NotFound => StatusCode::NOT_FOUND,
+            Self::Forbidden => StatusCode::FORBIDDEN,
         }
     }
 }
@@ -62,6 +66,16 @@ pub(super) struct ApiError {
 impl ApiError {
     pub(super) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into() }
+    }
+
+    /// Of a guard that does not let somebody in.
+    pub(super) fn of_guard(status: &Status) -> Self {
+        let kind = match status.code() {
+            Code::PermissionDenied | Code::Unauthenticated => ErrorKind::Forbidden,
+            Code::InvalidArgument => ErrorKind::BadData,
+            _ => ErrorKind::Internal,
+        };
+        Self::new(kind, status.message())
     }
 
     pub(super) fn bad_parameter(name: &str, reason: impl std::fmt::Display) -> Self {

@@ -106,7 +106,7 @@ pub(super) async fn rules(State(api): State<Arc<Api>>, params: Params) -> Result
     let page = Page::new(&params)?;
     let with_alerts = !params.bool("exclude_alerts", false)?;
     let question = SideQuestion::new(&api, &params, SideService::Rules)?;
-    let (groups, warnings) = asked(&api, &params, &question, kind).await?;
+    let (groups, warnings) = asked(&params, &question, kind).await?;
     let (groups, group_next_token) = page.of(&groups)?;
     let groups = groups.iter().map(|group| ShownGroup::new(group, with_alerts)).collect();
     answer(&ShownGroups { groups, group_next_token }, &warnings, question.covered(&api))
@@ -114,7 +114,7 @@ pub(super) async fn rules(State(api): State<Arc<Api>>, params: Params) -> Result
 
 pub(super) async fn alerts(State(api): State<Arc<Api>>, params: Params) -> Result<Finished, ApiError> {
     let question = SideQuestion::new(&api, &params, SideService::Rules)?;
-    let (groups, warnings) = asked(&api, &params, &question, Type::Alert).await?;
+    let (groups, warnings) = asked(&params, &question, Type::Alert).await?;
     let mut alerts = Vec::new();
     for rule in groups.iter().flat_map(|group| &group.rules) {
         if let Some(Kind::Alert(alert)) = &rule.result {
@@ -126,7 +126,6 @@ pub(super) async fn alerts(State(api): State<Arc<Api>>, params: Params) -> Resul
 
 /// The groups that a request asks for, merged.
 async fn asked(
-    api: &Api,
     params: &Params,
     question: &SideQuestion,
     kind: Type,
@@ -141,7 +140,7 @@ async fn asked(
         file: all("file[]"),
     };
     let filter = Filter::new(&request).map_err(|error| ApiError::bad_parameter("match[]", error))?;
-    let (groups, warnings) = question.ask(api, request.clone()).await?;
+    let (groups, warnings) = question.ask(request.clone()).await?;
     let groups = groups.into_iter().filter_map(|group| filter.keep(group)).collect();
     Ok((merge(groups, &question.replica_labels), warnings))
 }

@@ -1,12 +1,13 @@
 //! What the endpoints over the small services have in common: parameters, deadline, and reading an answer.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Instant;
 
 use futures::StreamExt;
 use parallax_model::Matcher;
 use parallax_promql::source::SourceError;
-use parallax_storeapi::{SideFrame, SideRequest, SideService, with_deadline};
+use parallax_storeapi::{SideFrame, SideRequest, SideService, Store, with_deadline};
 use prost_types::Timestamp;
 use serde::Serialize;
 use tonic::{Code, Status};
@@ -19,6 +20,8 @@ use crate::select::{StoreMatchers, source_error, strategy};
 
 /// How to ask, whatever is asked.
 pub(super) struct SideQuestion {
+    /// As whoever asks sees it.
+    store: Arc<dyn Store>,
     partial_response: bool,
     /// Empty if nothing is to be deduplicated.
     pub(super) replica_labels: Vec<String>,
@@ -39,6 +42,7 @@ impl SideQuestion {
         }
         let deadline = api.runner.deadline(params.positive_duration("timeout")?);
         Ok(Self {
+            store: api.store(&params.caller),
             partial_response: params.bool("partial_response", partial)?,
             replica_labels,
             store_matchers: params.selectors("storeMatch[]")?,
@@ -60,7 +64,6 @@ impl SideQuestion {
     /// What everybody answers, and what there is to warn of.
     pub(super) async fn ask<R: SideRequest>(
         &self,
-        api: &Api,
         message: R,
     ) -> Result<(Vec<R::Item>, Vec<String>), ApiError> {
         let mut request = with_deadline(message, Some(self.deadline));
@@ -69,7 +72,7 @@ impl SideQuestion {
             request.extensions_mut().insert(StoreMatchers(self.store_matchers.clone()));
         }
         let reading = async {
-            let mut frames = R::ask(request, api.runner.store().side()).await?;
+            let mut frames = R::ask(request, self.store.side()).await?;
             let (mut items, mut warnings, mut seen) = (Vec::new(), Vec::new(), HashSet::new());
             while let Some(frame) = frames.next().await {
                 match R::read(frame?) {

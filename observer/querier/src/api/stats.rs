@@ -3,7 +3,7 @@
 //!
 //! Sources of the shapes: Prometheus `util/stats/query_stats.go`; Thanos `pkg/api/query/v1.go` (`queryTelemetry`) and its
 //! engine's `engine/explain.go`. `series`, `samples` and `bytes` of an operator are ours,
-//! and so is `received`: what remote endpoints sent for the query, by cluster.
+//! and so are `received`: what remote endpoints sent for the query, by cluster, and `endpoints` beside an analysis: a line for each that was asked for series.
 
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use parallax_promql::engine::{OperatorStats, PlanNode, QueryOutcome, QueryRange}
 use super::float::write_seconds;
 use super::json::{write_list, write_string};
 use crate::query::QueryTimes;
+use crate::received::ReceivedLog;
 
 /// Appends `"stats":{…}`.
 pub(super) fn write_stats(
@@ -79,6 +80,30 @@ pub(super) fn write_analysis(output: &mut Vec<u8>, operator: &OperatorStats) {
         write_list(output, &operator.children, write_analysis);
     }
     output.push(b'}');
+}
+
+/// Appends a line for each endpoint that was asked for series: what it sent, how long that took and how it ended.
+pub(super) fn write_endpoints(output: &mut Vec<u8>, received: &ReceivedLog) {
+    write_list(output, received.endpoints(), |output, (key, cost)| {
+        output.extend_from_slice(b"{\"cluster\":");
+        write_string(output, &key.cluster);
+        output.extend_from_slice(b",\"endpoint\":");
+        write_string(output, &key.endpoint);
+        output.extend_from_slice(b",\"firstFrame\":");
+        match cost.first_frame {
+            Some(first_frame) => write_string(output, &go_duration(first_frame)),
+            None => output.extend_from_slice(b"null"),
+        }
+        output.extend_from_slice(b",\"time\":");
+        write_string(output, &go_duration(cost.longest));
+        output.extend_from_slice(b",\"outcome\":");
+        write_string(output, cost.outcome);
+        let numbers = format!(
+            ",\"open\":{},\"calls\":{},\"frames\":{},\"series\":{},\"chunks\":{},\"samples\":{},\"receivedBytes\":{}}}",
+            cost.open, cost.calls, cost.frames, cost.series, cost.chunks, cost.samples, cost.received_bytes
+        );
+        output.extend_from_slice(numbers.as_bytes());
+    });
 }
 
 /// Appends a plan: names and children.

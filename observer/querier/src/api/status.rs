@@ -8,14 +8,24 @@ use axum::extract::State;
 use super::Api;
 use super::endpoints::StoreStatus;
 use super::json::{write_labels, write_list, write_string, write_strings};
-use super::respond::{Finished, Success};
+use super::params::Params;
+use super::respond::{ApiError, Finished, Success};
 use crate::endpoint::Declared;
 use crate::shipping::Shipping;
 
 /// Thanos' shape, endpoints under what they are; beside it `missingClusters`, the expected ones that nothing serves.
-pub(super) async fn stores(State(api): State<Arc<Api>>) -> Finished {
+///
+/// A caller that may not see everything is shown the endpoints that may have something for it.
+pub(super) async fn stores(State(api): State<Arc<Api>>, params: Params) -> Result<Finished, ApiError> {
+    let hold = &params.caller.hold;
     let mut by_component: BTreeMap<String, Vec<StoreStatus>> = BTreeMap::new();
-    for store in api.stores.stores() {
+    for mut store in api.stores.stores() {
+        let had_sets = !store.label_sets.is_empty();
+        store.label_sets.retain(|set| hold.may_be_in(set));
+        store.shipping.retain(|shipping| hold.may_be_in(&shipping.labels));
+        if had_sets && store.label_sets.is_empty() {
+            continue;
+        }
         let component =
             if store.component.is_empty() { "unknown".to_owned() } else { store.component.clone() };
         by_component.entry(component).or_default().push(store);
@@ -37,7 +47,7 @@ pub(super) async fn stores(State(api): State<Arc<Api>>) -> Finished {
     write_strings(&mut more, &missing);
     let warnings: Vec<String> =
         missing.iter().map(|cluster| format!("expected cluster {cluster} is missing")).collect();
-    success.finish(&warnings, &[], &more)
+    Ok(success.finish(&warnings, &[], &more))
 }
 
 fn write_store(data: &mut Vec<u8>, store: &StoreStatus) {

@@ -57,7 +57,7 @@ pub(super) async fn targets(State(api): State<Arc<Api>>, params: Params) -> Resu
     };
     let question = SideQuestion::new(&api, &params, SideService::Targets)?;
     let request = TargetsRequest { state: wanted.into(), partial_response_strategy: question.strategy() };
-    let (parts, warnings) = question.ask(&api, request).await?;
+    let (parts, warnings) = question.ask(request).await?;
     let mut all = merge(parts, &question.replica_labels);
     if let Some(pool) = params.get("scrapePool") {
         all.active_targets.retain(|target| target.scrape_pool == pool);

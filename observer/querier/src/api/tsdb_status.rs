@@ -61,7 +61,7 @@ pub(super) async fn tsdb_status(State(api): State<Arc<Api>>, params: Params) -> 
         partial_response_strategy: question.strategy(),
         ..TsdbStatisticsRequest::default()
     };
-    let (parts, warnings) = question.ask(&api, request).await?;
+    let (parts, warnings) = question.ask(request).await?;
     let total = total(merge(parts));
     let shown = ShownStatus::new(&total, usize::try_from(limit).unwrap_or_default());
     answer(&shown, &warnings, question.covered(&api))

@@ -12,7 +12,6 @@ use parallax_storeapi::proto::Any;
 use parallax_storeapi::proto::thanos::series_response::Result as Frame;
 use parallax_storeapi::proto::thanos::{PartialResponseStrategy, Series, SeriesRequest};
 use parallax_storeapi::{Resorter, SeriesStream, ShardMatcher, chunks};
-use prost::Message;
 use tokio::sync::mpsc;
 use tonic::Status;
 
@@ -23,9 +22,9 @@ use super::open::open_with_retries;
 use super::patience::Patience;
 use super::{Call, ProxyConfig, gap_of};
 use crate::claim::{Claim, ForeignLabels};
+use crate::cost::CallCost;
 use crate::coverage::{Gap, GapKind, bounded, from_hint};
 use crate::merge::Delivery;
-use crate::received::ReceivedInCall;
 use crate::store_selection::Selected;
 
 /// Most warnings, and most hints, of one endpoint in one answer; a querier sends one for each of its own endpoints that is missing.
@@ -44,8 +43,7 @@ pub(super) struct Pump {
     patience: Patience,
     /// What it may send in all.
     sent: Quota,
-    /// `None` for a component of this process.
-    received: Option<ReceivedInCall>,
+    cost: CallCost,
     asides: Quota,
 }
 
@@ -72,33 +70,24 @@ impl Pump {
         config: ProxyConfig,
         queue: mpsc::Sender<Delivery>,
         (attested, index): (Arc<Attested>, usize),
-        received: Option<ReceivedInCall>,
+        cost: CallCost,
     ) -> Self {
         let ahead = LookAhead::new(Arc::clone(&call.budget), call.interest.clone(), config.look_ahead_bytes);
         let sent = Quota::new("bytes", config.max_response_bytes);
         let asides = Quota::new("warnings", MAX_ASIDES);
         let patience = Patience::new(&call, &selected.endpoint);
-        Self {
-            selected,
-            request,
-            call,
-            config,
-            queue,
-            attested,
-            index,
-            ahead,
-            patience,
-            sent,
-            received,
-            asides,
-        }
+        Self { selected, request, call, config, queue, attested, index, ahead, patience, sent, cost, asides }
     }
 
     pub(super) async fn run(mut self) {
         let last = match self.pump().await {
-            Ok(()) => Delivery::Done,
+            Ok(()) => {
+                self.cost.ended(None);
+                Delivery::Done
+            }
             Err(Stop::Gap(gap)) => {
                 let gap = self.call.left_by(&self.selected.endpoint, gap);
+                self.cost.ended(Some(gap.kind));
                 self.attested.gap(self.index, &gap);
                 Delivery::Failed(gap)
             }
@@ -119,9 +108,7 @@ impl Pump {
                 None => break,
                 Some(Ok(frame)) => {
                     frames += 1;
-                    if let Some(received) = &self.received {
-                        received.add(frame.encoded_len());
-                    }
+                    self.cost.frame(&frame);
                     self.accept(&mut shaper, frame.result).await?;
                 }
                 Some(Err(status)) => {

@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 use futures::StreamExt;
 use parallax_model::{Matcher, TimeRange};
 use parallax_storeapi::proto::thanos::{QueryRangeRequest, QueryRangeResponse};
-use parallax_storeapi::{FrameStream, deadline_of, with_deadline};
+use parallax_storeapi::{FrameStream, TENANT_HEADER, deadline_of, with_deadline};
 use prost::Message;
 use tonic::{Request, Status};
 
 use super::attest::Attested;
-use super::{Proxy, ProxyConfig, TENANT_HEADER, late};
+use super::{Proxy, ProxyConfig, late};
 use crate::claim::ForeignLabels;
 use crate::coverage::Coverage;
 use crate::endpoint::Endpoint;
@@ -66,7 +66,10 @@ impl Proxy {
         kind: Kind,
         log: Option<&ReceivedLog>,
     ) -> Option<ReceivedInCall> {
-        let count = || self.inner.received.of_call(endpoint.cluster_name(), kind, log.cloned());
+        let count = || {
+            let label = self.inner.costs.names().of(endpoint);
+            self.inner.received.of_call(endpoint.cluster_name(), label, kind, log.cloned())
+        };
         (!endpoint.is_local()).then(count)
     }
 

@@ -51,9 +51,11 @@ impl Proxy {
             let lost = selected.endpoint.gap(GapKind::Partial, "its task ended unexpectedly");
             sources.push(Source::new(queue, lost));
             let place = (Arc::clone(&attested), index);
-            let received = self.received_from(&selected.endpoint, Kind::Series, call.received.as_ref());
+            let log = call.received.as_ref();
+            let received = self.received_from(&selected.endpoint, Kind::Series, log);
+            let cost = self.inner.costs.of_call(&selected.endpoint, received, log);
             let (asked, call) = (asked.clone(), Arc::clone(&call));
-            let pump = Pump::new(selected, asked, call, config.clone(), sender, place, received);
+            let pump = Pump::new(selected, asked, call, config.clone(), sender, place, cost);
             tasks.spawn(pump.run());
         }
         let answer = Answer {

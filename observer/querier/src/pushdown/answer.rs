@@ -8,7 +8,7 @@ use parallax_promql::source::{PushedAnswer, Question};
 use parallax_storeapi::proto::prometheus::TimeSeries;
 use parallax_storeapi::proto::thanos::query_range_response::Result as Frame;
 use parallax_storeapi::proto::thanos::{QueryRangeRequest, QueryRangeResponse};
-use parallax_storeapi::{FrameStream, labels, with_deadline};
+use parallax_storeapi::{Caller, FrameStream, labels, with_deadline};
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Request, Status};
 
@@ -120,6 +120,7 @@ impl QueryPushdown {
         // Whatever its own default is, if it is a querier of ours.
         let algorithm = MetadataValue::from_static(self.options.algorithm.name());
         request.metadata_mut().insert(DEDUP_FUNC_HEADER, algorithm);
+        Caller { tenant: self.tenant.clone(), ..Caller::default() }.sign(&mut request);
         request.extensions_mut().insert(self.received.clone());
         request
     }

@@ -1,5 +1,6 @@
 //! A store of one cluster's series, asked by matchers and time; and queriers over it whose evaluation can be tampered with.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -35,6 +36,11 @@ impl ClusterStore {
     pub fn new(label_sets: Vec<Labels>, mut series: Vec<SeriesOfFloats>) -> Self {
         series.sort_by(|a, b| a.0.cmp(&b.0));
         Self { label_sets, series, range: TimeRange::new(0, i64::MAX), calls: Arc::default() }
+    }
+
+    fn matching(&self, all: &[Matcher]) -> impl Iterator<Item = &Labels> {
+        let is_wanted = |set: &&Labels| all.iter().all(|one| one.matches_labels(set));
+        self.series.iter().map(|(set, _)| set).filter(is_wanted)
     }
 }
 
@@ -74,12 +80,22 @@ impl Store for ClusterStore {
         Ok(frames::from_vec(answer.collect()))
     }
 
-    async fn label_names(&self, _: Request<LabelNamesRequest>) -> Result<LabelNamesResponse, Status> {
-        Ok(LabelNamesResponse::default())
+    async fn label_names(&self, request: Request<LabelNamesRequest>) -> Result<LabelNamesResponse, Status> {
+        let all = matchers::from_wire(&request.get_ref().matchers)?;
+        let names = self.matching(&all).flat_map(|set| set.iter().map(|(name, _)| name.to_owned()));
+        let names: BTreeSet<String> = names.collect();
+        Ok(LabelNamesResponse { names: names.into_iter().collect(), ..LabelNamesResponse::default() })
     }
 
-    async fn label_values(&self, _: Request<LabelValuesRequest>) -> Result<LabelValuesResponse, Status> {
-        Ok(LabelValuesResponse::default())
+    async fn label_values(
+        &self,
+        request: Request<LabelValuesRequest>,
+    ) -> Result<LabelValuesResponse, Status> {
+        let request = request.into_inner();
+        let all = matchers::from_wire(&request.matchers)?;
+        let values = self.matching(&all).filter_map(|set| set.get(&request.label)).map(str::to_owned);
+        let values: BTreeSet<String> = values.collect();
+        Ok(LabelValuesResponse { values: values.into_iter().collect(), ..LabelValuesResponse::default() })
     }
 }
 

@@ -7,7 +7,7 @@ use axum::body::Body;
 use http::{Request, StatusCode};
 use parallax_net::{Context, GrpcServer, GrpcServerConfig, GrpcTarget};
 use parallax_querier::{Connection, EndpointConfig, EndpointOptions, ProxyConfig, Querier, QuerierConfig};
-use parallax_storeapi::Store;
+use parallax_storeapi::{Guard, Store};
 use serde_json::Value;
 use tower::ServiceExt;
 
@@ -55,7 +55,16 @@ impl Hub {
     }
 
     pub async fn ask(&self, uri: &str) -> (StatusCode, Value) {
-        let request = Request::get(uri).body(Body::empty()).unwrap();
+        self.ask_with(uri, &[]).await
+    }
+
+    /// With these headers.
+    pub async fn ask_with(&self, uri: &str, headers: &[(&str, &str)]) -> (StatusCode, Value) {
+        let mut request = Request::get(uri);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Body::empty()).unwrap();
         let response = self.querier.router().oneshot(request).await.unwrap();
         let status = response.status();
         let body = axum::body::to_bytes(response.into_body(), usize::MAX).await.unwrap();
@@ -92,10 +101,19 @@ pub fn down(cluster: &str) -> EndpointConfig {
 
 /// Serves `store` over gRPC until the context ends.
 pub async fn served(store: Arc<dyn Store>, context: &Context) -> EndpointConfig {
+    guarded(store, None, context).await
+}
+
+/// The same, to callers as `guard` sees them.
+pub async fn guarded(
+    store: Arc<dyn Store>,
+    guard: Option<Arc<dyn Guard>>,
+    context: &Context,
+) -> EndpointConfig {
     let server = GrpcServer::bind(GrpcServerConfig::new("127.0.0.1:0"), &context.metrics).await.unwrap();
     let address = server.local_addr().to_string();
     let (ready, readiness) = tokio::sync::watch::channel(true);
-    let routes = parallax_storeapi::routes(store, readiness).unwrap();
+    let routes = parallax_storeapi::guarded_routes(store, guard, readiness).unwrap();
     let serving = server.serve(routes, context.shutdown.clone());
     tokio::spawn(async move {
         let _kept_while_serving = ready;
