@@ -29,7 +29,7 @@ use parallax_model::TimeRange;
 use crate::Samples;
 use crate::follow::FloatFeed;
 use crate::penalty::INITIAL_PENALTY_MS;
-use counter::Point;
+use counter::{Change, Point};
 use given::Given;
 use side::Side;
 use track::{FloatTrack, MixedTrack, Track, Value};
@@ -45,31 +45,42 @@ const PACE_TOLERANCE: i64 = 8;
 /// Most histograms passed over at one switch because they lag behind.
 const MAX_PASSED: usize = 2;
 
+/// What the values are to whoever asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Counters {
+    /// Anything: they stay as they are.
+    No,
+    /// Counters with their resets.
+    WithResets,
+    /// Counters whose resets were taken out of each replica.
+    WithoutResets,
+}
+
 /// Merges replicas of floats; at equal timestamps the one in use is preferred, then the first.
 ///
 /// # Errors
 /// The feeds' own.
 pub(crate) fn merge_floats<F: FloatFeed>(
     feeds: impl IntoIterator<Item = F>,
-    raises_counters: bool,
+    counters: Counters,
     range: TimeRange,
 ) -> Result<Samples, F::Error> {
-    GapAware::new(feeds.into_iter().map(FloatTrack), raises_counters).run(range)
+    GapAware::new(feeds.into_iter().map(FloatTrack), counters).run(range)
 }
 
 /// The same for samples that are all there, of both kinds.
-pub(crate) fn merge(replicas: &[Samples], raises_counters: bool, range: TimeRange) -> Samples {
+pub(crate) fn merge(replicas: &[Samples], counters: Counters, range: TimeRange) -> Samples {
     let Ok(merged) = if replicas.iter().all(|replica| replica.histograms.is_empty()) {
-        merge_floats(replicas.iter().map(|replica| &replica.floats), raises_counters, range)
+        merge_floats(replicas.iter().map(|replica| &replica.floats), counters, range)
     } else {
-        GapAware::new(replicas.iter().map(MixedTrack::new), raises_counters).run(range)
+        GapAware::new(replicas.iter().map(MixedTrack::new), counters).run(range)
     };
     merged
 }
 
 struct GapAware<T> {
     sides: Vec<Side<T>>,
-    raises_counters: bool,
+    counters: Counters,
     interval_ms: i64,
     /// Whether it was learned from enough samples.
     is_certain: bool,
@@ -115,10 +126,10 @@ enum Stop {
 }
 
 impl<T: Track> GapAware<T> {
-    fn new(tracks: impl Iterator<Item = T>, raises_counters: bool) -> Self {
+    fn new(tracks: impl Iterator<Item = T>, counters: Counters) -> Self {
         Self {
             sides: tracks.map(Side::new).collect(),
-            raises_counters,
+            counters,
             interval_ms: UNKNOWN_INTERVAL_MS,
             is_certain: false,
             is_regular: false,
@@ -133,12 +144,16 @@ impl<T: Track> GapAware<T> {
             if pick.time_ms > range.max_ms {
                 break;
             }
+            if let (true, Some(side)) = (self.counters != Counters::No, self.sides.get_mut(pick.side)) {
+                // How it rises from there tells how far replicas may be apart.
+                side.has(pick.at + 1, pick.time_ms)?;
+            }
             self.take(pick);
             if !pick.is_marker && !self.follow(pick.side, range.max_ms)? {
                 break;
             }
         }
-        Ok(crate::cut(self.given.finish(self.sides, self.raises_counters), range))
+        Ok(crate::cut(self.given.finish(self.sides, self.counters), range))
     }
 
     /// Looks at all replicas for what comes next.
@@ -274,7 +289,8 @@ impl<T: Track> GapAware<T> {
 
     /// Whether `pick` is a histogram that is behind the other replica's.
     fn lags(&self, pick: Pick) -> bool {
-        let Some(last) = self.last.filter(|last| self.raises_counters && last.side != pick.side) else {
+        let are_counters = self.counters != Counters::No;
+        let Some(last) = self.last.filter(|last| are_counters && last.side != pick.side) else {
             return false;
         };
         let (Some(used), Some(side)) = (self.sides.get(last.side), self.sides.get(pick.side)) else {
@@ -304,8 +320,8 @@ impl<T: Track> GapAware<T> {
     fn take(&mut self, pick: Pick) {
         let is_switch = self.last.is_some_and(|last| last.side != pick.side);
         if is_switch || !self.given.goes_on(pick) {
-            self.given.flush(&self.sides, self.raises_counters);
-            if self.raises_counters && !pick.is_marker {
+            self.given.flush(&self.sides, self.counters);
+            if self.counters != Counters::No && !pick.is_marker {
                 self.switch(pick);
             }
             self.given.run = Some((pick.side, pick.at..pick.at + 1));
@@ -331,8 +347,14 @@ impl<T: Track> GapAware<T> {
         let from = Point::until(used, last.at + 1, last.real_ms).filter(|_| is_number);
         match (from, side.number(pick.at)) {
             (Some(from), Some(value)) => {
-                let before = Point::until(side, pick.at, last.real_ms);
-                self.given.rising.switch(from, before, (pick.time_ms, value), pick.at);
+                self.given.rising.switch(Change {
+                    last: from,
+                    before: Point::until(side, pick.at, last.real_ms),
+                    next: Point { time_ms: pick.time_ms, value, rise: side.rise_after(pick.at) },
+                    at: pick.at,
+                    silence_ms: late_after(self.interval_ms).saturating_mul(2),
+                    has_resets: self.counters == Counters::WithResets,
+                });
             }
             _ => self.given.rising.restart(),
         }

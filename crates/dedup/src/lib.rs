@@ -31,6 +31,7 @@ use std::str::FromStr;
 use parallax_model::{FloatColumn, HistogramColumn, TimeRange};
 use parallax_tsdb::error::TsdbError;
 
+use gap_aware::Counters;
 use replica::LazyReplica;
 
 pub use chunks::{Chunk, Content, MAX_REPLICAS, split_overlaps};
@@ -182,23 +183,36 @@ impl Dedup {
                     true => lazy(chunks).without_skipping(),
                     false => lazy(chunks),
                 });
-                return gap_aware::merge_floats(feeds, self.raises_counters, self.output_range);
+                return gap_aware::merge_floats(feeds, self.counters(flattens), self.output_range);
             }
             _ => {}
         }
         let decoded: Result<Vec<Samples>, Error> =
             replicas.iter().map(|chunks| decode_replica(chunks, bounds, flattens)).collect();
-        Ok(self.merge(decoded?))
+        Ok(self.merge_as(decoded?, self.counters(flattens)))
     }
 
-    /// The one series that `replicas` make, in their order: the first one is preferred.
-    pub fn merge(&self, mut replicas: Vec<Samples>) -> Samples {
+    fn counters(&self, are_flattened: bool) -> Counters {
+        match (self.raises_counters, are_flattened) {
+            (false, _) => Counters::No,
+            (true, false) => Counters::WithResets,
+            (true, true) => Counters::WithoutResets,
+        }
+    }
+
+    /// The one series that `replicas` make, in their order: the first one is preferred. Counters come as [`decode_replica`] leaves them: flattened for penalty
+    /// and chain, with their resets for gap-aware.
+    pub fn merge(&self, replicas: Vec<Samples>) -> Samples {
+        self.merge_as(replicas, self.counters(self.flattens_counters))
+    }
+
+    fn merge_as(&self, mut replicas: Vec<Samples>, counters: Counters) -> Samples {
         if replicas.len() < 2 {
             return replicas.pop().map(|only| cut(only, self.output_range)).unwrap_or_default();
         }
         match self.algorithm {
             Some(Algorithm::Penalty) => penalty::merge(&replicas, self.raises_counters, self.output_range),
-            Some(Algorithm::GapAware) => gap_aware::merge(&replicas, self.raises_counters, self.output_range),
+            Some(Algorithm::GapAware) => gap_aware::merge(&replicas, counters, self.output_range),
             Some(Algorithm::Chain) | None => chain::merge(&replicas, self.output_range),
         }
     }

@@ -196,6 +196,16 @@ fn a_reset_that_only_the_new_replica_saw_is_kept() {
 }
 
 #[test]
+fn a_reset_that_no_replica_was_there_to_see_is_kept() {
+    let left = counting(1_000, 1_090, 0);
+    let mut right = counting(1_200, 1_300, 1_120);
+    right.insert(0, (900, 5.0));
+    let found = merged("rate", &[left, right]);
+    let values: Pairs = found.iter().copied().filter(|(time, _)| (1_080..1_220).contains(time)).collect();
+    assert_eq!(values, [(1_080, 1_080.0), (1_090, 1_090.0), (1_200, 80.0), (1_210, 90.0)]);
+}
+
+#[test]
 fn a_counter_of_another_level_goes_on_at_its_own_pace() {
     for offset in [50_000.0, -900.0] {
         let left = without(counting(1_000, 1_300, 0), &[1_100]);

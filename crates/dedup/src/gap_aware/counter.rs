@@ -51,6 +51,42 @@ impl Point {
     }
 }
 
+/// A counter goes on with another replica.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Change {
+    /// What was given last, as its replica has it.
+    pub last: Point,
+    /// What the new replica had then.
+    pub before: Option<Point>,
+    /// What it has now; its rise is the one that follows.
+    pub next: Point,
+    /// The position of that.
+    pub at: usize,
+    /// A replica that has been silent for longer was not there in between.
+    pub silence_ms: i64,
+    /// Whether resets are in the data.
+    pub has_resets: bool,
+}
+
+impl Change {
+    /// The shift with which `next` follows on `level`, and the level: of what its replica rose since `before`, the share of the time after `last`.
+    fn realigned(&self, level: f64) -> (f64, f64) {
+        let Self { last, before, next, .. } = self;
+        let rise = before.map_or(0.0, |before| {
+            let whole_ms = next.time_ms.saturating_sub(before.time_ms).max(1) as f64;
+            let share = next.time_ms.saturating_sub(last.time_ms) as f64 / whole_ms;
+            (next.value - before.value).max(0.0) * share.clamp(0.0, 1.0)
+        });
+        (level + rise - next.value, level)
+    }
+
+    /// Whether there may have been a reset that the new replica was not there to see.
+    fn may_hide_reset(&self) -> bool {
+        let silent_ms = |before: Point| self.next.time_ms.saturating_sub(before.time_ms);
+        self.has_resets && self.before.is_none_or(|before| silent_ms(before) > self.silence_ms)
+    }
+}
+
 impl Rising {
     /// Forgets all: what comes stands for itself.
     pub(super) fn restart(&mut self) {
@@ -65,26 +101,27 @@ impl Rising {
         (value + self.shift).max(self.floor)
     }
 
-    /// After `last`, as its replica has it, the other one's sample `next` at position `at` is given. `before` is the last one of *that* replica that is not
-    /// later than `last`.
-    pub(super) fn switch(&mut self, last: Point, before: Option<Point>, next: (i64, f64), at: usize) {
+    /// Settles how the new replica is lifted.
+    pub(super) fn switch(&mut self, change: Change) {
+        let Change { last, before, next, .. } = change;
         let level = self.lift(last.value);
-        let (next_ms, next) = next;
-        self.judged = Some(at);
+        self.judged = Some(change.at);
         // How far the two may be apart, whose clocks and scrapes differ by less than an interval.
-        let slack = last.rise.max(before.map_or(0.0, |before| before.rise));
-        let reset = before.filter(|before| next < before.value);
-        let (shift, floor) = (0.0, f64::NEG_INFINITY);
-        (self.shift, self.floor) = if next >= level {
+        let slack = last.rise.max(next.rise).max(before.map_or(0.0, |before| before.rise));
+        let reset = before.filter(|before| next.value < before.value);
+        let as_it_is = (0.0, f64::NEG_INFINITY);
+        (self.shift, self.floor) = if next.value >= level {
             let is_likely = reset.is_some() || before.is_none_or(|before| before.value - level <= slack);
-            if is_likely { (shift, floor) } else { realigned(level, last, before, (next_ms, next)) }
+            if is_likely { as_it_is } else { change.realigned(level) }
         } else if reset.is_some_and(|before| last.value >= before.value - slack) {
             // The new replica saw a reset, and the other one had not yet.
-            (shift, floor)
-        } else if level - next <= slack {
-            (shift, level)
+            as_it_is
+        } else if level - next.value <= slack {
+            (0.0, level)
+        } else if change.may_hide_reset() && self.shift == 0.0 && slack > 0.0 {
+            as_it_is
         } else {
-            realigned(level, last, before, (next_ms, next))
+            change.realigned(level)
         };
         if !self.shift.is_finite() {
             self.restart();
@@ -119,16 +156,6 @@ impl Rising {
             side.track.copy(positions, output);
         }
     }
-}
-
-/// The shift with which `next` follows on `level`, and the level: of what its replica rose since `before`, the share of the time after `last`.
-fn realigned(level: f64, last: Point, before: Option<Point>, (next_ms, next): (i64, f64)) -> (f64, f64) {
-    let rise = before.map_or(0.0, |before| {
-        let whole_ms = next_ms.saturating_sub(before.time_ms).max(1) as f64;
-        let share = next_ms.saturating_sub(last.time_ms) as f64 / whole_ms;
-        (next - before.value).max(0.0) * share.clamp(0.0, 1.0)
-    });
-    (level + rise - next, level)
 }
 
 /// Whether `next`, of another replica, has less than `last` though the counter was not reset: what that replica had `before` tells.

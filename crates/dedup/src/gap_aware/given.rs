@@ -4,10 +4,10 @@
 
 use std::ops::Range;
 
-use super::Pick;
 use super::counter::Rising;
 use super::side::Side;
 use super::track::{Track, Value};
+use super::{Counters, Pick};
 use crate::Samples;
 use crate::chain::forget_reset;
 
@@ -37,12 +37,12 @@ impl Given {
         }
     }
 
-    pub(super) fn flush<T: Track>(&mut self, sides: &[Side<T>], raises_counters: bool) {
+    pub(super) fn flush<T: Track>(&mut self, sides: &[Side<T>], counters: Counters) {
         let Some((index, run)) = self.run.take() else { return };
         let Some(side) = sides.get(index) else { return };
         let (is_first, histograms) = (self.samples.is_empty(), self.samples.histograms.len());
         let begins_with_histogram = matches!(side.track.value(run.start), Some(Value::Histogram(_)));
-        if raises_counters {
+        if counters != Counters::No {
             self.rising.give(side, run, &mut self.samples);
         } else {
             side.track.copy(run, &mut self.samples);
@@ -56,7 +56,7 @@ impl Given {
         }
     }
 
-    pub(super) fn finish<T: Track>(mut self, mut sides: Vec<Side<T>>, raises_counters: bool) -> Samples {
+    pub(super) fn finish<T: Track>(mut self, mut sides: Vec<Side<T>>, counters: Counters) -> Samples {
         match self.run.take() {
             // Nothing was lifted: there was no switch.
             Some((index, run)) if self.samples.is_empty() && index < sides.len() => {
@@ -64,7 +64,7 @@ impl Given {
             }
             run => {
                 self.run = run;
-                self.flush(&sides, raises_counters);
+                self.flush(&sides, counters);
                 self.samples
             }
         }

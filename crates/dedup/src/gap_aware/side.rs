@@ -66,7 +66,7 @@ impl<T: Track> Side<T> {
     }
 
     /// Whether there is a sample at `at`, which is decoded then.
-    fn has(&mut self, at: usize, from_ms: i64) -> Result<bool, T::Error> {
+    pub(super) fn has(&mut self, at: usize, from_ms: i64) -> Result<bool, T::Error> {
         while at >= self.track.times_ms().len() {
             if !self.track.decode_more(from_ms)? {
                 return Ok(false);
@@ -170,6 +170,14 @@ impl<T: Track> Side<T> {
         let mut nearest = (end.saturating_sub(MAX_LOOK_BACK)..end).rev();
         let (at, value) = nearest.find_map(|at| Some((at, self.number(at)?)))?;
         Some((at, *times_ms.get(at)?, value))
+    }
+
+    /// By how much the counter rises from the sample to the next one, which is decoded.
+    pub(super) fn rise_after(&self, at: usize) -> f64 {
+        match (self.number(at), self.number(at + 1)) {
+            (Some(value), Some(later)) if later > value => later - value,
+            _ => 0.0,
+        }
     }
 
     /// The last histogram before position `before` and not after `until_ms` that is no marker.
