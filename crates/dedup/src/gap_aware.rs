@@ -183,7 +183,7 @@ impl<T: Track> GapAware<T> {
         match best {
             Some(pick) if pick.time_ms <= in_time_ms => {
                 let goes_on = self.sides.get(last.side).is_some_and(|side| side.next_ms().is_some());
-                Ok(best.filter(|_| goes_on).or(self.if_later(in_time_ms, from_ms, pick)?))
+                if goes_on { Ok(best) } else { self.if_later(in_time_ms, from_ms, pick) }
             }
             Some(pick) => Ok(self.first_marker(from_ms, Some(pick.time_ms))?.or(best)),
             None => {
