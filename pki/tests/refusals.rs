@@ -45,12 +45,14 @@ fn refusals_of_calls_and_endpoints() {
             AccessDenied::NotForwarded(identity("spiffe://mesh.example/ingress/eu-1")),
             "spiffe://mesh.example/ingress/eu-1",
         ),
+        (AccessDenied::NoRule(HUB.to_owned()), HUB),
         (AccessDenied::WrongCluster { presented: eu.clone(), expected: "us-1".to_owned() }, EU),
     ] {
         let what_to_do = match denied {
             AccessDenied::NoIdentity => "give it one (pki issue",
             AccessDenied::NotAllowed(_) => "add it there (--grpc-server-allowed-identity",
             AccessDenied::NotForwarded(_) => "let it forward them, or add it",
+            AccessDenied::NoRule(_) => "add a rule whose who has it",
             AccessDenied::WrongCluster { .. } => "mend the address, or state the identity",
         };
         tells(&denied.to_string(), who, &what_to_do.replace("(pki", "(parallax pki"));

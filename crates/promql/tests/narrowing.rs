@@ -133,7 +133,7 @@ fn source(seeds: &[u16]) -> MemorySource {
         }
         let labels = Labels::from_pairs(pairs);
         for at in (0..8).filter(|at| seed >> (at + 7) & 1 == 0) {
-            let at_ms = i64::try_from(at).unwrap() * 15_000;
+            let at_ms = i64::from(at) * 15_000;
             if seed.is_multiple_of(11) && at % 2 == 0 {
                 let histogram = FloatHistogram { count: 1.0, sum: 2.0, ..FloatHistogram::default() };
                 source.push_histogram(&labels, at_ms, Arc::new(histogram));
