@@ -1,6 +1,6 @@
 //! Bytes of a block on disk: chunks, index, tombstones, index-header; readers and staged writers.
 
-#![deny(unsafe_code)] // But for `mapped`, which maps files, and `chunk::xor`, which asks the processor what it can do.
+#![deny(unsafe_code)] // But for `mapped`, which maps files, and `chunk::{xor, xor_splice}`, which ask the processor what it can do.
 
 mod bits;
 pub mod block;
