@@ -307,15 +307,40 @@ fn samples(value: &QueryValue) -> Vec<(String, i64, Sample)> {
     found
 }
 
-/// Sums may differ by the order of summation: each part is rounded once, to half a unit in the last place of what it sums up.
+/// Sums and averages may differ by the order of summation: each part is rounded once, to half a unit in the last place of what it sums up.
+fn is_close(left: f64, right: f64) -> bool {
+    let scale = left.abs().max(right.abs()).max(1e5);
+    left.to_bits() == right.to_bits() || (left.is_nan() && right.is_nan()) || (left - right).abs() <= scale * 1e-12
+}
+
+fn are_close(left: &[f64], right: &[f64]) -> bool {
+    left.len() == right.len() && left.iter().zip(right).all(|(left, right)| is_close(*left, *right))
+}
+
+/// What a histogram counts may differ as sums do; its layout may not.
+fn is_close_histogram(left: &FloatHistogram, right: &FloatHistogram) -> bool {
+    let layout = |of: &FloatHistogram| FloatHistogram {
+        count: 0.0,
+        sum: 0.0,
+        zero_count: 0.0,
+        positive_buckets: Vec::new(),
+        negative_buckets: Vec::new(),
+        ..of.clone()
+    };
+    layout(left) == layout(right)
+        && is_close(left.count, right.count)
+        && is_close(left.sum, right.sum)
+        && is_close(left.zero_count, right.zero_count)
+        && are_close(&left.positive_buckets, &right.positive_buckets)
+        && are_close(&left.negative_buckets, &right.negative_buckets)
+}
+
 fn is_as_good(query: &str, left: &Sample, right: &Sample) -> bool {
+    let sums = ["sum", "avg"].iter().any(|op| query.contains(op));
     match (left, right) {
-        (Sample::Float(a), Sample::Float(b)) => {
-            let sums = ["sum", "avg"].iter().any(|op| query.contains(op));
-            let exact = a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan());
-            let scale = a.abs().max(b.abs()).max(1e5);
-            exact || (sums && (a - b).abs() <= scale * 1e-12)
-        }
+        (Sample::Float(a), Sample::Float(b)) if !sums => a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan()),
+        (Sample::Float(a), Sample::Float(b)) => is_close(*a, *b),
+        (Sample::Histogram(left), Sample::Histogram(right)) if sums => is_close_histogram(left, right),
         (left, right) => left == right,
     }
 }
