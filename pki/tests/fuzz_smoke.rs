@@ -40,8 +40,7 @@ fn mutated(random: &mut StdRng, seed: &[u8]) -> Vec<u8> {
 }
 
 fn run(target: fn(&[u8]), seeds: &[Vec<u8>]) {
-    let seed =
-        std::env::var("PARALLAX_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(DEFAULT_SEED);
+    let seed = std::env::var("PARALLAX_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(DEFAULT_SEED);
     println!("PARALLAX_SEED={seed}");
     let mut random = StdRng::seed_from_u64(seed);
     seeds.iter().for_each(|seed| target(seed));

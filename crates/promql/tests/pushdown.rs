@@ -310,7 +310,9 @@ fn samples(value: &QueryValue) -> Vec<(String, i64, Sample)> {
 /// Sums and averages may differ by the order of summation: each part is rounded once, to half a unit in the last place of what it sums up.
 fn is_close(left: f64, right: f64) -> bool {
     let scale = left.abs().max(right.abs()).max(1e5);
-    left.to_bits() == right.to_bits() || (left.is_nan() && right.is_nan()) || (left - right).abs() <= scale * 1e-12
+    left.to_bits() == right.to_bits()
+        || (left.is_nan() && right.is_nan())
+        || (left - right).abs() <= scale * 1e-12
 }
 
 fn are_close(left: &[f64], right: &[f64]) -> bool {
@@ -338,7 +340,9 @@ fn is_close_histogram(left: &FloatHistogram, right: &FloatHistogram) -> bool {
 fn is_as_good(query: &str, left: &Sample, right: &Sample) -> bool {
     let sums = ["sum", "avg"].iter().any(|op| query.contains(op));
     match (left, right) {
-        (Sample::Float(a), Sample::Float(b)) if !sums => a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan()),
+        (Sample::Float(a), Sample::Float(b)) if !sums => {
+            a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan())
+        }
         (Sample::Float(a), Sample::Float(b)) => is_close(*a, *b),
         (Sample::Histogram(left), Sample::Histogram(right)) if sums => is_close_histogram(left, right),
         (left, right) => left == right,
