@@ -13,6 +13,7 @@ mod inserts;
 mod integer_histogram;
 mod kind;
 mod layout;
+mod newer;
 mod resolution;
 mod varbit;
 mod xor;

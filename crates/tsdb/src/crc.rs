@@ -15,6 +15,11 @@ pub fn append(crc: u32, bytes: &[u8]) -> u32 {
     crc32c::crc32c_append(crc, bytes)
 }
 
+/// The CRC32C of one text followed by another, from those of both and the length of the second.
+pub fn combine(first: u32, second: u32, second_size_bytes: u64) -> u32 {
+    crc32c::crc32c_combine(first, second, second_size_bytes as usize)
+}
+
 /// Compares the checksum of `covered` with `stored`; `offset` is where in `what` the covered bytes start.
 pub fn verify(what: &str, offset: u64, covered: &[u8], stored: u32) -> Result<(), TsdbError> {
     let computed = crc32c(covered);

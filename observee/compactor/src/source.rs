@@ -7,7 +7,8 @@ mod block;
 mod deleted;
 mod deletion;
 mod segments;
-pub mod symbols;
+mod symbol_map;
+mod symbols;
 mod window;
 
 pub use block::SourceBlock;

@@ -15,7 +15,7 @@ use parallax_block::meta::INDEX_FILE_NAME;
 use parallax_bucket::{Access, Bucket, BucketConfig};
 use parallax_tsdb::cursor::Cursor;
 use parallax_tsdb::index::toc::TOC_SIZE_BYTES;
-use parallax_tsdb::index::{SymbolRef, Symbols, Toc};
+use parallax_tsdb::index::{SymbolCursor, SymbolRef, SymbolStore, Toc};
 use parallax_tsdb::postings::SeriesRef;
 use parallax_tsdb::{TsdbError, crc};
 use tokio::runtime::Handle;
@@ -36,7 +36,7 @@ const LIST_PIECE_SERIES: usize = 4 << 10;
 /// Blocks with fewer series are read as a whole.
 pub(crate) const SPLIT_FROM_SERIES: u64 = 4096;
 
-/// Verifies the block `meta.ulid` in the directory `staging`; `symbols` is the section that it was written with, and `digest` that of its series.
+/// Verifies the block `meta.ulid` in the directory `staging`; `symbols` are those that it was written with, and `digest` is that of its series.
 ///
 /// # Errors
 /// [`CompactError::Output`] with the first thing that is wrong.
@@ -44,7 +44,7 @@ pub(crate) fn verify_staged(
     staging: &Path,
     runtime: &Handle,
     meta: &BlockMeta,
-    symbols: &Bytes,
+    symbols: &SymbolStore,
     digest: &Digest,
     split_from_series: u64,
 ) -> Result<(), CompactError> {
@@ -58,7 +58,7 @@ fn verify(
     staging: &Path,
     runtime: &Handle,
     meta: &BlockMeta,
-    symbols: &Bytes,
+    symbols: &SymbolStore,
     digest: &Digest,
     split_from_series: u64,
 ) -> Result<(), CompactError> {
@@ -66,10 +66,7 @@ fn verify(
     let bucket = Bucket::open(&BucketConfig::filesystem(staging), Access::Read)
         .map_err(|error| wrong(error.to_string()))?;
     let reading = Reading::new(bucket, runtime.clone(), 1);
-    let (mut blocks, found) = SourceBlock::open_all(&reading, &[Arc::new(meta.clone())])?;
-    if found != *symbols {
-        return Err(wrong("the symbols are not those that were merged".to_owned()));
-    }
+    let mut blocks = vec![open(&reading, meta, symbols)?];
     if meta.stats.num_series >= split_from_series.max(2)
         && let Some(whole) = blocks.first_mut()
     {
@@ -106,6 +103,22 @@ fn verify(
         return Err(wrong(format!("postings name {listed:?} and series {uses:?}")));
     }
     Ok(())
+}
+
+/// Opens the block, whose symbols have to be those that were merged.
+fn open(reading: &Reading, meta: &BlockMeta, symbols: &SymbolStore) -> Result<SourceBlock, CompactError> {
+    let others = || CompactError::Output { reason: "the symbols are not those that were merged".to_owned() };
+    let mut merged = symbols.cursor();
+    let block = SourceBlock::open_alone(reading, Arc::new(meta.clone()), |text| {
+        match merged.advance().map_err(CompactError::Staging)? {
+            Some(expected) if expected == text => Ok(()),
+            _ => Err(others()),
+        }
+    })?;
+    match merged.advance().map_err(CompactError::Staging)? {
+        None => Ok(block),
+        Some(_) => Err(others()),
+    }
 }
 
 /// What a part of a block holds.
@@ -190,7 +203,7 @@ fn scrambled(mut x: u64) -> u64 {
     x ^ (x >> 31)
 }
 
-fn read_postings(reading: &Reading, meta: &BlockMeta, symbols: &Bytes) -> Result<Uses, CompactError> {
+fn read_postings(reading: &Reading, meta: &BlockMeta, symbols: &SymbolStore) -> Result<Uses, CompactError> {
     let block = meta.ulid;
     let damaged = |source| CompactError::Damaged { block, source };
     let open = || Window::open(reading, block, INDEX_FILE_NAME, reading.index_window_bytes);
@@ -198,7 +211,7 @@ fn read_postings(reading: &Reading, meta: &BlockMeta, symbols: &Bytes) -> Result
     let size_bytes = table.size_bytes();
     let tail = table.at(size_bytes.saturating_sub(TOC_SIZE_BYTES as u64), TOC_SIZE_BYTES)?;
     let toc = Toc::decode(INDEX_FILE_NAME, size_bytes, &tail).map_err(damaged)?;
-    let symbols = Symbols::open(INDEX_FILE_NAME.into(), toc.symbols, symbols, 8).map_err(damaged)?;
+    let (mut names, mut values) = (symbols.cursor(), symbols.cursor());
     let head = table.at(toc.postings_table, 8)?;
     let mut cursor = Cursor::at(INDEX_FILE_NAME, toc.postings_table, &head);
     let length = cursor.be_u32().map_err(damaged)?;
@@ -210,13 +223,12 @@ fn read_postings(reading: &Reading, meta: &BlockMeta, symbols: &Bytes) -> Result
         let (entry, bytes) = read_entry(&mut table, meta, position)?;
         position += bytes.len() as u64;
         crc = crc::append(crc, &bytes);
-        let symbol = |text: &str| match symbols.find(text) {
-            Ok(Some(symbol)) => Ok(symbol),
-            _ => {
-                Err(CompactError::Output { reason: format!("the postings of {text:?}, which is no symbol") })
-            }
+        let number = |symbols: &mut SymbolCursor<'_>, text: &str| {
+            let found = symbols.find(text).map_err(CompactError::Staging)?;
+            let unknown = || format!("the postings of {text:?}, which is no symbol");
+            found.ok_or_else(|| CompactError::Output { reason: unknown() })
         };
-        let (name, value) = (symbol(&entry.name)?, symbol(&entry.value)?);
+        let (name, value) = (number(&mut names, &entry.name)?, number(&mut values, &entry.value)?);
         read_list(&mut lists, meta, entry.list_offset, |series| uses.add(name, value, series))?;
     }
     if toc.postings_table + 4 + u64::from(length) != position {

@@ -5,8 +5,7 @@
 use std::fs::File;
 use std::io::BufWriter;
 use std::path::Path;
-
-use bytes::Bytes;
+use std::sync::Arc;
 
 use super::writer::{
     BlockChunk, BlockFile, BlockStats, INDEX_BUFFER_BYTES, NOT_WRITTEN, SampleCounts, SealedBlock,
@@ -14,7 +13,7 @@ use super::writer::{
 };
 use super::{CHUNKS_DIR_NAME, INDEX_FILE_NAME};
 use crate::error::TsdbError;
-use crate::index::{ChunkMeta, SymbolIndexWriter, SymbolRef};
+use crate::index::{ChunkMeta, SymbolIndexWriter, SymbolRef, SymbolStore};
 use crate::segment::{SegmentConfig, SegmentWriter};
 
 /// A block that is being written.
@@ -31,8 +30,12 @@ pub struct SymbolBlockWriter {
 impl SymbolBlockWriter {
     /// Begins the block that is to be `target`, a path that does not exist yet in a directory that does.
     ///
-    /// `symbols` is a whole symbols section ([`crate::index::SymbolSection`]).
-    pub fn create(target: &Path, symbols: &Bytes, config: SegmentConfig) -> Result<Self, TsdbError> {
+    /// `symbols` are all that series will refer to ([`crate::index::SymbolSection`]).
+    pub fn create(
+        target: &Path,
+        symbols: &Arc<SymbolStore>,
+        config: SegmentConfig,
+    ) -> Result<Self, TsdbError> {
         let dir = UnfinishedDir::create(target)?;
         let segments = SegmentWriter::create(&dir.path.join(CHUNKS_DIR_NAME), config)?;
         let path = dir.path.join(INDEX_FILE_NAME);

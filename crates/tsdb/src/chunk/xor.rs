@@ -6,6 +6,7 @@
 
 use parallax_model::{FloatColumn, TimeRange};
 
+use super::newer::{self, BitWork};
 use super::varbit::{XorReading, XorStep, XorWriting, fits_signed};
 use super::{MAX_SAMPLES, Order, sample_count};
 use crate::bits::{BitReader, BitWriter, top_signed};
@@ -37,7 +38,7 @@ pub fn decode_xor_range(bytes: &[u8], range: TimeRange, out: &mut FloatColumn) -
     let outcome = if capacity < count {
         Err(TsdbError::truncated(WHAT, bytes.len() as u64, (count - capacity).div_ceil(4) as u64))
     } else {
-        decode_into(bytes, range.max_ms, timestamps, values)
+        newer::run(Decoding { bytes, max_ms: range.max_ms, timestamps, values })
     };
     let (decoded, order) = *outcome.as_ref().unwrap_or(&(0, Order::Unknown));
     out.timestamps_ms.truncate(start + decoded);
@@ -47,43 +48,28 @@ pub fn decode_xor_range(bytes: &[u8], range: TimeRange, out: &mut FloatColumn) -
 }
 
 /// Decodes until the slices are full or a sample is later than `max_ms`; gives the number of samples.
-#[cfg(target_arch = "x86_64")]
-#[allow(unsafe_code, reason = "a function for newer processors is called where the processor is one")]
-fn decode_into(
-    bytes: &[u8],
+struct Decoding<'a> {
+    bytes: &'a [u8],
     max_ms: i64,
-    timestamps: &mut [i64],
-    values: &mut [f64],
-) -> Result<(usize, Order), TsdbError> {
-    /// The same with the shifts that take any register, of which decoding is made.
-    #[target_feature(enable = "bmi1,bmi2,lzcnt")]
-    fn with_bmi(
-        bytes: &[u8],
-        max_ms: i64,
-        timestamps: &mut [i64],
-        values: &mut [f64],
-    ) -> Result<(usize, Order), TsdbError> {
-        decode_anywhere(bytes, max_ms, timestamps, values)
-    }
-    if is_x86_feature_detected!("bmi1")
-        && is_x86_feature_detected!("bmi2")
-        && is_x86_feature_detected!("lzcnt")
-    {
-        // SAFETY: this processor has the instructions that the function was compiled for.
-        return unsafe { with_bmi(bytes, max_ms, timestamps, values) };
-    }
-    decode_anywhere(bytes, max_ms, timestamps, values)
+    timestamps: &'a mut [i64],
+    values: &'a mut [f64],
 }
 
-#[cfg(not(target_arch = "x86_64"))]
-use decode_anywhere as decode_into;
+impl BitWork for Decoding<'_> {
+    type Output = Result<(usize, Order), TsdbError>;
+
+    #[inline(always)]
+    fn run(self) -> Self::Output {
+        decode(self.bytes, self.max_ms, self.timestamps, self.values)
+    }
+}
 
 /// Of times within this and steps within that no 65,535 samples overflow.
 const ORDINARY_MS: i64 = 1 << 60;
 const ORDINARY_DELTA_MS: i64 = 1 << 40;
 
 #[inline(always)]
-fn decode_anywhere(
+fn decode(
     bytes: &[u8],
     max_ms: i64,
     timestamps: &mut [i64],

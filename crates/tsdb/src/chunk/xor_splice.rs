@@ -6,6 +6,7 @@
 
 use parallax_model::FloatColumn;
 
+use super::newer::{self, BitWork};
 use super::varbit::{XorTracing, XorWindow};
 use super::xor::{HEADER_SIZE_BYTES, WHAT, XorState, is_ordinary};
 use super::xor_encode::{Bits, Xored};
@@ -64,7 +65,7 @@ pub fn decode_xor_traced(
         ends: trace.ends.get_mut(start..).unwrap_or_default(),
         windows: trace.windows.get_mut(start..).unwrap_or_default(),
     };
-    let outcome = decode_into(bytes, slots);
+    let outcome = newer::run(Decoding { bytes, slots });
     if outcome.is_err() {
         resize(out, trace, start);
     }
@@ -79,29 +80,23 @@ struct Slots<'a> {
     windows: &'a mut [XorWindow],
 }
 
-#[cfg(target_arch = "x86_64")]
-#[allow(unsafe_code, reason = "a function for newer processors is called where the processor is one")]
-fn decode_into(bytes: &[u8], slots: Slots<'_>) -> Result<Order, TsdbError> {
-    /// The same with the shifts that take any register, of which decoding is made.
-    #[target_feature(enable = "bmi1,bmi2,lzcnt")]
-    fn with_bmi(bytes: &[u8], slots: Slots<'_>) -> Result<Order, TsdbError> {
-        decode_anywhere(bytes, slots)
-    }
-    if is_x86_feature_detected!("bmi1")
-        && is_x86_feature_detected!("bmi2")
-        && is_x86_feature_detected!("lzcnt")
-    {
-        // SAFETY: this processor has the instructions that the function was compiled for.
-        return unsafe { with_bmi(bytes, slots) };
-    }
-    decode_anywhere(bytes, slots)
+/// Decodes until the slots are full.
+struct Decoding<'a> {
+    bytes: &'a [u8],
+    slots: Slots<'a>,
 }
 
-#[cfg(not(target_arch = "x86_64"))]
-use decode_anywhere as decode_into;
+impl BitWork for Decoding<'_> {
+    type Output = Result<Order, TsdbError>;
+
+    #[inline(always)]
+    fn run(self) -> Self::Output {
+        decode(self.bytes, self.slots)
+    }
+}
 
 #[inline(always)]
-fn decode_anywhere(bytes: &[u8], slots: Slots<'_>) -> Result<Order, TsdbError> {
+fn decode(bytes: &[u8], slots: Slots<'_>) -> Result<Order, TsdbError> {
     let Slots { times, values, ends, windows } = slots;
     let samples = times.iter_mut().zip(values.iter_mut());
     let mut slots = samples.zip(ends.iter_mut().zip(windows.iter_mut()));

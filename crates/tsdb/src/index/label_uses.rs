@@ -2,18 +2,23 @@
 //!
 //! Memory is bounded: what exceeds a run is sorted and spilled to an unnamed file beside the block, and the runs are merged at the end. Series come in
 //! order, so that of one label the list is the lists of the runs one behind the other. In a file each label of a run stands once, with the number of its
-//! series and their distances, which takes little more than a byte per use. A list is given back piece by piece.
+//! series and their distances, which takes little more than a byte per use. A list is given back piece by piece. When there are [`RUNS_OF_A_TIER`] files
+//! they become one of the next tier, so that there are never many, and each use is written as often as there are tiers.
 
 use std::fs::File;
-use std::io::{self, BufReader, BufWriter, Read, Seek, Write};
+use std::io::{self, BufRead, BufReader, BufWriter, Seek, Write};
 use std::path::{Path, PathBuf};
 
+use super::spool::unnamed_file;
 use super::symbols::SymbolRef;
 use crate::cursor::{MAX_UVARINT64_BYTES, put_uvarint};
 use crate::postings::SeriesRef;
 
 /// Uses held in memory before they are spilled: 12 bytes each.
 const RUN_LEN: usize = 128 << 10;
+
+/// So many files of one tier become one of the next.
+const RUNS_OF_A_TIER: usize = 16;
 
 const SPILL_BUFFER_BYTES: usize = 16 << 10;
 
@@ -48,13 +53,14 @@ pub(super) struct LabelUses {
     dir: PathBuf,
     run_len: usize,
     run: Vec<Use>,
-    spilled: Vec<File>,
+    /// Later tiers hold earlier series; within a tier files are in the order of theirs.
+    tiers: Vec<Vec<File>>,
 }
 
 impl LabelUses {
     /// Spills go to `dir`, where they have no name for longer than it takes to open them.
     pub(super) fn new(dir: &Path) -> Self {
-        Self { dir: dir.to_owned(), run_len: RUN_LEN, run: Vec::new(), spilled: Vec::new() }
+        Self { dir: dir.to_owned(), run_len: RUN_LEN, run: Vec::new(), tiers: Vec::new() }
     }
 
     /// Notes labels of a series. Series come in the order of their refs.
@@ -71,60 +77,96 @@ impl LabelUses {
             return Ok(());
         }
         self.run.sort_unstable();
-        let path = self.dir.join(format!("postings-{}.tmp", self.spilled.len()));
-        let file = File::options().read(true).write(true).create_new(true).open(&path)?;
-        // Unlinked at once: it goes away with the process, however that ends.
-        std::fs::remove_file(&path)?;
-        let mut sink = BufWriter::with_capacity(SPILL_BUFFER_BYTES, file);
-        let mut bytes = Vec::new();
-        for uses in self.run.chunk_by(|a, b| a.label == b.label) {
-            bytes.clear();
-            let Some(Use { label: (name, value), .. }) = uses.first() else { continue };
-            put_uvarint(&mut bytes, u64::from(*name));
-            put_uvarint(&mut bytes, u64::from(*value));
-            put_uvarint(&mut bytes, uses.len() as u64);
-            let mut last = 0;
-            for used in uses {
-                put_uvarint(&mut bytes, u64::from(used.series.wrapping_sub(last)));
-                last = used.series;
-            }
-            sink.write_all(&bytes)?;
+        let run = Run::new(Source::Held { run: std::mem::take(&mut self.run), next: 0 })?;
+        let (file, source) = write_run(&self.dir, vec![run])?;
+        if let Some(Source::Held { mut run, .. }) = source {
+            run.clear();
+            self.run = run;
         }
-        self.run.clear();
-        let mut file = sink.into_inner().map_err(io::IntoInnerError::into_error)?;
-        file.rewind()?;
-        self.spilled.push(file);
-        Ok(())
+        self.keep(file)
+    }
+
+    /// Adds a file behind the others, and makes few of many.
+    fn keep(&mut self, mut file: File) -> io::Result<()> {
+        let mut tier = 0;
+        loop {
+            if self.tiers.len() <= tier {
+                self.tiers.push(Vec::new());
+            }
+            let Some(of_tier) = self.tiers.get_mut(tier) else { return Ok(()) };
+            of_tier.push(file);
+            if of_tier.len() < RUNS_OF_A_TIER {
+                return Ok(());
+            }
+            let runs = of_tier.drain(..).map(Run::of_file).collect::<io::Result<Vec<_>>>()?;
+            (file, _) = write_run(&self.dir, runs)?;
+            tier += 1;
+        }
     }
 
     /// Hands out every label with the series that have it, in the order of name and value.
     pub(super) fn visit<E: From<io::Error>>(
         mut self,
-        mut visit: impl FnMut(Piece<'_>) -> Result<(), E>,
+        visit: impl FnMut(Piece<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
         self.run.sort_unstable();
-        let mut runs: Vec<Run> = Vec::with_capacity(self.spilled.len() + 1);
-        for file in self.spilled {
-            runs.push(Run::new(Source::Spilled(BufReader::with_capacity(SPILL_BUFFER_BYTES, file)))?);
-        }
+        let files = self.tiers.into_iter().rev().flatten();
+        let mut runs = files.map(Run::of_file).collect::<io::Result<Vec<_>>>()?;
         runs.push(Run::new(Source::Held { run: self.run, next: 0 })?);
-        let mut piece = Vec::with_capacity(PIECE_SERIES);
-        while let Some(least) = runs.iter().filter_map(|run| run.label).min() {
-            let of_label = |run: &&Run| run.label == Some(least);
-            let count = runs.iter().filter(of_label).map(|run| run.left).sum();
-            visit(Piece::Begin { name: least.0, value: least.1, count })?;
-            for run in runs.iter_mut().filter(|run| run.label == Some(least)) {
-                while run.left > 0 {
-                    piece.clear();
-                    run.take(&mut piece)?;
-                    visit(Piece::Series(&piece))?;
-                }
-                run.next_label()?;
-            }
-            visit(Piece::End)?;
-        }
-        Ok(())
+        merge(&mut runs, visit)
     }
+}
+
+/// Hands out the labels of runs, of which each holds later series than the one before.
+fn merge<E: From<io::Error>>(
+    runs: &mut [Run],
+    mut visit: impl FnMut(Piece<'_>) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut piece = Vec::with_capacity(PIECE_SERIES);
+    while let Some(least) = runs.iter().filter_map(|run| run.label).min() {
+        let of_label = |run: &&Run| run.label == Some(least);
+        let count = runs.iter().filter(of_label).map(|run| run.left).sum();
+        visit(Piece::Begin { name: least.0, value: least.1, count })?;
+        for run in runs.iter_mut().filter(|run| run.label == Some(least)) {
+            while run.left > 0 {
+                piece.clear();
+                run.take(&mut piece)?;
+                visit(Piece::Series(&piece))?;
+            }
+            run.next_label()?;
+        }
+        visit(Piece::End)?;
+    }
+    Ok(())
+}
+
+/// Writes runs as one to an unnamed file; gives back the memory of the first, too.
+fn write_run(dir: &Path, mut runs: Vec<Run>) -> io::Result<(File, Option<Source>)> {
+    let mut sink = BufWriter::with_capacity(SPILL_BUFFER_BYTES, unnamed_file(dir)?);
+    let mut bytes = Vec::new();
+    let mut last = 0;
+    merge(&mut runs, |piece| -> io::Result<()> {
+        bytes.clear();
+        match piece {
+            Piece::Begin { name, value, count } => {
+                last = 0;
+                for number in [u64::from(name), u64::from(value), count] {
+                    put_uvarint(&mut bytes, number);
+                }
+            }
+            Piece::Series(series) => {
+                for series in series {
+                    put_uvarint(&mut bytes, u64::from(series.wrapping_sub(last)));
+                    last = *series;
+                }
+            }
+            Piece::End => {}
+        }
+        sink.write_all(&bytes)
+    })?;
+    let mut file = sink.into_inner().map_err(io::IntoInnerError::into_error)?;
+    file.rewind()?;
+    Ok((file, runs.into_iter().next().map(|run| run.source)))
 }
 
 /// One sorted run, label by label.
@@ -143,6 +185,10 @@ enum Source {
 }
 
 impl Run {
+    fn of_file(file: File) -> io::Result<Self> {
+        Self::new(Source::Spilled(BufReader::with_capacity(SPILL_BUFFER_BYTES, file)))
+    }
+
     fn new(source: Source) -> io::Result<Self> {
         let mut run = Self { source, label: None, left: 0, last: 0 };
         run.next_label()?;
@@ -193,16 +239,13 @@ impl Run {
 }
 
 /// `None` at the end of the file.
-fn read_uvarint(file: &mut impl Read) -> io::Result<Option<u64>> {
+fn read_uvarint(file: &mut impl BufRead) -> io::Result<Option<u64>> {
     let mut value = 0;
     for place in 0..MAX_UVARINT64_BYTES {
-        let mut byte = [0];
-        match file.read_exact(&mut byte) {
-            Ok(()) => {}
-            Err(error) if place == 0 && error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
-            Err(error) => return Err(error),
-        }
-        let [byte] = byte;
+        let Some(byte) = file.fill_buf()?.first().copied() else {
+            return if place == 0 { Ok(None) } else { Err(io::ErrorKind::UnexpectedEof.into()) };
+        };
+        file.consume(1);
         value |= u64::from(byte & 0x7f) << (7 * place).min(63);
         if byte < 0x80 {
             return Ok(Some(value));
@@ -226,7 +269,8 @@ mod tests {
     proptest! {
         #[test]
         fn spilled_or_not_every_use_comes_back_in_order(
-            series in prop::collection::vec(prop::collection::btree_map(0u32..5, 0u32..4, 0..4), 0..40),
+            series in prop::collection::vec(prop::collection::btree_map(0u32..5, 0u32..4, 0..4), 0..300),
+            // Of one use for each run there are several tiers.
             run_len in 1usize..30,
         ) {
             let dir = tempfile::tempdir().unwrap();

@@ -1,33 +1,39 @@
 //! Builds a symbols section text by text, for whoever merges the symbols of several indexes without holding them apart.
 
-use bytes::Bytes;
+use std::path::{Path, PathBuf};
 
-use super::symbols::SymbolRef;
-use crate::crc::crc32c;
+use super::spool::Spool;
+use super::symbol_store::{SymbolSamples, SymbolStore};
+use super::symbols::{PREFIX_SIZE_BYTES, SymbolRef};
+use crate::crc;
 use crate::cursor::put_uvarint;
 use crate::error::TsdbError;
-
-/// Length and count in front of the symbols.
-const PREFIX_SIZE_BYTES: usize = 8;
 
 /// A symbols section in the making. Texts come in strict order.
 #[derive(Debug)]
 pub struct SymbolSection {
-    bytes: Vec<u8>,
+    dir: PathBuf,
+    spool: Spool,
+    /// Of the symbols, without the count in front of them.
+    crc: u32,
     count: u32,
-    /// Where the text of the last symbol begins.
-    last_at: Option<usize>,
-}
-
-impl Default for SymbolSection {
-    fn default() -> Self {
-        Self::new()
-    }
+    last: String,
+    samples: SymbolSamples,
+    entry: Vec<u8>,
 }
 
 impl SymbolSection {
-    pub fn new() -> Self {
-        Self { bytes: vec![0; PREFIX_SIZE_BYTES], count: 0, last_at: None }
+    /// `dir` takes an unnamed file, if there is more than a small section.
+    pub fn new(dir: &Path) -> Self {
+        Self {
+            dir: dir.to_owned(),
+            spool: Spool::new(dir),
+            crc: crc::crc32c(&[]),
+            count: 0,
+            last: String::new(),
+            samples: SymbolSamples::default(),
+            entry: Vec::new(),
+        }
     }
 
     /// How many symbols there are so far: the ref of the next one.
@@ -42,52 +48,36 @@ impl SymbolSection {
     /// Adds a symbol behind the last one; gives its ref.
     ///
     /// # Errors
-    /// A text that does not sort behind the last one, and more than the format's 4 GiB.
+    /// A text that does not sort behind the last one, and more than the format's 4 GiB; failures to write.
     pub fn push(&mut self, text: &str) -> Result<SymbolRef, TsdbError> {
-        let last = self.last_at.and_then(|at| self.bytes.get(at..));
-        if last.is_some_and(|last| last >= text.as_bytes()) {
+        if self.count > 0 && text <= self.last.as_str() {
             return Err(TsdbError::out_of_order("index", format!("symbol {text:?}")));
         }
-        put_uvarint(&mut self.bytes, text.len() as u64);
-        self.last_at = Some(self.bytes.len());
-        self.bytes.extend_from_slice(text.as_bytes());
-        let symbol = self.count;
+        self.entry.clear();
+        put_uvarint(&mut self.entry, text.len() as u64);
+        self.entry.extend_from_slice(text.as_bytes());
         let too_large = || TsdbError::too_large("index", "its symbols take more than 4 GiB");
-        if u32::try_from(self.bytes.len()).is_err() {
+        let start = u32::try_from(self.spool.size_bytes()).map_err(|_| too_large())?;
+        let section_bytes = self.spool.size_bytes() + (self.entry.len() + PREFIX_SIZE_BYTES) as u64;
+        if section_bytes > u64::from(u32::MAX) {
             return Err(too_large());
         }
+        let symbol = self.count;
         self.count = symbol.checked_add(1).ok_or_else(too_large)?;
+        self.spool.write(&self.entry).map_err(TsdbError::io(&self.dir))?;
+        self.crc = crc::append(self.crc, &self.entry);
+        self.samples.note(symbol, text, start);
+        self.last.clear();
+        self.last.push_str(text);
         Ok(symbol)
     }
 
-    /// The whole section, from its length to its checksum.
-    pub fn finish(mut self) -> Result<Bytes, TsdbError> {
-        let len = u32::try_from(self.bytes.len() - 4)
-            .map_err(|_| TsdbError::too_large("index", "its symbols take more than 4 GiB"))?;
-        if let Some(prefix) = self.bytes.first_chunk_mut::<PREFIX_SIZE_BYTES>() {
-            let (length, count) = prefix.split_at_mut(4);
-            length.copy_from_slice(&len.to_be_bytes());
-            count.copy_from_slice(&self.count.to_be_bytes());
-        }
-        let crc = crc32c(self.bytes.get(4..).unwrap_or_default());
-        self.bytes.extend(crc.to_be_bytes());
-        Ok(self.bytes.into())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::index::Symbols;
-
-    #[test]
-    fn a_section_opens_with_its_texts_and_order_is_kept() {
-        let mut section = SymbolSection::new();
-        for (number, text) in (0..).zip(["", "a", "ab", "é"]) {
-            assert_eq!(section.push(text).unwrap(), number);
-        }
-        assert!(section.push("b").is_err());
-        let symbols = Symbols::open("index".into(), 5, &section.finish().unwrap(), 2).unwrap();
-        assert_eq!(symbols.iter().collect::<Result<Vec<_>, _>>().unwrap(), ["", "a", "ab", "é"]);
+    /// The whole section.
+    ///
+    /// # Errors
+    /// Failures to write.
+    pub fn finish(self) -> Result<SymbolStore, TsdbError> {
+        let spooled = self.spool.finish().map_err(TsdbError::io(&self.dir))?;
+        Ok(SymbolStore::new(self.dir, spooled, self.count, self.crc, self.samples))
     }
 }

@@ -1,17 +1,19 @@
 //! Writes an index from symbol refs: what [`super::IndexWriter`] does from text, for whoever merges blocks and never needs the text.
 //!
-//! The bytes are the same. In memory are the symbols, at the end the table of postings, and a bounded number of label uses (`label_uses`): nothing for each series.
+//! The bytes are the same. Memory is bounded, however many series and symbols there are: symbols are read where they lie ([`SymbolStore`]), uses of labels
+//! (`label_uses`) and the table of postings leave for unnamed files when there are many.
 
 use std::io::Write;
-use std::path::Path;
-
-use bytes::Bytes;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::label_uses::{LabelUses, Piece};
 use super::postings_list::ListInPieces;
 use super::postings_table::put_entry;
 use super::series::{ChunkMeta, MAX_SERIES_ENTRY_SIZE_BYTES, SeriesEntry};
-use super::symbols::{SymbolRef, Symbols};
+use super::spool::Spool;
+use super::symbol_store::SymbolStore;
+use super::symbols::SymbolRef;
 use super::toc::Toc;
 use super::writer::{IndexStats, LIST_ALIGNMENT_BYTES, Positioned, WriteError};
 use super::{INDEX_MAGIC, INDEX_VERSION, SERIES_ALIGNMENT_BYTES};
@@ -25,16 +27,14 @@ const WHAT: &str = "index";
 /// The list of all series stands under the empty name and value, and is collected as theirs: the empty text is the first symbol.
 const ALL_SERIES: (SymbolRef, SymbolRef) = (0, 0);
 
-/// How many symbols a lookup of one may have to read.
-const SYMBOL_STRIDE: usize = 8;
-
 /// An index that is being written to `sink`.
 #[derive(Debug)]
 pub struct SymbolIndexWriter<W: Write> {
     sink: Positioned<W>,
     toc: Toc,
-    symbols: Symbols,
+    symbols: Arc<SymbolStore>,
     uses: LabelUses,
+    spill_dir: PathBuf,
     last_chunk_ref: ChunkRef,
     /// The last series.
     entry: SeriesEntry,
@@ -44,23 +44,26 @@ pub struct SymbolIndexWriter<W: Write> {
 }
 
 impl<W: Write> SymbolIndexWriter<W> {
-    /// Begins an index with a whole symbols section ([`super::SymbolSection`]). `spill_dir` takes unnamed temporary files.
-    pub fn new(sink: W, symbols: &Bytes, spill_dir: &Path) -> Result<Self, WriteError> {
+    /// Begins an index with its symbols ([`super::SymbolSection`]). `spill_dir` takes unnamed temporary files.
+    ///
+    /// # Errors
+    /// Symbols that do not begin with the empty text; failures to read and to write.
+    pub fn new(sink: W, symbols: &Arc<SymbolStore>, spill_dir: &Path) -> Result<Self, WriteError> {
         let mut sink = Positioned::new(sink);
         sink.write(&INDEX_MAGIC.to_be_bytes())?;
         sink.write(&[INDEX_VERSION])?;
         let toc = Toc { symbols: sink.position(), ..Toc::default() };
-        let opened = Symbols::open(WHAT.into(), toc.symbols, symbols, SYMBOL_STRIDE)?;
-        if !opened.lookup(ALL_SERIES.0)?.is_empty() {
+        if !symbols.text(ALL_SERIES.0)?.is_empty() {
             return Err(TsdbError::invalid(WHAT, "its symbols do not begin with the empty text").into());
         }
-        sink.write(symbols)?;
+        symbols.visit(|piece| sink.write(piece))?;
         let toc = Toc { series: sink.position(), ..toc };
         Ok(Self {
             sink,
             toc,
-            symbols: opened,
+            symbols: Arc::clone(symbols),
             uses: LabelUses::new(spill_dir),
+            spill_dir: spill_dir.to_owned(),
             last_chunk_ref: ChunkRef::from_u64(0),
             entry: SeriesEntry::default(),
             buffer: Vec::new(),
@@ -72,11 +75,6 @@ impl<W: Write> SymbolIndexWriter<W> {
     /// The size in bytes that the index must not exceed, besides what the format allows.
     pub fn limit(&mut self, limit_bytes: u64) {
         self.limit_bytes = limit_bytes;
-    }
-
-    /// The text of a symbol.
-    pub fn text(&self, symbol: SymbolRef) -> Result<&str, TsdbError> {
-        self.symbols.lookup(symbol)
     }
 
     /// Whether [`Self::add_series`] would take these labels and the times of these chunks.
@@ -154,28 +152,23 @@ impl<W: Write> SymbolIndexWriter<W> {
         self.toc.label_indices = self.sink.position();
         self.toc.postings = self.sink.position();
         self.sink.pad_to(LIST_ALIGNMENT_BYTES)?;
-        let mut table = vec![0; 4];
+        let mut table = Table::new(&self.spill_dir);
         let (sink, buffer, limit_bytes) = (&mut self.sink, &mut self.buffer, self.limit_bytes);
         let mut list = ListInPieces::default();
-        let mut list_count: u32 = 0;
         if self.stats.series_count == 0 {
             // The list of all series is there, however few they are.
-            put_entry(&mut table, "", "", sink.position());
-            list_count = 1;
+            table.push("", "", sink.position())?;
             buffer.clear();
             list.begin(0, buffer)?;
             list.end(buffer);
             sink.write(buffer)?;
         }
-        let symbols = &self.symbols;
+        let (mut names, mut values) = (self.symbols.cursor(), self.symbols.cursor());
         self.uses.visit(|piece| -> Result<(), WriteError> {
             buffer.clear();
             match piece {
                 Piece::Begin { name, value, count } => {
-                    put_entry(&mut table, symbols.lookup(name)?, symbols.lookup(value)?, sink.position());
-                    list_count = list_count
-                        .checked_add(1)
-                        .ok_or_else(|| TsdbError::too_large(WHAT, "it has more than 2^32 postings lists"))?;
+                    table.push(names.text(name)?, values.text(value)?, sink.position())?;
                     list.begin(count, buffer)?;
                 }
                 Piece::Series(series) => list.push(series, buffer),
@@ -184,16 +177,9 @@ impl<W: Write> SymbolIndexWriter<W> {
             sink.write(buffer)?;
             check_limit(sink, limit_bytes)
         })?;
-        if let Some(count) = table.first_chunk_mut::<4>() {
-            *count = list_count.to_be_bytes();
-        }
         self.toc.label_indices_table = self.sink.position();
         self.toc.postings_table = self.sink.position();
-        let len = u32::try_from(table.len())
-            .map_err(|_| TsdbError::too_large(WHAT, "its postings table takes more than 4 GiB"))?;
-        self.sink.write(&len.to_be_bytes())?;
-        self.sink.write(&table)?;
-        self.sink.write(&crc::crc32c(&table).to_be_bytes())?;
+        table.write(&mut self.sink)?;
         self.sink.write(&self.toc.encode())?;
         check_limit(&self.sink, limit_bytes)?;
         self.stats.size_bytes = self.sink.position();
@@ -202,10 +188,45 @@ impl<W: Write> SymbolIndexWriter<W> {
 
     /// As PromQL writes a series, as far as the symbols exist.
     fn show(&self, labels: &[(SymbolRef, SymbolRef)]) -> String {
-        let text = |symbol| self.symbols.lookup(symbol).unwrap_or("?");
-        let pairs: Vec<String> =
-            labels.iter().map(|(name, value)| format!("{}={:?}", text(*name), text(*value))).collect();
-        format!("{{{}}}", pairs.join(", "))
+        self.symbols.show(labels)
+    }
+}
+
+/// The table of postings in the making.
+struct Table {
+    entries: Spool,
+    entry: Vec<u8>,
+    count: u32,
+    /// Of the entries, without the count in front of them.
+    crc: u32,
+}
+
+impl Table {
+    fn new(spill_dir: &Path) -> Self {
+        Self { entries: Spool::new(spill_dir), entry: Vec::new(), count: 0, crc: crc::crc32c(&[]) }
+    }
+
+    fn push(&mut self, name: &str, value: &str, list_offset: u64) -> Result<(), WriteError> {
+        let count = self.count.checked_add(1);
+        self.count = count.ok_or_else(|| TsdbError::too_large(WHAT, "it has more than 2^32 postings lists"))?;
+        self.entry.clear();
+        put_entry(&mut self.entry, name, value, list_offset);
+        self.crc = crc::append(self.crc, &self.entry);
+        self.entries.write(&self.entry)?;
+        Ok(())
+    }
+
+    /// From its length to its checksum.
+    fn write<W: Write>(self, sink: &mut Positioned<W>) -> Result<(), WriteError> {
+        let count = self.count.to_be_bytes();
+        let size_bytes = self.entries.size_bytes();
+        let len = u32::try_from(size_bytes + count.len() as u64)
+            .map_err(|_| TsdbError::too_large(WHAT, "its postings table takes more than 4 GiB"))?;
+        sink.write(&len.to_be_bytes())?;
+        sink.write(&count)?;
+        self.entries.finish()?.visit(|piece| sink.write(piece))?;
+        sink.write(&crc::combine(crc::crc32c(&count), self.crc, size_bytes).to_be_bytes())?;
+        Ok(())
     }
 }
 
@@ -226,12 +247,12 @@ mod tests {
 
     /// An index of one series, written under a limit; gives its size.
     fn limited(limit_bytes: u64) -> Result<u64, WriteError> {
-        let mut section = SymbolSection::new();
+        let dir = tempfile::tempdir()?;
+        let mut section = SymbolSection::new(dir.path());
         for text in ["", "a", "b"] {
             section.push(text)?;
         }
-        let dir = tempfile::tempdir()?;
-        let mut writer = SymbolIndexWriter::new(Vec::new(), &section.finish()?, dir.path())?;
+        let mut writer = SymbolIndexWriter::new(Vec::new(), &Arc::new(section.finish()?), dir.path())?;
         writer.limit(limit_bytes);
         let chunk = ChunkMeta { chunk_ref: ChunkRef::from_u64(8), min_time_ms: 1, max_time_ms: 2 };
         writer.add_series(&[(1, 2)], &[chunk])?;
@@ -262,11 +283,11 @@ mod tests {
         ) {
             let symbols = crate::block::symbols_of(series.keys());
             let mut from_text = IndexWriter::new(Vec::new(), symbols.iter().copied()).unwrap();
-            let mut section = SymbolSection::new();
-            symbols.iter().for_each(|text| { section.push(text).unwrap(); });
             let dir = tempfile::tempdir().unwrap();
-            let mut from_refs =
-                SymbolIndexWriter::new(Vec::new(), &section.finish().unwrap(), dir.path()).unwrap();
+            let mut section = SymbolSection::new(dir.path());
+            symbols.iter().for_each(|text| { section.push(text).unwrap(); });
+            let section = Arc::new(section.finish().unwrap());
+            let mut from_refs = SymbolIndexWriter::new(Vec::new(), &section, dir.path()).unwrap();
             let symbols: Vec<&str> = symbols.into_iter().collect();
             let symbol = |text: &str| u32::try_from(symbols.binary_search(&text).unwrap()).unwrap();
             let mut next_ref = 8;

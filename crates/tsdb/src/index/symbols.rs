@@ -15,7 +15,7 @@ use crate::error::TsdbError;
 pub type SymbolRef = u32;
 
 /// Length and count in front of the symbols.
-const PREFIX_SIZE_BYTES: usize = 8;
+pub(super) const PREFIX_SIZE_BYTES: usize = 8;
 
 /// The symbols of one index.
 #[derive(Clone, Debug)]

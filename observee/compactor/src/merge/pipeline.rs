@@ -1,17 +1,17 @@
 //! One merge over several threads: one reads series in order, some transform their chunks, one writes.
 //!
 //! Batches go to the workers in turn and are taken from them in the same turn, so that the order needs no sorting. All queues are short, and what is in them
-//! is bounded in bytes: memory is bounded by that, one series' chunks, windows and symbols, whatever the size of the blocks. The first error ends all threads.
+//! is bounded in bytes: memory is bounded by that, one series' chunks and the windows, whatever the size of the blocks. The first error ends all threads.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
-use bytes::Bytes;
 use parallax_block::meta::CHUNKS_DIRECTORY;
 use parallax_tsdb::TsdbError;
 use parallax_tsdb::block::{BlockChunk, SealedBlock, SymbolBlockWriter};
-use parallax_tsdb::index::{ChunkMeta, Symbols};
+use parallax_tsdb::index::{ChunkMeta, SymbolStore};
 use parallax_tsdb::segment::SegmentConfig;
 use tokio_util::sync::CancellationToken;
 
@@ -96,7 +96,7 @@ pub struct Written {
 /// `symbols` are the merged symbols of the blocks; an index beyond `max_index_size_bytes` is refused. Runs on the calling thread, one that reads, and `workers` more.
 pub fn write_block(
     blocks: Vec<SourceBlock>,
-    symbols: &Bytes,
+    symbols: &Arc<SymbolStore>,
     target: &Path,
     max_index_size_bytes: u64,
     transform: &dyn Transform,
@@ -203,7 +203,7 @@ fn work(
     jobs: &Receiver<Jobs>,
     results: &SyncSender<Result<Made, CompactError>>,
     transform: &dyn Transform,
-    symbols: &Bytes,
+    symbols: &SymbolStore,
 ) {
     let mut scratch = Scratch::default();
     for (batch, permit) in jobs {
@@ -220,7 +220,7 @@ fn transform_batch(
     batch: Vec<SeriesJob>,
     transform: &dyn Transform,
     scratch: &mut Scratch,
-    symbols: &Bytes,
+    symbols: &SymbolStore,
 ) -> Result<Vec<MadeSeries>, CompactError> {
     let mut made = Vec::with_capacity(batch.len());
     for mut job in batch {
@@ -259,9 +259,9 @@ fn explain(
     failure: MergeFailure,
     origins: &[Origin],
     labels: &SymbolLabels,
-    symbols: &Bytes,
+    symbols: &SymbolStore,
 ) -> CompactError {
-    let series = show(labels, symbols);
+    let series = symbols.show(labels);
     let (min_time_ms, max_time_ms, source) = match failure {
         MergeFailure::Chunk { min_time_ms, max_time_ms, source } => (min_time_ms, max_time_ms, source),
         MergeFailure::Encoding(source) => {
@@ -292,13 +292,4 @@ fn explain(
         }
         (None, _) => CompactError::Unmergeable { series, reason: source.to_string() },
     }
-}
-
-/// For messages only: the labels as text.
-fn show(labels: &SymbolLabels, symbols: &Bytes) -> String {
-    let Ok(symbols) = Symbols::open("symbols".into(), 0, symbols, 8) else { return "?".to_owned() };
-    let text = |symbol| symbols.lookup(symbol).unwrap_or("?");
-    let pairs: Vec<String> =
-        labels.iter().map(|(name, value)| format!("{}={:?}", text(*name), text(*value))).collect();
-    format!("{{{}}}", pairs.join(", "))
 }

@@ -5,6 +5,7 @@
 //! passed over, whatever times they are said to have: old versions of Thanos wrote some.
 
 use std::borrow::Cow;
+use std::path::Path;
 use std::sync::Arc;
 
 use parallax_block::meta::INDEX_FILE_NAME;
@@ -14,13 +15,14 @@ use parallax_tsdb::TsdbError;
 use parallax_tsdb::block::BlockChunk;
 use parallax_tsdb::index::toc::TOC_SIZE_BYTES;
 use parallax_tsdb::index::{
-    INDEX_PREAMBLE_SIZE_BYTES, Piece, SERIES_ALIGNMENT_BYTES, SeriesEntry, SymbolRef, Toc, check_preamble,
+    INDEX_PREAMBLE_SIZE_BYTES, Piece, SERIES_ALIGNMENT_BYTES, SeriesEntry, SymbolStore, Toc, check_preamble,
 };
 use parallax_tsdb::postings::SeriesRef;
 use parallax_tsdb::tombstones::{TOMBSTONES_FILE_NAME, Tombstones};
 
 use super::deletion::{Deletion, Deletions};
 use super::segments::SegmentsReader;
+use super::symbol_map::SymbolMap;
 use super::symbols::{MergedSymbols, SymbolStream, merge};
 use super::window::{Reading, Window};
 use super::{Origin, SymbolLabels, deleted};
@@ -43,7 +45,7 @@ pub struct SourceBlock {
     tombstones: Tombstones,
     /// What is deleted besides.
     deletions: Option<Deletions>,
-    map: Arc<[SymbolRef]>,
+    map: Arc<SymbolMap>,
     /// Where the next series begins.
     position: u64,
     /// Where another part of the block begins, if not all of it is read.
@@ -77,7 +79,7 @@ impl SourceBlock {
             deletions: None,
             index,
             toc,
-            map: Arc::from([]),
+            map: Arc::new(SymbolMap::Same(0)),
             position: toc.series.next_multiple_of(SERIES_ALIGNMENT_BYTES),
             stops_at: None,
             is_rest: false,
@@ -91,25 +93,48 @@ impl SourceBlock {
         })
     }
 
-    /// Opens blocks and merges their symbols; gives the blocks, in the same order, and the merged symbols section.
+    /// Opens blocks and merges their symbols; gives the blocks, in the same order, and the merged symbols. `spill_dir` takes an unnamed file if these are many.
     pub fn open_all(
         reading: &Reading,
         metas: &[Arc<BlockMeta>],
-    ) -> Result<(Vec<Self>, bytes::Bytes), CompactError> {
+        spill_dir: &Path,
+    ) -> Result<(Vec<Self>, Arc<SymbolStore>), CompactError> {
         let mut blocks = Vec::with_capacity(metas.len());
         for meta in metas {
             blocks.push(Self::open(reading, Arc::clone(meta))?);
         }
         let mut streams = Vec::with_capacity(blocks.len());
         for block in &mut blocks {
-            let (start, limit, id) = (block.toc.symbols, block.toc.series, block.meta.ulid);
-            streams.push(SymbolStream::open(&mut block.index, id, start, limit)?);
+            streams.push(block.symbols()?);
         }
-        let MergedSymbols { section, maps } = merge(streams)?;
+        let MergedSymbols { symbols, maps } = merge(streams, spill_dir)?;
         for (block, map) in blocks.iter_mut().zip(maps) {
-            block.map = map.into();
+            block.map = Arc::new(map);
         }
-        Ok((blocks, section))
+        Ok((blocks, symbols))
+    }
+
+    /// Opens a block whose symbols keep their numbers; `each` is shown them, in order.
+    pub fn open_alone(
+        reading: &Reading,
+        meta: Arc<BlockMeta>,
+        mut each: impl FnMut(&str) -> Result<(), CompactError>,
+    ) -> Result<Self, CompactError> {
+        let mut block = Self::open(reading, meta)?;
+        let mut symbols = block.symbols()?;
+        let mut count = 0;
+        symbols.advance()?;
+        while let Some(text) = symbols.current() {
+            each(text)?;
+            count += 1;
+            symbols.advance()?;
+        }
+        block.map = Arc::new(SymbolMap::Same(count));
+        Ok(block)
+    }
+
+    fn symbols(&mut self) -> Result<SymbolStream<'_>, CompactError> {
+        SymbolStream::open(&mut self.index, self.meta.ulid, self.toc.symbols, self.toc.series)
     }
 
     /// Opens the block of `whole` once more, for the series from `series` on; `whole`, of which nothing was read, stops in front of it. Neither knows how many series there are in all.
@@ -128,9 +153,8 @@ impl SourceBlock {
     }
 
     /// Leaves out what is asked for; `symbols` are the merged ones.
-    pub fn delete(&mut self, deletions: &[Deletion], symbols: &bytes::Bytes) -> Result<(), CompactError> {
-        let damaged = |source| CompactError::Damaged { block: self.meta.ulid, source };
-        self.deletions = Some(Deletions::new(deletions, symbols).map_err(damaged)?);
+    pub fn delete(&mut self, deletions: &[Deletion], symbols: &SymbolStore) -> Result<(), CompactError> {
+        self.deletions = Some(Deletions::new(deletions, symbols).map_err(CompactError::Staging)?);
         Ok(())
     }
 
@@ -195,9 +219,7 @@ impl SourceBlock {
         let tombstones = self.tombstones.ranges(self.series_at / SERIES_ALIGNMENT_BYTES);
         let mut deleted = Cow::Borrowed(tombstones);
         if let Some(deletions) = &self.deletions {
-            let block = self.meta.ulid;
-            let ranges = deletions.ranges(&self.labels, tombstones);
-            deleted = Cow::Owned(ranges.map_err(|source| CompactError::Damaged { block, source })?);
+            deleted = Cow::Owned(deletions.ranges(&self.labels, tombstones));
         }
         self.totals.chunks += self.entry.chunks.len() as u64;
         let mut chunks: Vec<BlockChunk> = Vec::with_capacity(self.entry.chunks.len());
@@ -259,8 +281,8 @@ impl SourceBlock {
     fn map_labels(&mut self) -> Result<(), CompactError> {
         self.spare.clear();
         for (name, value) in &self.entry.labels {
-            match (self.map.get(*name as usize), self.map.get(*value as usize)) {
-                (Some(name), Some(value)) => self.spare.push((*name, *value)),
+            match (self.map.get(*name), self.map.get(*value)) {
+                (Some(name), Some(value)) => self.spare.push((name, value)),
                 _ => return Err(self.corrupt("a series refers to a symbol that does not exist")),
             }
         }

@@ -1,14 +1,17 @@
 //! The symbols of several indexes as one sorted set, and for each index the way from its numbers to those of the set.
 //!
-//! The sections are read front to back and never held; what stays is the new section and four bytes per symbol of each index.
+//! The sections are read front to back and never held, nor is the new one ([`SymbolStore`]); of each index stays a bit for each symbol of the set.
 
-use bytes::Bytes;
+use std::path::Path;
+use std::sync::Arc;
+
 use parallax_block::BlockId;
 use parallax_tsdb::TsdbError;
 use parallax_tsdb::crc;
 use parallax_tsdb::cursor::{Cursor, MAX_UVARINT32_BYTES};
-use parallax_tsdb::index::{SymbolRef, SymbolSection};
+use parallax_tsdb::index::{SymbolSection, SymbolStore};
 
+use super::symbol_map::{Chosen, SymbolMap};
 use super::window::Window;
 use crate::CompactError;
 
@@ -20,31 +23,34 @@ const MAX_SYMBOL_BYTES: usize = 16 << 20;
 
 /// Merged symbols.
 #[derive(Debug)]
-pub struct MergedSymbols {
-    /// A whole symbols section.
-    pub section: Bytes,
-    /// For each index, by its own symbol numbers: the merged number.
-    pub maps: Vec<Box<[SymbolRef]>>,
+pub(super) struct MergedSymbols {
+    pub(super) symbols: Arc<SymbolStore>,
+    /// For each index.
+    pub(super) maps: Vec<SymbolMap>,
 }
 
-/// Merges the symbols of indexes, each given as a stream.
-pub(super) fn merge(mut streams: Vec<SymbolStream<'_>>) -> Result<MergedSymbols, CompactError> {
-    let mut section = SymbolSection::new();
-    let mut maps: Vec<Vec<SymbolRef>> = streams.iter().map(|stream| stream.reserved()).collect();
+/// Merges the symbols of indexes, each given as a stream. `spill_dir` takes an unnamed file if they are many.
+pub(super) fn merge(
+    mut streams: Vec<SymbolStream<'_>>,
+    spill_dir: &Path,
+) -> Result<MergedSymbols, CompactError> {
+    let mut section = SymbolSection::new(spill_dir);
+    let mut maps: Vec<Chosen> = streams.iter().map(|_| Chosen::default()).collect();
     for stream in &mut streams {
         stream.advance()?;
     }
     // The empty text is a symbol, as Prometheus has it, whether or not an index lists it.
     let mut least = String::new();
     loop {
-        let symbol = section.push(&least).map_err(CompactError::Staging)?;
+        section.push(&least).map_err(CompactError::Staging)?;
         for (stream, map) in streams.iter_mut().zip(&mut maps) {
-            if stream.current.as_deref() == Some(least.as_str()) {
-                map.push(symbol);
+            let has = stream.current() == Some(least.as_str());
+            map.push(has);
+            if has {
                 stream.advance()?;
             }
         }
-        match streams.iter().filter_map(|stream| stream.current.as_deref()).min() {
+        match streams.iter().filter_map(|stream| stream.current()).min() {
             Some(next) => {
                 least.clear();
                 least.push_str(next);
@@ -52,8 +58,8 @@ pub(super) fn merge(mut streams: Vec<SymbolStream<'_>>) -> Result<MergedSymbols,
             None => break,
         }
     }
-    let section = section.finish().map_err(CompactError::Staging)?;
-    Ok(MergedSymbols { section, maps: maps.into_iter().map(Vec::into_boxed_slice).collect() })
+    let symbols = Arc::new(section.finish().map_err(CompactError::Staging)?);
+    Ok(MergedSymbols { symbols, maps: maps.into_iter().map(Chosen::finish).collect() })
 }
 
 /// Reads one symbols section from front to back, checking order and checksum.
@@ -93,13 +99,13 @@ impl<'a> SymbolStream<'a> {
         Ok(Self { window, block, position, end, left, crc, current: None, spare: String::new() })
     }
 
-    fn reserved(&self) -> Vec<SymbolRef> {
-        // A symbol takes at least a byte, so that the count is at most the size of the section, which is in the bucket.
-        Vec::with_capacity(self.left as usize)
+    /// The present symbol; `None` before the first and behind the last.
+    pub(super) fn current(&self) -> Option<&str> {
+        self.current.as_deref()
     }
 
-    /// Moves `current` to the next symbol; after the last one the checksum is compared.
-    fn advance(&mut self) -> Result<(), CompactError> {
+    /// Moves on to the next symbol; after the last one the checksum is compared.
+    pub(super) fn advance(&mut self) -> Result<(), CompactError> {
         if self.left == 0 {
             if self.current.take().is_some() || self.position != u64::MAX {
                 self.check_end()?;

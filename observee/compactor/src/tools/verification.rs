@@ -127,13 +127,11 @@ async fn read_whole(bucket: Bucket, meta: Arc<BlockMeta>) -> Result<(u64, u64), 
     let runtime = Handle::current();
     let read = tokio::task::spawn_blocking(move || {
         let reading = Reading::new(bucket, runtime, 1);
-        let (mut blocks, _) = SourceBlock::open_all(&reading, &[meta])?;
+        let mut block = SourceBlock::open_alone(&reading, meta, |_| Ok(()))?;
         let (mut series, mut chunks) = (0, 0);
-        for block in &mut blocks {
-            while block.advance()? {
-                series += 1;
-                chunks += block.chunks()?.len() as u64;
-            }
+        while block.advance()? {
+            series += 1;
+            chunks += block.chunks()?.len() as u64;
         }
         Ok((series, chunks))
     });

@@ -20,12 +20,13 @@ fn series(last: f64) -> Vec<(SymbolLabels, Vec<BlockChunk>)> {
     vec![(vec![(1, 2)], vec![first]), (vec![(1, 3)], vec![second])]
 }
 
-fn symbols() -> Bytes {
-    let mut section = SymbolSection::new();
+fn symbols() -> Arc<SymbolStore> {
+    let dir = tempfile::tempdir().unwrap();
+    let mut section = SymbolSection::new(dir.path());
     for text in ["", "__name__", "a", "b"] {
         section.push(text).unwrap();
     }
-    section.finish().unwrap()
+    Arc::new(section.finish().unwrap())
 }
 
 /// Stages a block; gives its meta and its digest.
@@ -69,15 +70,15 @@ fn a_block_that_is_sound_but_holds_another_value_is_not_what_was_written() {
 }
 
 /// A block of `count` series of one label each, one chunk each; gives its meta, its symbols and its digest.
-fn stage_many(staging: &Path, count: u32) -> (BlockMeta, Bytes, Digest) {
-    let mut section = SymbolSection::new();
+fn stage_many(staging: &Path, count: u32) -> (BlockMeta, Arc<SymbolStore>, Digest) {
+    let mut section = SymbolSection::new(staging);
     for text in ["", "__name__"] {
         section.push(text).unwrap();
     }
     for number in 0..count {
         section.push(&format!("metric_{number:05}")).unwrap();
     }
-    let symbols = section.finish().unwrap();
+    let symbols = Arc::new(section.finish().unwrap());
     let config = SegmentConfig { is_durable: false, ..SegmentConfig::default() };
     let mut writer = SymbolBlockWriter::create(&staging.join(ID), &symbols, config).unwrap();
     let mut digest = Digest::default();
