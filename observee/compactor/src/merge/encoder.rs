@@ -49,12 +49,7 @@ impl ChunkEncoder {
         out: &mut Vec<BlockChunk>,
     ) -> Result<(), TsdbError> {
         if samples.are_floats() {
-            let is_buffered = matches!(self.open, Open::Floats);
-            return if samples.have_places() && !is_buffered {
-                self.push_runs(samples, ids, out)
-            } else {
-                self.push_floats(samples, ids, out)
-            };
+            return self.push_floats(samples, ids, out);
         }
         for id in ids {
             let (time_ms, value) = samples.get(*id).ok_or_else(let_go)?;
@@ -63,7 +58,7 @@ impl ChunkEncoder {
         Ok(())
     }
 
-    /// As [`Self::push_one`] for each.
+    /// As [`Self::push_one`] for each: many at once, and where it is known in which chunks they stand, their bits.
     fn push_floats(
         &mut self,
         samples: &Samples,
@@ -71,42 +66,20 @@ impl ChunkEncoder {
         out: &mut Vec<BlockChunk>,
     ) -> Result<(), TsdbError> {
         while !ids.is_empty() {
-            if !matches!(self.open, Open::Floats) || self.count >= MAX_CHUNK_SAMPLES {
+            let is_open = matches!(self.open, Open::Floats | Open::Spliced(_));
+            if !is_open || self.count >= MAX_CHUNK_SAMPLES {
                 self.finish(out)?;
-                self.open = Open::Floats;
+                self.open =
+                    if samples.have_places() { Open::Spliced(XorSplicer::new()) } else { Open::Floats };
             }
-            let (now, later) = ids.split_at((MAX_CHUNK_SAMPLES - self.count).min(ids.len()));
-            for id in now {
-                self.floats.push(samples.float(*id).ok_or_else(let_go)?);
-            }
-            if let ([(first_ms, _), ..], [.., (last_ms, _)]) = (&self.floats[..], &self.floats[..]) {
-                (self.first_ms, self.last_ms) = (*first_ms, *last_ms);
-            }
-            self.count = self.floats.len();
-            ids = later;
-        }
-        Ok(())
-    }
-
-    /// As [`Self::push_one`] for each, where the places of samples are known.
-    fn push_runs(
-        &mut self,
-        samples: &Samples,
-        mut ids: &[SampleId],
-        out: &mut Vec<BlockChunk>,
-    ) -> Result<(), TsdbError> {
-        while !ids.is_empty() {
-            if !matches!(self.open, Open::Spliced(_)) || self.count >= MAX_CHUNK_SAMPLES {
-                self.finish(out)?;
-                self.open = Open::Spliced(XorSplicer::new());
-            }
-            let Open::Spliced(splicer) = &mut self.open else { return Err(let_go()) };
-            let run = samples.run(ids, MAX_CHUNK_SAMPLES - self.count).ok_or_else(let_go)?;
-            let taken = run.to - run.from;
-            let times =
-                run.times_ms.get(run.from..run.to).and_then(|times| Some((*times.first()?, *times.last()?)));
-            let (first_ms, last_ms) = times.ok_or_else(let_go)?;
-            splicer.push_run(&run)?;
+            let room = MAX_CHUNK_SAMPLES - self.count;
+            let (taken, first_ms, last_ms) = match &mut self.open {
+                Open::Spliced(splicer) => push_run(splicer, samples, ids, room)?,
+                _ => {
+                    let now = ids.get(..room.min(ids.len())).unwrap_or_default();
+                    buffer(&mut self.floats, samples, now)?
+                }
+            };
             if self.count == 0 {
                 self.first_ms = first_ms;
             }
@@ -202,6 +175,36 @@ impl ChunkEncoder {
         }
         self.count = 0;
     }
+}
+
+/// Copies the run that some numbers begin with, as far as there is room; gives how many samples it has, and the times of its ends.
+fn push_run(
+    splicer: &mut XorSplicer,
+    samples: &Samples,
+    ids: &[SampleId],
+    room: usize,
+) -> Result<(usize, i64, i64), TsdbError> {
+    let run = samples.run(ids, room).ok_or_else(let_go)?;
+    let times = run.times_ms.get(run.from..run.to);
+    let ends = times.and_then(|times| Some((*times.first()?, *times.last()?)));
+    let (first_ms, last_ms) = ends.ok_or_else(let_go)?;
+    splicer.push_run(&run)?;
+    Ok((run.to - run.from, first_ms, last_ms))
+}
+
+/// Collects samples; gives how many they are, and the times of their ends.
+fn buffer(
+    floats: &mut Vec<(i64, f64)>,
+    samples: &Samples,
+    ids: &[SampleId],
+) -> Result<(usize, i64, i64), TsdbError> {
+    let begun = floats.len();
+    for id in ids {
+        floats.push(samples.float(*id).ok_or_else(let_go)?);
+    }
+    let added = floats.get(begun..).and_then(|added| Some((added.first()?.0, added.last()?.0)));
+    let (first_ms, last_ms) = added.ok_or_else(let_go)?;
+    Ok((ids.len(), first_ms, last_ms))
 }
 
 /// A sample is not there any more.

@@ -7,38 +7,26 @@ use std::time::Duration;
 use parallax_block::DeletionMark;
 use parallax_bucket::Bucket;
 use parallax_compactor::{Clock, Compactor, CompactorConfig};
-use parallax_model::Labels;
 use parallax_net::Context;
 
-use super::fixture::{HOUR_MS, NOW_MS, SeriesSpec, TestBucket, id};
+use super::fixture::{HOUR_MS, NOW_MS, TestBucket, id};
 use super::hooked::Hooked;
 
 /// Nine blocks of two hours, which make two of eight and leave the newest.
 fn fill(bucket: &TestBucket) {
-    for n in 0..9 {
-        let spec = SeriesSpec {
-            labels: Labels::from_pairs([("__name__", "up")]),
-            seed: 3,
-            histograms: false,
-            times_ms: (0..24).map(|k| 2 * n * HOUR_MS + k * 300_000).collect(),
-            chunk_samples: 10,
-        };
-        bucket.add(id(10 + n as u64), (2 * n * HOUR_MS, (2 * n + 2) * HOUR_MS), "a", &[spec]);
-    }
+    bucket.add_two_hours_each(10, 9, "a");
 }
 
-/// A compactor during whose first upload so much time passes, and `meanwhile` happens.
-fn interrupted(
+/// A compactor that reads this clock, in milliseconds, and whose uploads of metas are shown.
+fn clocked(
     bucket: &TestBucket,
-    passes: Duration,
-    meanwhile: impl Fn() + Send + Sync + 'static,
+    elapsed_ms: &Arc<AtomicU64>,
+    uploads: impl Fn() + Send + Sync + 'static,
 ) -> Arc<Compactor> {
-    let elapsed_ms = Arc::new(AtomicU64::new(0));
-    let clock = Arc::clone(&elapsed_ms);
+    let clock = Arc::clone(elapsed_ms);
     let store = Hooked::new(&bucket.path(), move |object| {
-        if object.ends_with("meta.json") && elapsed_ms.load(Ordering::Relaxed) == 0 {
-            elapsed_ms.store(passes.as_millis() as u64, Ordering::Relaxed);
-            meanwhile();
+        if object.ends_with("meta.json") {
+            uploads();
         }
     });
     let config = CompactorConfig {
@@ -50,6 +38,22 @@ fn interrupted(
         )
     };
     Compactor::new(config, &Context::for_test()).unwrap()
+}
+
+/// A compactor during whose first upload so much time passes, and `meanwhile` happens.
+fn interrupted(
+    bucket: &TestBucket,
+    passes: Duration,
+    meanwhile: impl Fn() + Send + Sync + 'static,
+) -> Arc<Compactor> {
+    let elapsed_ms = Arc::new(AtomicU64::new(0));
+    let clock = Arc::clone(&elapsed_ms);
+    clocked(bucket, &elapsed_ms, move || {
+        if clock.load(Ordering::Relaxed) == 0 {
+            clock.store(passes.as_millis() as u64, Ordering::Relaxed);
+            meanwhile();
+        }
+    })
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -91,17 +95,7 @@ async fn progress_says_what_is_left_what_was_done_and_how_long_the_rest_takes() 
     let bucket = TestBucket::new();
     fill(&bucket);
     // A second group that waits for the first, and of whose blocks sizes are known.
-    for n in 0..5u64 {
-        let from_ms = 2 * n as i64 * HOUR_MS;
-        let spec = SeriesSpec {
-            labels: Labels::from_pairs([("__name__", "up")]),
-            seed: 3,
-            histograms: false,
-            times_ms: (0..24).map(|k| from_ms + k * 300_000).collect(),
-            chunk_samples: 10,
-        };
-        bucket.add(id(30 + n), (from_ms, from_ms + 2 * HOUR_MS), "b", &[spec]);
-    }
+    bucket.add_two_hours_each(30, 5, "b");
     for entry in std::fs::read_dir(bucket.path()).unwrap() {
         let path = entry.unwrap().path().join("meta.json");
         let json = std::fs::read_to_string(&path).unwrap();
@@ -114,22 +108,11 @@ async fn progress_says_what_is_left_what_was_done_and_how_long_the_rest_takes() 
     let source = Arc::clone(&holder);
     let elapsed_ms = Arc::new(AtomicU64::new(0));
     let clock = Arc::clone(&elapsed_ms);
-    let store = Hooked::new(&bucket.path(), move |object| {
-        if object.ends_with("meta.json") {
-            // Every compaction takes ten seconds.
-            elapsed_ms.fetch_add(10_000, Ordering::Relaxed);
-            sink.lock().unwrap().push(source.get().unwrap().progress());
-        }
+    let compactor = clocked(&bucket, &elapsed_ms, move || {
+        // Every compaction takes ten seconds.
+        clock.fetch_add(10_000, Ordering::Relaxed);
+        sink.lock().unwrap().push(source.get().unwrap().progress());
     });
-    let config = CompactorConfig {
-        consistency_delay: Duration::ZERO,
-        clock: Clock::of(move || Duration::from_millis(clock.load(Ordering::Relaxed))),
-        ..CompactorConfig::new(
-            Bucket::new(Arc::new(store), "", "hooked").unwrap(),
-            bucket.dir.path().join("data"),
-        )
-    };
-    let compactor = Compactor::new(config, &Context::for_test()).unwrap();
     holder.set(Arc::clone(&compactor)).unwrap();
     assert_eq!(compactor.pass(NOW_MS).await.unwrap().compactions, 3);
     let seen = seen.lock().unwrap();

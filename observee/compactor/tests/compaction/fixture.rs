@@ -126,6 +126,20 @@ impl TestBucket {
         self.add_chunks(id, range, replica, &series)
     }
 
+    /// Writes `count` blocks of two hours, one after the other from 0 on, of one series with a sample every five minutes.
+    pub fn add_two_hours_each(&self, first: u64, count: u64, replica: &str) {
+        for (number, from_ms) in (first..first + count).zip((0..).step_by(2 * HOUR_MS as usize)) {
+            let spec = SeriesSpec {
+                labels: Labels::from_pairs([("__name__", "up")]),
+                seed: 3,
+                histograms: false,
+                times_ms: (0..24).map(|k| from_ms + k * 300_000).collect(),
+                chunk_samples: 10,
+            };
+            self.add(id(number), (from_ms, from_ms + 2 * HOUR_MS), replica, &[spec]);
+        }
+    }
+
     pub fn add_chunks(
         &self,
         id: BlockId,

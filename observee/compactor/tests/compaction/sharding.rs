@@ -1,26 +1,14 @@
 //! Several compactors on a bucket without leases, each with a part of its groups.
 
 use parallax_compactor::CompactorConfig;
-use parallax_model::Labels;
 
-use super::fixture::{HOUR_MS, NOW_MS, SeriesSpec, TestBucket, id};
+use super::fixture::{NOW_MS, TestBucket};
 
 const GROUPS: u64 = 6;
 
 fn fill(bucket: &TestBucket) {
     for group in 0..GROUPS {
-        for n in 0..5u64 {
-            let from_ms = 2 * n as i64 * HOUR_MS;
-            let spec = SeriesSpec {
-                labels: Labels::from_pairs([("__name__", "up")]),
-                seed: 3,
-                histograms: false,
-                times_ms: (0..24).map(|k| from_ms + k * 300_000).collect(),
-                chunk_samples: 10,
-            };
-            let replica = format!("r{group}");
-            bucket.add(id(10 * (group + 1) + n), (from_ms, from_ms + 2 * HOUR_MS), &replica, &[spec]);
-        }
+        bucket.add_two_hours_each(10 * (group + 1), 5, &format!("r{group}"));
     }
 }
 
