@@ -19,6 +19,7 @@ mod varbit;
 mod xor;
 mod xor_encode;
 mod xor_splice;
+mod xor_times;
 
 use parallax_model::{CounterResetHint, FloatColumn, HistogramColumn, TimeRange};
 
@@ -30,6 +31,7 @@ pub use varbit::XorWindow;
 pub use xor::{XorAppender, XorReader, decode_xor, decode_xor_range};
 pub use xor_encode::encode_xor;
 pub use xor_splice::{XorRun, XorSplicer, XorTrace, decode_xor_traced};
+pub use xor_times::{XorTimes, decode_xor_times, ends_exactly};
 
 use crate::cursor::Cursor;
 use crate::error::TsdbError;

@@ -102,16 +102,7 @@ impl XorReading {
         if window >> 63 == 0 {
             return reader.consume(used + 1);
         }
-        let mut head = 2;
-        if (window >> 62) & 1 == 1 {
-            head = 13;
-            let leading = ((window >> 57) & 31) as u32;
-            // 64 does not fit six bits and is stored as 0, which is never needed for itself. So all but one bit is counted.
-            let others = (((window >> 51) & 63) as u32).wrapping_sub(1) & 63;
-            self.broken |= leading + others > 63;
-            self.unused = 63 - others;
-            self.trailing = 63u32.wrapping_sub(leading + others) & 63;
-        }
+        let head = self.open_window(window);
         let size = used + head + 64 - self.unused;
         let difference = if size <= WINDOW_BITS {
             reader.consume(size);
@@ -121,6 +112,31 @@ impl XorReading {
             reader.read(64 - self.unused)
         };
         self.bits ^= difference << self.trailing;
+    }
+
+    /// As [`Self::advance_in`], past a value that nobody wants to know.
+    #[inline(always)]
+    pub(crate) fn skip_in(&mut self, reader: &mut BitReader<'_>, window: u64, used: u32) {
+        if window >> 63 == 0 {
+            return reader.consume(used + 1);
+        }
+        let head = self.open_window(window);
+        reader.consume(used + head + 64 - self.unused);
+    }
+
+    /// Uses the window of bits that is in use, or the one that stands before a value that differs; gives how many bits stand there.
+    #[inline(always)]
+    fn open_window(&mut self, window: u64) -> u32 {
+        if (window >> 62) & 1 == 0 {
+            return 2;
+        }
+        let leading = ((window >> 57) & 31) as u32;
+        // 64 does not fit six bits and is stored as 0, which is never needed for itself. So all but one bit is counted.
+        let others = (((window >> 51) & 63) as u32).wrapping_sub(1) & 63;
+        self.broken |= leading + others > 63;
+        self.unused = 63 - others;
+        self.trailing = 63u32.wrapping_sub(leading + others) & 63;
+        13
     }
 }
 

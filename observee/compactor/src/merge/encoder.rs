@@ -2,7 +2,7 @@
 //!
 //! A chunk ends when it has 120 samples, when the kind of sample changes, or when a histogram cannot follow the one before. Samples may come bit by bit:
 //! the chunks are the same as if they had come at once. Where floats stand behind each other in a chunk of a source, their bits are copied as far as they are the
-//! same ([`XorSplicer`]).
+//! same ([`XorSplicer`]); where they are a chunk, the chunk is taken as it is.
 
 use bytes::Bytes;
 use parallax_tsdb::TsdbError;
@@ -44,13 +44,14 @@ impl ChunkEncoder {
     /// Adds samples behind those that came before; appends the chunks that are full.
     pub fn push(
         &mut self,
-        samples: &Samples,
+        samples: &mut Samples,
         ids: &[SampleId],
         out: &mut Vec<BlockChunk>,
     ) -> Result<(), TsdbError> {
         if samples.are_floats() {
             return self.push_floats(samples, ids, out);
         }
+        samples.read_all()?;
         for id in ids {
             let (time_ms, value) = samples.get(*id).ok_or_else(let_go)?;
             self.push_one(time_ms, value, out)?;
@@ -61,7 +62,7 @@ impl ChunkEncoder {
     /// As [`Self::push_one`] for each: many at once, and where it is known in which chunks they stand, their bits.
     fn push_floats(
         &mut self,
-        samples: &Samples,
+        samples: &mut Samples,
         mut ids: &[SampleId],
         out: &mut Vec<BlockChunk>,
     ) -> Result<(), TsdbError> {
@@ -69,6 +70,11 @@ impl ChunkEncoder {
             let is_open = matches!(self.open, Open::Floats | Open::Spliced(_));
             if !is_open || self.count >= MAX_CHUNK_SAMPLES {
                 self.finish(out)?;
+                if let Some(chunk) = samples.whole(ids, MAX_CHUNK_SAMPLES) {
+                    out.push(chunk);
+                    ids = ids.get(MAX_CHUNK_SAMPLES..).unwrap_or_default();
+                    continue;
+                }
                 self.open =
                     if samples.have_places() { Open::Spliced(XorSplicer::new()) } else { Open::Floats };
             }
@@ -180,11 +186,11 @@ impl ChunkEncoder {
 /// Copies the run that some numbers begin with, as far as there is room; gives how many samples it has, and the times of its ends.
 fn push_run(
     splicer: &mut XorSplicer,
-    samples: &Samples,
+    samples: &mut Samples,
     ids: &[SampleId],
     room: usize,
 ) -> Result<(usize, i64, i64), TsdbError> {
-    let run = samples.run(ids, room).ok_or_else(let_go)?;
+    let run = samples.run(ids, room)?.ok_or_else(let_go)?;
     let times = run.times_ms.get(run.from..run.to);
     let ends = times.and_then(|times| Some((*times.first()?, *times.last()?)));
     let (first_ms, last_ms) = ends.ok_or_else(let_go)?;

@@ -129,12 +129,12 @@ impl Scratch {
         self.encoder.clear();
         let (mut decoded, mut kept) = (0, 0);
         let mut most = most_held;
-        let noted = match mode {
-            // Of two replicas that do not hold the same every other sample is kept: there is nothing to copy.
-            MergeMode::OneToOne => Noted::Samples,
-            MergeMode::Penalty => Noted::Places,
-        };
         for chunk in self.cluster.drain(..) {
+            let noted = match mode {
+                // Of two replicas that do not hold the same every other sample is kept: there is nothing to copy.
+                MergeMode::OneToOne => Noted::Samples,
+                MergeMode::Penalty => penalty::noted(&self.samples, &self.picked, &chunk),
+            };
             let range = self.samples.decode(&chunk, noted).map_err(MergeFailure::of_chunk(&chunk))?;
             decoded += range.len();
             match mode {
@@ -144,7 +144,7 @@ impl Scratch {
             if self.samples.len() > most {
                 let written = self.picked.written();
                 kept += written.len();
-                self.encoder.push(&self.samples, written, out).map_err(MergeFailure::Encoding)?;
+                self.encoder.push(&mut self.samples, written, out).map_err(MergeFailure::Encoding)?;
                 self.picked.forget();
                 let earliest = self.picked.ids.iter().copied().min();
                 self.samples.let_go(earliest.unwrap_or(range.end));
@@ -154,7 +154,7 @@ impl Scratch {
         }
         kept += self.picked.ids.len();
         self.left_out += (decoded - kept) as u64;
-        self.encoder.push(&self.samples, &self.picked.ids, out).map_err(MergeFailure::Encoding)?;
+        self.encoder.push(&mut self.samples, &self.picked.ids, out).map_err(MergeFailure::Encoding)?;
         self.encoder.finish(out).map_err(MergeFailure::Encoding)
     }
 }

@@ -7,11 +7,26 @@
 
 use std::ops::Range;
 
+use parallax_tsdb::block::BlockChunk;
+use parallax_tsdb::chunk::sample_count;
+
+use super::encoder::MAX_CHUNK_SAMPLES;
 use super::picked::Picked;
-use super::samples::{SampleId, Samples};
+use super::samples::{Noted, SampleId, Samples};
 
 /// Before two samples are picked.
 const INITIAL_PENALTY_MS: i64 = 5000;
+
+/// What is best known of the next chunk. Another answer would be as right, and slower.
+pub(super) fn noted(samples: &Samples, picked: &Picked, chunk: &BlockChunk) -> Noted {
+    let is_likely = match picked.ids.last() {
+        // Another replica is followed while this one goes on: it is left out, but for gaps of the other.
+        Some(last) => samples.time_ms(*last) > chunk.min_time_ms,
+        // It is followed, and as long as the chunks that are written.
+        None => sample_count(&chunk.chunk.data).is_ok_and(|count| count == MAX_CHUNK_SAMPLES),
+    };
+    if is_likely { Noted::Times } else { Noted::Places }
+}
 
 /// Folds the samples of the next chunk, by first time, into what was picked so far.
 pub(super) fn add(samples: &Samples, chunk: &Range<SampleId>, picked: &mut Picked) {

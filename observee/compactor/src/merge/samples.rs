@@ -12,8 +12,9 @@ use parallax_tsdb::TsdbError;
 use parallax_tsdb::block::BlockChunk;
 use parallax_tsdb::chunk::{
     ChunkEncoding, FloatHistogramReader, HistogramReader, Order, XorRun, XorTrace, decode_xor,
-    decode_xor_traced,
+    decode_xor_times, decode_xor_traced, ends_exactly,
 };
+use parallax_tsdb::segment::Chunk;
 
 /// A sample's number.
 pub(crate) type SampleId = u32;
@@ -22,6 +23,8 @@ pub(crate) type SampleId = u32;
 #[repr(u8)]
 enum Kind {
     Float,
+    /// A float of which the time was read, and no more.
+    Time,
     Histogram,
     FloatHistogram,
 }
@@ -40,13 +43,19 @@ pub enum Noted {
     Samples,
     /// Where each stands in its chunk, too, so that it can be copied from there.
     Places,
+    /// Times alone, as long as nobody asks for more: of a chunk that will most likely be copied as a whole, or left out.
+    Times,
 }
 
-/// A chunk of floats whose places were noted, and of which some samples are held.
+/// A chunk of floats whose places are noted, or will be when somebody asks for one, and of which some samples are held.
 #[derive(Debug)]
 struct Traced {
     ids: Range<SampleId>,
     data: Bytes,
+    /// Whether nothing follows the last sample.
+    is_exact: bool,
+    /// Whether more is known than the times.
+    is_read: bool,
 }
 
 /// See the module.
@@ -63,6 +72,9 @@ pub struct Samples {
     float_histograms: Kept<FloatHistogram>,
     /// The number of the first sample that is held.
     first: SampleId,
+    /// Memory of reading a chunk once more.
+    reread: FloatColumn,
+    retraced: XorTrace,
 }
 
 /// Histograms of one kind, by place; those of the lowest places may be gone.
@@ -145,6 +157,7 @@ impl Samples {
         let start = self.column.len();
         let data = &chunk.chunk.data;
         let mut order = Order::Unknown;
+        let mut is_exact = false;
         let kind = match chunk.chunk.encoding {
             ChunkEncoding::Xor => {
                 order = match noted {
@@ -152,10 +165,19 @@ impl Samples {
                     Noted::Places => {
                         // Samples of other kinds have no places.
                         self.trace.resize(start);
-                        decode_xor_traced(data, &mut self.column, &mut self.trace)?
+                        let order = decode_xor_traced(data, &mut self.column, &mut self.trace)?;
+                        let end = self.trace.ends.get(start..).unwrap_or_default().last();
+                        is_exact = end.is_some_and(|end| ends_exactly(data, u64::from(*end)));
+                        order
+                    }
+                    Noted::Times => {
+                        let found = decode_xor_times(data, &mut self.column.timestamps_ms)?;
+                        self.column.values.resize(self.column.timestamps_ms.len(), 0.0);
+                        is_exact = found.is_exact;
+                        found.order
                     }
                 };
-                Kind::Float
+                if noted == Noted::Times { Kind::Time } else { Kind::Float }
             }
             ChunkEncoding::Histogram => {
                 for sample in HistogramReader::new(data)? {
@@ -194,17 +216,71 @@ impl Samples {
             id.ok_or_else(|| TsdbError::invalid("chunk", "too many samples overlap"))
         };
         let ids = id(start)?..id(self.column.len())?;
-        if kind == Kind::Float && noted == Noted::Places {
-            self.traced.push_back(Traced { ids: ids.clone(), data: data.clone() });
+        if kind == Kind::Time || kind == Kind::Float && noted == Noted::Places {
+            let is_read = kind != Kind::Time;
+            self.traced.push_back(Traced { ids: ids.clone(), data: data.clone(), is_exact, is_read });
         }
         Ok(ids)
     }
 
+    /// Reads all that is not known of the samples of a chunk that are held.
+    fn read(&mut self, place: usize) -> Result<(), TsdbError> {
+        let Some(chunk) = self.traced.get_mut(place).filter(|chunk| !chunk.is_read) else { return Ok(()) };
+        chunk.is_read = true;
+        let (ids, data) = (chunk.ids.clone(), chunk.data.clone());
+        self.reread.timestamps_ms.clear();
+        self.reread.values.clear();
+        self.retraced.resize(0);
+        decode_xor_traced(&data, &mut self.reread, &mut self.retraced)?;
+        // The first samples may be gone.
+        let held = self.first.max(ids.start);
+        let gone = (held - ids.start) as usize;
+        let to = self.index(held)..self.index(ids.end);
+        self.trace.resize(self.trace.ends.len().max(self.column.len()));
+        copy_behind(&mut self.column.values, to.clone(), &self.reread.values, gone);
+        copy_behind(&mut self.trace.ends, to.clone(), &self.retraced.ends, gone);
+        copy_behind(&mut self.trace.windows, to.clone(), &self.retraced.windows, gone);
+        self.kinds.get_mut(to).unwrap_or_default().fill(Kind::Float);
+        Ok(())
+    }
+
+    /// Reads all that is not known of any sample that is held.
+    pub(super) fn read_all(&mut self) -> Result<(), TsdbError> {
+        (0..self.traced.len()).try_for_each(|place| self.read(place))
+    }
+
+    /// The chunk whose samples some numbers begin with, if it has `count` of them, all are meant, and there is nothing else in it.
+    pub(super) fn whole(&self, ids: &[SampleId], count: usize) -> Option<BlockChunk> {
+        let ids = ids.get(..count)?;
+        let chunk = self.traced.get(self.traced_at(*ids.first()?)?)?;
+        if !chunk.is_exact || chunk.ids.len() != count || !ids.iter().copied().eq(chunk.ids.clone()) {
+            return None;
+        }
+        let chunk_of = Chunk { encoding: ChunkEncoding::Xor, data: chunk.data.clone() };
+        let times = self.times_ms(&chunk.ids);
+        Some(BlockChunk { min_time_ms: *times.first()?, max_time_ms: *times.last()?, chunk: chunk_of })
+    }
+
+    /// The place of the chunk that a sample stands in.
+    fn traced_at(&self, id: SampleId) -> Option<usize> {
+        let place = self.traced.partition_point(|chunk| chunk.ids.end <= id);
+        self.traced.get(place).is_some_and(|chunk| chunk.ids.contains(&id)).then_some(place)
+    }
+
     /// The run in one chunk that some numbers begin with, of `most` samples at most; `None` if it is not known where they stand. There are that many of them.
-    pub(super) fn run(&self, ids: &[SampleId], most: usize) -> Option<XorRun<'_>> {
+    pub(super) fn run(
+        &mut self,
+        ids: &[SampleId],
+        most: usize,
+    ) -> Result<Option<XorRun<'_>>, TsdbError> {
+        let Some(place) = ids.first().and_then(|first| self.traced_at(*first)) else { return Ok(None) };
+        self.read(place)?;
+        Ok(self.run_at(place, ids, most))
+    }
+
+    fn run_at(&self, place: usize, ids: &[SampleId], most: usize) -> Option<XorRun<'_>> {
         let first = *ids.first()?;
-        let place = self.traced.partition_point(|chunk| chunk.ids.end <= first);
-        let chunk = self.traced.get(place).filter(|chunk| chunk.ids.contains(&first))?;
+        let chunk = self.traced.get(place)?;
         let following = ids.iter().copied().zip(first..chunk.ids.end).take(most);
         let count = following.take_while(|(id, next)| id == next).count();
         // The first samples of the chunk may be gone.
@@ -250,20 +326,21 @@ impl Samples {
         self.histograms.is_unused() && self.float_histograms.is_unused()
     }
 
-    /// The time and value of a sample that is held, where all are floats.
+    /// The time and value of a sample that is held, where all are floats and were read.
     #[inline(always)]
     pub(super) fn float(&self, id: SampleId) -> Option<(i64, f64)> {
         let index = self.index(id);
         Some((*self.column.timestamps_ms.get(index)?, *self.column.values.get(index)?))
     }
 
-    /// The time and value of a sample that is held.
+    /// The time and value of a sample that is held and was read.
     #[inline]
     pub(super) fn get(&self, id: SampleId) -> Option<(i64, Value<'_>)> {
         let index = self.index(id);
         let (time_ms, value) = (*self.column.timestamps_ms.get(index)?, *self.column.values.get(index)?);
         let value = match self.kinds.get(index)? {
             Kind::Float => Value::Float(value),
+            Kind::Time => return None,
             Kind::Histogram => Value::Histogram(self.histograms.get(value)?),
             Kind::FloatHistogram => Value::FloatHistogram(self.float_histograms.get(value)?),
         };
@@ -274,5 +351,13 @@ impl Samples {
     #[inline]
     fn index(&self, id: SampleId) -> usize {
         id.wrapping_sub(self.first) as usize
+    }
+}
+
+/// Copies what stands behind the first `gone` values to a range.
+fn copy_behind<T: Copy>(to: &mut [T], range: Range<usize>, from: &[T], gone: usize) {
+    let slots = to.get_mut(range).unwrap_or_default();
+    for (slot, value) in slots.iter_mut().zip(from.iter().skip(gone)) {
+        *slot = *value;
     }
 }

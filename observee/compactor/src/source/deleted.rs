@@ -30,7 +30,7 @@ pub(super) fn remove(chunks: &mut Vec<BlockChunk>, deleted: &[TimeRange]) -> Res
         samples.clear();
         let ids = samples.decode(&chunk, Noted::Samples)?;
         let ids: Vec<SampleId> = ids.filter(|id| !is_deleted(samples.time_ms(*id))).collect();
-        encoder.push(&samples, &ids, &mut kept)?;
+        encoder.push(&mut samples, &ids, &mut kept)?;
         encoder.finish(&mut kept)?;
     }
     *chunks = kept;
