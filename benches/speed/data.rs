@@ -78,13 +78,17 @@ pub struct Uncompacted {
     pub blocks: usize,
     /// Of a block; at most two hours if there are several.
     pub length_ms: i64,
+    /// Whether each series has a label value that no other has, as where pods come and go: then there are as many symbols as series.
+    pub has_own_values: bool,
 }
 
 impl Uncompacted {
     /// The bucket of that shape in `dir`, written if it is not there.
     pub fn bucket(&self, dir: &Path) -> anyhow::Result<PathBuf> {
-        let Self { series, replicas, blocks, length_ms } = *self;
-        let name = format!("{series}-series-{}-minutes-{blocks}x{replicas}-blocks", length_ms / 60_000);
+        let Self { series, replicas, blocks, length_ms, has_own_values } = *self;
+        let values = if has_own_values { "-own-values" } else { "" };
+        let name =
+            format!("{series}-series{values}-{}-minutes-{blocks}x{replicas}-blocks", length_ms / 60_000);
         let bucket = dir.join(name);
         if bucket.exists() {
             return Ok(bucket);
@@ -95,8 +99,17 @@ impl Uncompacted {
             std::fs::remove_dir_all(&unfinished)?;
         }
         std::fs::create_dir_all(&unfinished)?;
+        let labels_of = |index: usize| {
+            let shared = labels(Metric::Requests, index);
+            if !has_own_values {
+                return shared;
+            }
+            // Scattered, so that the order of series is not that of the values.
+            let pod = format!("http-server-{:08x}", (index as u32).wrapping_mul(0x9e37_79b1));
+            Labels::from_pairs(shared.iter().chain([("pod", pod.as_str())]))
+        };
         let mut of_block: Vec<(Labels, Metric, usize)> =
-            (0..series).map(|index| (labels(Metric::Requests, index), Metric::Requests, index)).collect();
+            (0..series).map(|index| (labels_of(index), Metric::Requests, index)).collect();
         of_block.sort();
         for replica in 0..replicas {
             for number in 0..blocks {

@@ -98,7 +98,13 @@ async fn six_blocks(
     starts: &mut Table,
     targets: &mut Table,
 ) -> anyhow::Result<()> {
-    let data = Uncompacted { series: options.series, replicas: 1, blocks: BLOCKS, length_ms: 2 * HOUR_MS };
+    let data = Uncompacted {
+        series: options.series,
+        replicas: 1,
+        blocks: BLOCKS,
+        length_ms: 2 * HOUR_MS,
+        has_own_values: false,
+    };
     let bucket = data.bucket(dir)?;
     let what = format!("{BLOCKS} x {} series x 2 h", options.series);
     let mut contenders = vec![contender("Parallax", &options.parallax, &bucket).await?];
@@ -148,7 +154,9 @@ async fn one_large_block(
     targets: &mut Table,
 ) -> anyhow::Result<()> {
     let series = options.series * 10;
-    let bucket = Uncompacted { series, replicas: 1, blocks: 1, length_ms: 2 * HOUR_MS }.bucket(dir)?;
+    let data =
+        Uncompacted { series, replicas: 1, blocks: 1, length_ms: 2 * HOUR_MS, has_own_values: false };
+    let bucket = data.bucket(dir)?;
     let what = format!("1 x {series} series x 2 h");
     let ours = contender("Parallax", &options.parallax, &bucket).await?;
     started(starts, &what, &ours);

@@ -133,23 +133,28 @@ impl<'a> Pass<'a> {
         if !pass.view.complete {
             return Err(CompactError::Incomplete);
         }
+        let outcome = pass.do_chore(chore).await;
+        pass.give_all_back().await;
+        outcome.map(|()| pass.report)
+    }
+
+    async fn do_chore(&mut self, chore: Chore) -> Result<(), CompactError> {
         match chore {
             Chore::Cleanup => {
-                pass.delete_expired().await;
-                pass.collect_garbage().await?;
-                pass.delete_partial().await;
+                self.delete_expired().await;
+                self.collect_garbage().await?;
+                self.delete_partial().await;
+                Ok(())
             }
             Chore::Retention => {
-                pass.leave_out_covered();
-                pass.retire_blocks().await?;
+                self.leave_out_covered();
+                self.retire_blocks().await
             }
             Chore::Downsampling => {
-                pass.leave_out_covered();
-                pass.downsample_blocks().await?;
+                self.leave_out_covered();
+                self.downsample_blocks().await
             }
         }
-        pass.give_all_back().await;
-        Ok(pass.report)
     }
 
     /// Notes what a dry run leaves undone.
