@@ -154,8 +154,7 @@ async fn one_large_block(
     targets: &mut Table,
 ) -> anyhow::Result<()> {
     let series = options.series * 10;
-    let data =
-        Uncompacted { series, replicas: 1, blocks: 1, length_ms: 2 * HOUR_MS, has_own_values: false };
+    let data = Uncompacted { series, replicas: 1, blocks: 1, length_ms: 2 * HOUR_MS, has_own_values: false };
     let bucket = data.bucket(dir)?;
     let what = format!("1 x {series} series x 2 h");
     let ours = contender("Parallax", &options.parallax, &bucket).await?;

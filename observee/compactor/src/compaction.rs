@@ -237,7 +237,8 @@ fn stage(
     std::fs::create_dir_all(&config.staging_dir).map_err(unusable)?;
     let refused = |error| name_sources(error, blocks);
     let reading = Reading::new(config.bucket.clone(), runtime.clone(), blocks.len());
-    let (mut sources, symbols) = SourceBlock::open_all(&reading, blocks, &config.staging_dir).map_err(refused)?;
+    let (mut sources, symbols) =
+        SourceBlock::open_all(&reading, blocks, &config.staging_dir).map_err(refused)?;
     if !transform.deletions().is_empty() {
         for source in &mut sources {
             source.delete(transform.deletions(), &symbols)?;

@@ -108,7 +108,9 @@ impl Spooled {
         match &self.file {
             None => {
                 let from = usize::try_from(at).unwrap_or(usize::MAX);
-                out.extend_from_slice(self.held.get(from..).unwrap_or_default().get(..len).unwrap_or_default());
+                out.extend_from_slice(
+                    self.held.get(from..).unwrap_or_default().get(..len).unwrap_or_default(),
+                );
                 Ok(())
             }
             Some(file) => {
@@ -119,7 +121,10 @@ impl Spooled {
     }
 
     /// Hands out all bytes, piece by piece.
-    pub(super) fn visit<E: From<io::Error>>(&self, mut each: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
+    pub(super) fn visit<E: From<io::Error>>(
+        &self,
+        mut each: impl FnMut(&[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
         let mut piece = Vec::new();
         let mut at = 0;
         while at < self.size_bytes {

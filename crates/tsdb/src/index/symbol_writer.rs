@@ -208,7 +208,8 @@ impl Table {
 
     fn push(&mut self, name: &str, value: &str, list_offset: u64) -> Result<(), WriteError> {
         let count = self.count.checked_add(1);
-        self.count = count.ok_or_else(|| TsdbError::too_large(WHAT, "it has more than 2^32 postings lists"))?;
+        self.count =
+            count.ok_or_else(|| TsdbError::too_large(WHAT, "it has more than 2^32 postings lists"))?;
         self.entry.clear();
         put_entry(&mut self.entry, name, value, list_offset);
         self.crc = crc::append(self.crc, &self.entry);

@@ -268,11 +268,7 @@ impl Samples {
     }
 
     /// The run in one chunk that some numbers begin with, of `most` samples at most; `None` if it is not known where they stand. There are that many of them.
-    pub(super) fn run(
-        &mut self,
-        ids: &[SampleId],
-        most: usize,
-    ) -> Result<Option<XorRun<'_>>, TsdbError> {
+    pub(super) fn run(&mut self, ids: &[SampleId], most: usize) -> Result<Option<XorRun<'_>>, TsdbError> {
         let Some(place) = ids.first().and_then(|first| self.traced_at(*first)) else { return Ok(None) };
         self.read(place)?;
         Ok(self.run_at(place, ids, most))

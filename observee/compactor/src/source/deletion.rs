@@ -40,7 +40,8 @@ impl Deletions {
         let resolve = |matcher: &Matcher| ResolvedMatcher::new(matcher, symbols);
         let resolved = deletions.iter().map(|deletion| {
             let matchers = deletion.matchers.iter().map(resolve).collect::<Result<_, TsdbError>>()?;
-            let ranges = if deletion.ranges.is_empty() { vec![TimeRange::ALL] } else { deletion.ranges.clone() };
+            let ranges =
+                if deletion.ranges.is_empty() { vec![TimeRange::ALL] } else { deletion.ranges.clone() };
             Ok(Resolved { matchers, ranges })
         });
         Ok(Self(resolved.collect::<Result<_, TsdbError>>()?))
@@ -106,15 +107,19 @@ mod tests {
         });
         let symbols = section.finish().unwrap();
         let ops = [MatchOp::Equal, MatchOp::NotEqual, MatchOp::Regex, MatchOp::NotRegex];
-        for (name, value) in [("code", "a"), ("code", ""), ("code", "a|"), ("elsewhere", "a"), ("elsewhere", "")] {
+        for (name, value) in
+            [("code", "a"), ("code", ""), ("code", "a|"), ("elsewhere", "a"), ("elsewhere", "")]
+        {
             for op in ops {
                 let matcher = Matcher::new(op, name, value).unwrap();
                 let deletion = Deletion { matchers: vec![matcher.clone()], ranges: Vec::new() };
                 let deletions = Deletions::new(&[deletion], &symbols).unwrap();
                 for labels in [vec![(3, 1)], vec![(3, 2), (4, 1)], vec![(4, 1)], vec![(4, 3), (5, 3)]] {
                     let text = |symbol: u32| texts[symbol as usize];
-                    let as_text = Labels::from_pairs(labels.iter().map(|(name, value)| (text(*name), text(*value))));
-                    let expected = if matcher.matches_labels(&as_text) { vec![TimeRange::ALL] } else { Vec::new() };
+                    let as_text =
+                        Labels::from_pairs(labels.iter().map(|(name, value)| (text(*name), text(*value))));
+                    let expected =
+                        if matcher.matches_labels(&as_text) { vec![TimeRange::ALL] } else { Vec::new() };
                     assert_eq!(deletions.ranges(&labels, &[]), expected, "{matcher:?} {as_text}");
                 }
             }

@@ -168,7 +168,8 @@ async fn a_chunk_that_an_index_lists_twice_counts_once() {
     });
     // As often as a sample stands there, reading counts it; and twice is an error.
     let content = bucket.content(made.unwrap().ulid);
-    let of_block: Vec<i64> = content[&spec.labels].range(2 * HOUR_MS..4 * HOUR_MS).map(|(time_ms, _)| *time_ms).collect();
+    let of_block: Vec<i64> =
+        content[&spec.labels].range(2 * HOUR_MS..4 * HOUR_MS).map(|(time_ms, _)| *time_ms).collect();
     assert_eq!(of_block, spec.times_ms[..80]);
 }
 
