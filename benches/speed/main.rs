@@ -2,7 +2,7 @@
 //!
 //!     cargo bench --bench speed                        everything
 //!     cargo bench --bench speed -- decode store        some parts: decode, dedup, store, query, targets, footprint, sidecar, growth, compact,
-//!                                                      hub, gateway
+//!                                                      hub, gateway, merge
 //!
 //! The real ones are the Go program tests/peers (Thanos' store gateway, its StoreAPI client and querier, Prometheus' engine), which
 //! `PARALLAX_PEERS` names; `tests/run` builds it, and so does `cd tests/peers && go build -tags slicelabels -o FILE .`.
@@ -12,6 +12,7 @@
 //! - `SPEED_SIDECAR_SERIES` (100000): what is read through a sidecar, over two hours
 //! - `SPEED_PLOT` (growth.svg in the target directory): where `growth` draws its plot; it measures sizes of its own
 //! - `SPEED_COMPACT_SERIES` (100000): series of each block that is compacted
+//! - `SPEED_SERIES` is of each of two replicas in `merge`, and `SPEED_ROUNDS` is 3 there
 //! - `SPEED_CLUSTERS` (100), `SPEED_HUB_SERIES` (10000): clusters under one hub, and series of each of the ten whose results cross the border
 //! - `SPEED_GATEWAY_SERIES` (100000): series of each of six blocks that are read through a store gateway; `SPEED_ROUNDS` is 3 there
 //! - `SPEED_DIR`: a folder in which the data stays for the next run; otherwise it is temporary
@@ -34,6 +35,7 @@ mod gateway;
 mod growth;
 mod hub;
 mod measure;
+mod merge;
 #[allow(dead_code, reason = "shared with tests/peers.rs, which uses the rest")]
 #[path = "../../tests/peers_support/peer.rs"]
 mod peer;
@@ -60,13 +62,26 @@ pub struct Options {
     pub prometheus: Option<PathBuf>,
 }
 
-const PARTS: [&str; 11] =
-    ["decode", DEDUP, "store", "query", "targets", "footprint", "sidecar", "growth", COMPACT, HUB, GATEWAY];
+const PARTS: [&str; 12] = [
+    "decode",
+    DEDUP,
+    "store",
+    "query",
+    "targets",
+    "footprint",
+    "sidecar",
+    "growth",
+    COMPACT,
+    HUB,
+    GATEWAY,
+    MERGE,
+];
 
 const DEDUP: &str = "dedup";
 const COMPACT: &str = "compact";
 const HUB: &str = "hub";
 const GATEWAY: &str = "gateway";
+const MERGE: &str = "merge";
 
 fn main() -> anyhow::Result<()> {
     let number = |name: &str, default: usize| {
@@ -118,8 +133,19 @@ fn main() -> anyhow::Result<()> {
         let dir = std::env::var_os("SPEED_DIR").map(PathBuf::from);
         runtime.block_on(gateway::run(&options, dir.as_deref().unwrap_or(temporary.path())))?;
     }
-    // Sidecar, compactor and gateway are compared with real programs only; the hub is measured against its targets, dedup against itself.
-    let is_real = |part: &String| ["sidecar", DEDUP, COMPACT, HUB, GATEWAY].contains(&part.as_str());
+    if wanted.is_empty() || wanted.iter().any(|part| part == MERGE) {
+        let options = merge::Options {
+            series: number("SPEED_SERIES", 20_000)?.max(1000),
+            rounds: number("SPEED_ROUNDS", 3)?.max(1),
+            parallax: component::parallax(),
+            thanos: real("THANOS_BIN")?,
+        };
+        let temporary = tempfile::tempdir()?;
+        let dir = std::env::var_os("SPEED_DIR").map(PathBuf::from);
+        runtime.block_on(merge::run(&options, dir.as_deref().unwrap_or(temporary.path())))?;
+    }
+    // Sidecar, compactor, gateway and querier are compared with real programs only; the hub is measured against its targets, dedup against itself.
+    let is_real = |part: &String| ["sidecar", DEDUP, COMPACT, HUB, GATEWAY, MERGE].contains(&part.as_str());
     let needs_peers = wanted.is_empty() || !wanted.iter().all(is_real);
     let peers =
         if needs_peers { peer::program_or_leave_out("the speed harness") } else { Some(PathBuf::new()) };
