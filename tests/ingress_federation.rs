@@ -92,7 +92,7 @@ impl Mesh {
             "tls": keys.observer("hub").section(),
             "data_dir": directory.path().join("data"),
             "info_interval": "500ms",
-            "response_timeout": "3s",
+            "response_timeout": "6s",
             "clusters": [
                 {"name": "eu-1", "address": ingress.address(), "server_name": name, "authority": name},
                 {"name": "us-1", "address": direct, "plaintext": true},

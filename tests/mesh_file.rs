@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use program::{PATIENCE, Program, command, run};
 use question::{Answer, ask_until, get, post};
 use serde_json::{Value, json};
-use sides::{MACHINES, MACHINES_UP, Observee, REPLICA_LABEL};
+use sides::{MACHINES, MACHINES_UP, Observee, PATIENT, REPLICA_LABEL};
 use tokio::task::JoinHandle;
 
 /// An observer, and the file that it follows.
@@ -104,6 +104,7 @@ fn content(directory: &Path, clusters: &[Value], more: Value) -> Value {
         "data_dir": directory.join("data"),
         "info_interval": "1s",
         "sync_interval": "1s",
+        "response_timeout": PATIENT,
         "clusters": clusters,
     });
     config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());

@@ -124,7 +124,7 @@ async fn killed_at_any_time_a_shipper_leaves_whole_blocks_and_no_links() {
     let began = Instant::now();
     let process = sidecar(&world, &config);
     assert!(ended_or_done(&world, &process).await);
-    let whole_run = began.elapsed();
+    let mut whole_run = began.elapsed();
     drop(process);
     let (mut killed, mut unfinished) = (0, 0);
     while killed < kills {
@@ -146,6 +146,8 @@ async fn killed_at_any_time_a_shipper_leaves_whole_blocks_and_no_links() {
             assert_eq!(now, world.blocks[..now.len()], "not the oldest first");
             assert!(now.len() >= before, "a block is lost");
             assert!(world.journaled().iter().all(|id| now.contains(id)), "the journal says too much");
+            // A machine that is busier by now needs longer for any block, and one that is not less.
+            whole_run = whole_run.mul_f64(if now.len() > before { 0.97 } else { 1.05 });
             before = now.len();
             if world.journaled().len() == world.blocks.len() {
                 break;

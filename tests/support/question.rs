@@ -56,8 +56,15 @@ pub fn texts(list: &Value) -> Vec<String> {
     list.as_array().into_iter().flatten().filter_map(|text| text.as_str().map(str::to_owned)).collect()
 }
 
+/// As patient as the tests are: whether a program answers in time is for a test to say, by what it took.
 fn client(url: &str) -> HttpClient {
-    HttpClient::new(HttpClientConfig::new(url)).unwrap()
+    let patience = super::program::PATIENCE;
+    let config = HttpClientConfig {
+        connect_timeout: patience,
+        response_timeout: patience,
+        ..HttpClientConfig::new(url)
+    };
+    HttpClient::new(config).unwrap()
 }
 
 pub async fn get(url: &str, path: &str, parameters: &[(&str, &str)]) -> Answer {

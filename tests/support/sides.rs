@@ -171,6 +171,9 @@ pub fn side(side: &str, config: &Value, directory: &Path, name: &str) -> Program
     Program::start(command([side, "--config"]).arg(&path), directory, name)
 }
 
+/// What an observer bears of silence: nobody here is silent but where the machine is busy, and a file that says otherwise is a test's own.
+pub const PATIENT: &str = "60s";
+
 /// An observer of these clusters that looks at them every second; its own leaf is for clusters that have no other.
 pub fn observer(clusters: &[Value], leaf: Option<&Leaf>, directory: &Path) -> Program {
     named_observer("observer", clusters, leaf, directory)
@@ -185,6 +188,7 @@ pub fn named_observer(name: &str, clusters: &[Value], leaf: Option<&Leaf>, direc
         "data_dir": directory.join(format!("{name}-data")),
         "info_interval": "1s",
         "sync_interval": "1s",
+        "response_timeout": PATIENT,
         "clusters": clusters,
     });
     side("observer", &config, directory, name)

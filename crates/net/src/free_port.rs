@@ -1,10 +1,13 @@
 //! Ports for programs that are told theirs before they start.
+//!
+//! On Linux, a port is reserved from the moment it is given until the process that asked for it ends: by a socket in the abstract namespace whose
+//! name is the port's. So two processes that look at the same time are never given the same one, however long it takes until a program listens there.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::io;
 use std::net::{Ipv4Addr, TcpListener};
-use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{LazyLock, Mutex, PoisonError};
 
 /// The first port that is tried; those below belong to well-known services.
 const LOWEST: u16 = 10_000;
@@ -12,9 +15,18 @@ const LOWEST: u16 = 10_000;
 const USUAL_EPHEMERAL: u16 = 32_768;
 const ATTEMPTS: u32 = 256;
 
+/// Holds a port's name.
+#[cfg(target_os = "linux")]
+type Name = std::os::unix::net::UnixDatagram;
+#[cfg(not(target_os = "linux"))]
+type Name = ();
+
+/// What holds the ports of this process. It is of the process, as the ports are.
+static RESERVED: Mutex<Vec<Name>> = Mutex::new(Vec::new());
+
 /// A TCP port of the loopback interface that was free a moment ago, and that nothing else is about to take: it is not one
-/// of those that the kernel gives to connections and to listeners without a wish, this process is not given it twice, and
-/// another process starts to look elsewhere.
+/// of those that the kernel gives to connections and to listeners without a wish, and nobody who asks here is given it again
+/// while this process lives.
 ///
 /// # Errors
 /// If no port is free.
@@ -26,12 +38,36 @@ pub fn free_port() -> io::Result<u16> {
     for _ in 0..ATTEMPTS {
         let offset = NEXT.fetch_add(1, Ordering::Relaxed) % count;
         let port = LOWEST.saturating_add(u16::try_from(offset).unwrap_or(u16::MAX));
-        match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
-            Ok(_) => return Ok(port),
+        match reserve(port) {
+            Ok(name) => {
+                RESERVED.lock().unwrap_or_else(PoisonError::into_inner).push(name);
+                return Ok(port);
+            }
             Err(error) => last = Some(error),
         }
     }
     Err(last.unwrap_or_else(|| io::Error::from(io::ErrorKind::AddrInUse)))
+}
+
+/// Takes a port's name, and only then looks whether the port is free: who had it before may have begun to listen meanwhile.
+fn reserve(port: u16) -> io::Result<Name> {
+    let name = take_name(port)?;
+    TcpListener::bind((Ipv4Addr::LOCALHOST, port))?;
+    Ok(name)
+}
+
+#[cfg(target_os = "linux")]
+fn take_name(port: u16) -> io::Result<Name> {
+    use std::os::linux::net::SocketAddrExt as _;
+
+    let address = std::os::unix::net::SocketAddr::from_abstract_name(format!("parallax-port-{port}"))?;
+    Name::bind_addr(&address)
+}
+
+/// There is no such namespace: another process starts to look elsewhere, which has to do.
+#[cfg(not(target_os = "linux"))]
+fn take_name(_: u16) -> io::Result<Name> {
+    Ok(())
 }
 
 /// The first port of the range that Linux gives to connections.
@@ -60,5 +96,13 @@ mod tests {
         for _ in 0..20 {
             assert_ne!(free_port().unwrap(), taken.local_addr().unwrap().port());
         }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_port_that_was_given_is_reserved_though_nobody_listens_there_yet() {
+        let port = free_port().unwrap();
+        drop(TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap());
+        assert_eq!(reserve(port).unwrap_err().kind(), io::ErrorKind::AddrInUse);
     }
 }

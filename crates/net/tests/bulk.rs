@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use parallax_net::{BulkResponse, Error, HttpAuth, HttpClient, HttpClientConfig};
+use parallax_net::{BulkResponse, Error, HttpAuth, HttpClient, HttpClientConfig, free_port};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -25,7 +25,8 @@ async fn server(connections: Vec<Vec<Act>>) -> (HttpClient, Serving) {
 
 /// As [`server`], with a client that waits for no longer.
 async fn server_for(patience: Duration, connections: Vec<Vec<Act>>) -> (HttpClient, Serving) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    // Nobody else is given this port once the server has ended.
+    let listener = TcpListener::bind(("127.0.0.1", free_port().unwrap())).await.unwrap();
     let config = HttpClientConfig {
         idle_timeout: patience,
         response_timeout: patience,

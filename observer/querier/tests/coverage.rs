@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use http::Request;
-use hub::{Hub, served};
+use hub::{Hub, impatient, served};
 use parallax_model::TimeRange;
 use parallax_querier::{Connection, EndpointConfig, EndpointOptions, QuerierConfig};
 use parallax_testkit::fake_store::{FakeStore, Fault};
@@ -66,11 +66,19 @@ async fn ask(hub: &Hub, uri: &str) -> Answer {
 
 /// Queriers on top of each other, by gRPC; the last is the top.
 async fn stacked(bottom: Vec<EndpointConfig>, tiers: usize) -> Vec<Hub> {
-    let mut hubs = vec![Hub::over(bottom).await];
+    stacked_with(bottom, tiers, |config| config).await
+}
+
+async fn stacked_with(
+    bottom: Vec<EndpointConfig>,
+    tiers: usize,
+    change: fn(QuerierConfig) -> QuerierConfig,
+) -> Vec<Hub> {
+    let mut hubs = vec![Hub::with(bottom, change).await];
     for _ in 1..tiers {
         let below = hubs.last().unwrap();
         let endpoint = served(below.querier.clone(), &below.context).await;
-        hubs.push(Hub::over(vec![endpoint]).await);
+        hubs.push(Hub::with(vec![endpoint], change).await);
     }
     hubs
 }
@@ -88,7 +96,8 @@ async fn coverage_is_exact_flat_and_three_deep_whatever_becomes_of_one_cluster()
         for (state, fault) in &faults {
             let (eu, us) = (Arc::new(store("eu-1", "0")), Arc::new(store("us-1", "0")));
             us.set_fault(fault.clone());
-            let hubs = stacked(vec![endpoint("eu:1", &eu), endpoint("us:1", &us)], tiers).await;
+            let endpoints = vec![endpoint("eu:1", &eu), endpoint("us:1", &us)];
+            let hubs = stacked_with(endpoints, tiers, impatient).await;
             let answer = ask(hubs.last().unwrap(), UP).await;
             let what = format!("{tiers} tiers, {fault:?}: {}", answer.body);
             assert_eq!((answer.status, answer.series()), (200, 1), "{what}");

@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Status};
 
 /// Short enough for tests, long enough for a busy machine.
-const RESPONSE_TIMEOUT: Duration = Duration::from_secs(1);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 fn samples(offset: i64) -> impl Iterator<Item = (i64, f64)> {
     (0..200).map(move |i| (offset + i * 15_000, i as f64))
@@ -337,7 +337,7 @@ async fn the_deadline_of_a_request_ends_with_what_is_there() {
 
 #[tokio::test]
 async fn a_slow_store_is_not_a_hung_one() {
-    let us = Arc::new(store("us-1", "0").with_fault(Fault::Slow(RESPONSE_TIMEOUT / 2)));
+    let us = Arc::new(store("us-1", "0").with_fault(Fault::Slow(RESPONSE_TIMEOUT / 4)));
     let mesh = mesh(vec![endpoint("us", &us)]).await;
     let answer = ask(&mesh.proxy, asking(&[Matcher::new(MatchOp::Regex, "__name__", ".+").unwrap()])).await;
     let answer = answer.unwrap();
@@ -400,7 +400,8 @@ async fn a_remote_endpoint_is_asked_over_grpc_and_missed_when_its_server_is_gone
 
     let target = Connection::Remote(GrpcTarget::plain(&address));
     let config = EndpointConfig::new(address.clone(), target).with_cluster("us-1");
-    let mesh = mesh(vec![config]).await;
+    // Nobody is silent in here, and what comes over a connection may take long where the machine is busy.
+    let mesh = mesh_with(vec![config], rare_polls(), ProxyConfig::default()).await;
     let answer = ask(&mesh.proxy, up()).await.unwrap();
     assert_eq!((answer.series.len(), answer.warnings), (3, vec![]));
 

@@ -9,7 +9,7 @@ mod hub;
 
 use std::sync::Arc;
 
-use hub::Hub;
+use hub::{Hub, impatient};
 use parallax_model::{Labels, TimeRange};
 use parallax_querier::{Connection, EndpointConfig};
 use parallax_storeapi::proto::thanos::info::{InfoResponse, StoreInfo};
@@ -58,7 +58,8 @@ impl Store for OverTwo {
 }
 
 async fn over(store: OverTwo) -> Hub {
-    Hub::over(vec![EndpointConfig::new("hub:10901", Connection::Local(Arc::new(store)))]).await
+    let endpoint = EndpointConfig::new("hub:10901", Connection::Local(Arc::new(store)));
+    Hub::with(vec![endpoint], impatient).await
 }
 
 /// The state of each of the clusters.

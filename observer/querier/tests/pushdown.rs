@@ -15,10 +15,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use cluster_store::{ClusterStore, Manner, SeriesOfFloats, Tampered};
-use hub::{Hub, down, served};
+use hub::{Hub, down, impatient, served};
 use parallax_dedup::Algorithm;
 use parallax_model::{Labels, TimeRange};
-use parallax_querier::{Connection, Distribution, EndpointConfig, EndpointSet, Proxy, ProxyConfig};
+use parallax_querier::{
+    Connection, Distribution, EndpointConfig, EndpointSet, Proxy, ProxyConfig, QuerierConfig,
+};
 use parallax_storeapi::Store;
 use serde_json::{Value, json};
 
@@ -97,11 +99,12 @@ fn sidecar(name: &str, store: ClusterStore) -> EndpointConfig {
 }
 
 async fn distributed(endpoints: Vec<EndpointConfig>) -> Hub {
-    Hub::with(endpoints, |mut config| {
-        config.distribution = Some(Distribution::default());
-        config
-    })
-    .await
+    Hub::with(endpoints, distributing).await
+}
+
+fn distributing(mut config: QuerierConfig) -> QuerierConfig {
+    config.distribution = Some(Distribution::default());
+    config
 }
 
 const QUERIES: [&str; 12] = [
@@ -407,7 +410,8 @@ async fn a_querier_of_others_is_not_believed_about_counters_that_are_not_dedupli
 #[tokio::test(flavor = "multi_thread")]
 async fn a_querier_that_hangs_is_late_and_then_left_alone() {
     let (eu, us) = (leaf("eu-1", 1, Manner::Honest).await, leaf("us-1", 2, Manner::Hangs).await);
-    let hub = distributed(vec![eu.endpoint.clone(), us.endpoint.clone()]).await;
+    let endpoints = vec![eu.endpoint.clone(), us.endpoint.clone()];
+    let hub = Hub::with(endpoints, |config| impatient(distributing(config))).await;
     let uri = range_uri("sum by (cluster) (rate(x_total[5m]))");
     for round in 0..2 {
         let (_, answer) = hub.ask(&uri).await;

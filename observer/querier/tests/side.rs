@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use axum::body::Body;
 use fake_side::{FakeSide, Fault, fake};
 use http::StatusCode;
-use hub::{Hub, down, local, served};
+use hub::{Hub, down, impatient, local, served};
 use parallax_querier::{Connection, EndpointConfig, Gap, GapKind, ProxyConfig, QuerierConfig, SideLimits};
 use parallax_storeapi::{SideService, StoreClient};
 use serde_json::{Value, json};
@@ -103,7 +103,7 @@ async fn each_service_has_its_own_default_for_partial_answers() {
 async fn a_hung_endpoint_costs_its_silence_once_and_keeps_what_it_sent() {
     let [a, b] = two_replicas();
     *b.fault.lock().unwrap() = Fault::HangAfter(1);
-    let hub = Hub::over(vec![local("a", &a), local("b", &b)]).await;
+    let hub = Hub::with(vec![local("a", &a), local("b", &b)], impatient).await;
     let (data, warnings) = hub.get("/api/v1/metadata").await;
     assert_eq!(gap(&warnings).kind, GapKind::Late);
     assert_eq!(data["b"], json!([meta("counter", "old")]), "its second frame never came");

@@ -1,8 +1,9 @@
 //! The plan of the demo mesh: its clusters, replicas, ports and directories.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
+use parallax_net::free_port;
 use parallax_simulate::Fleet;
 
 /// Hours of history in each bucket.
@@ -43,25 +44,28 @@ pub struct ReplicaLayout {
 
 impl Layout {
     /// A plan with free ports below `directory`.
-    pub fn plan(directory: &Path, with_ingress: bool) -> anyhow::Result<Self> {
+    ///
+    /// # Errors
+    /// If no port of loopback is free.
+    pub fn plan(directory: &Path, with_ingress: bool) -> io::Result<Self> {
         let clusters = CLUSTERS
             .iter()
             .map(|(name, instances, seed)| {
-                let observee_grpc_port = take_port()?;
+                let observee_grpc_port = free_port()?;
                 Ok(ClusterLayout {
                     name: (*name).to_owned(),
                     instances: *instances,
                     seed: *seed,
                     replicas: (0..REPLICAS)
-                        .map(|number| Ok(ReplicaLayout { number, port: take_port()? }))
-                        .collect::<anyhow::Result<_>>()?,
-                    ingress_port: if with_ingress { take_port()? } else { observee_grpc_port },
+                        .map(|number| Ok(ReplicaLayout { number, port: free_port()? }))
+                        .collect::<io::Result<_>>()?,
+                    ingress_port: if with_ingress { free_port()? } else { observee_grpc_port },
                     observee_grpc_port,
-                    observee_http_port: take_port()?,
-                    exporter_port: take_port()?,
+                    observee_http_port: free_port()?,
+                    exporter_port: free_port()?,
                 })
             })
-            .collect::<anyhow::Result<_>>()?;
+            .collect::<io::Result<_>>()?;
         Ok(Self { directory: directory.to_path_buf(), clusters })
     }
 
@@ -96,8 +100,4 @@ impl ClusterLayout {
     pub fn data(&self, layout: &Layout, replica: u32) -> PathBuf {
         layout.directory.join("prometheus").join(format!("{}-{replica}", self.name))
     }
-}
-
-pub fn take_port() -> anyhow::Result<u16> {
-    parallax_net::free_port().context("looking for a free port on loopback")
 }

@@ -32,7 +32,7 @@ struct Check<'a> {
 #[derive(Clone, Copy, PartialEq)]
 enum Verdict {
     Right,
-    /// Asked again, it may be right: part of the mesh was late, and said so, or it is about another moment then.
+    /// Asked again, it may be right: part of the mesh was late, or there was no answer, and that was said; or it is about another moment then.
     NotYet,
     Wrong,
 }
@@ -73,7 +73,7 @@ async fn judge(mesh: &Mesh, check: &Check<'_>) -> Verdict {
     let took_ms = started.elapsed().as_secs_f64() * 1000.0;
     let unless_fresh = if check.is_fresh { Verdict::NotYet } else { Verdict::Wrong };
     let (text, verdict) = match &answer {
-        Err(error) => (format!("WRONG: {error:#}"), unless_fresh),
+        Err(error) => (format!("WRONG: {error:#}"), Verdict::NotYet),
         Ok(answer) if !answer.warnings.is_empty() => {
             (format!("WRONG: warnings {:?}", answer.warnings), Verdict::NotYet)
         }

@@ -5,20 +5,21 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use parallax_model::TimeRange;
-use parallax_net::{Context, HttpClient, HttpClientConfig};
+use parallax_net::{Context, HttpClient, HttpClientConfig, free_port};
 use parallax_pki::{Authority, AuthorityOptions, LeafRequest, PeerIdentity, TrustDomain};
 use parallax_simulate::stand_in::now_ms;
 use serde_json::{Value, json};
 use tokio::process::Command;
 
 use super::children::Children;
-use super::layout::{ClusterLayout, Layout, REPLICA_LABEL, SIDECAR_HOURS, TRUST_DOMAIN, take_port};
+use super::layout::{ClusterLayout, Layout, REPLICA_LABEL, SIDECAR_HOURS, TRUST_DOMAIN};
 use super::questions::{MACHINES_UP, Question, SAMPLES_HELD, ask};
 use super::{Programs, READY_TIMEOUT, history, ingress, oracle, prometheus};
 
 /// How long one question may take while the mesh is starting.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 const HOUR_MS: i64 = 3_600_000;
+const NO_PORT: &str = "looking for a free port on loopback";
 
 /// A running mesh.
 pub struct Mesh {
@@ -40,7 +41,7 @@ impl Mesh {
         let started = Instant::now();
         let directory =
             tempfile::Builder::new().prefix("parallax-demo-").tempdir().context("making a directory")?;
-        let layout = Layout::plan(directory.path(), programs.nginx.is_some())?;
+        let layout = Layout::plan(directory.path(), programs.nginx.is_some()).context(NO_PORT)?;
         let mut children = Children::default();
         let parts = tokio::select! {
             parts = start_parts(&programs, &layout, http_address, context, &mut children) => parts,
@@ -268,7 +269,7 @@ async fn start_observer(
 /// Port 0 becomes a free one: the URL is printed before the observer could say which it took.
 fn concrete_address(address: &str) -> anyhow::Result<String> {
     match address.strip_suffix(":0") {
-        Some(host) => Ok(format!("{host}:{}", take_port()?)),
+        Some(host) => Ok(format!("{host}:{}", free_port().context(NO_PORT)?)),
         None => Ok(address.to_owned()),
     }
 }

@@ -13,8 +13,16 @@ use tower::ServiceExt;
 
 use crate::fake_side::FakeSide;
 
-/// Short enough for tests, long enough for a busy machine.
-const RESPONSE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Whoever is well is never silent for so long, however busy the machine is.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
+/// For tests in which somebody hangs.
+const SHORT_RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A hub in whose test somebody hangs does not wait long for it.
+pub fn impatient(mut config: QuerierConfig) -> QuerierConfig {
+    config.proxy.response_timeout = Some(SHORT_RESPONSE_TIMEOUT);
+    config
+}
 
 /// A querier that is ready, until it is dropped.
 pub struct Hub {
