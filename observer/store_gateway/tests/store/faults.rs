@@ -187,17 +187,31 @@ async fn an_index_header_whose_caller_gave_up_serves_the_next() {
     let blocks = std::fs::read_dir(golden("bucket-short")).unwrap().count() as u64;
     store.set_on(true);
     // Four requests in turn for each header, and a caller with less time than one of them takes.
-    let mut request = Request::new(everything());
-    request.set_timeout(Duration::from_millis(50));
-    let answer = async { frames::collect(gateway.series(request).await?).await };
-    assert_eq!(answer.await.unwrap_err().code(), tonic::Code::DeadlineExceeded);
-    // Nobody asks, and yet they are built.
+    let asks = async || {
+        let mut request = Request::new(everything());
+        request.set_timeout(Duration::from_millis(50));
+        let answer = async { frames::collect(gateway.series(request).await?).await };
+        assert_eq!(answer.await.unwrap_err().code(), tonic::Code::DeadlineExceeded);
+    };
+    // Nobody asks any more, and yet they are built. (On a machine that is busy, the caller's time may be over before any is begun.)
     let loaded = format!("thanos_bucket_store_indexheader_lazy_load_total {blocks}");
-    let mut waited = Duration::ZERO;
-    while !context.metrics.encode().unwrap().contains(&loaded) {
-        assert!(waited < Duration::from_secs(60), "the headers were not built to their end");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-        waited += Duration::from_millis(20);
+    let is_built = async || {
+        for _ in 0..500 {
+            if context.metrics.encode().unwrap().contains(&loaded) {
+                return true;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        false
+    };
+    let mut callers = 0;
+    loop {
+        asks().await;
+        callers += 1;
+        if is_built().await {
+            break;
+        }
+        assert!(callers < 5, "the headers were not built to their end");
     }
     store.set_on(false);
     counting.take();
