@@ -1,18 +1,11 @@
 //! Who may ask whom, between real processes over TLS: lists of allowed identities, and the certificate that answers for a cluster.
 
-#[path = "support/program.rs"]
-mod program;
-#[path = "support/question.rs"]
-mod question;
-#[path = "support/sides.rs"]
-mod sides;
-
 use std::path::Path;
 
-use program::{Program, command, run};
-use question::{ask, ask_until, get};
+use crate::program::{Program, command, run};
+use crate::question::{ask, ask_until, get};
+use crate::sides::{Keys, Leaf, MACHINES, MACHINES_UP, Observee, named_observer, server_name};
 use serde_json::json;
-use sides::{Keys, Leaf, MACHINES, MACHINES_UP, Observee, named_observer, server_name};
 
 fn querier(name: &str, more: Vec<String>, directory: &Path) -> Program {
     let fixed = [

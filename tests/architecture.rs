@@ -1,4 +1,4 @@
-//! The real dependency graph against the table of arrows in ARCHITECTURE.md: neither may say more than the other.
+//! The real dependency graph against the table of arrows in ARCHITECTURE.md: neither may say more than the other. And no file of tests that is in no program.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -26,17 +26,17 @@ fn documented() -> Graph {
         .collect()
 }
 
-/// What each crate's manifest says under `[dependencies]`.
-fn real() -> Graph {
-    let mut graph = Graph::new();
+/// Of every crate but the binary's own.
+fn manifests() -> Vec<PathBuf> {
     let manifests = ["crates", "observee", "observer"].iter().flat_map(|folder| {
         std::fs::read_dir(root().join(folder)).unwrap().map(|entry| entry.unwrap().path().join("Cargo.toml"))
     });
-    for manifest in manifests.chain([root().join("pki/Cargo.toml")]).filter(|path| path.is_file()) {
-        let (name, arrows) = read_manifest(&manifest);
-        graph.insert(name, arrows);
-    }
-    graph
+    manifests.chain([root().join("pki/Cargo.toml")]).filter(|path| path.is_file()).collect()
+}
+
+/// What each crate's manifest says under `[dependencies]`.
+fn real() -> Graph {
+    manifests().iter().map(|manifest| read_manifest(manifest)).collect()
 }
 
 fn read_manifest(path: &Path) -> (String, BTreeSet<String>) {
@@ -73,4 +73,32 @@ fn components_do_not_import_each_other() {
             assert!(others.is_empty(), "{name} imports {others:?}");
         }
     }
+}
+
+/// The files of a crate's tests are modules of its `suite.rs`; cargo does not look for them by itself.
+#[test]
+fn every_file_of_tests_is_in_a_program() {
+    let mut counted = 0;
+    for manifest in manifests().into_iter().chain([root().join("Cargo.toml")]) {
+        let text = std::fs::read_to_string(&manifest).unwrap();
+        let tests = manifest.with_file_name("tests");
+        if !text.contains("autotests = false") {
+            assert!(!tests.join("suite.rs").exists(), "{}: autotests is not off", manifest.display());
+            continue;
+        }
+        let suite = std::fs::read_to_string(tests.join("suite.rs")).unwrap();
+        for entry in std::fs::read_dir(&tests).unwrap() {
+            let path = entry.unwrap().path();
+            let is_folder_of_a_program = path.join("main.rs").is_file();
+            if !is_folder_of_a_program && path.extension().is_none_or(|extension| extension != "rs") {
+                continue;
+            }
+            let name = path.file_stem().unwrap().to_str().unwrap();
+            let is_program = text.contains(&format!("[[test]]\nname = \"{name}\"\n"));
+            let is_module = suite.lines().any(|line| line == format!("mod {name};"));
+            assert!(is_program != is_module, "{} has to be in one program", path.display());
+            counted += 1;
+        }
+    }
+    assert!(counted > 50, "{counted} files of tests");
 }

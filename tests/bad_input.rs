@@ -1,13 +1,6 @@
 //! Wrong certificates, dead and hanging endpoints, damaged blocks, wrong files: each is one clear error or warning that names its subject, and the rest
 //! keeps working.
 
-#[path = "support/program.rs"]
-mod program;
-#[path = "support/question.rs"]
-mod question;
-#[path = "support/sides.rs"]
-mod sides;
-
 #[path = "bad_input/blocks.rs"]
 mod blocks;
 #[path = "bad_input/configuration.rs"]

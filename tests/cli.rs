@@ -2,16 +2,11 @@
 //!
 //! Every flag of sections 1.0 to 1.3 of the contract stands here by hand: it parses, or it is refused by name with what to use instead.
 
-#[path = "support/program.rs"]
-mod program;
-#[path = "support/question.rs"]
-mod question;
-
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use program::{Finished, Program, command, finish, run};
-use question::get;
+use crate::program::{Finished, Program, command, finish, run};
+use crate::question::get;
 use serde_json::Value;
 
 /// Flags of all components, each with a value that is not its default.

@@ -1,13 +1,10 @@
 //! `parallax compact` on a copy of the golden bucket: two clusters of two replicas, three blocks each.
 
-#[path = "support/program.rs"]
-mod program;
-
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use crate::program::{self, run};
 use parallax_block::{BlockMeta, verify_block};
-use program::run;
 
 fn copy_dir(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();

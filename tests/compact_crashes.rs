@@ -2,20 +2,17 @@
 //!
 //! When it is killed comes from a seed, which a failure names and `PARALLAX_SEED` sets.
 
-#[path = "support/program.rs"]
-mod program;
-
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::program::{Finished, command, finish};
 use parallax_block::{BlockMeta, verify_block};
 use parallax_model::{Labels, TimeRange};
 use parallax_tsdb::block::{BlockChunk, BlockReader, BlockWriter, symbols_of};
 use parallax_tsdb::chunk::{ChunkEncoding, encode_xor};
 use parallax_tsdb::segment::{Chunk, SegmentConfig};
-use program::{Finished, command, finish};
 
 const DEFAULT_SEED: u64 = 7;
 

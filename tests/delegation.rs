@@ -2,17 +2,12 @@
 //!
 //! Real processes over TLS: two observees, a regional hub over them that serves upward with its own leaf, and observers (or queriers) above it.
 
-#[path = "support/program.rs"]
-mod program;
-#[path = "support/question.rs"]
-mod question;
-#[path = "support/sides.rs"]
-mod sides;
-
-use program::{Program, command, run};
-use question::{Answer, ask, ask_until, get};
+use crate::program::{Program, command, run};
+use crate::question::{Answer, ask, ask_until, get};
+use crate::sides::{
+    Keys, Leaf, MACHINES, MACHINES_UP, Observee, REPLICA_LABEL, named_observer, server_name, side,
+};
 use serde_json::{Value, json};
-use sides::{Keys, Leaf, MACHINES, MACHINES_UP, Observee, REPLICA_LABEL, named_observer, server_name, side};
 use tempfile::TempDir;
 
 /// The hub's name, in its certificate and above.

@@ -1,17 +1,12 @@
 //! `parallax demo` as a newcomer uses it: it answers, it survives a lost cluster, and it leaves nothing behind.
 
-#[path = "support/program.rs"]
-mod program;
-#[path = "support/question.rs"]
-mod question;
-
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use crate::program::{self, PATIENCE, Program, command, finish, has_ended};
+use crate::question::{self, ask, ask_until, get};
 use parallax_testkit::process::program_or_leave_out;
-use program::{PATIENCE, Program, command, finish, has_ended};
-use question::{ask, ask_until, get};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 

@@ -1,21 +1,16 @@
 //! `parallax doctor` against servers that fail at one step each: it says which, and exits with 1.
 
-#[path = "support/program.rs"]
-mod program;
-#[path = "support/sides.rs"]
-mod sides;
-
 use std::sync::Arc;
 
+use crate::program::{Finished, run};
+use crate::sides::{Keys, Leaf, server_name};
 use parallax_model::TimeRange;
 use parallax_net::{GrpcServer, GrpcServerConfig};
 use parallax_pki::{CredentialFiles, CredentialSource, Purpose};
 use parallax_storeapi::Store;
 use parallax_telemetry::Metrics;
 use parallax_testkit::fake_store::{FakeStore, Fault};
-use program::{Finished, run};
 use serde_json::{Value, json};
-use sides::{Keys, Leaf, server_name};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};

@@ -3,20 +3,13 @@
 //! Two clusters with real processes: an observee each (sidecars before stand-ins for Prometheus), and queriers over them, flat or stacked. One cluster is
 //! killed or frozen (`SIGSTOP`: its sockets stay open and nothing answers). Times are asserted against Thanos' stalls, not against ideals.
 
-#[path = "support/program.rs"]
-mod program;
-#[path = "support/question.rs"]
-mod question;
-#[path = "support/sides.rs"]
-mod sides;
-
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use program::{Program, command};
-use question::{Answer, ask_until, get};
+use crate::program::{Program, command};
+use crate::question::{Answer, ask_until, get};
+use crate::sides::{MACHINES, MACHINES_UP, Observee, REPLICA_LABEL};
 use serde_json::{Value, json};
-use sides::{MACHINES, MACHINES_UP, Observee, REPLICA_LABEL};
 use tempfile::TempDir;
 
 /// How long a querier bears an endpoint's silence here; long enough for one that is well on a machine that is busy with other tests.

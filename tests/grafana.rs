@@ -3,15 +3,10 @@
 //! Source of the questions: the public source of Grafana's Prometheus data source (`packages/grafana-prometheus`, `pkg/promlib`): forms by POST, with
 //! GET where Prometheus has nothing else, `time`, `start` and `end` in seconds.
 
-#[path = "support/program.rs"]
-mod program;
-#[path = "support/question.rs"]
-mod question;
-
 use std::path::Path;
 
-use program::{Program, command};
-use question::{Answer, ask_until, get, post, texts};
+use crate::program::{Program, command};
+use crate::question::{Answer, ask_until, get, post, texts};
 use serde_json::Value;
 use tempfile::TempDir;
 

@@ -1,16 +1,11 @@
 //! `--http.config`: TLS and passwords of a component's HTTP server, followed while it runs.
 
-#[path = "support/program.rs"]
-mod program;
-#[path = "support/sides.rs"]
-mod sides;
-
 use std::time::{Duration, Instant};
 
+use crate::program::{PATIENCE, Program, command, run};
+use crate::sides::{Keys, server_name};
 use parallax_net::{HttpAuth, HttpClient, HttpClientConfig};
 use parallax_pki::{CredentialFiles, CredentialSource, Purpose};
-use program::{PATIENCE, Program, command, run};
-use sides::{Keys, server_name};
 
 /// Of "open sesame", at the lowest cost.
 const HASH: &str = "$2b$04$abcdefghijklmnopqrstuu/LVz6MZlItEy42I2juLihZ66HnQx/cy";

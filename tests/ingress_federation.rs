@@ -3,28 +3,19 @@
 //! nginx and HAProxy come from Debian, Envoy and Traefik from Python packages (`tests/run`). The observee's place is taken by a store with many series, which can stop in
 //! the middle of an answer; a second cluster is asked directly, and its part has to stand whatever happens.
 
-#[path = "support/ingresses.rs"]
-mod ingresses;
-#[path = "support/program.rs"]
-mod program;
-#[path = "support/question.rs"]
-mod question;
-#[path = "support/sides.rs"]
-mod sides;
-
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ingresses::{Ingress, Kind, Tls};
+use crate::ingresses::{Ingress, Kind, Tls};
+use crate::program::{PATIENCE, Program};
+use crate::question::{Answer, get};
+use crate::sides::{Keys, Leaf, server_name, side};
 use parallax_model::TimeRange;
 use parallax_net::{GrpcServer, GrpcServerConfig};
 use parallax_pki::{CredentialFiles, CredentialSource, Purpose};
 use parallax_telemetry::Metrics;
 use parallax_testkit::fake_store::{FakeStore, Fault};
-use program::{PATIENCE, Program};
-use question::{Answer, get};
 use serde_json::{Value, json};
-use sides::{Keys, Leaf, server_name, side};
 use tempfile::TempDir;
 use tokio_util::sync::{CancellationToken, DropGuard};
 

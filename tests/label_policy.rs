@@ -1,21 +1,14 @@
 //! Label policies and tenancy between real processes over TLS: who may read what is decided by the certificate that a caller shows, at every hop.
 
-#[path = "support/program.rs"]
-mod program;
-#[path = "support/question.rs"]
-mod question;
-#[path = "support/sides.rs"]
-mod sides;
-
 use std::path::Path;
 use std::time::Duration;
 
+use crate::program::{PATIENCE, Program, command, run};
+use crate::question::{Answer, ask, ask_until, get, texts};
+use crate::sides::{Keys, Leaf, MACHINES, MACHINES_UP, Observee, named_observer, server_name};
 use parallax_net::{HttpClient, HttpClientConfig};
 use parallax_pki::{CredentialFiles, CredentialSource, Purpose};
-use program::{PATIENCE, Program, command, run};
-use question::{Answer, ask, ask_until, get, texts};
 use serde_json::{Value, json};
-use sides::{Keys, Leaf, MACHINES, MACHINES_UP, Observee, named_observer, server_name};
 
 /// One of the two machines of every cluster.
 const ONE_MACHINE: &str = "{instance=\"demo-0:9100\"}";

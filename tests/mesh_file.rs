@@ -1,21 +1,14 @@
 //! The observer's file with real processes: what it declares of clusters, and that it is taken again without losing a query.
 
-#[path = "support/program.rs"]
-mod program;
-#[path = "support/question.rs"]
-mod question;
-#[path = "support/sides.rs"]
-mod sides;
-
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use program::{PATIENCE, Program, command, run};
-use question::{Answer, ask_until, get, post};
+use crate::program::{PATIENCE, Program, command, run};
+use crate::question::{Answer, ask_until, get, post};
+use crate::sides::{MACHINES, MACHINES_UP, Observee, PATIENT, REPLICA_LABEL};
 use serde_json::{Value, json};
-use sides::{MACHINES, MACHINES_UP, Observee, PATIENT, REPLICA_LABEL};
 use tokio::task::JoinHandle;
 
 /// An observer, and the file that it follows.

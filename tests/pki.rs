@@ -1,10 +1,5 @@
 //! `parallax pki` as it is typed: the newcomer's page, what is refused and with which exit code, and what other programs make of it.
 
-#[path = "support/desk.rs"]
-mod desk;
-#[path = "support/program.rs"]
-mod program;
-
 use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
@@ -13,9 +8,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use desk::Desk;
+use crate::desk::Desk;
+use crate::program::{self, PATIENCE};
 use parallax_testkit::process::{Process, free_port, program_or_leave_out};
-use program::PATIENCE;
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::Value;
 

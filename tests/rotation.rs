@@ -4,15 +4,6 @@
 //! do), one behind Debian's nginx that ends mTLS; and over a pair of Thanos' sidecars. Everything that the API answers is asked all the while, and every answer
 //! has to be whole.
 
-#[path = "support/desk.rs"]
-mod desk;
-#[path = "support/program.rs"]
-mod program;
-#[path = "support/question.rs"]
-mod question;
-#[path = "support/sides.rs"]
-mod sides;
-
 #[path = "rotation/edges.rs"]
 mod edges;
 #[path = "rotation/load.rs"]
@@ -30,15 +21,15 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use desk::Desk;
+use crate::desk::Desk;
+use crate::program::{self, PATIENCE, Program};
+use crate::question::ask_until;
+use crate::sides::{Leaf, MACHINES_UP, Observee, named_observer, server_name};
 use edges::{proxy, serve_nginx};
 use load::{Load, QUESTIONS};
 use pair::{ThanosPair, thanos_or_leave_out};
 use parallax_testkit::process::{Process, program_or_leave_out};
-use program::{PATIENCE, Program};
-use question::ask_until;
 use serde_json::{Value, json};
-use sides::{Leaf, MACHINES_UP, Observee, named_observer, server_name};
 
 /// Ours.
 const CLUSTERS: [&str; 3] = ["ap-1", "eu-1", "us-1"];

@@ -4,8 +4,6 @@
 mod crashes;
 #[path = "sidecar/operator.rs"]
 mod operator;
-#[path = "support/program.rs"]
-mod program;
 #[path = "sidecar/read_back.rs"]
 mod read_back;
 #[path = "sidecar/s3.rs"]

@@ -2,18 +2,11 @@
 //!
 //! What two levels answer is what one level answers; what is missing at the bottom is said at the top.
 
-#[path = "support/program.rs"]
-mod program;
-#[path = "support/question.rs"]
-mod question;
-#[path = "support/sides.rs"]
-mod sides;
-
 use std::path::{Path, PathBuf};
 
-use program::{PATIENCE, Program, command};
-use question::{Answer, ask_until, get};
-use sides::{Keys, Leaf, REPLICA_LABEL, server_name};
+use crate::program::{PATIENCE, Program, command};
+use crate::question::{Answer, ask_until, get};
+use crate::sides::{self, Keys, Leaf, REPLICA_LABEL, server_name};
 use tempfile::TempDir;
 
 /// A moment in the middle of the golden bucket, and all of it.

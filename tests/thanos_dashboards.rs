@@ -3,10 +3,6 @@
 //! `dashboards/thanos.txt` lists what each panel and alert needs. With `PARALLAX_THANOS_DASHBOARDS`, a directory of Thanos' dashboards (`examples/dashboards` of its
 //! sources), the list is compared with them as well.
 
-#[path = "support/program.rs"]
-mod program;
-#[path = "support/question.rs"]
-mod question;
 #[path = "sidecar/world.rs"]
 #[allow(dead_code, reason = "other tests use the rest of it")]
 mod world;
@@ -15,8 +11,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Instant;
 
-use program::{PATIENCE, Program, command};
-use question::{ask, ask_until, get};
+use crate::program::{PATIENCE, Program, command};
+use crate::question::{ask, ask_until, get};
 use regex::Regex;
 use serde_json::Value;
 use world::World;

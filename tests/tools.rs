@@ -1,11 +1,8 @@
 //! `parallax tools bucket …` on a copy of the golden bucket.
 
-#[path = "support/program.rs"]
-mod program;
-
 use std::path::{Path, PathBuf};
 
-use program::{Finished, run};
+use crate::program::{self, Finished, run};
 use serde_json::Value;
 
 const BLOCK: &str = "01M7ZT2XAE94D33BEGH3SZ0N19";

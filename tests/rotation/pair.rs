@@ -6,8 +6,8 @@ use std::process::Command;
 
 use parallax_testkit::process::{Process, find_program, free_port};
 
-use crate::edges::proxy;
-use crate::peer;
+use super::edges::proxy;
+use super::peer;
 use crate::program::PATIENCE;
 use crate::sides::{Leaf, Prometheus, replicas};
 

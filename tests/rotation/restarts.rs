@@ -6,7 +6,7 @@ use std::time::Instant;
 use parallax_testkit::process::free_port;
 use serde_json::{Value, json};
 
-use crate::LOOK_AGAIN;
+use super::LOOK_AGAIN;
 use crate::desk::Desk;
 use crate::program::{PATIENCE, Program};
 use crate::question::{ask, ask_until};

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use parallax_testkit::process::Process;
 use serde_json::json;
 
-use super::program::{PATIENCE, command, has_ended};
 use super::s3::{BUCKET, Bucket, Crash};
 use super::world::{World, objects_in};
+use crate::program::{PATIENCE, command, has_ended};
 
 const DEFAULT_SEED: u64 = 1;
 const BLOCKS: i64 = 3;

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use parallax_net::{HttpClient, HttpClientConfig};
 use serde_json::json;
 
-use super::program::{PATIENCE, Program, command};
 use super::world::{World, objects_in};
+use crate::program::{PATIENCE, Program, command};
 
 /// All that it may pass, with the file names and addresses of this test. Kubernetes has put in `$(OBJSTORE_CONFIG)` and `$(TRACING_CONFIG)`.
 fn arguments(world: &World) -> Vec<String> {

@@ -13,8 +13,8 @@ use parallax_testkit::process::{Process, free_port};
 use serde_json::json;
 use tonic::Request;
 
-use super::program::{PATIENCE, Program, command};
 use super::world::{World, objects_in};
+use crate::program::{PATIENCE, Program, command};
 
 type Samples = BTreeMap<Labels, Vec<(i64, f64)>>;
 

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use parallax_net::{HttpClient, HttpClientConfig};
 use serde_json::{Value, json};
 
-use super::program::{PATIENCE, Program, command};
 use super::world::World;
+use crate::program::{PATIENCE, Program, command};
 
 async fn get(url: &str, path: &str) -> String {
     let client = HttpClient::new(HttpClientConfig::new(url)).unwrap();

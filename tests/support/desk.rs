@@ -1,7 +1,5 @@
 //! The desk of an operator: a directory with an authority in it, and `parallax pki` run there.
 
-#![allow(dead_code, reason = "each test file uses the part that it needs")]
-
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;

@@ -1,7 +1,5 @@
 //! nginx, HAProxy, Envoy and Traefik before a gRPC server: they end mTLS as `pki export` has it, or pass TLS on by its name. They can be killed, frozen and started again.
 
-#![allow(dead_code, reason = "each test file uses the part that it needs")]
-
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

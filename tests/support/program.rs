@@ -1,7 +1,5 @@
 //! The binary under test as a child: with an environment of its own, on ports that it finds itself, gone with the test.
 
-#![allow(dead_code, reason = "each test file uses the part that it needs")]
-
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{Read as _, Seek as _};

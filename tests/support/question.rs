@@ -1,7 +1,5 @@
 //! Questions to an HTTP API, and their answers as tests look at them.
 
-#![allow(dead_code, reason = "each test file uses the part that it needs")]
-
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 

@@ -1,7 +1,5 @@
 //! The sides of a small mesh: certificates, stand-ins for Prometheus, observees and an observer as processes.
 
-#![allow(dead_code, reason = "each test file uses the part that it needs")]
-
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
