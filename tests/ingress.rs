@@ -184,11 +184,18 @@ async fn a_certificate_of_another_mesh_is_refused_and_the_answer_says_why() {
     std::fs::copy(ours.file("ca.crt"), stranger.file("ca.crt")).unwrap();
     let mut observer = observer(&[cluster.section("eu-1")], Some(&stranger), cluster.directory.path());
     let url = observer.ready().await;
-    let answer = ask(&url, MACHINES_UP).await;
-    assert_eq!(answer.status, 200, "{answer:?}");
-    assert!(answer.by("cluster").is_empty(), "a stranger gets no data: {answer:?}");
-    let warning = answer.warning_about("eu-1").unwrap_or_else(|| panic!("no warning: {answer:?}"));
-    assert!(warning.contains(&cluster.ingress) && warning.contains("certificate"), "{warning}");
+    is_kept_out(&url, &[&cluster.ingress, "certificate"]).await;
+}
+
+/// Each answer is empty, and one says all of this: on a machine that is busy, a connection may first be given up for lasting too long.
+async fn is_kept_out(url: &str, parts: &[&str]) {
+    ask_until(url, MACHINES_UP, |answer| {
+        assert!(answer.by("cluster").is_empty(), "a stranger gets data: {answer:?}");
+        let warnings = answer.warnings().join("\n");
+        assert!(!warnings.is_empty(), "{answer:?}");
+        parts.iter().all(|part| warnings.contains(part))
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -209,11 +216,7 @@ async fn a_client_without_a_certificate_is_refused_and_the_answer_says_why() {
     ];
     let mut query = Program::start(&mut command(arguments), cluster.directory.path(), "query");
     let url = query.ready().await;
-    let answer = ask(&url, MACHINES_UP).await;
-    assert_eq!(answer.status, 200, "{answer:?}");
-    assert!(answer.by("cluster").is_empty(), "{answer:?}");
-    let warnings = answer.warnings().join("\n");
-    assert!(warnings.contains(&cluster.ingress) && warnings.contains("certificate"), "{warnings:?}");
+    is_kept_out(&url, &[&cluster.ingress, "certificate"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -240,11 +243,6 @@ async fn tells_observers_apart(cluster: &Cluster) {
     .await;
     assert_eq!(answer.by("cluster").get("eu-1"), Some(&MACHINES));
     let mut other = named_observer("other", &sections, Some(&cluster.keys.observer("other")), directory);
-    let answer = ask(&other.ready().await, MACHINES_UP).await;
-    assert!(answer.by("cluster").is_empty(), "{answer:?}");
-    let warnings = answer.warnings().join("\n");
-    assert!(
-        warnings.contains("spiffe://mesh.test/observer/other is not on this server's list"),
-        "{warnings}"
-    );
+    is_kept_out(&other.ready().await, &["spiffe://mesh.test/observer/other is not on this server's list"])
+        .await;
 }
