@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::program::{Program, command, run};
-use crate::question::{ask, ask_until, get};
+use crate::question::{ask, ask_until, ask_until_refused, get};
 use crate::sides::{Keys, Leaf, MACHINES, MACHINES_UP, Observee, named_observer, server_name};
 use serde_json::json;
 
@@ -27,17 +27,6 @@ async fn expect_whole(url: &str, cluster: &str) {
     assert_eq!(answer.by("cluster")[cluster], MACHINES);
 }
 
-/// No data, and a warning with all of `parts`.
-async fn expect_refused(url: &str, parts: &[&str]) {
-    let answer = ask(url, MACHINES_UP).await;
-    assert_eq!(answer.status, 200, "{answer:?}");
-    assert!(answer.by("cluster").is_empty(), "{answer:?}");
-    let warnings = answer.warnings().join("\n");
-    for part in parts {
-        assert!(warnings.contains(part), "{part}: {warnings}");
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn an_observee_serves_the_observers_on_its_list_and_tells_others_the_rule() {
     let directory = tempfile::tempdir().unwrap();
@@ -52,7 +41,7 @@ async fn an_observee_serves_the_observers_on_its_list_and_tells_others_the_rule(
     let mut other = named_observer("other", &clusters, Some(&keys.observer("other")), directory.path());
     let url = other.ready().await;
     let rule = "rule of allowed identities: spiffe://mesh.test/observer/other is not on this server's list";
-    expect_refused(&url, &[rule, "allowed_observers", "cluster \"eu-1\""]).await;
+    ask_until_refused(&url, MACHINES_UP, &[rule, "allowed_observers", "cluster \"eu-1\""]).await;
     let side = get(&url, "/api/v1/rules", &[]).await;
     assert!(side.warnings().join("\n").contains(rule), "every service has the rule: {side:?}");
     let stores = get(&url, "/api/v1/stores", &[]).await.body.to_string();
@@ -88,7 +77,8 @@ async fn a_component_takes_its_list_from_flags() {
         expect_whole(&allowed.ready().await, "eu-1").await;
     }
     let mut other = above("other");
-    expect_refused(&other.ready().await, &["rule of allowed identities", "observer/other"]).await;
+    ask_until_refused(&other.ready().await, MACHINES_UP, &["rule of allowed identities", "observer/other"])
+        .await;
 }
 
 #[test]
@@ -128,7 +118,7 @@ async fn an_endpoint_that_shows_another_clusters_certificate_is_down_and_says_wh
     let mut wrong = start("wrong", &section("eu-1", json!({})));
     let url = wrong.ready().await;
     let rule = "spiffe://mesh.test/observee/us-1 answers for the cluster \"eu-1\"";
-    expect_refused(&url, &["rule of cluster identities", rule]).await;
+    ask_until_refused(&url, MACHINES_UP, &["rule of cluster identities", rule]).await;
     let stores = get(&url, "/api/v1/stores", &[]).await.body.to_string();
     assert!(stores.contains("observee/us-1 answers for the cluster"), "{stores}");
     drop(wrong);
@@ -144,8 +134,9 @@ async fn an_endpoint_that_shows_another_clusters_certificate_is_down_and_says_wh
     drop(stated);
 
     let mut other = start("other", &section("us-1", json!({"identity": "spiffe://mesh.test/observee/eu-1"})));
-    expect_refused(
+    ask_until_refused(
         &other.ready().await,
+        MACHINES_UP,
         &["observee/us-1, but spiffe://mesh.test/observee/eu-1 was expected"],
     )
     .await;
@@ -168,7 +159,7 @@ async fn an_endpoint_of_the_discovery_file_is_held_to_its_cluster_too() {
         if is_right {
             expect_whole(&url, "us-1").await;
         } else {
-            expect_refused(&url, &["rule of cluster identities", "observee/us-1"]).await;
+            ask_until_refused(&url, MACHINES_UP, &["rule of cluster identities", "observee/us-1"]).await;
         }
     }
 }

@@ -3,7 +3,7 @@
 //! Real processes over TLS: two observees, a regional hub over them that serves upward with its own leaf, and observers (or queriers) above it.
 
 use crate::program::{Program, command, run};
-use crate::question::{Answer, ask, ask_until, get};
+use crate::question::{Answer, ask_until, ask_until_refused, get};
 use crate::sides::{
     Keys, Leaf, MACHINES, MACHINES_UP, Observee, REPLICA_LABEL, named_observer, server_name, side,
 };
@@ -110,12 +110,8 @@ async fn a_hub_that_holds_more_than_is_delegated_to_it_may_be_refused_as_a_whole
     let region = Region::start().await;
     let more = json!({"delegated": ["eu-1"], "foreign_labels": "refuse"});
     let (_strict, url) = region.above("strict", region.section(&more)).await;
-    let answer = ask(&url, MACHINES_UP).await;
-    assert!(answer.by("cluster").is_empty(), "{answer:?}");
-    let warnings = answer.warnings().join("\n");
-    for part in ["rule of declared clusters", r#"cluster="eu-2""#, "nothing of it is believed", "delegated"] {
-        assert!(warnings.contains(part), "{part}: {warnings}");
-    }
+    let parts = ["rule of declared clusters", r#"cluster="eu-2""#, "nothing of it is believed", "delegated"];
+    ask_until_refused(&url, MACHINES_UP, &parts).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -126,12 +122,9 @@ async fn the_certificate_has_to_be_the_hubs_own_whatever_is_delegated() {
     let flat = json!({"name": "eu-1", "address": region.hub, "server_name": server_name(HUB)});
     for (name, declared) in [("other", section("ap")), ("flat", flat)] {
         let (_program, url) = region.above(name, declared).await;
-        let answer = ask(&url, MACHINES_UP).await;
-        assert!(answer.by("cluster").is_empty(), "{answer:?}");
-        let warnings = answer.warnings().join("\n");
-        for part in ["rule of cluster identities", "spiffe://mesh.test/observee/eu ", "delegated"] {
-            assert!(warnings.contains(part), "{name}: {part}: {warnings}");
-        }
+        println!("{name}");
+        let parts = ["rule of cluster identities", "spiffe://mesh.test/observee/eu ", "delegated"];
+        ask_until_refused(&url, MACHINES_UP, &parts).await;
     }
 }
 

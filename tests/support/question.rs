@@ -80,6 +80,17 @@ pub async fn ask(url: &str, query: &str) -> Answer {
     get(url, "/api/v1/query", &[("query", query)]).await
 }
 
+/// Asks until the warnings say all of `parts`: on a machine that is busy, a connection may first be given up for lasting too long. No answer may have data.
+pub async fn ask_until_refused(url: &str, query: &str, parts: &[&str]) {
+    ask_until(url, query, |answer| {
+        assert!(answer.by("cluster").is_empty(), "{answer:?}");
+        let warnings = answer.warnings().join("\n");
+        assert!(!warnings.is_empty(), "{answer:?}");
+        parts.iter().all(|part| warnings.contains(part))
+    })
+    .await;
+}
+
 /// Asks until the answer is as wanted; at the end of the patience the last answer fails the test.
 pub async fn ask_until(url: &str, query: &str, wanted: impl Fn(&Answer) -> bool) -> Answer {
     let began = Instant::now();
