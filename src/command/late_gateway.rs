@@ -3,6 +3,7 @@
 //! Invariant: until the bucket opens, every call fails with the reason, and Info polls, which do not stop, try again. Once opened it stays, until nobody holds it
 //! any more.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use parallax_net::Context;
@@ -22,13 +23,28 @@ pub struct LateGateway {
     opened: OnceCell<Arc<StoreGateway>>,
     /// Ends what runs in the background with the last question.
     _stop: DropGuard,
+    /// Of no use to anybody after that.
+    directory: Option<PathBuf>,
 }
 
 impl LateGateway {
     pub fn new(config: StoreGatewayConfig, context: Context) -> Self {
         let shutdown = context.shutdown.child_token();
         let stop = shutdown.clone().drop_guard();
-        Self { config, context: Context { shutdown, ..context }, opened: OnceCell::new(), _stop: stop }
+        Self {
+            config,
+            context: Context { shutdown, ..context },
+            opened: OnceCell::new(),
+            _stop: stop,
+            directory: None,
+        }
+    }
+
+    /// One whose directory goes with it.
+    #[must_use]
+    pub fn that_leaves_nothing(mut self) -> Self {
+        self.directory = Some(self.config.data_dir.clone());
+        self
     }
 
     /// Opens the bucket, if that has not succeeded before.
@@ -42,6 +58,15 @@ impl LateGateway {
 
     async fn gateway(&self) -> Result<&Arc<StoreGateway>, Status> {
         self.open().await.map_err(|error| Status::unavailable(format!("{error:#}")))
+    }
+}
+
+impl Drop for LateGateway {
+    fn drop(&mut self) {
+        if let Some(directory) = self.directory.take() {
+            // Where this is dropped nobody may wait for a disk. What stays is removed at the next start.
+            std::thread::spawn(move || std::fs::remove_dir_all(directory));
+        }
     }
 }
 

@@ -384,6 +384,24 @@ async fn what_is_missing_beneath_an_evaluation_is_reported_and_covered() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_required_is_whole_where_it_is_evaluated_or_there_is_no_answer() {
+    let mut eu = leaf_over("eu-1", store_of("eu-1", 1), Manner::Honest, vec![down("eu-2")]).await;
+    eu.endpoint.cluster = None;
+    eu.endpoint.declared.required = true;
+    let hub = distributed(vec![eu.endpoint.clone()]).await;
+    let (status, answer) = hub.ask(&format!("{}&partial_response=true", range_uri("sum(x_total)"))).await;
+    let said = answer["error"].as_str().unwrap_or_default();
+    assert_eq!((status.as_u16(), queries(&eu)), (422, 1), "{answer}");
+    assert!(said.contains("cluster \"eu-2\" missing") && said.contains("required"), "{said}");
+    let whole = leaf("us-1", 2, Manner::Honest).await;
+    let mut endpoint = whole.endpoint.clone();
+    endpoint.declared.required = true;
+    let hub = distributed(vec![endpoint]).await;
+    hub.whole(&range_uri("sum(x_total)")).await;
+    assert_eq!(queries(&whole), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_querier_that_does_not_say_what_it_has_is_unattested() {
     let eu = leaf("eu-1", 1, Manner::SaysNothing).await;
     let hub = distributed(vec![eu.endpoint.clone()]).await;

@@ -159,7 +159,7 @@ impl Hub {
     fn directory(&self, file: &ObserverFile, cluster: &str) -> PathBuf {
         match self.next {
             0 => file.data_dir.join("store").join(cluster),
-            number => file.data_dir.join(LATER_BUCKETS).join(number.to_string()).join(cluster),
+            number => file.data_dir.join(LATER_BUCKETS).join(format!("{number}-{cluster}")),
         }
     }
 
@@ -262,7 +262,10 @@ impl Hub {
             scoped.readiness = Readiness::new();
         }
         let History { yaml, config } = history;
-        Gateway { number, yaml, store: Arc::new(LateGateway::new(config, scoped)) }
+        let gateway = LateGateway::new(config, scoped);
+        // The first one's index-headers are for the next start.
+        let gateway = if is_start { gateway } else { gateway.that_leaves_nothing() };
+        Gateway { number, yaml, store: Arc::new(gateway) }
     }
 }
 
