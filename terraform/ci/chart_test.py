@@ -227,6 +227,18 @@ class Chart(unittest.TestCase):
         above = next(one for one in out.file("parallax-query", "endpoints.yaml")["endpoints"] if one["address"].startswith("parallax-querier-eu-1."))
         self.assertEqual({key: above.get(key) for key in declared}, {**declared, "budget": None})
 
+    def test_a_cluster_has_several_endpoints_and_replicas_are_one_as_it_is_said(self):
+        endpoints = ["b:443", {"address": "c:443", "serverName": "c.example", "authority": "grpc.c"}]
+        of_all = {"hedgeDelay": "200ms", "deduplicationFunc": "gap-aware"}
+        file = self.render("observer", {"observer": of_all, "tlsQueriers": {"eu-1": {"endpoints": endpoints, "hedgeDelay": "50ms"}}}).file("parallax-query", "observer.yaml")
+        self.assertEqual((file["hedge_delay"], file["deduplication_func"]), ("200ms", "gap-aware"))
+        eu = file["clusters"][0]
+        self.assertEqual((eu["endpoints"], eu["hedge_delay"]), (["b:443", {"address": "c:443", "server_name": "c.example", "authority": "grpc.c"}], "50ms"))
+        plain = self.render("observer").file("parallax-query", "observer.yaml")
+        self.assertFalse({"hedge_delay", "deduplication_func"} & set(plain) or {"endpoints", "hedge_delay"} & set(plain["clusters"][0]))
+        out = self.render("observer", {"observer": {"mode": "stacked", "deduplicationFunc": "chain"}})
+        self.assertIn("--deduplication.func=chain", out.args("Deployment", "parallax-query"))
+
     def test_a_hub_over_several_clusters_answers_for_those_on_its_list(self):
         hub = {"tlsQueriers": {"region-eu": {"stores": ["hub.eu.example.com:443"], "delegated": ["eu-2", "eu-3"]}}}
         self.assertEqual(self.render("observer", hub).file("parallax-query", "observer.yaml")["clusters"][1]["delegated"], ["eu-2", "eu-3"])
@@ -533,6 +545,11 @@ class Chart(unittest.TestCase):
             ("observer", {**STACKED, "tlsQueriers": {"eu-1": {"delegated": ["a"], "cluster": ""}}}, ["delegated", "own name"]),
             ("observer", {"observer": {"targetFiles": "stores"}}, ["targetFiles", "stacked"]),
             ("observer", {"observer": {"mode": "stacked", "infoInterval": "5s"}}, ["infoInterval", "inline"]),
+            ("observer", {"observer": {"mode": "stacked", "hedgeDelay": "5s"}}, ["hedgeDelay", "inline"]),
+            ("observer", {"observer": {"deduplicationFunc": "penalti"}}, ["deduplicationFunc"]),
+            ("observer", {"tlsQueriers": {"eu-1": {"hedgeDelay": "1s"}}}, ["tlsQueriers.eu-1.hedgeDelay", "endpoints"]),
+            ("observer", {"tlsQueriers": {"eu-1": {"endpoints": ["dns+a:1"]}}}, ["endpoints"]),
+            ("observer", {**STACKED, "tlsQueriers": {"eu-1": {"endpoints": ["a:1"]}}}, ["tlsQueriers.eu-1.endpoints", "inline"]),
             ("observer", {"observer": {"upward": {"allowedIdentities": ["observer/a"]}}}, ["upward.tlsSecret"]),
             ("observer", {"tlsQueriers": {"eu-1": {"identity": "spiffe://m/observer/hub"}}}, ["identity"]),
             ("observer", {"tlsQueriers": {"eu-1": {"stores": ["[::1]:443"], "serverName": None}}}, ["serverName"]),

@@ -50,6 +50,9 @@ variable "tls_queriers" {
     labels   = optional(map(string))
     budget   = optional(string)
     required = optional(bool)
+    # mode inline: others that serve the same data, in the order of preference, and after which silence the next of them is asked, too.
+    endpoints   = optional(list(object({ address = string, server_name = optional(string), authority = optional(string) })))
+    hedge_delay = optional(string)
   }))
 }
 
@@ -158,6 +161,9 @@ variable "query" {
     max_frame_bytes = optional(string, "")
     # mode inline
     info_interval = optional(string, "")
+    hedge_delay   = optional(string, "")
+    # How replicas become one series where a query does not say: penalty, chain or gap-aware.
+    deduplication_func = optional(string, "")
     # Evaluate aggregations where the data is, by the clusters' entries; partition_labels tell them apart, by default all but replica_labels.
     distributed      = optional(bool, false)
     partition_labels = optional(list(string), [])

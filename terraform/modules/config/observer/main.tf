@@ -38,10 +38,14 @@ locals {
       compression     = var.query.compression == "none" ? "" : var.query.compression
       maxFrameBytes   = var.query.max_frame_bytes
       infoInterval    = var.query.info_interval
-      distributed     = { enabled = var.query.distributed, partitionLabels = var.query.partition_labels }
-      storage         = { size = var.query.storage_size }
-      serviceAccount  = { annotations = var.service_account_annotations }
-      targetFiles     = var.target_files
+      hedgeDelay      = var.query.hedge_delay
+
+      deduplicationFunc = var.query.deduplication_func
+
+      distributed    = { enabled = var.query.distributed, partitionLabels = var.query.partition_labels }
+      storage        = { size = var.query.storage_size }
+      serviceAccount = { annotations = var.service_account_annotations }
+      targetFiles    = var.target_files
       upward = {
         tlsSecret             = try(var.upward.secret, "")
         allowedIdentities     = try(var.upward.allowed_identities, [])
@@ -79,6 +83,9 @@ locals {
         labels   = querier.labels
         budget   = querier.budget
         required = querier.required
+
+        endpoints  = querier.endpoints == null ? null : [for one in querier.endpoints : { address = one.address, serverName = one.server_name, authority = one.authority }]
+        hedgeDelay = querier.hedge_delay
       }
     }
     storeGateways = {

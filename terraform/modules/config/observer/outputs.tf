@@ -26,8 +26,8 @@ output "helm_values" {
     error_message = "cache.existing_secret, local_stores and target_files need mode = \"stacked\": in mode inline the observer's file has its caches in itself, and every store is a cluster of tls_queriers."
   }
   precondition {
-    condition     = var.mode == "inline" || var.query.info_interval == ""
-    error_message = "query.info_interval needs mode = \"inline\"."
+    condition     = var.mode == "inline" || (var.query.info_interval == "" && var.query.hedge_delay == "")
+    error_message = "query.info_interval and query.hedge_delay need mode = \"inline\"."
   }
   precondition {
     condition     = var.http == null || !var.query_frontend.enabled

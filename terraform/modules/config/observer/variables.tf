@@ -52,6 +52,9 @@ variable "tls_queriers" {
     labels   = optional(map(string))
     budget   = optional(string)
     required = optional(bool)
+    # mode inline: others that serve the same data, in the order of preference, and after which silence the next of them is asked, too.
+    endpoints   = optional(list(object({ address = string, server_name = optional(string), authority = optional(string) })))
+    hedge_delay = optional(string)
   }))
 
   validation {
@@ -90,6 +93,12 @@ variable "tls_queriers" {
       (querier.foreign_labels == null ? true : contains(["drop", "inject", "refuse"], querier.foreign_labels))
     ])
     error_message = "A tls_querier's compression is none, snappy or zstd, its foreign_labels drop, inject or refuse."
+  }
+  validation {
+    condition = alltrue([
+      for querier in var.tls_queriers : var.mode == "inline" ? querier.hedge_delay == null || querier.endpoints != null : querier.hedge_delay == null && querier.endpoints == null
+    ])
+    error_message = "endpoints and hedge_delay of a tls_querier are for mode inline (stacked: list every store in stores), and hedge_delay needs endpoints."
   }
   validation {
     condition = alltrue([
@@ -223,6 +232,9 @@ variable "query" {
     max_frame_bytes = optional(string, "")
     # mode inline
     info_interval = optional(string, "")
+    hedge_delay   = optional(string, "")
+    # How replicas become one series where a query does not say: penalty, chain or gap-aware.
+    deduplication_func = optional(string, "")
     # Evaluate aggregations where the data is, by the clusters' entries; partition_labels tell them apart, by default all but replica_labels.
     distributed      = optional(bool, false)
     partition_labels = optional(list(string), [])
@@ -232,6 +244,10 @@ variable "query" {
   validation {
     condition     = contains(["none", "snappy", "zstd"], var.query.compression) && contains(["drop", "inject", "refuse"], var.query.foreign_labels)
     error_message = "query.compression is none, snappy or zstd, query.foreign_labels drop, inject or refuse."
+  }
+  validation {
+    condition     = contains(["", "penalty", "chain", "gap-aware"], var.query.deduplication_func)
+    error_message = "query.deduplication_func is penalty, chain or gap-aware."
   }
   validation {
     condition     = var.query.distributed || length(var.query.partition_labels) == 0

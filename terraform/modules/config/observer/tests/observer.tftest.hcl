@@ -330,6 +330,50 @@ run "info_interval_needs_inline" {
   expect_failures = [output.helm_values]
 }
 
+run "hedge_delay_needs_inline" {
+  command = plan
+  variables {
+    mode  = "stacked"
+    query = { hedge_delay = "100ms" }
+  }
+  expect_failures = [output.helm_values]
+}
+
+run "a_cluster_may_have_several_endpoints" {
+  command = plan
+  variables {
+    query = { hedge_delay = "200ms", deduplication_func = "gap-aware" }
+    tls_queriers = {
+      eu-1 = { stores = ["eu-1.mesh.example:443"], endpoints = [{ address = "eu-1b.mesh.example:443", server_name = "b.example" }], hedge_delay = "50ms" }
+    }
+  }
+  assert {
+    condition     = yamldecode(output.helm_values).observer.hedgeDelay == "200ms" && yamldecode(output.helm_values).observer.deduplicationFunc == "gap-aware"
+    error_message = "of all clusters"
+  }
+  assert {
+    condition     = yamldecode(output.helm_values).tlsQueriers["eu-1"].endpoints[0].serverName == "b.example" && yamldecode(output.helm_values).tlsQueriers["eu-1"].hedgeDelay == "50ms"
+    error_message = "of one cluster"
+  }
+}
+
+run "several_endpoints_are_for_mode_inline" {
+  command = plan
+  variables {
+    mode         = "stacked"
+    tls_queriers = { eu-1 = { stores = ["eu-1.mesh.example:443"], endpoints = [{ address = "eu-1b.mesh.example:443" }] } }
+  }
+  expect_failures = [var.tls_queriers]
+}
+
+run "an_unknown_way_to_deduplicate_is_refused" {
+  command = plan
+  variables {
+    query = { deduplication_func = "penalti" }
+  }
+  expect_failures = [var.query]
+}
+
 run "a_querier_above_comes_in_over_mtls" {
   command = plan
   variables {
