@@ -221,7 +221,10 @@ impl SideServices for Teams {
 
     async fn shipping(&self, _: Request<ShippingRequest>) -> Result<ShippingResponse, Status> {
         let shipper = |team| Shipper { labels: set_of(&[("team", team)]), ..Shipper::default() };
-        Ok(ShippingResponse { shippers: vec![shipper("a"), shipper("b"), Shipper::default()] })
+        Ok(ShippingResponse {
+            shippers: vec![shipper("a"), shipper("b"), Shipper::default()],
+            ..ShippingResponse::default()
+        })
     }
 }
 

@@ -144,8 +144,9 @@ impl SideServices for Sidecar {
 
     async fn shipping(&self, _: Request<ShippingRequest>) -> Result<ShippingResponse, Status> {
         let (Some(shipping), Some(labels)) = (self.shipping(), self.external_labels()) else {
-            return Ok(ShippingResponse::default());
+            return Ok(ShippingResponse { tsdb_infos_cover: true, ..ShippingResponse::default() });
         };
-        Ok(ShippingResponse { shippers: vec![shipping.to_wire(&labels, now_ms())] })
+        let shippers = vec![shipping.to_wire(&labels, now_ms())];
+        Ok(ShippingResponse { shippers, tsdb_infos_cover: true })
     }
 }

@@ -38,7 +38,9 @@ use parallax_storeapi::{Caller, Guard, SideService, Store};
 
 pub use endpoints::{StoreList, StoreStatus};
 
+use self::coverage::Covered;
 use self::respond::{ApiError, ErrorKind};
+use crate::coverage::CoverageLog;
 use crate::query::QueryRunner;
 use crate::stop::Stopping;
 
@@ -113,6 +115,12 @@ pub(crate) struct Api {
 }
 
 impl Api {
+    /// What the calls of a question left, counted as an answer.
+    fn covered(&self, log: &CoverageLog) -> Option<Covered> {
+        let coverage = self.runner.covered(log)?;
+        Some(Covered { coverage, regions: self.stores.regions() })
+    }
+
     /// What is asked, as `caller` sees it.
     fn store(&self, caller: &Caller) -> Arc<dyn Store> {
         caller.over(Arc::clone(self.runner.store()))

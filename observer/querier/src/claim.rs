@@ -158,7 +158,8 @@ impl Claim {
             bounded(format!("it advertises {set}, but its endpoint {} ({RULE})", self.declared()))
         });
         metadata.label_sets.retain(is_own);
-        metadata.tsdb_infos.retain(|info| is_own(&info.labels));
+        // What does not say whose it is may be its own.
+        metadata.tsdb_infos.retain(|info| is_own(&info.labels) || !info.labels.contains(&self.label));
         metadata
     }
 
@@ -196,11 +197,7 @@ impl Claim {
 
     /// Selects what is of the endpoint's own clusters.
     fn matcher(&self) -> LabelMatcher {
-        if let [only] = &*self.clusters {
-            return wire(label_matcher::Type::Eq, &self.label, only);
-        }
-        let names: Vec<String> = self.clusters.iter().map(|cluster| quoted(cluster)).collect();
-        wire(label_matcher::Type::Re, &self.label, &names.join("|"))
+        matching_any(&self.label, self.clusters.iter().map(String::as_str))
     }
 
     /// The same for a selector that is not on the wire yet; `None` if the declared cluster contradicts it.
@@ -214,6 +211,16 @@ impl Claim {
         }
         matchers
     }
+}
+
+/// Selects these values of a label.
+pub(crate) fn matching_any<'a>(name: &str, values: impl IntoIterator<Item = &'a str>) -> LabelMatcher {
+    let values: Vec<&str> = values.into_iter().collect();
+    if let [only] = values[..] {
+        return wire(label_matcher::Type::Eq, name, only);
+    }
+    let values: Vec<String> = values.into_iter().map(quoted).collect();
+    wire(label_matcher::Type::Re, name, &values.join("|"))
 }
 
 /// A regular expression for this text alone, for RE2 as well as for ours.

@@ -4,6 +4,7 @@
 //! hold) decides whether a query could have needed it, and then its absence is reported. All of them together are in `endpoint/set.rs`, polling is in
 //! `info_poll`, choosing in `store_selection`.
 
+mod configured;
 mod declared;
 mod group;
 mod lately;
@@ -26,6 +27,7 @@ use parallax_storeapi::proto::thanos::info::InfoResponse;
 use parallax_storeapi::{MessageLimits, Store, StoreClient};
 use prometheus_client::metrics::counter::Counter;
 
+pub use configured::{Alternatives, Connection, EndpointConfig, EndpointLimits};
 pub use declared::Declared;
 pub use group::Hedge;
 use group::{Choice, Group, GroupCounters};
@@ -37,7 +39,8 @@ use state::Shared;
 use unusable::Unusable;
 
 use crate::Error;
-use crate::claim::{Claim, ForeignLabels, delegation_defect};
+use crate::chosen::LabelSetRules;
+use crate::claim::{Claim, ForeignLabels};
 use crate::coverage::{Gap, GapKind, bounded};
 use crate::shipping::Shipping;
 
@@ -46,151 +49,6 @@ pub(crate) type ForeignCounter = Counter<u64, AtomicU64>;
 
 /// Most endpoints of one querier.
 pub const MAX_ENDPOINTS: usize = 10_000;
-
-/// How to reach an endpoint.
-#[derive(Clone)]
-pub enum Connection {
-    /// A component of this process.
-    Local(Arc<dyn Store>),
-    Remote(GrpcTarget),
-    /// Several servers that hold the same; each call goes to the next of them.
-    Group(Vec<GrpcTarget>),
-    /// Several servers that hold the same, in the order of preference.
-    Alternatives(Alternatives),
-    /// An entry that cannot be used, and why: it is missing from every answer that could have needed it.
-    Unusable(String),
-}
-
-/// Named servers, each reached by itself, and when one that is asked too late is not waited for alone.
-#[derive(Clone, Debug)]
-pub struct Alternatives {
-    pub members: Vec<(String, Connection)>,
-    pub hedge: Hedge,
-}
-
-impl fmt::Debug for Connection {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Local(_) => f.write_str("Local"),
-            Self::Remote(target) => f.debug_tuple("Remote").field(&target.address).finish(),
-            Self::Group(targets) => {
-                f.debug_list().entries(targets.iter().map(|target| &target.address)).finish()
-            }
-            Self::Alternatives(alternatives) => {
-                f.debug_list().entries(alternatives.members.iter().map(|(name, _)| name)).finish()
-            }
-            Self::Unusable(reason) => f.debug_tuple("Unusable").field(reason).finish(),
-        }
-    }
-}
-
-impl Connection {
-    /// The servers that it has to reach, but for those of groups, which come and go.
-    fn targets(&self) -> Vec<&GrpcTarget> {
-        match self {
-            Self::Remote(target) => vec![target],
-            Self::Alternatives(all) => {
-                all.members.iter().flat_map(|(_, connection)| connection.targets()).collect()
-            }
-            Self::Local(_) | Self::Group(_) | Self::Unusable(_) => Vec::new(),
-        }
-    }
-}
-
-/// One endpoint as configured.
-#[derive(Clone, Debug)]
-pub struct EndpointConfig {
-    /// Its address, or a name of its own; unique, and in every warning about it.
-    pub name: String,
-    /// The cluster that it has to hold. Should it not advertise it, that is reported.
-    pub cluster: Option<String>,
-    /// Of a hub over several clusters, which `cluster` then is the name of: those it may answer for, each of which it has to hold. Empty: `cluster` alone.
-    pub delegated: Vec<String>,
-    /// What becomes of labels by which it claims to be another cluster; `None`: what [`EndpointOptions::foreign_labels`] says.
-    pub foreign_labels: Option<ForeignLabels>,
-    /// Thanos' `--endpoint-strict`. Every endpoint is static here and kept when it is down, so this only shows in its status.
-    pub strict: bool,
-    /// Thanos' `--endpoint-group`: several servers behind one address.
-    pub group: bool,
-    /// A store of finished blocks, which holds nothing until there is a first one: while it is well, to advertise no label set at all is
-    /// complete, not a missing cluster.
-    pub may_be_empty: bool,
-    /// What is known of its cluster beside the name.
-    pub declared: Declared,
-    /// Tells how it is reached: an endpoint of the same name and revision keeps its connection when endpoints are replaced.
-    pub revision: String,
-    pub connection: Connection,
-}
-
-impl EndpointConfig {
-    pub fn new(name: impl Into<String>, connection: Connection) -> Self {
-        Self {
-            name: name.into(),
-            cluster: None,
-            delegated: Vec::new(),
-            foreign_labels: None,
-            strict: false,
-            group: false,
-            may_be_empty: false,
-            declared: Declared::default(),
-            revision: String::new(),
-            connection,
-        }
-    }
-
-    #[must_use]
-    pub fn with_cluster(mut self, cluster: impl Into<String>) -> Self {
-        self.cluster = Some(cluster.into());
-        self
-    }
-
-    /// The clusters that a hub may answer for; none: only the one it is declared as.
-    #[must_use]
-    pub fn with_delegated(mut self, delegated: &[String]) -> Self {
-        self.delegated = delegated.to_vec();
-        self
-    }
-
-    #[must_use]
-    pub fn with_foreign_labels(mut self, foreign_labels: Option<ForeignLabels>) -> Self {
-        self.foreign_labels = foreign_labels;
-        self
-    }
-
-    #[must_use]
-    pub fn with_declared(mut self, declared: Declared) -> Self {
-        self.declared = declared;
-        self
-    }
-
-    /// How it is reached, in words that change when that does.
-    #[must_use]
-    pub fn with_revision(mut self, revision: impl Into<String>) -> Self {
-        self.revision = revision.into();
-        self
-    }
-
-    #[must_use]
-    pub fn that_may_be_empty(mut self) -> Self {
-        self.may_be_empty = true;
-        self
-    }
-
-    /// Errors: what is delegated to it cannot be.
-    fn check(&self, options: &EndpointOptions) -> Result<(), Error> {
-        match delegation_defect(&self.delegated, self.foreign_labels.unwrap_or(options.foreign_labels)) {
-            None => Ok(()),
-            Some(reason) => Err(Error::Delegation { endpoint: self.name.clone(), reason }),
-        }
-    }
-
-    /// The clusters it has to hold, sorted.
-    fn expected(&self) -> Arc<[String]> {
-        let names =
-            if self.delegated.is_empty() { self.cluster.as_slice() } else { self.delegated.as_slice() };
-        names.iter().cloned().collect::<BTreeSet<String>>().into_iter().collect()
-    }
-}
 
 /// Bounds and times of polling, and when an endpoint is left alone.
 #[derive(Clone, Debug)]
@@ -209,6 +67,8 @@ pub struct EndpointOptions {
     pub foreign_labels: ForeignLabels,
     /// How large a message of a remote endpoint may be.
     pub message_limits: MessageLimits,
+    /// Which of the label sets that endpoints advertise are chosen; `None`: all.
+    pub label_sets: Option<LabelSetRules>,
 }
 
 impl Default for EndpointOptions {
@@ -222,6 +82,7 @@ impl Default for EndpointOptions {
             cluster_label: "cluster".to_owned(),
             foreign_labels: ForeignLabels::default(),
             message_limits: MessageLimits::default(),
+            label_sets: None,
         }
     }
 }
@@ -238,6 +99,7 @@ pub struct Endpoint {
     is_local: bool,
     may_be_empty: bool,
     declared: Declared,
+    limits: EndpointLimits,
     revision: String,
     store: Arc<dyn Store>,
     options: Arc<EndpointOptions>,
@@ -258,7 +120,11 @@ impl Endpoint {
         config.check(&options)?;
         let expected = config.expected();
         let is_local = matches!(config.connection, Connection::Local(_));
-        let store = store_of(&config.name, &config.connection, &options, &counters)?;
+        let message_limits = MessageLimits {
+            frame_bytes: config.limits.frame_bytes.unwrap_or(options.message_limits.frame_bytes),
+            ..options.message_limits
+        };
+        let store = store_of(&config.name, &config.connection, message_limits, &counters)?;
         Ok(Self {
             name: config.name,
             cluster: config.cluster,
@@ -269,6 +135,7 @@ impl Endpoint {
             is_local,
             may_be_empty: config.may_be_empty,
             declared: config.declared,
+            limits: config.limits,
             revision: config.revision,
             store,
             options,
@@ -295,6 +162,7 @@ impl Endpoint {
             is_local: false,
             may_be_empty: config.may_be_empty,
             declared: config.declared,
+            limits: config.limits,
             revision: config.revision,
             store: Arc::new(Unusable::new(reason)),
             options,
@@ -310,6 +178,7 @@ impl Endpoint {
         known == (&config.revision, &config.cluster, config.strict, config.group, config.may_be_empty)
             && self.foreign_labels == config.foreign_labels
             && self.declared == config.declared
+            && self.limits == config.limits
             && self.expected == config.expected()
     }
 
@@ -354,9 +223,13 @@ impl Endpoint {
     /// If a label is not UTF-8.
     pub(crate) fn read_info(&self, info: InfoResponse) -> Result<Metadata, parallax_storeapi::Error> {
         let metadata = Metadata::from_info(info)?;
-        Ok(match self.claim() {
+        let metadata = match self.claim() {
             None => metadata,
             Some(claim) => claim.apply(metadata),
+        };
+        Ok(match &self.options.label_sets {
+            None => metadata,
+            Some(rules) => rules.apply(metadata),
         })
     }
 
@@ -383,6 +256,30 @@ impl Endpoint {
     /// The clusters that it is expected to hold, sorted: the one it is declared as, or those that are delegated to it.
     pub fn expected(&self) -> &[String] {
         &self.expected
+    }
+
+    /// What it may send.
+    pub(crate) fn limits(&self) -> EndpointLimits {
+        self.limits
+    }
+
+    /// Whether it said less of what it holds than before, a short while ago.
+    pub(crate) fn said_less_lately(&self, now: Instant) -> bool {
+        self.shared.read().said_less_lately(now)
+    }
+
+    /// Whether it is asked nothing, since none of what it advertises is chosen.
+    pub(crate) fn is_left_out(&self) -> bool {
+        self.metadata().is_some_and(|known| known.is_left_out())
+    }
+
+    /// Whether all that it advertises of `cluster` is not chosen.
+    pub(crate) fn leaves_out(&self, cluster: &str) -> bool {
+        let label = &self.options.cluster_label;
+        let is_of_it = |set: &Labels| set.get(label) == Some(cluster);
+        self.metadata().is_some_and(|known| {
+            known.left_out.iter().any(is_of_it) && !known.label_sets.iter().any(is_of_it)
+        })
     }
 
     /// What is declared of its cluster.
@@ -412,7 +309,9 @@ impl Endpoint {
         if self.may_be_empty && is_healthy && is_empty {
             return Vec::new();
         }
-        let advertised: BTreeSet<&str> = sets.iter().filter_map(|set| set.get(label)).collect();
+        let left_out = known.as_deref().map_or(&[][..], |known| &known.left_out);
+        let advertised: BTreeSet<&str> =
+            sets.iter().chain(left_out).filter_map(|set| set.get(label)).collect();
         self.expected.iter().map(String::as_str).filter(|cluster| !advertised.contains(cluster)).collect()
     }
 
@@ -455,13 +354,18 @@ impl Endpoint {
 
     /// The clusters it is expected to hold, or last advertised.
     pub(crate) fn clusters(&self) -> BTreeSet<String> {
-        if self.expected.is_empty() { self.advertised() } else { self.expected.iter().cloned().collect() }
+        if self.expected.is_empty() {
+            return self.advertised();
+        }
+        self.expected.iter().filter(|cluster| !self.leaves_out(cluster)).cloned().collect()
     }
 
     /// Those of its clusters that are wanted: of the ones that it is expected to hold, or else of those that it last advertised.
     pub(crate) fn clusters_where(&self, is_wanted: impl Fn(&Labels) -> bool) -> BTreeSet<String> {
         if !self.expected.is_empty() {
-            let expected = self.expected.iter().filter(|cluster| is_wanted(&self.labels_of(cluster)));
+            let is_wanted =
+                |cluster: &&String| is_wanted(&self.labels_of(cluster)) && !self.leaves_out(cluster);
+            let expected = self.expected.iter().filter(is_wanted);
             return expected.cloned().collect();
         }
         let known = self.metadata();
@@ -522,16 +426,15 @@ impl Endpoint {
 fn store_of(
     name: &str,
     connection: &Connection,
-    options: &EndpointOptions,
+    limits: MessageLimits,
     counters: &Counters,
 ) -> Result<Arc<dyn Store>, Error> {
     let remote = |target: &GrpcTarget| -> Result<Arc<dyn Store>, Error> {
-        let limits = &options.message_limits;
         let max_message_bytes = limits.frame_bytes.max(limits.info_bytes).max(limits.labels_bytes);
         let calls = Some(counters.calls.clone());
         let channel = parallax_net::connect(&GrpcTarget { max_message_bytes, calls, ..target.clone() })
             .map_err(|source| Error::Endpoint { endpoint: name.to_owned(), source })?;
-        Ok(Arc::new(StoreClient::new(channel).with_limits(options.message_limits)))
+        Ok(Arc::new(StoreClient::new(channel).with_limits(limits)))
     };
     let group = |members, choice| -> Arc<dyn Store> {
         Arc::new(Group::new(name, members, choice, counters.group.clone()))
@@ -545,7 +448,7 @@ fn store_of(
         }
         Connection::Alternatives(alternatives) => {
             let member = |(member, connection): &(String, Connection)| {
-                Ok((member.clone(), store_of(name, connection, options, counters)?))
+                Ok((member.clone(), store_of(name, connection, limits, counters)?))
             };
             let members = alternatives.members.iter().map(member).collect::<Result<_, Error>>()?;
             group(members, Choice::Prefer(alternatives.hedge))

@@ -146,14 +146,20 @@ impl Poller {
         match tokio::time::timeout(self.info_timeout, asked).await {
             Ok(Ok(answer)) => {
                 let heard = Heard::read(&answer, self.endpoint.claim().as_ref(), Instant::now());
-                self.endpoint.shared().write().shipping = Some(heard);
+                let mut state = self.endpoint.shared().write();
+                state.shipping = Some(heard);
+                state.covers(answer.tsdb_infos_cover);
             }
             Ok(Err(status)) => {
+                self.endpoint.shared().write().covers(false);
                 let endpoint = self.endpoint.name();
                 tracing::debug!(endpoint, error = reason_of(&status), "endpoint says nothing of shipping");
                 self.polls_without_shipping.store(POLLS_WITHOUT_SHIPPING, Ordering::Relaxed);
             }
-            Err(_) => self.polls_without_shipping.store(POLLS_WITHOUT_SHIPPING, Ordering::Relaxed),
+            Err(_) => {
+                self.endpoint.shared().write().covers(false);
+                self.polls_without_shipping.store(POLLS_WITHOUT_SHIPPING, Ordering::Relaxed);
+            }
         }
     }
 

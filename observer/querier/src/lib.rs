@@ -4,6 +4,7 @@
 
 mod active;
 pub mod api;
+mod chosen;
 pub mod claim;
 mod config;
 mod cost;
@@ -27,13 +28,14 @@ mod stop;
 pub mod store_selection;
 pub mod tenancy;
 
+pub use chosen::LabelSetRules;
 pub use claim::{Claim, ForeignLabels, delegation_defect};
 pub use config::QuerierConfig;
 pub use cost::{EndpointCost, EndpointKey};
 pub use coverage::{Coverage, CoverageLog, Gap, GapKind, Part, State};
 pub use endpoint::{
-    Alternatives, Connection, Declared, Endpoint, EndpointConfig, EndpointOptions, EndpointSet, EndpointSets,
-    EndpointStatus, Hedge, Problem,
+    Alternatives, Connection, Declared, Endpoint, EndpointConfig, EndpointLimits, EndpointOptions,
+    EndpointSet, EndpointSets, EndpointStatus, Hedge, Problem,
 };
 pub use error::Error;
 pub use proxy::{Proxy, ProxyConfig, SideLimits};

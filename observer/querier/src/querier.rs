@@ -4,7 +4,7 @@
 //!
 //! Invariant: a stop signal ends every request within [`QuerierConfig::stop_grace`], also one that waits for a store that hangs.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use axum::Router;
@@ -139,6 +139,10 @@ impl Sets {
 impl StoreList for Sets {
     fn stores(&self) -> Vec<StoreStatus> {
         self.all().iter().flat_map(|set| set.stores()).collect()
+    }
+
+    fn regions(&self) -> BTreeMap<String, String> {
+        self.all().iter().flat_map(|set| set.regions()).collect()
     }
 
     fn missing_clusters(&self) -> Vec<String> {

@@ -110,7 +110,8 @@ fn claimed(mut shipping: Shipping, claim: Option<&Claim>) -> Option<Shipping> {
 pub(crate) fn aggregate(endpoints: &EndpointSet) -> ShippingResponse {
     let all = endpoints.endpoints();
     let shippers = all.iter().flat_map(|endpoint| endpoint.shipping()).take(MAX_SHIPPERS);
-    ShippingResponse { shippers: shippers.map(|shipping| shipping.to_wire()).collect() }
+    let shippers = shippers.map(|shipping| shipping.to_wire()).collect();
+    ShippingResponse { shippers, tsdb_infos_cover: true }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, EncodeLabelSet)]
@@ -206,7 +207,10 @@ mod tests {
     #[test]
     fn a_lag_grows_while_nothing_is_heard_and_only_where_blocks_wait() {
         let at = Instant::now();
-        let answer = ShippingResponse { shippers: vec![shipper("a", 1, 2_000), shipper("b", 0, 0)] };
+        let answer = ShippingResponse {
+            shippers: vec![shipper("a", 1, 2_000), shipper("b", 0, 0)],
+            ..Default::default()
+        };
         let heard = Heard::read(&answer, None, at);
         let later = heard.now(at + Duration::from_secs(3));
         assert_eq!(later.iter().map(|one| one.lag.as_secs()).collect::<Vec<_>>(), [5, 0]);
@@ -215,7 +219,8 @@ mod tests {
 
     #[test]
     fn an_endpoint_that_is_declared_as_a_cluster_speaks_for_it_alone_and_within_bounds() {
-        let mut answer = ShippingResponse { shippers: vec![shipper("a", 1, 0), shipper("b", 1, 0)] };
+        let mut answer =
+            ShippingResponse { shippers: vec![shipper("a", 1, 0), shipper("b", 1, 0)], ..Default::default() };
         let claim = Claim::new("cluster", "b", ForeignLabels::Drop);
         let heard = Heard::read(&answer, Some(&claim), Instant::now()).now(Instant::now());
         assert_eq!(heard.iter().filter_map(|one| one.labels.get("cluster")).collect::<Vec<_>>(), ["b"]);
@@ -246,7 +251,10 @@ mod tests {
         let read = |answer: ShippingResponse| Heard::read(&answer, None, Instant::now()).shippers;
         shown.show(
             "x:1",
-            &read(ShippingResponse { shippers: vec![shipper("a", 3, 5_000), shipper("b", 0, 0)] }),
+            &read(ShippingResponse {
+                shippers: vec![shipper("a", 3, 5_000), shipper("b", 0, 0)],
+                ..Default::default()
+            }),
         );
         let text = metrics.encode().unwrap();
         assert!(

@@ -1,6 +1,7 @@
 //! Which endpoints a query has to ask, and which it would have had to ask but cannot.
 //!
-//! An endpoint is asked if its time overlaps the query's and one of its label sets contradicts no matcher. One that cannot be asked and would
+//! An endpoint is asked if its time overlaps the query's and one of its label sets contradicts no matcher. A peer of ours also says exactly which labels it has for which
+//! time (`TSDBInfo`, which of Thanos' components may say less than there is), and is not asked for what it cannot have. One that cannot be asked and would
 //! have been, by what it last said or by the cluster it is expected to hold, is a gap. The time of one that fails grows with its silence: it
 //! would have gone on to hold what came since.
 
@@ -96,8 +97,7 @@ impl Question<'_> {
             Some(SideService::Exemplars) => known.exemplars_range,
             Some(_) => TimeRange::ALL,
         };
-        let silence_ms = i64::try_from(silence.as_millis()).unwrap_or(i64::MAX);
-        let held = TimeRange::new(held.min_ms, held.max_ms.saturating_add(silence_ms));
+        let held = TimeRange::new(held.min_ms, held.max_ms.saturating_add(millis(silence)));
         held.overlaps(&self.range) && self.may_match(&known.label_sets)
     }
 
@@ -110,10 +110,20 @@ impl Question<'_> {
             && self.may_match(&known.label_sets)
     }
 
+    /// Whether the endpoint says exactly what it holds, and that nothing of it is wanted; and has not said otherwise a short while ago.
+    fn is_ruled_out_by(&self, endpoint: &Endpoint, known: &Metadata, now: Instant) -> bool {
+        let (now_ms, silence_ms) =
+            (jiff::Timestamp::now().as_millisecond(), millis(endpoint.silent_for(now)));
+        self.side.is_none()
+            && known.rules_out(self.range, now_ms, silence_ms, |sets| self.may_match(sets))
+            && !endpoint.said_less_lately(now)
+    }
+
     /// The expected clusters that are wanted.
     fn wanted<'e>(&self, endpoint: &'e Endpoint) -> Vec<&'e str> {
         let names = endpoint.expected().iter().map(String::as_str);
-        names.filter(|name| self.may_match(&[endpoint.labels_of(name)])).collect()
+        let is_chosen = |name: &&str| !endpoint.leaves_out(name);
+        names.filter(is_chosen).filter(|name| self.may_match(&[endpoint.labels_of(name)])).collect()
     }
 
     /// Those of them that the endpoint does not advertise.
@@ -121,6 +131,10 @@ impl Question<'_> {
         let names = endpoint.not_advertised().into_iter();
         names.filter(|name| self.may_match(&[endpoint.labels_of(name)])).collect()
     }
+}
+
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// Chooses endpoints for a query of series over `range` with `matchers`.
@@ -157,9 +171,11 @@ fn consider(endpoint: &Arc<Endpoint>, question: &Question<'_>, now: Instant, sel
     let relevant = match &metadata {
         Some(known) => {
             !known.is_all_foreign()
+                && !known.is_left_out()
                 && (question.is_answered_by(known) && question.is_covered_by(known, endpoint.silent_for(now))
                     || question.was_covered_by(endpoint, known))
                 && question.may_concern(endpoint, known)
+                && !question.is_ruled_out_by(endpoint, known, now)
         }
         // Nothing is known: only the expected clusters can rule it out.
         None => endpoint.expected().is_empty() || !question.wanted(endpoint).is_empty(),
@@ -223,8 +239,8 @@ fn is_wanted(endpoint: &Endpoint, metadata: Option<&Metadata>, store_matchers: &
     }
     let mut label_sets = metadata.map(|known| known.label_sets.clone()).unwrap_or_default();
     // No set at all says that it may hold anything, the expected cluster included, unless it never spoke.
-    let may_hold_anything =
-        metadata.is_some_and(|known| known.label_sets.is_empty() && known.foreign.is_none());
+    let may_hold_anything = metadata
+        .is_some_and(|known| known.label_sets.is_empty() && known.foreign.is_none() && !known.is_left_out());
     if !may_hold_anything {
         label_sets.extend(endpoint.not_advertised().into_iter().map(|cluster| endpoint.labels_of(cluster)));
     }

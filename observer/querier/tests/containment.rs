@@ -11,7 +11,8 @@ use parallax_net::{GrpcServer, GrpcServerConfig, GrpcTarget};
 use parallax_promql::source::{Selection, Source};
 use parallax_querier::select::{Budget, SelectOptions, StoreSource};
 use parallax_querier::{
-    Connection, EndpointConfig, EndpointOptions, EndpointSet, Gap, GapKind, Proxy, ProxyConfig,
+    Connection, EndpointConfig, EndpointLimits, EndpointOptions, EndpointSet, Gap, GapKind, Proxy,
+    ProxyConfig,
 };
 use parallax_storeapi::frames::{self, Collected};
 use parallax_storeapi::proto::thanos::info::{InfoResponse, StoreInfo};
@@ -332,6 +333,20 @@ async fn a_frame_that_is_too_large_is_refused_unread_and_says_what_to_raise() {
     );
     assert!(gap.reason.contains("at most 50000 bytes are taken"), "{}", gap.reason);
     assert!(gap.reason.contains("--endpoint.max-frame-size"), "{}", gap.reason);
+
+    // Of one endpoint alone.
+    let own = EndpointLimits { frame_bytes: Some(50_000), ..EndpointLimits::default() };
+    let few = EndpointLimits { response_bytes: Some(1_000), ..EndpointLimits::default() };
+    for (limits, series, reason) in
+        [(own, 1, "at most 50000 bytes are taken"), (few, 1, "it sent more than 1000 bytes in one answer")]
+    {
+        let configs =
+            vec![EndpointConfig::new("eu:10901", Connection::Local(good())), remote().with_limits(limits)];
+        let mesh = mesh_with(configs, options(MessageLimits::default()), ProxyConfig::default()).await;
+        let answer = ask(&mesh, up()).await.unwrap();
+        assert_eq!((of_cluster(&answer, "eu-1"), of_cluster(&answer, "us-1")), (3, series));
+        assert!(gaps(&answer)[0].reason.contains(reason), "{:?}", answer.warnings);
+    }
 
     let mesh = mesh_with(vec![remote()], options(MessageLimits::default()), ProxyConfig::default()).await;
     let answer = ask(&mesh, up()).await.unwrap();

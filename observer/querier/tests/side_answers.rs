@@ -11,17 +11,21 @@ use std::sync::Arc;
 
 use fake_side::{FakeSide, fake};
 use http::StatusCode;
-use hub::{Hub, local, served};
+use hub::{Hub, down, local, served};
 use parallax_model::Labels;
 use parallax_storeapi::labels::set_to_wire;
+use parallax_storeapi::proto::thanos::info::InfoResponse;
 use parallax_storeapi::proto::thanos::rule::Result as Kind;
 use parallax_storeapi::proto::thanos::{
     ActiveTarget, Alert, AlertInstance, AlertState, DroppedTarget, Exemplar, ExemplarData, HeadStatistics,
-    PartialResponseStrategy, RecordingRule, Rule, RuleGroup, Statistic, TargetDiscovery, TargetHealth,
-    TsdbStatistics, TsdbStatisticsEntry, ZLabelSet,
+    LabelNamesRequest, LabelNamesResponse, LabelValuesRequest, LabelValuesResponse, PartialResponseStrategy,
+    RecordingRule, Rule, RuleGroup, RulesRequest, RulesResponse, SeriesRequest, Statistic, TargetDiscovery,
+    TargetHealth, TsdbStatistics, TsdbStatisticsEntry, ZLabelSet,
 };
+use parallax_storeapi::{FrameStream, SeriesStream, SideServices, Store, async_trait};
 use prost_types::Timestamp;
 use serde_json::{Value, json};
+use tonic::{Request, Status};
 
 fn set(pairs: &[(&str, &str)]) -> Option<ZLabelSet> {
     Some(set_to_wire(&Labels::from_pairs(pairs.iter().copied())))
@@ -330,4 +334,90 @@ async fn statistics_add_up_over_clusters() {
         let (status, _) = hub.ask(&format!("/api/v1/status/tsdb?limit={limit}")).await;
         assert_eq!(status, StatusCode::BAD_REQUEST, "{limit}");
     }
+}
+
+const SERVICES: [&str; 6] =
+    ["rules", "alerts", "targets", "metadata", "query_exemplars?query=requests_total", "status/tsdb"];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_service_says_what_its_answer_is_made_of_flat_and_three_deep() {
+    let eu = replica("eu-1", "0", AlertState::Firing, 1_000);
+    let bottom = Hub::over(vec![local("eu:1", &eu), down("us-1")]).await;
+    let middle = Hub::over(vec![served(bottom.querier.clone(), &bottom.context).await]).await;
+    let top = Hub::over(vec![served(middle.querier.clone(), &middle.context).await]).await;
+    for (tier, hub) in [&bottom, &middle, &top].into_iter().enumerate() {
+        for path in SERVICES {
+            let (status, answer) = hub.ask(&format!("/api/v1/{path}")).await;
+            let what = format!("{path}, tier {tier}: {answer}");
+            let coverage = &answer["coverage"];
+            assert_eq!((status, &coverage["state"]), (StatusCode::OK, &json!("partial")), "{what}");
+            assert_eq!(coverage["clusters"][0], json!({"cluster": "eu-1", "state": "complete"}), "{what}");
+            let missed = &coverage["clusters"][1];
+            assert_eq!((&missed["cluster"], &missed["state"]), (&json!("us-1"), &json!("missing")), "{what}");
+            assert_eq!(missed["parts"][0]["store"], "sidecar-us-1", "{what}");
+            assert_eq!(answer["warnings"].as_array().unwrap().len(), 1, "{what}");
+            assert!(!answer["warnings"].to_string().contains("parallax-coverage"), "{what}");
+        }
+    }
+}
+
+/// A querier that does not know what whoever asks wants to know of an answer, as Thanos'.
+struct Unknowing(Arc<dyn Store>);
+
+#[async_trait]
+impl Store for Unknowing {
+    async fn info(&self) -> Result<InfoResponse, Status> {
+        let mut info = self.0.info().await?;
+        // What is beneath has no series to advertise it.
+        info.label_sets.extend(set(&[("cluster", "eu-1")]));
+        Ok(info)
+    }
+
+    async fn series(&self, request: Request<SeriesRequest>) -> Result<SeriesStream, Status> {
+        self.0.series(request).await
+    }
+
+    async fn label_names(&self, request: Request<LabelNamesRequest>) -> Result<LabelNamesResponse, Status> {
+        self.0.label_names(request).await
+    }
+
+    async fn label_values(
+        &self,
+        request: Request<LabelValuesRequest>,
+    ) -> Result<LabelValuesResponse, Status> {
+        self.0.label_values(request).await
+    }
+
+    fn side(&self) -> &dyn SideServices {
+        self
+    }
+}
+
+#[async_trait]
+impl SideServices for Unknowing {
+    async fn rules(&self, mut request: Request<RulesRequest>) -> Result<FrameStream<RulesResponse>, Status> {
+        request.metadata_mut().remove("parallax-coverage");
+        self.0.side().rules(request).await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rules_through_a_querier_that_vouches_for_nothing_are_unattested() {
+    let eu = replica("eu-1", "0", AlertState::Firing, 1_000);
+    let bottom = Hub::over(vec![local("eu:1", &eu), down("us-1")]).await;
+    let unknowing = served(Arc::new(Unknowing(bottom.querier.clone())), &bottom.context).await;
+    let top = Hub::over(vec![unknowing]).await;
+    let (_, answer) = top.ask("/api/v1/rules").await;
+    let clusters = &answer["coverage"]["clusters"];
+    assert_eq!(
+        (&clusters[0]["cluster"], &clusters[0]["state"]),
+        (&json!("eu-1"), &json!("unattested")),
+        "{answer}"
+    );
+    assert_eq!(
+        (&clusters[1]["cluster"], &clusters[1]["state"]),
+        (&json!("us-1"), &json!("missing")),
+        "{answer}"
+    );
+    assert_eq!(answer["data"]["groups"].as_array().unwrap().len(), 1, "{answer}");
 }

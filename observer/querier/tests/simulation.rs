@@ -6,7 +6,7 @@
 //! What hangs in here hangs for ever, so that an answer comes at all only if deadlines are kept. In the end the weather is fine, and answers have to become whole.
 //!
 //! Time is real, so that a seed repeats a mesh and its weather, not the order of events; what is asserted holds in any order. `PARALLAX_SEED`: the first seed.
-//! `PARALLAX_MESHES`: how many. `PARALLAX_HURRY`: in some of them, the caller's own short timeout is the only bound.
+//! `PARALLAX_MESHES`: how many. In some, the caller's own short timeout is the only bound; `PARALLAX_HURRY=0` leaves that out.
 
 #[path = "support/fake_side.rs"]
 #[allow(dead_code, reason = "the hub's support names it")]

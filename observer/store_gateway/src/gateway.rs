@@ -16,11 +16,12 @@ use parallax_block::{
 use parallax_bucket::{Access, Bucket, BucketMetrics};
 use parallax_model::TimeRange;
 use parallax_net::{Condition, Context};
+use parallax_storeapi::proto::parallax::v1::{ShippingRequest, ShippingResponse};
 use parallax_storeapi::proto::thanos::info::InfoResponse;
 use parallax_storeapi::proto::thanos::{
     LabelNamesRequest, LabelNamesResponse, LabelValuesRequest, LabelValuesResponse, SeriesRequest,
 };
-use parallax_storeapi::{SeriesStream, Store, deadline_of};
+use parallax_storeapi::{SeriesStream, SideServices, Store, deadline_of};
 use tonic::{Request, Status};
 
 use crate::block::Block;
@@ -350,5 +351,17 @@ impl Store for StoreGateway {
         let deadline = deadline_of(&request);
         let call = label_calls::label_values(&self.serving, self.listed()?, request.into_inner());
         parallax_storeapi::deadline::by(deadline, call).await
+    }
+
+    fn side(&self) -> &dyn SideServices {
+        self
+    }
+}
+
+#[async_trait]
+impl SideServices for StoreGateway {
+    /// Ships nothing; what it says of what it holds is exact.
+    async fn shipping(&self, _: Request<ShippingRequest>) -> Result<ShippingResponse, Status> {
+        Ok(ShippingResponse { tsdb_infos_cover: true, ..ShippingResponse::default() })
     }
 }

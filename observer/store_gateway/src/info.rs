@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use parallax_model::{Labels, TimeRange};
 use parallax_storeapi::labels::set_to_wire;
+use parallax_storeapi::proto::thanos::ZLabelSet;
 use parallax_storeapi::proto::thanos::info::{InfoResponse, StoreInfo, TsdbInfo};
 
 use crate::blocks::Blocks;
@@ -34,8 +35,8 @@ pub fn info(blocks: &Blocks, limit: &TimeRange) -> InfoResponse {
     }
 }
 
-/// One entry per label set and stretch of time without a gap. (Thanos' way of joining can shrink a stretch whose last block is nested in
-/// an earlier one; this one does not.)
+/// One entry per label set and stretch of time without a gap, so that together they cover all blocks. (Thanos' way of joining can shrink a stretch whose last block is
+/// nested in an earlier one; this one does not.) Blocks that cannot be served may have any labels, and any time until they were made.
 fn tsdb_infos(blocks: &Blocks) -> Vec<TsdbInfo> {
     let mut by_labels: BTreeMap<&Labels, Vec<(i64, i64)>> = BTreeMap::new();
     for block in blocks.all() {
@@ -58,6 +59,13 @@ fn tsdb_infos(blocks: &Blocks) -> Vec<TsdbInfo> {
             max_time,
         }));
     }
+    infos.extend(
+        blocks.unserved.iter().map(|unserved| unserved.block.time_ms()).max().map(|max_time| TsdbInfo {
+            labels: Some(ZLabelSet::default()),
+            min_time: i64::MIN,
+            max_time,
+        }),
+    );
     infos
 }
 
@@ -76,5 +84,8 @@ mod tests {
         let limit = TimeRange::new(1000, i64::MAX);
         let store = info(&blocks, &limit).store.unwrap_or_default();
         assert_eq!((store.min_time, store.max_time), (1000, block.time_ms()));
+        let info = &store.tsdb_infos[0];
+        assert!(info.labels.as_ref().is_some_and(|set| set.labels.is_empty()), "they may be anybody's");
+        assert_eq!((info.min_time, info.max_time), (i64::MIN, block.time_ms()));
     }
 }

@@ -1,4 +1,4 @@
-//! [`Selector`]: relabel rules that choose blocks, for gateways that share a bucket (`--selector.relabel-config`).
+//! [`Selector`]: relabel rules that choose blocks, for gateways that share a bucket (`--selector.relabel-config`); or label sets of endpoints, for a querier.
 //!
 //! Rules see a block's external labels and `__block_id`, one after the other: `keep` and `drop` decide, `hashmod` writes a number that later rules may
 //! look at. As in Thanos, a block without any labels left is dropped, and other actions are refused. Sources: Thanos `pkg/block/fetcher.go`,
@@ -89,8 +89,13 @@ impl Selector {
     /// Whether the rules choose a block.
     pub fn chooses(&self, meta: &impl KeptMeta) -> bool {
         let id = meta.id().to_string();
-        let mut labels: BTreeMap<&str, String> = BTreeMap::from([(BLOCK_ID_LABEL, id)]);
-        labels.extend(meta.labels().map(|(name, value)| (name, value.to_owned())));
+        self.chooses_labels(meta.labels().chain([(BLOCK_ID_LABEL, id.as_str())]))
+    }
+
+    /// Whether the rules choose what has these external labels.
+    pub fn chooses_labels<'a>(&self, labels: impl IntoIterator<Item = (&'a str, &'a str)>) -> bool {
+        let mut labels: BTreeMap<&str, String> =
+            labels.into_iter().map(|(name, value)| (name, value.to_owned())).collect();
         for rule in &self.rules {
             let values: Vec<&str> = rule
                 .source_labels

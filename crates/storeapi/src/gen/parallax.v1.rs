@@ -6,6 +6,9 @@ pub struct ShippingResponse {
     /// None where nothing is shipped.
     #[prost(message, repeated, tag = "1")]
     pub shippers: ::prost::alloc::vec::Vec<Shipper>,
+    /// Whether the TSDBInfos in Info cover everything that is held, each with its labels, so that who asks may go by them.
+    #[prost(bool, tag = "2")]
+    pub tsdb_infos_cover: bool,
 }
 /// One Prometheus whose blocks are shipped. Times are milliseconds since the epoch, or of the clock.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -113,7 +116,7 @@ pub mod peer_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
-        /// How far the shipping of blocks is behind, of this component or of those beneath it.
+        /// How far the shipping of blocks is behind, of this component or of those beneath it; and how exact Info is.
         pub async fn shipping(
             &mut self,
             request: impl tonic::IntoRequest<super::ShippingRequest>,
@@ -152,7 +155,7 @@ pub mod peer_server {
     /// Generated trait containing gRPC methods that should be implemented for use with PeerServer.
     #[async_trait]
     pub trait Peer: std::marker::Send + std::marker::Sync + 'static {
-        /// How far the shipping of blocks is behind, of this component or of those beneath it.
+        /// How far the shipping of blocks is behind, of this component or of those beneath it; and how exact Info is.
         async fn shipping(
             &self,
             request: tonic::Request<super::ShippingRequest>,

@@ -1,6 +1,8 @@
 //! What an answer is made of, as JSON: `"coverage":{"state":…,"clusters":[…]}` beside `data`.
 //!
-//! A cluster that is complete is named; one that is not has its parts, too: tier, store, state, the time in milliseconds and the reason.
+//! A cluster that is complete is named, with its region where one is declared; one that is not has its parts, too: tier, store, state, the time in milliseconds and the reason.
+
+use std::collections::BTreeMap;
 
 use super::json::{write_list, write_string};
 use crate::coverage::{Coverage, Part, State};
@@ -8,7 +10,16 @@ use crate::coverage::{Coverage, Part, State};
 /// Most parts that are spelled out; the others are counted.
 const MAX_SHOWN_PARTS: usize = 1000;
 
-pub(super) fn write_coverage(data: &mut Vec<u8>, coverage: &Coverage) {
+/// Where clusters are, as far as it is declared.
+pub(super) type Regions = BTreeMap<String, String>;
+
+/// What an answer is made of, and what is declared of that.
+pub(super) struct Covered {
+    pub coverage: Coverage,
+    pub regions: Regions,
+}
+
+pub(super) fn write_coverage(data: &mut Vec<u8>, Covered { coverage, regions }: &Covered) {
     data.extend_from_slice(b"{\"state\":");
     write_string(data, coverage.state().as_str());
     data.extend_from_slice(b",\"clusters\":");
@@ -17,6 +28,10 @@ pub(super) fn write_coverage(data: &mut Vec<u8>, coverage: &Coverage) {
     write_list(data, coverage.clusters(), |data, (cluster, state)| {
         data.extend_from_slice(b"{\"cluster\":");
         write_string(data, cluster);
+        if let Some(region) = regions.get(cluster) {
+            data.extend_from_slice(b",\"region\":");
+            write_string(data, region);
+        }
         data.extend_from_slice(b",\"state\":");
         write_string(data, state.as_str());
         if state != State::Complete {
@@ -70,9 +85,11 @@ mod tests {
         }
     }
 
-    fn shown(coverage: &Coverage) -> serde_json::Value {
+    fn shown(coverage: Coverage) -> serde_json::Value {
         let mut data = Vec::new();
-        write_coverage(&mut data, coverage);
+        let regions =
+            Regions::from([("us-1", "america"), ("ap-1", "asia")].map(|(a, b)| (a.to_owned(), b.to_owned())));
+        write_coverage(&mut data, &Covered { coverage, regions });
         serde_json::from_slice(&data).unwrap()
     }
 
@@ -87,20 +104,20 @@ mod tests {
             "state": "partial",
             "clusters": [
                 {"cluster": "eu-1", "state": "complete"},
-                {"cluster": "us-1", "state": "partial", "parts": [
+                {"cluster": "us-1", "region": "america", "state": "partial", "parts": [
                     {"tier": "sidecar", "store": "b", "state": "complete", "minTime": 1, "maxTime": 2},
                     {"tier": "sidecar", "store": "c", "state": "late", "minTime": 1, "maxTime": 2, "reason": "why"},
                 ]},
             ],
         });
-        assert_eq!(shown(&Coverage::new(parts, 0)), expected);
-        assert_eq!(shown(&Coverage::default()), serde_json::json!({"state": "complete", "clusters": []}));
+        assert_eq!(shown(Coverage::new(parts, 0)), expected);
+        assert_eq!(shown(Coverage::default()), serde_json::json!({"state": "complete", "clusters": []}));
     }
 
     #[test]
     fn parts_beyond_the_bound_are_counted() {
         let parts = (0..MAX_SHOWN_PARTS + 5).map(|number| part("a", &format!("{number}"), State::Missing));
-        let shown = shown(&Coverage::new(parts, 2));
+        let shown = shown(Coverage::new(parts, 2));
         assert_eq!(shown["omitted"], 7);
         assert_eq!(shown["clusters"][0]["parts"].as_array().unwrap().len(), MAX_SHOWN_PARTS);
     }

@@ -1,5 +1,7 @@
 //! What `/api/v1/stores` shows, as the fan-out knows it.
 
+use std::collections::BTreeMap;
+
 use parallax_model::{Labels, TimeRange};
 
 use crate::endpoint::Declared;
@@ -25,6 +27,11 @@ pub struct StoreStatus {
 /// The endpoints of a querier, now.
 pub trait StoreList: Send + Sync + 'static {
     fn stores(&self) -> Vec<StoreStatus>;
+
+    /// Where clusters are, as far as it is declared.
+    fn regions(&self) -> BTreeMap<String, String> {
+        BTreeMap::new()
+    }
 
     /// Expected clusters that no healthy endpoint serves.
     fn missing_clusters(&self) -> Vec<String> {

@@ -180,7 +180,7 @@ fn texts(
         add_new(&mut warnings, more);
     }
     let wanted = cut(question, union.len(), &mut warnings);
-    let mut success = Success::begin().covering(api.runner.covered(&question.coverage));
+    let mut success = Success::begin().covering(api.covered(&question.coverage));
     write_strings(success.data(), union.iter().take(wanted));
     success.finish(&warnings, &[], b"")
 }
@@ -207,7 +207,7 @@ pub(super) async fn series(State(api): State<Arc<Api>>, params: Params) -> Resul
         held.push(found.held);
     }
     let wanted = cut(&question, union.len(), &mut warnings);
-    let mut success = Success::begin().covering(api.runner.covered(&question.coverage));
+    let mut success = Success::begin().covering(api.covered(&question.coverage));
     write_list(success.data(), union.iter().take(wanted), write_labels);
     Ok(success.finish(&warnings, &[], b""))
 }

@@ -11,6 +11,7 @@ use parallax_promql::value::QueryValue;
 use parallax_storeapi::proto::thanos::ShardInfo;
 
 use super::Api;
+use super::coverage::Covered;
 use super::json::{MatrixPieces, write_value};
 use super::params::Params;
 use super::respond::{ApiError, ErrorKind, Finished, Success};
@@ -92,7 +93,9 @@ fn default_step_ms(span_ms: i64, default_step: Duration) -> i64 {
 async fn answer(api: &Api, params: &Params, range: QueryRange, limit: usize) -> Result<Finished, ApiError> {
     let query = parse_query(api, params, range)?;
     let wants_stats = params.get("stats").is_some();
+    let regions = api.stores.regions();
     let finish = move |outcome: QueryOutcome, times: QueryTimes, coverage: Option<Coverage>| {
+        let coverage = coverage.map(|coverage| Covered { coverage, regions });
         render(outcome, limit, (&times, range, wants_stats), coverage)
     };
     Ok(api.runner.run(query, finish).await?)
@@ -193,7 +196,7 @@ fn render(
     mut outcome: QueryOutcome,
     limit: usize,
     (times, range, wants_stats): (&QueryTimes, QueryRange, bool),
-    coverage: Option<Coverage>,
+    coverage: Option<Covered>,
 ) -> Finished {
     let mut warnings = std::mem::take(&mut outcome.warnings);
     if truncate(&mut outcome.value, limit) {

@@ -10,8 +10,7 @@ use parallax_promql::source::SourceError;
 use tokio::task::{JoinError, JoinHandle};
 use tonic::{Code, Status};
 
-use super::coverage::write_coverage;
-use crate::coverage::Coverage;
+use super::coverage::{Covered, write_coverage};
 use crate::query::RunError;
 
 use super::json::{write_string, write_strings};
@@ -131,7 +130,7 @@ impl IntoResponse for ApiError {
 /// An answer whose `data` is being written.
 pub(super) struct Success {
     body: Vec<u8>,
-    coverage: Option<Coverage>,
+    coverage: Option<Covered>,
 }
 
 impl Success {
@@ -140,7 +139,7 @@ impl Success {
     }
 
     /// What the answer is made of, if a fan-out said.
-    pub(super) fn covering(self, coverage: Option<Coverage>) -> Self {
+    pub(super) fn covering(self, coverage: Option<Covered>) -> Self {
         Self { coverage, ..self }
     }
 
@@ -153,7 +152,12 @@ impl Success {
     pub(super) fn finish(mut self, warnings: &[String], infos: &[String], more: &[u8]) -> Finished {
         let coverage = self.coverage;
         let is_partial = write_end(&mut self.body, warnings, infos, coverage.as_ref(), more);
-        Finished { body: self.body, rest: None, is_partial, coverage: coverage.map(|all| all.header()) }
+        Finished {
+            body: self.body,
+            rest: None,
+            is_partial,
+            coverage: coverage.map(|all| all.coverage.header()),
+        }
     }
 
     /// Closes an answer whose `data` goes on with `pieces`, which are written when they are sent, and ends with `end`.
@@ -167,7 +171,7 @@ impl Success {
         let coverage = self.coverage;
         let is_partial = write_end(&mut end, warnings, infos, coverage.as_ref(), b"");
         let rest = Some(Box::new(pieces.chain([end])) as Pieces);
-        Finished { body: self.body, rest, is_partial, coverage: coverage.map(|all| all.header()) }
+        Finished { body: self.body, rest, is_partial, coverage: coverage.map(|all| all.coverage.header()) }
     }
 }
 
@@ -176,7 +180,7 @@ fn write_end(
     body: &mut Vec<u8>,
     warnings: &[String],
     infos: &[String],
-    coverage: Option<&Coverage>,
+    coverage: Option<&Covered>,
     more: &[u8],
 ) -> bool {
     for (name, texts) in [("warnings", warnings), ("infos", infos)] {

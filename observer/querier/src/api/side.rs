@@ -13,9 +13,10 @@ use serde::Serialize;
 use tonic::{Code, Status};
 
 use super::Api;
+use super::coverage::Covered;
 use super::params::Params;
 use super::respond::{ApiError, ErrorKind, Finished, Success};
-use crate::coverage::{Coverage, CoverageLog};
+use crate::coverage::CoverageLog;
 use crate::select::{StoreMatchers, source_error, strategy};
 
 /// How to ask, whatever is asked.
@@ -52,8 +53,8 @@ impl SideQuestion {
     }
 
     /// What the answer is made of; counted.
-    pub(super) fn covered(&self, api: &Api) -> Option<Coverage> {
-        api.runner.covered(&self.coverage)
+    pub(super) fn covered(&self, api: &Api) -> Option<Covered> {
+        api.covered(&self.coverage)
     }
 
     /// For a request's `partial_response_strategy`.
@@ -102,7 +103,7 @@ fn to_api_error(status: Status) -> ApiError {
 pub(super) fn answer(
     data: &impl Serialize,
     warnings: &[String],
-    coverage: Option<Coverage>,
+    coverage: Option<Covered>,
 ) -> Result<Finished, ApiError> {
     let mut success = Success::begin().covering(coverage);
     serde_json::to_writer(success.data(), data)

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use parallax_model::TimeRange;
 
 /// How long what was said counts at least; at most, it is twice that.
-const COUNTS_FOR: Duration = Duration::from_secs(60);
+pub(super) const COUNTS_FOR: Duration = Duration::from_secs(60);
 
 /// See the module.
 #[derive(Debug, Default)]

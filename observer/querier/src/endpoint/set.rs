@@ -3,7 +3,7 @@
 //! Invariant: an endpoint whose name and revision stay keeps its connection, and a query that has begun keeps the endpoints it was given. One whose connection
 //! changes keeps what it last said of itself, so that it is missed as before until it speaks again.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -278,7 +278,7 @@ impl EndpointSet {
         let (mut expected, mut present) = (BTreeSet::new(), BTreeSet::new());
         for endpoint in endpoints.iter() {
             let (is_healthy, missing) = (endpoint.is_healthy(), endpoint.not_advertised());
-            for cluster in endpoint.expected() {
+            for cluster in endpoint.expected().iter().filter(|cluster| !endpoint.leaves_out(cluster)) {
                 expected.insert(cluster.as_str());
                 if is_healthy && !missing.contains(&cluster.as_str()) {
                     present.insert(cluster.as_str());
@@ -329,7 +329,22 @@ impl StoreList for EndpointSet {
             shipping: Vec::new(),
             declared: Declared::default(),
         };
-        self.status().into_iter().map(shown).chain(self.problems().into_iter().map(problem)).collect()
+        let endpoints = self.endpoints();
+        let chosen = endpoints.iter().filter(|endpoint| !endpoint.is_left_out());
+        chosen
+            .map(|endpoint| shown(endpoint.status()))
+            .chain(self.problems().into_iter().map(problem))
+            .collect()
+    }
+
+    fn regions(&self) -> BTreeMap<String, String> {
+        let mut regions = BTreeMap::new();
+        for endpoint in self.endpoints().iter() {
+            if let Some(region) = &endpoint.declared().region {
+                regions.extend(endpoint.clusters().into_iter().map(|cluster| (cluster, region.clone())));
+            }
+        }
+        regions
     }
 
     fn missing_clusters(&self) -> Vec<String> {

@@ -67,6 +67,8 @@ impl Shared {
         };
         let mut state = self.write();
         (state.metadata, state.learned_at, state.shipping) = (metadata, learned_at, shipping);
+        // Who answers there now has not said so.
+        state.covers(false);
     }
 
     pub(crate) async fn polled_once(&self) {
@@ -83,6 +85,8 @@ pub(crate) struct State {
     learned_at: Option<Instant>,
     /// The time that it said it holds.
     pub lately: super::lately::Lately,
+    /// When it last said less of what it holds than before.
+    said_less_at: Option<Instant>,
     /// What it last said of shipping, if it ever did.
     pub shipping: Option<Heard>,
     pub last_check: Option<Timestamp>,
@@ -126,8 +130,28 @@ impl State {
     pub fn learned(&mut self, metadata: Metadata) {
         let now = Instant::now();
         self.lately.said(metadata.has_store.then_some(metadata.range), now);
+        let mut metadata = metadata;
+        if let Some(former) = &self.metadata {
+            // Whoever says something else now has to say again that it says everything.
+            metadata.tsdb_infos_cover = former.tsdb_infos_cover && former.tsdb_infos == metadata.tsdb_infos;
+            if former.tsdb_infos_cover && !metadata.has_all_of(former) {
+                self.said_less_at = Some(now);
+            }
+        }
         self.metadata = Some(Arc::new(metadata));
         self.learned_at = Some(now);
+    }
+
+    /// Whether the TSDBInfos that it said last cover everything.
+    pub fn covers(&mut self, covers: bool) {
+        if let Some(known) = self.metadata.as_mut().filter(|known| known.tsdb_infos_cover != covers) {
+            Arc::make_mut(known).tsdb_infos_cover = covers;
+        }
+    }
+
+    /// Whether it has said less than before, a short while ago.
+    pub fn said_less_lately(&self, now: Instant) -> bool {
+        self.said_less_at.is_some_and(|at| now.saturating_duration_since(at) < super::lately::COUNTS_FOR)
     }
 
     /// The age of what is known, if the last poll failed.

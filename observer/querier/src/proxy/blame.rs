@@ -47,7 +47,7 @@ impl Blame for Proxy {
 /// Whether a label set of the endpoint contradicts none of the series' labels. Replica labels may have been taken off the series.
 fn may_hold(endpoint: &Endpoint, labels: &Labels) -> bool {
     endpoint.metadata().is_some_and(|known| {
-        known.label_sets.is_empty()
+        (known.label_sets.is_empty() && !known.is_left_out())
             || known.label_sets.iter().any(|set| {
                 set.iter().all(|(name, value)| labels.get(name).is_none_or(|found| found == value))
             })

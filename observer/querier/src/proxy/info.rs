@@ -1,9 +1,11 @@
 //! What a querier says of itself, so that another can be stacked on it: all that its endpoints said.
 //!
+//! Invariant: its TSDBInfos cover all that may be beneath it, whoever is there, and it says so where Thanos' are not known to (`ShippingResponse`).
+//!
 //! An endpoint that is down counts with what it last said, or with the cluster it is expected to hold: the querier above has to keep asking
 //! for that cluster, or nobody would hear that it is missing. An endpoint that may hold anything is advertised as an empty label set.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use parallax_model::{Labels, TimeRange};
 use parallax_storeapi::SideService;
@@ -27,12 +29,10 @@ pub(super) fn aggregate(endpoints: &EndpointSet, selector_labels: &Labels) -> In
             None => covered,
             Some(range) => TimeRange::new(range.min_ms.min(covered.min_ms), range.max_ms.max(covered.max_ms)),
         });
-        tsdb_infos.extend(endpoint.metadata().iter().flat_map(|known| &known.tsdb_infos).map(|info| {
-            TsdbInfo {
-                labels: Some(set_to_wire(&info.labels.overlaid_with(selector_labels))),
-                min_time: info.range.min_ms,
-                max_time: info.range.max_ms,
-            }
+        tsdb_infos.extend(infos_of(endpoint, &sets, covered).into_iter().map(|(labels, range)| TsdbInfo {
+            labels: Some(set_to_wire(&labels.overlaid_with(selector_labels))),
+            min_time: range.min_ms,
+            max_time: range.max_ms,
         }));
     }
     if label_sets.is_empty() && !selector_labels.is_empty() {
@@ -77,13 +77,28 @@ fn exemplars(endpoints: &EndpointSet) -> ExemplarsInfo {
     ExemplarsInfo { min_time: range.min_ms, max_time: range.max_ms }
 }
 
+/// What covers everything that one endpoint may hold: its own word if that does, else what it says beside all of `sets` for all of the time that is `covered`.
+fn infos_of(endpoint: &Endpoint, sets: &[Labels], covered: TimeRange) -> Vec<(Labels, TimeRange)> {
+    let Some(known) = endpoint.metadata() else {
+        return sets.iter().map(|set| (set.clone(), covered)).collect();
+    };
+    let mut infos: Vec<_> = known.tsdb_infos.iter().map(|info| (info.labels.clone(), info.range)).collect();
+    if known.tsdb_infos_cover && known.range == covered {
+        return infos;
+    }
+    let said: HashSet<&Labels> =
+        known.tsdb_infos.iter().filter(|info| info.range == covered).map(|info| &info.labels).collect();
+    infos.extend(sets.iter().filter(|set| !said.contains(set)).map(|set| (set.clone(), covered)));
+    infos
+}
+
 /// The label sets and the time of one endpoint; `None` if it has no Store API.
 fn part_of(endpoint: &Endpoint) -> Option<(Vec<Labels>, TimeRange)> {
     let known = endpoint.metadata();
     let missing: Vec<Labels> =
         endpoint.not_advertised().into_iter().map(|cluster| endpoint.labels_of(cluster)).collect();
     let (mut sets, mut range) = match &known {
-        Some(known) if !known.has_store => return None,
+        Some(known) if !known.has_store || known.is_left_out() => return None,
         // A store of blocks before its first block.
         Some(known) if missing.is_empty() && known.label_sets.is_empty() && known.range.is_empty() => {
             return None;

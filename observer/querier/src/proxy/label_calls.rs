@@ -15,6 +15,7 @@ use super::gather::gather;
 use super::open::open_with_retries;
 use super::patience::Patience;
 use super::{Call, Proxy};
+use crate::chosen::Narrowing;
 use crate::claim::{Claim, ForeignLabels};
 use crate::coverage::{Coverage, Gap, GapKind, bounded, from_hint, to_hint};
 use crate::select::Held;
@@ -99,6 +100,9 @@ impl Proxy {
             if let Some(claim) = &claim {
                 claim.adapt_narrow(&mut asked.matchers);
             }
+            if let Some(narrowing) = selected.metadata.as_deref().and_then(Narrowing::of) {
+                narrowing.adapt(&mut asked.matchers);
+            }
             let removed = &request.without_replica_labels;
             let without = if selected.supports_without_replica_labels() {
                 Vec::new()
@@ -151,6 +155,9 @@ impl Proxy {
             let claim = selected.endpoint.claim();
             if let Some(claim) = &claim {
                 claim.adapt_narrow(&mut asked.matchers);
+            }
+            if let Some(narrowing) = selected.metadata.as_deref().and_then(Narrowing::of) {
+                narrowing.adapt(&mut asked.matchers);
             }
             let claim = claim.filter(|claim| claim.label() == asked.label && !is_removed);
             let asking = self.ask(call, selected, move || {

@@ -21,6 +21,7 @@ use super::look_ahead::LookAhead;
 use super::open::open_with_retries;
 use super::patience::Patience;
 use super::{Call, ProxyConfig, gap_of};
+use crate::chosen::{Narrowing, Sieve};
 use crate::claim::{Claim, ForeignLabels};
 use crate::cost::CallCost;
 use crate::coverage::{Gap, GapKind, bounded, from_hint};
@@ -73,7 +74,8 @@ impl Pump {
         cost: CallCost,
     ) -> Self {
         let ahead = LookAhead::new(Arc::clone(&call.budget), call.interest.clone(), config.look_ahead_bytes);
-        let sent = Quota::new("bytes", config.max_response_bytes);
+        let response_bytes = selected.endpoint.limits().response_bytes;
+        let sent = Quota::new("bytes", response_bytes.unwrap_or(config.max_response_bytes));
         let asides = Quota::new("warnings", MAX_ASIDES);
         let patience = Patience::new(&call, &selected.endpoint);
         Self { selected, request, call, config, queue, attested, index, ahead, patience, sent, cost, asides }
@@ -199,7 +201,7 @@ impl Pump {
         self.sent.take(size).map_err(|over| {
             let limit = over.limit;
             refused(format!(
-                "it sent more than {limit} bytes in one answer; select less, or raise the limit (--endpoint.max-response-size)"
+                "it sent more than {limit} bytes in one answer; select less, or raise the limit (--endpoint.max-response-size, or max_response_size of the endpoint)"
             ))
         })?;
         let ahead = tokio::select! {
@@ -259,6 +261,8 @@ struct Shaper {
     resorter: Option<Resorter>,
     checker: Checker,
     claim: Option<Claim>,
+    /// Only if some of what the endpoint advertises is not chosen.
+    narrowing: Option<Narrowing>,
 }
 
 impl Shaper {
@@ -268,8 +272,11 @@ impl Shaper {
         let claim =
             selected.endpoint.claim().filter(|claim| !without.iter().any(|name| name == claim.label()));
         let injects = claim.as_ref().is_some_and(|claim| claim.mode() == ForeignLabels::Inject);
-        let removes = selected.supports_without_replica_labels() || without.is_empty();
-        let shards = selected.supports_sharding() && !injects;
+        let narrowing = selected.metadata.as_deref().and_then(Narrowing::of);
+        // What is sifted here has to come with all its labels.
+        let is_sifted = narrowing.as_ref().is_some_and(|narrowing| narrowing.sieve.is_some());
+        let removes = without.is_empty() || (selected.supports_without_replica_labels() && !is_sifted);
+        let shards = selected.supports_sharding() && !injects && !is_sifted;
         let own = claim.as_ref().filter(|_| injects).map_or_else(Labels::empty, Claim::own);
         let counter = selected.endpoint.foreign_counter().clone();
         Ok(Self {
@@ -281,18 +288,29 @@ impl Shaper {
                 claim.clone().map(|claim| Held { claim, counter }),
             ),
             claim,
+            narrowing,
         })
+    }
+
+    fn sieve(&self) -> Option<&Sieve> {
+        self.narrowing.as_ref()?.sieve.as_ref()
     }
 
     /// The request for an endpoint that may do less: a limit would count series that are filtered out here.
     fn adapted(&self, request: &SeriesRequest) -> SeriesRequest {
         let mut request = request.clone();
-        if self.shard.is_sharded() || self.resorter.is_some() {
+        if self.shard.is_sharded() || self.resorter.is_some() || self.sieve().is_some() {
             request.limit = 0;
             request.shard_info = request.shard_info.filter(|_| !self.shard.is_sharded());
         }
         if let Some(claim) = &self.claim {
             claim.adapt(&mut request.matchers);
+        }
+        if let Some(narrowing) = &self.narrowing {
+            narrowing.adapt(&mut request.matchers);
+        }
+        if self.sieve().is_some() {
+            request.without_replica_labels.clear();
         }
         if self.endpoint.endpoint.declared().required {
             request.partial_response_strategy = PartialResponseStrategy::Abort.into();
@@ -305,6 +323,9 @@ impl Shaper {
         if let Some(reason) = self.checker.refused() {
             let reason = format!("{reason}; nothing of it is believed");
             return Err(Stop::Gap(self.endpoint.endpoint.gap(GapKind::Refused, reason)));
+        }
+        if let Some(sieve) = self.sieve() {
+            sieve.sift(&mut series);
         }
         if let Some(resorter) = &mut self.resorter {
             for one in series {

@@ -111,6 +111,8 @@ impl Selected {
         known.has_query
             && known.has_store
             && known.foreign.is_none()
+            // What is evaluated there would have all of it.
+            && known.left_out.is_empty()
             && !injects
             && self.endpoint.is_healthy()
             && self.endpoint.not_advertised().is_empty()

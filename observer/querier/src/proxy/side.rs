@@ -16,7 +16,6 @@ use parallax_storeapi::{FrameStream, SideServices, async_trait, matchers};
 use tonic::{Request, Status};
 
 use super::Proxy;
-use super::side_calls::Heard;
 use crate::claim::ForeignLabels;
 use crate::shipping;
 use crate::side::{exemplars, metadata, rules, statistics};
@@ -34,9 +33,9 @@ impl SideServices for Proxy {
     ) -> Result<FrameStream<MetricMetadataResponse>, Status> {
         let limit = request.get_ref().limit;
         let heard = self.ask_side(request, &[], TimeRange::ALL, |_, asked| asked.clone()).await?;
-        let merged = metadata::merge(heard.items);
-        let items = metadata::to_wire(merged, usize::try_from(limit).ok());
-        Ok(Heard { items, warnings: heard.warnings }.into_frames::<MetricMetadataRequest>())
+        let merged =
+            heard.with(|items| metadata::to_wire(metadata::merge(items), usize::try_from(limit).ok()));
+        Ok(merged.into_frames::<MetricMetadataRequest>())
     }
 
     async fn rules(&self, request: Request<RulesRequest>) -> Result<FrameStream<RulesResponse>, Status> {
@@ -45,8 +44,8 @@ impl SideServices for Proxy {
             rules::Filter::new(&asked).map_err(|error| Status::invalid_argument(error.to_string()))?;
         let heard = self.ask_side(request, &[], TimeRange::ALL, |_, asked| asked.clone()).await?;
         // Sidecars of Thanos filter by type only.
-        let items = heard.items.into_iter().filter_map(|group| filter.keep(group)).collect();
-        Ok(Heard { items, warnings: heard.warnings }.into_frames::<RulesRequest>())
+        let kept = heard.with(|items| items.into_iter().filter_map(|group| filter.keep(group)).collect());
+        Ok(kept.into_frames::<RulesRequest>())
     }
 
     async fn targets(
@@ -118,9 +117,10 @@ impl SideServices for Proxy {
             asked
         };
         let heard = self.ask_side(request, &[selector], TimeRange::ALL, adapt).await?;
-        let merged = statistics::merge(heard.items);
-        let items = vec![TsdbStatistics { statistics: merged.into_iter().collect() }];
-        Ok(Heard { items, warnings: heard.warnings }.into_frames::<TsdbStatisticsRequest>())
+        let merged = heard.with(|items| {
+            vec![TsdbStatistics { statistics: statistics::merge(items).into_iter().collect() }]
+        });
+        Ok(merged.into_frames::<TsdbStatisticsRequest>())
     }
 }
 

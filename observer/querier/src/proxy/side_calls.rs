@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures::StreamExt;
 use parallax_storeapi::{FrameStream, SideFrame, SideRequest};
+use tonic::metadata::MetadataValue;
 use tonic::{Code, Request, Status};
 
 use super::attest::Attested;
@@ -17,8 +18,9 @@ use super::open::{NotOpened, open_with_retries};
 use super::patience::Patience;
 use super::{Call, Proxy, gap_of};
 use crate::claim::ForeignLabels;
-use crate::coverage::{CoverageLog, Gap, GapKind, bounded};
+use crate::coverage::{Coverage, CoverageLog, Gap, GapKind, bounded, from_text, to_text};
 use crate::endpoint::Endpoint;
+use crate::query_api::COVERAGE_HEADER;
 use crate::store_selection::{Question, Selected, choose};
 
 /// What the answers to one call may take in memory.
@@ -40,12 +42,25 @@ pub(super) struct Heard<T> {
     pub items: Vec<T>,
     /// Of the endpoints, and about those that are missing.
     pub warnings: Vec<String>,
+    /// What the answer has, where a querier of another process asked for that.
+    pub coverage: Option<Coverage>,
+}
+
+/// The longest report that goes into an answer, whose messages are small; without one, nothing is vouched for.
+const MAX_REPORT_BYTES: usize = 1 << 20;
+
+impl<T> Heard<T> {
+    /// The same answer with other items.
+    pub(super) fn with<U>(self, change: impl FnOnce(Vec<T>) -> Vec<U>) -> Heard<U> {
+        Heard { items: change(self.items), warnings: self.warnings, coverage: self.coverage }
+    }
 }
 
 impl<T: Send + 'static> Heard<T> {
-    /// The answer as frames, warnings first.
+    /// The answer as frames, warnings first. These services have no place for a report of coverage but a text: it goes only to who asked for it.
     pub(super) fn into_frames<R: SideRequest<Item = T>>(self) -> FrameStream<R::Response> {
-        let warnings = self.warnings.into_iter().map(SideFrame::Warning);
+        let report = self.coverage.as_ref().map(to_text).filter(|text| text.len() <= MAX_REPORT_BYTES);
+        let warnings = report.into_iter().chain(self.warnings).map(SideFrame::Warning);
         let frames = warnings.chain(self.items.into_iter().map(SideFrame::Item));
         let frames: Vec<_> = frames.map(|frame| Ok(R::frame(frame))).collect();
         Box::pin(futures::stream::iter(frames))
@@ -61,6 +76,8 @@ struct Part<T> {
     is_foreign: bool,
     /// Where a querier of this process leaves what its own answer has.
     beneath: CoverageLog,
+    /// What a querier of another process says of its answer.
+    reported: Option<Coverage>,
 }
 
 impl Proxy {
@@ -79,6 +96,7 @@ impl Proxy {
         R::Item: Claimed,
     {
         let call = Call::of(&request, &self.inner.config, false, request.get_ref().strategy());
+        let is_report_wanted = request.metadata().contains_key(COVERAGE_HEADER);
         let message = request.into_inner();
         let selection = {
             let question = Question { side: Some(R::SERVICE), range, selectors };
@@ -94,13 +112,13 @@ impl Proxy {
             Listening { proxy: self, call, selected, left, patience, part: Part::default() }.hear(message)
         });
         let parts = gather(asked, |part| self.judge_part(call, part)).await?;
-        let mut heard =
-            Heard { items: Vec::new(), warnings: selection.gaps.iter().map(Gap::to_string).collect() };
+        let warnings = selection.gaps.iter().map(Gap::to_string).collect();
+        let mut heard = Heard { items: Vec::new(), warnings, coverage: None };
         let mut seen: HashSet<String> = heard.warnings.iter().cloned().collect();
         for (index, part) in parts.into_iter().enumerate() {
             part.gap.iter().for_each(|gap| attested.gap(index, gap));
             part.warnings.iter().for_each(|text| attested.warning(index, text));
-            if let Some(beneath) = part.beneath.coverage() {
+            if let Some(beneath) = part.beneath.coverage().or(part.reported) {
                 attested.beneath(index, beneath);
             }
             attested.ended(index);
@@ -115,6 +133,7 @@ impl Proxy {
         if let Some(entry) = &call.coverage {
             entry.leave(attested.coverage(false));
         }
+        heard.coverage = is_report_wanted.then(|| attested.coverage(false));
         match heard.warnings.first() {
             Some(warning) if call.abort => Err(Status::aborted(warning.clone())),
             _ => Ok(heard),
@@ -152,6 +171,7 @@ impl<T> Default for Part<T> {
             gap: None,
             is_foreign: false,
             beneath: CoverageLog::default(),
+            reported: None,
         }
     }
 }
@@ -202,13 +222,17 @@ impl<T: Claimed> Listening<'_, T> {
 
     /// Waits for the first frame.
     async fn open<R: SideRequest>(&mut self, message: &R) -> Result<Opened<R::Response>, Option<Gap>> {
-        // The answers of these services have no room for it on the wire.
         let (call, endpoint) = (self.call, &self.selected.endpoint);
         let entry = endpoint.is_local().then(|| self.part.beneath.entry());
         let opening = || async {
             let mut request = call.outgoing(endpoint, message.clone());
-            if let Some(entry) = &entry {
-                request.extensions_mut().insert(entry.clone());
+            match &entry {
+                Some(entry) => {
+                    request.extensions_mut().insert(entry.clone());
+                }
+                None => {
+                    request.metadata_mut().insert(COVERAGE_HEADER, MetadataValue::from_static("1"));
+                }
             }
             let mut stream = R::ask(request, endpoint.store().side()).await?;
             match stream.next().await {
@@ -252,6 +276,9 @@ impl<T: Claimed> Listening<'_, T> {
                 self.part.items.extend(item);
             }
             Some(SideFrame::Warning(text)) => {
+                if let Some(report) = from_text(&text) {
+                    return self.reported(report);
+                }
                 if self.endpoint().declared().required {
                     let odd = |text: String| self.endpoint().gap(GapKind::Partial, text);
                     return Err(Some(Gap::parse(&text).unwrap_or_else(|| odd(text))));
@@ -263,6 +290,18 @@ impl<T: Claimed> Listening<'_, T> {
                 }
             }
             None => {}
+        }
+        Ok(())
+    }
+
+    /// Takes what a querier says of its answer. What cannot be read vouches for nothing.
+    fn reported(&mut self, report: Result<Coverage, String>) -> Result<(), Option<Gap>> {
+        match report {
+            Ok(coverage) => {
+                let former = self.part.reported.take();
+                self.part.reported = Some(Coverage::union(former.into_iter().chain([coverage])));
+            }
+            Err(reason) => self.part.warn(reason),
         }
         Ok(())
     }

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use http::{Request, StatusCode};
+use parallax_model::Labels;
 use parallax_net::{Compression, GrpcServer, GrpcServerConfig, GrpcTarget};
 use parallax_querier::{Connection, Distribution, EndpointConfig, EndpointOptions, QuerierConfig};
 use parallax_storeapi::Store;
@@ -96,7 +97,7 @@ impl World {
             tiers,
             declared,
             distributed: tiers > 1 && row.percent(50),
-            bounded_by_caller: row.percent(20) && std::env::var_os("PARALLAX_HURRY").is_some(),
+            bounded_by_caller: row.percent(20) && std::env::var("PARALLAX_HURRY").as_deref() != Ok("0"),
             // Nobody can name what was never declared and never heard of.
             stormy_from_the_start: declared && row.percent(30),
         };
@@ -116,7 +117,26 @@ impl World {
         builder.hub(level, shape.distributed).await;
         let Builder { pieces, hubs, .. } = builder;
         let timeout = shape.bounded_by_caller.then(|| CALLERS_TIMEOUT.to_owned());
-        Self { clusters, timeout, shape, pieces, hubs, _stop: guard }
+        let world = Self { clusters, timeout, shape, pieces, hubs, _stop: guard };
+        if !shape.stormy_from_the_start {
+            world.hears_of_everything().await;
+        }
+        world
+    }
+
+    /// Waits until every querier knows whose series are beneath it, however busy the machine is: before, it could only name an address.
+    async fn hears_of_everything(&self) {
+        let knows = |hub: &Hub| {
+            hub.querier.endpoints().endpoints().iter().all(|endpoint| {
+                let sets = endpoint.metadata().map(|known| known.label_sets.clone()).unwrap_or_default();
+                !sets.is_empty() && !sets.iter().any(Labels::is_empty)
+            })
+        };
+        let began = Instant::now();
+        while !self.hubs.iter().all(knows) {
+            assert!(began.elapsed() < super::PATIENCE, "{}: not everything is heard of", self.shape());
+            tokio::time::sleep(INFO_INTERVAL / 4).await;
+        }
     }
 
     pub fn shape(&self) -> String {

@@ -105,11 +105,13 @@ macro_rules! asked_of_the_first {
 
             async fn shipping(&self, request: Request<ShippingRequest>) -> Result<ShippingResponse, Status> {
                 let copies = Copies::of(request);
-                self.first(Kind::Evaluating, copies.deadline, |store| {
+                let asking = self.first(Kind::Evaluating, copies.deadline, |store| {
                     let request = copies.copy();
                     async move { store.side().shipping(request).await }
-                })
-                .await
+                });
+                // What one server says of Info is not said of the others'.
+                let is_alone = self.members.len() == 1;
+                asking.await.map(|said| ShippingResponse { tsdb_infos_cover: said.tsdb_infos_cover && is_alone, ..said })
             }
         }
     };
