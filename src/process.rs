@@ -42,7 +42,8 @@ pub fn start_logging(level: &str, format: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Runs `work` on a runtime, with a context that SIGINT and SIGTERM shut down.
+/// Runs `work` on a runtime, with a context that SIGINT and SIGTERM shut down. SIGHUP ends nothing: it says to read files again, which whoever does that listens
+/// for itself, and from the first moment on it may come.
 pub fn run<F>(work: impl FnOnce(Context) -> F) -> Result<(), Failure>
 where
     F: Future<Output = Result<(), Failure>>,
@@ -54,6 +55,8 @@ where
         let context = Context::new(Metrics::with_process());
         let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
         let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
+        // Whoever listens at all takes the default, which is to end, away.
+        let _hangup = signal(SignalKind::hangup()).context("listening for SIGHUP")?;
         let shutdown = context.shutdown.clone();
         tokio::spawn(async move {
             tokio::select! {

@@ -3,7 +3,7 @@
 //! A policy is a list of rules in order. The first that names a caller, by the identity or a DNS name of its verified certificate (or of the one that an ingress forwarded), says which series it
 //! may read; one that no rule names is refused. A mistake anywhere in it keeps the component from starting: a policy that is half applied would be a leak.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use anyhow::{Context as _, ensure};
 use http::{Extensions, HeaderMap};
@@ -121,6 +121,39 @@ pub type Guards = (Arc<dyn Guard>, Arc<dyn Guard>);
 pub fn of_querier(policy: Option<LabelPolicy>, tenancy: TenancyOptions) -> Guards {
     let door = |hop| Door { policy: policy.clone(), tenancy: Some((tenancy.clone(), hop)) };
     (Arc::new(door(Hop::Grpc)), Arc::new(door(Hop::Http)))
+}
+
+/// A guard that may be exchanged while it stands. A call that has begun keeps what it was granted.
+#[derive(Debug, Default)]
+pub struct ChangingGuard(RwLock<Option<Arc<dyn Guard>>>);
+
+impl ChangingGuard {
+    /// `None` lets everybody see everything.
+    pub fn set(&self, guard: Option<Arc<dyn Guard>>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = guard;
+    }
+}
+
+impl Guard for ChangingGuard {
+    fn caller(&self, headers: &HeaderMap, extensions: &Extensions) -> Result<Caller, Status> {
+        let now = self.0.read().unwrap_or_else(PoisonError::into_inner).clone();
+        now.map_or_else(|| Ok(Caller::default()), |guard| guard.caller(headers, extensions))
+    }
+}
+
+/// The guards of a querier whose rules may change.
+#[derive(Clone, Debug, Default)]
+pub struct ChangingGuards {
+    pub grpc: Arc<ChangingGuard>,
+    pub http: Arc<ChangingGuard>,
+}
+
+impl ChangingGuards {
+    pub fn set(&self, guards: Option<Guards>) {
+        let (grpc, http) = guards.unzip();
+        self.grpc.set(grpc);
+        self.http.set(http);
+    }
 }
 
 /// The guard of a component whose HTTP API has no series.

@@ -165,7 +165,8 @@ impl Discovery {
                     Some(known)
                         if dns_name(&entry).is_some()
                             && (&known.cluster, &known.delegated) == (&config.cluster, &config.delegated)
-                            && known.declared == config.declared => {}
+                            && known.declared == config.declared
+                            && known.limits == config.limits => {}
                     Some(_) => {
                         let error = "this endpoint is given twice; its first entry is used".to_owned();
                         problems.push(Problem { source: config.name, error });
@@ -272,6 +273,7 @@ fn configured(
         strict: entry.strict,
         group: entry.group,
         declared: entry.declared(),
+        limits: entry.limits(),
         revision,
         ..EndpointConfig::new(name, connection)
     }

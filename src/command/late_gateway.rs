@@ -8,11 +8,12 @@ use std::sync::Arc;
 
 use parallax_net::Context;
 use parallax_store_gateway::{StoreGateway, StoreGatewayConfig};
+use parallax_storeapi::proto::parallax::v1::{ShippingRequest, ShippingResponse};
 use parallax_storeapi::proto::thanos::info::InfoResponse;
 use parallax_storeapi::proto::thanos::{
     LabelNamesRequest, LabelNamesResponse, LabelValuesRequest, LabelValuesResponse, SeriesRequest,
 };
-use parallax_storeapi::{SeriesStream, Store, async_trait};
+use parallax_storeapi::{SeriesStream, SideServices, Store, async_trait};
 use tokio::sync::OnceCell;
 use tokio_util::sync::DropGuard;
 use tonic::{Request, Status};
@@ -89,5 +90,16 @@ impl Store for LateGateway {
         request: Request<LabelValuesRequest>,
     ) -> Result<LabelValuesResponse, Status> {
         self.gateway().await?.label_values(request).await
+    }
+
+    fn side(&self) -> &dyn SideServices {
+        self
+    }
+}
+
+#[async_trait]
+impl SideServices for LateGateway {
+    async fn shipping(&self, request: Request<ShippingRequest>) -> Result<ShippingResponse, Status> {
+        self.gateway().await?.side().shipping(request).await
     }
 }

@@ -15,12 +15,13 @@ use parallax_net::{Context, watch_credentials};
 use parallax_pki::Purpose;
 use parallax_querier::{EndpointSets, Querier};
 
+use super::callers::ChangingGuards;
 use super::doctor::Patient;
 use crate::process::{self, Failure};
 use crate::serve::Listeners;
 use cluster::ClusterSection;
 use hub::Hub;
-use reload::Reloader;
+use reload::{Parts, Reloader};
 
 pub fn run(path: &str, check_only: bool) -> Result<(), Failure> {
     let path = Path::new(path);
@@ -31,14 +32,18 @@ pub fn run(path: &str, check_only: bool) -> Result<(), Failure> {
         return Ok(());
     }
     process::run(|context| async move {
-        let listeners = Listeners::bind(file.addresses().map_err(Failure::usage)?, &context).await?;
+        let guards = ChangingGuards::default();
+        guards.set(file.guards().map_err(Failure::usage)?);
+        let addresses = file.addresses(&guards).map_err(Failure::usage)?;
+        let listeners = Listeners::bind(addresses, &context).await?;
         let caches = file.caches().map_err(Failure::usage)?.open(&context);
         let mut hub = Hub::new(context.clone(), caches);
         let endpoints = hub.start(&file).await.map_err(Failure::usage)?;
         let beneath = EndpointSets::new(endpoints.beneath);
-        let config = file.global(endpoints.configs, beneath.clone())?;
+        let config = file.global(endpoints.configs, beneath.clone(), &guards);
         let querier = Querier::start(config, context.clone()).map_err(Failure::usage)?;
-        let reloader = Reloader::new(path.to_path_buf(), text, hub, querier.clone(), beneath, &context)?;
+        let parts = Parts { hub, querier: querier.clone(), beneath, guards };
+        let reloader = Reloader::new(path.to_path_buf(), text, parts, &context)?;
         let router = querier.router().merge(reloader.router());
         tokio::spawn(reloader.follow(context.clone()));
         listeners.serve(&context, router, querier).await?;

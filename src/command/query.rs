@@ -3,14 +3,17 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
+use parallax_block::Selector;
 use parallax_dedup::Algorithm;
 use parallax_model::Labels;
 use parallax_promql::engine::{EngineOptions, StatsOptions};
 use parallax_promql::parse::ParserOptions;
 use parallax_querier::api::ApiOptions;
 use parallax_querier::query::QueryLimits;
-use parallax_querier::{Distribution, EndpointOptions, ForeignLabels, ProxyConfig, Querier, QuerierConfig};
+use parallax_querier::{
+    Distribution, EndpointOptions, ForeignLabels, LabelSetRules, ProxyConfig, Querier, QuerierConfig,
+};
 use parallax_storeapi::{MessageLimits, SideService};
 
 use super::callers::{self, LabelPolicy, TenancySection};
@@ -53,6 +56,7 @@ fn config(values: &Values) -> anyhow::Result<QuerierConfig> {
             info_timeout: values.duration("endpoint.info-timeout"),
             cluster_label: values.text("endpoint.cluster-label").unwrap_or_default(),
             foreign_labels: foreign_labels(values)?,
+            label_sets: label_set_rules(values)?,
             message_limits: MessageLimits {
                 frame_bytes: size(values, "endpoint.max-frame-size"),
                 ..MessageLimits::default()
@@ -131,6 +135,17 @@ fn foreign_labels(values: &Values) -> anyhow::Result<ForeignLabels> {
         Some("refuse") => Ok(ForeignLabels::Refuse),
         Some(other) => bail!("--endpoint.foreign-labels={other}: use drop, inject or refuse"),
     }
+}
+
+/// Rules for label sets are those for blocks.
+fn label_set_rules(values: &Values) -> anyhow::Result<Option<LabelSetRules>> {
+    let text = values.text_or_file("selector.relabel-config")?.unwrap_or_default();
+    let rules = Selector::from_yaml(&text).context("--selector.relabel-config")?;
+    ensure!(
+        !rules.looks_at_block_id(),
+        "--selector.relabel-config: __block_id is of blocks, and endpoints advertise external labels only"
+    );
+    Ok((!rules.is_empty()).then(|| LabelSetRules::new(move |set| rules.chooses_labels(set.iter()))))
 }
 
 fn algorithm(values: &Values) -> anyhow::Result<Algorithm> {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use parallax_net::GrpcServerConfig;
+use parallax_querier::EndpointLimits;
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer};
 
@@ -27,13 +28,21 @@ impl<'de> Deserialize<'de> for DurationText {
 }
 
 /// `250MB`, `2GiB`.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SizeText(pub usize);
 
 impl<'de> Deserialize<'de> for SizeText {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let size_bytes = parse_bytes(&String::deserialize(deserializer)?).map_err(D::Error::custom)?;
         usize::try_from(size_bytes).map(Self).map_err(D::Error::custom)
+    }
+}
+
+/// `max_frame_size` and `max_response_size` of one endpoint.
+pub fn endpoint_limits(frame: Option<SizeText>, response: Option<SizeText>) -> EndpointLimits {
+    EndpointLimits {
+        frame_bytes: frame.map(|size| size.0),
+        response_bytes: response.map(|size| u64::try_from(size.0).unwrap_or(u64::MAX)),
     }
 }
 

@@ -24,6 +24,9 @@ pub struct TlsFiles {
     pub key: PathBuf,
     /// What the other side must chain to.
     pub ca: PathBuf,
+    /// Lowest version of TLS: `"1.2"`, or `"1.3"` if it is not said.
+    #[serde(default)]
+    pub min_version: Option<String>,
 }
 
 impl TlsFiles {
@@ -34,7 +37,17 @@ impl TlsFiles {
             key: Some(self.key.clone()),
             ca: Some(self.ca.clone()),
         };
-        watched(files, purpose.into())
+        let min_version = tls_version(self.min_version.as_deref()).context("min_version")?;
+        watched(files, TlsProfile { purpose, min_version })
+    }
+}
+
+/// The lowest version, as it is written.
+pub fn tls_version(text: Option<&str>) -> anyhow::Result<TlsVersion> {
+    match text {
+        Some("1.3") | None => Ok(TlsVersion::Tls13),
+        Some("1.2") => Ok(TlsVersion::Tls12),
+        Some(other) => bail!("{other:?}: only \"1.2\" and \"1.3\" are supported"),
     }
 }
 
@@ -126,9 +139,25 @@ pub fn grpc_client(values: &Values) -> anyhow::Result<Option<CredentialSource>> 
 }
 
 fn min_version(values: &Values, flag: &str) -> anyhow::Result<TlsVersion> {
-    match values.text(flag).as_deref() {
-        Some("1.3") | None => Ok(TlsVersion::Tls13),
-        Some("1.2") => Ok(TlsVersion::Tls12),
-        Some(other) => bail!("--{flag}={other}: only 1.2 and 1.3 are supported"),
+    tls_version(values.text(flag).as_deref()).with_context(|| format!("--{flag}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lowest_version_stands_with_the_files_and_another_one_is_named() {
+        let read = |more: &str| -> TlsFiles {
+            serde_saphyr::from_str(&format!("{{cert: a, key: b, ca: c{more}}}")).unwrap()
+        };
+        assert_eq!(tls_version(read("").min_version.as_deref()).unwrap(), TlsVersion::Tls13);
+        assert_eq!(
+            tls_version(read(", min_version: '1.2'").min_version.as_deref()).unwrap(),
+            TlsVersion::Tls12
+        );
+        let refused = read(", min_version: '1.1'").load(Purpose::Client { skip_verify: false });
+        let refused = format!("{:#}", refused.err().unwrap());
+        assert!(refused.contains("min_version") && refused.contains("\"1.1\""), "{refused}");
     }
 }

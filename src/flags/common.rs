@@ -46,7 +46,7 @@ pub(super) fn server() -> Vec<Flag> {
             "",
             "Rules as YAML by which callers, told apart by their certificates, may read some series only; without them, all",
         ),
-        Flag::new("label-policy.config-file", Text, "", "File with these rules"),
+        Flag::new("label-policy.config-file", Text, "", "File with these rules; read at the start"),
         Flag::new(
             "grpc-server-tls-min-version",
             Text,

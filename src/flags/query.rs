@@ -24,12 +24,19 @@ pub(super) fn flags() -> Vec<Flag> {
 
 /// Relabel rules that choose whose series are asked for.
 fn selector() -> Vec<Flag> {
-    const INSTEAD: &str = "a querier asks all endpoints that may have what is wanted; list fewer of them, or shard the store gateways, which take \
-                           this flag";
     vec![
-        Flag::new("selector.relabel-config", Text, "", "Relabel rules that choose TSDBs").refused(INSTEAD),
-        Flag::new("selector.relabel-config-file", Text, "", "Relabel rules that choose TSDBs")
-            .refused(INSTEAD),
+        Flag::new(
+            "selector.relabel-config",
+            Text,
+            "",
+            "Relabel rules (keep, drop, hashmod) over the external labels that endpoints advertise: who has none that is chosen is asked nothing",
+        ),
+        Flag::new(
+            "selector.relabel-config-file",
+            Text,
+            "",
+            "File with the YAML of --selector.relabel-config; read at the start",
+        ),
     ]
 }
 

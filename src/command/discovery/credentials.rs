@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use parallax_net::Context;
 use parallax_net::watch_credentials;
-use parallax_pki::{CredentialFiles, CredentialSource, Purpose, TlsProfile, TlsVersion};
+use parallax_pki::{CredentialFiles, CredentialSource, Purpose, TlsProfile};
 
 use super::entries::TlsConfig;
 use crate::command::tls;
@@ -29,11 +29,8 @@ impl Credentials {
         if self.loaded.len() >= MAX_SETS {
             bail!("more than {MAX_SETS} sets of credentials were used; restart to forget old ones");
         }
-        let min_version = match config.min_version.as_deref() {
-            Some("1.3") | None => TlsVersion::Tls13,
-            Some("1.2") => TlsVersion::Tls12,
-            Some(other) => bail!("tls_config.min_version {other:?}: only 1.2 and 1.3 are supported"),
-        };
+        let min_version =
+            tls::tls_version(config.min_version.as_deref()).context("tls_config.min_version")?;
         let path = |path: &Option<PathBuf>| path.clone().filter(|path| !path.as_os_str().is_empty());
         let files = CredentialFiles {
             cert: path(&config.cert_file),

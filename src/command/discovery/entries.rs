@@ -1,5 +1,5 @@
 //! The entries of `--endpoint.sd-config`: Thanos' YAML, with `cluster`, `delegated`, `identity`, `authority`, `foreign_labels`, `region`, `labels`,
-//! `budget` and `required` beside it.
+//! `budget`, `required`, `max_frame_size` and `max_response_size` beside it.
 //!
 //! A file that is no such YAML is an error as a whole. An entry that is wrong is kept with the reason: it becomes an endpoint that is down and says why.
 //! Source of the format: the Thanos documentation of `endpoint.sd-config`.
@@ -8,10 +8,10 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use parallax_model::Labels;
-use parallax_querier::{Declared, ForeignLabels, delegation_defect};
+use parallax_querier::{Declared, EndpointLimits, ForeignLabels, delegation_defect};
 use serde::Deserialize;
 
-use crate::command::side_file::DurationText;
+use crate::command::side_file::{self, DurationText, SizeText};
 
 /// Most bytes of a file.
 pub const MAX_FILE_BYTES: u64 = 16 << 20;
@@ -52,6 +52,10 @@ pub struct EndpointEntry {
     pub budget: Option<DurationText>,
     /// Whether an answer that lacks any of it is an error, even where partial answers are allowed.
     pub required: bool,
+    /// Largest frame of series taken from it, if not as from all.
+    pub max_frame_size: Option<SizeText>,
+    /// Most bytes of series taken from it in one answer, if not as from all; 0 is no limit.
+    pub max_response_size: Option<SizeText>,
 }
 
 /// How to speak to an endpoint.
@@ -106,6 +110,10 @@ impl EndpointEntry {
         }
     }
 
+    pub fn limits(&self) -> EndpointLimits {
+        side_file::endpoint_limits(self.max_frame_size, self.max_response_size)
+    }
+
     /// What makes the entry unusable, whatever the world is like.
     pub fn defect(&self) -> Option<String> {
         if self.address.is_empty() {
@@ -137,6 +145,9 @@ impl EndpointEntry {
         }
         if self.budget.is_some_and(|budget| budget.0.is_zero()) {
             return Some("budget is 0: there would be no time to answer".to_owned());
+        }
+        if self.max_frame_size.is_some_and(|size| size.0 == 0) {
+            return Some("max_frame_size is 0: no series would be small enough".to_owned());
         }
         if !self.service_config.is_empty() && !self.group {
             return Some("service_config is for groups only".to_owned());
@@ -171,6 +182,8 @@ endpoints:
     labels: {env: prod}
     budget: 1500ms
     required: true
+    max_frame_size: 1MB
+    max_response_size: "0"
   - address: dns+us.example:10901
     client_config:
       tls_config:
@@ -198,6 +211,8 @@ endpoints:
         assert_eq!(declared.labels.value_of("env"), "prod");
         assert_eq!(declared.budget, Some(std::time::Duration::from_millis(1500)));
         assert!(us.declared().is_empty());
+        let limits = EndpointLimits { frame_bytes: Some(1 << 20), response_bytes: Some(0) };
+        assert_eq!((eu.limits(), us.limits()), (limits, EndpointLimits::default()));
         let config = us.client_config.as_ref().unwrap();
         assert!(us.is_dns() && config.tls_config.as_ref().unwrap().is_enabled());
         assert_eq!(config.tls_config.as_ref().unwrap().min_version.as_deref(), Some("1.2"));
@@ -231,6 +246,7 @@ endpoints:
         );
         assert!(defect("endpoints: [{address: a:1, labels: {env: ''}}]").contains("env"));
         assert!(defect("endpoints: [{address: a:1, budget: 0s}]").contains("budget"));
+        assert!(defect("endpoints: [{address: a:1, max_frame_size: 0B}]").contains("max_frame_size"));
         assert!(defect("endpoints: [{address: a:1, service_config: x}]").contains("groups"));
         assert!(defect("endpoints: [{address: a:1, client_config: {compression: lz4}}]").contains("lz4"));
     }

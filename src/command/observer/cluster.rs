@@ -15,7 +15,7 @@ use serde::{Deserialize, Deserializer};
 
 use super::file::ObserverFile;
 use crate::command::discovery;
-use crate::command::side_file::DurationText;
+use crate::command::side_file::{self, DurationText, SizeText};
 use crate::command::tls::{self, TlsFiles};
 
 /// Most endpoints that serve the same cluster.
@@ -63,6 +63,10 @@ pub struct ClusterSection {
     /// Set for a cluster that speaks plain text; otherwise a cluster without certificates is an error.
     #[serde(default)]
     pub plaintext: bool,
+    /// Largest frame of series taken from it, if not as from all (`max_frame_size` of the file).
+    max_frame_size: Option<SizeText>,
+    /// Most bytes of series taken from it in one answer, instead of 16 GiB; 0 is no limit.
+    max_response_size: Option<SizeText>,
     /// Thanos' objstore YAML of the cluster's bucket.
     bucket: Option<serde_json::Value>,
     /// The same as a file, for a document that holds keys.
@@ -135,6 +139,10 @@ impl ClusterSection {
 
     fn check_declared(&self, file: &ObserverFile) -> anyhow::Result<()> {
         ensure!(self.region.as_deref() != Some(""), "region is empty: leave it out");
+        ensure!(
+            self.max_frame_size.is_none_or(|size| size.0 > 0),
+            "max_frame_size is 0: no series would be small enough"
+        );
         for (label, value) in &self.labels {
             ensure!(!label.is_empty() && label != "__name__", "labels: {label:?} is no label of a cluster");
             ensure!(!value.is_empty(), "labels: {label} is empty, which is the same as not to have it");
@@ -299,7 +307,8 @@ impl ClusterSection {
         let (endpoints, files) = (self.all_endpoints(), own_or_hub.filter(|_| !self.plaintext));
         let (identity, compression) = (&self.identity, &self.compression);
         let how = format!("{endpoints:?} {files:?} {identity:?} {compression:?} {hedge:?}");
-        Ok(Some(self.declare(EndpointConfig::new(name, connection)).with_revision(how)))
+        let limits = side_file::endpoint_limits(self.max_frame_size, self.max_response_size);
+        Ok(Some(self.declare(EndpointConfig::new(name, connection)).with_limits(limits).with_revision(how)))
     }
 }
 
@@ -321,6 +330,7 @@ mod tests {
             ("address: 'a:1', labels: {r: x}", "labels: r is one of replica_labels"),
             ("address: 'a:1', labels: {env: ''}", "labels: env is empty"),
             ("address: 'a:1', budget: 0s", "budget is 0"),
+            ("address: 'a:1', max_frame_size: 0B", "max_frame_size is 0"),
             ("address: 'a:1', budget: 5m", "budget: 300s is longer than query_timeout"),
             ("address: 'a:1', endpoints: ['a:1']", "a:1 stands there twice"),
             ("endpoints: ['b:1', {address: 'b:1'}]", "b:1 stands there twice"),
@@ -361,7 +371,7 @@ mod tests {
             let text = format!("clusters: [{{name: eu-1, plaintext: true, {cluster}}}]");
             let file: ObserverFile = serde_saphyr::from_str(&text).unwrap();
             let remote = file.clusters[0].remote(&file, None, None).unwrap().unwrap();
-            (remote.name, remote.revision, remote.declared)
+            (remote.name, remote.revision, remote.declared, remote.limits)
         };
         let plain = revision("address: 'a:1'");
         assert_eq!(plain, revision("address: 'a:1'"));
@@ -373,6 +383,8 @@ mod tests {
             "address: 'a:1', compression: snappy",
             "address: 'a:1', budget: 1s",
             "address: 'a:1', required: true",
+            "address: 'a:1', max_frame_size: 1MB",
+            "address: 'a:1', max_response_size: 1MB",
             "address: 'a:1', region: eu",
             "address: 'a:1', labels: {env: prod}",
         ] {

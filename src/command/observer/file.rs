@@ -17,7 +17,7 @@ use parallax_storeapi::{MessageLimits, SideService};
 use serde::Deserialize;
 
 use super::cluster::ClusterSection;
-use crate::command::callers::{self, LabelPolicy, TenancySection};
+use crate::command::callers::{self, ChangingGuards, LabelPolicy, TenancySection};
 use crate::command::objstore::CacheFlags;
 use crate::command::side_file::{self, DurationText, SizeText};
 use crate::command::tls::{self, TlsFiles};
@@ -32,7 +32,7 @@ const INDEX_CACHE_BYTES: u64 = 250 << 20;
 /// How long a cluster may be silent if the file does not say.
 const DEFAULT_RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The keys that are read again while the observer runs.
-const RELOADED_KEYS: [&str; 3] = ["clusters", "tls", "hedge_delay"];
+const RELOADED_KEYS: [&str; 5] = ["clusters", "tls", "hedge_delay", "label_policy", "tenancy"];
 
 /// See the module.
 #[derive(Debug, Deserialize)]
@@ -186,7 +186,8 @@ impl ObserverFile {
             .context("caching_bucket, index_cache")
     }
 
-    pub fn addresses(&self) -> anyhow::Result<Addresses> {
+    /// Where it is served, behind `guards`.
+    pub fn addresses(&self, guards: &ChangingGuards) -> anyhow::Result<Addresses> {
         let tls = self
             .grpc_tls
             .as_ref()
@@ -208,7 +209,7 @@ impl ObserverFile {
             http: self.http_address.clone(),
             http_config: self.http_config_file.clone(),
             grpc,
-            guard: self.guards()?.map(|(grpc, _)| grpc),
+            guard: Some(guards.grpc.clone()),
         })
     }
 
@@ -221,7 +222,10 @@ impl ObserverFile {
     }
 
     /// Over gRPC and over HTTP; without a policy or tenants, everybody may see everything.
-    fn guards(&self) -> anyhow::Result<Option<callers::Guards>> {
+    ///
+    /// # Errors
+    /// Names the rule or the value that cannot be.
+    pub fn guards(&self) -> anyhow::Result<Option<callers::Guards>> {
         let policy = LabelPolicy::from_section(self.label_policy.as_ref())?;
         let tenancy = self.tenancy.as_ref().map(TenancySection::options).transpose().context("tenancy")?;
         Ok((policy.is_some() || tenancy.is_some())
@@ -242,17 +246,15 @@ impl ObserverFile {
         }
     }
 
-    /// The global querier over `endpoints`; `beneath` are those of the clusters' queriers among them.
-    ///
-    /// # Errors
-    /// As [`Self::check`], of the policy.
+    /// The global querier over `endpoints`, behind `guards`; `beneath` are those of the clusters' queriers among them.
     pub fn global(
         &self,
         endpoints: Vec<EndpointConfig>,
         beneath: EndpointSets,
-    ) -> anyhow::Result<QuerierConfig> {
+        guards: &ChangingGuards,
+    ) -> QuerierConfig {
         let limits = QueryLimits::default();
-        Ok(QuerierConfig {
+        QuerierConfig {
             name: "global".to_owned(),
             endpoints,
             beneath,
@@ -270,12 +272,12 @@ impl ObserverFile {
                 replica_labels: self.replica_labels.clone(),
                 partial_response: self.partial_response,
                 whole_side: if self.partial_response { Vec::new() } else { SideService::ALL.to_vec() },
-                guard: self.guards()?.map(|(_, http)| http),
+                guard: Some(guards.http.clone()),
                 ..ApiOptions::default()
             },
             active_query_dir: self.active_query_path.clone(),
             ..QuerierConfig::default()
-        })
+        }
     }
 }
 
@@ -287,7 +289,7 @@ mod tests {
     fn keys_that_are_only_read_at_the_start_are_named() {
         let before = "http_address: a\nquery_timeout: 1m\nclusters: [{name: a}]\n";
         assert_eq!(changed_for_good(before, before), Vec::<String>::new());
-        let clusters = "http_address: a\nquery_timeout: 1m\ntls: {cert: c}\nhedge_delay: 1s\nclusters: []\n";
+        let clusters = "http_address: a\nquery_timeout: 1m\ntls: {cert: c}\nhedge_delay: 1s\nlabel_policy: {rules: []}\ntenancy: {}\nclusters: []\n";
         assert_eq!(changed_for_good(before, clusters), Vec::<String>::new());
         let after = "http_address: b\ndata_dir: d\nclusters: [{name: a}]\n";
         assert_eq!(changed_for_good(before, after), ["http_address", "query_timeout", "data_dir"]);

@@ -27,6 +27,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::file;
 use super::hub::Hub;
+use crate::command::callers::ChangingGuards;
 
 /// How often the file is looked at.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -84,12 +85,18 @@ impl ReloadMetrics {
 /// Where one who wants the file to be taken again is told how that went.
 type Asked = oneshot::Sender<Result<(), String>>;
 
+/// What a file that is taken changes.
+pub struct Parts {
+    pub hub: Hub,
+    pub querier: Arc<Querier>,
+    pub beneath: EndpointSets,
+    pub guards: ChangingGuards,
+}
+
 /// See the module.
 pub struct Reloader {
     path: PathBuf,
-    hub: Hub,
-    querier: Arc<Querier>,
-    beneath: EndpointSets,
+    parts: Parts,
     /// The text of the file in use.
     good: String,
     /// What was read last, or why it could not be.
@@ -107,20 +114,11 @@ impl Reloader {
     ///
     /// # Errors
     /// If SIGHUP cannot be listened for.
-    pub fn new(
-        path: PathBuf,
-        text: String,
-        hub: Hub,
-        querier: Arc<Querier>,
-        beneath: EndpointSets,
-        context: &Context,
-    ) -> anyhow::Result<Self> {
+    pub fn new(path: PathBuf, text: String, parts: Parts, context: &Context) -> anyhow::Result<Self> {
         let (asking, asked) = mpsc::channel(MAX_WAITING);
         Ok(Self {
             path,
-            hub,
-            querier,
-            beneath,
+            parts,
             seen: Ok(text.clone()),
             good: text,
             failed: None,
@@ -197,6 +195,8 @@ impl Reloader {
                 self.failed = None;
                 self.metrics.succeeded();
                 self.metrics.count("success");
+                // Whoever sees that nothing is wrong any more sees the rest, too.
+                self.parts.querier.endpoints().report(Vec::new());
             }
             Err(error) => {
                 if self.failed.as_ref().is_none_or(|(before, _)| before != error) {
@@ -217,7 +217,10 @@ impl Reloader {
         self.metrics.last_successful.set(0);
         self.metrics.count("failure");
         let error = format!("{error}; the last good file stays in use");
-        self.querier.endpoints().report(vec![Problem { source: self.path.display().to_string(), error }]);
+        self.parts
+            .querier
+            .endpoints()
+            .report(vec![Problem { source: self.path.display().to_string(), error }]);
     }
 
     async fn apply(&mut self, text: String) -> anyhow::Result<()> {
@@ -229,10 +232,15 @@ impl Reloader {
             self.path.display(),
             changed.join(", ")
         );
-        let plan = self.hub.plan(&file).with_context(|| self.path.display().to_string())?;
-        let endpoints = self.hub.take(plan, Some(PATIENCE)).await;
-        self.querier.endpoints().replace_when_polled(endpoints.configs, Vec::new(), PATIENCE).await;
-        self.beneath.replace(endpoints.beneath);
+        let subject = || self.path.display().to_string();
+        let guards = file.guards().with_context(subject)?;
+        let plan = self.parts.hub.plan(&file).with_context(subject)?;
+        // Before there is anything new to see.
+        self.parts.guards.set(guards);
+        let endpoints = self.parts.hub.take(plan, Some(PATIENCE)).await;
+        let all = self.parts.querier.endpoints();
+        all.replace_when_polled(endpoints.configs, all.problems(), PATIENCE).await;
+        self.parts.beneath.replace(endpoints.beneath);
         self.good = text;
         tracing::info!(
             file = %self.path.display(),
