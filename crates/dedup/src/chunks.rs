@@ -12,7 +12,7 @@ use parallax_tsdb::chunk::ChunkEncoding;
 
 use crate::Error;
 
-/// One chunk: its closed range of time as its store states it, and its bytes without the encoding byte.
+/// One chunk: its closed range of time as its store states it, and its bytes without the encoding byte. A store may keep the bytes back: then there are none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chunk {
     pub min_time_ms: i64,
@@ -50,6 +50,10 @@ impl Content {
 }
 
 impl Chunk {
+    pub(crate) fn is_withheld(&self) -> bool {
+        self.data.is_empty()
+    }
+
     /// By start, by end, raw before downsampled, by encoding, and then by *descending* bytes, as a Thanos proxy has them.
     fn wire_order(&self, other: &Self) -> Ordering {
         let key =
@@ -71,11 +75,15 @@ pub const MAX_REPLICAS: usize = 1024;
 /// Chunks may come in any order and more than once; they stay where they are. Each goes to the first replica that ends before it begins. `n` chunks take `n log n` time.
 ///
 /// # Errors
-/// [`Error::TooManyReplicas`] beyond [`MAX_REPLICAS`].
+/// [`Error::TooManyReplicas`] beyond [`MAX_REPLICAS`]; [`Error::Withheld`] if only data could tell chunks apart.
 pub fn split_overlaps(chunks: &[Chunk]) -> Result<Vec<Vec<&Chunk>>, Error> {
     let mut chunks: Vec<&Chunk> = chunks.iter().collect();
-    if !chunks.is_sorted_by(|a, b| a.wire_order(b) == Ordering::Less) {
+    let is_sorted = chunks.is_sorted_by(|a, b| a.wire_order(b) == Ordering::Less);
+    if !is_sorted {
         chunks.sort_by(|a, b| a.wire_order(b));
+    }
+    need_no_data(&chunks)?;
+    if !is_sorted {
         chunks.dedup();
     }
     if chunks.windows(2).all(|pair| matches!(pair, [a, b] if a.max_time_ms < b.min_time_ms)) {
@@ -95,6 +103,22 @@ pub fn split_overlaps(chunks: &[Chunk]) -> Result<Vec<Vec<&Chunk>>, Error> {
         }
     }
     Ok(replicas)
+}
+
+/// Fails if chunks of equal times, which are adjacent, are in an order that data decides which was kept back.
+fn need_no_data(chunks: &[&Chunk]) -> Result<(), Error> {
+    let is_open = |pair: &&[&Chunk]| match pair {
+        [a, b] => {
+            (a.min_time_ms, a.max_time_ms) == (b.min_time_ms, b.max_time_ms) && (a.is_withheld() || b.is_withheld())
+        }
+        _ => false,
+    };
+    match chunks.windows(2).find(is_open) {
+        Some([Chunk { min_time_ms, max_time_ms, .. }, ..]) => {
+            Err(Error::Withheld { min_time_ms: *min_time_ms, max_time_ms: *max_time_ms })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Where each replica ends so far, as a tree in which the first one that ends early enough is found by going down once.

@@ -64,6 +64,9 @@ pub enum Error {
     /// A store sent sums and counts of downsampled data that do not belong together.
     #[error("average of chunk [{min_time_ms}, {max_time_ms}]: sums and counts have different timestamps")]
     Misaligned { min_time_ms: i64, max_time_ms: i64 },
+    /// A store kept back the data of a chunk (`parallax_storeapi::withhold`), and it turned out to be needed. Asked for everything, it will send it.
+    #[error("chunk [{min_time_ms}, {max_time_ms}] came without its data")]
+    Withheld { min_time_ms: i64, max_time_ms: i64 },
     /// Stores sent more chunks for the same time than there are replicas of anything.
     #[error("more than {MAX_REPLICAS} overlapping chunks at {time_ms} ms: no series has so many replicas")]
     TooManyReplicas { time_ms: i64 },
@@ -162,7 +165,7 @@ impl Dedup {
     /// Of replicas that hold floats, those that are not followed are decoded only as far as they are looked at: of two with penalty, of any number if gap-aware.
     ///
     /// # Errors
-    /// If a chunk that is needed cannot be decoded, or there are more than [`MAX_REPLICAS`].
+    /// If a chunk that is needed cannot be decoded or has no data, or there are more than [`MAX_REPLICAS`].
     pub fn series(&self, chunks: &[Chunk]) -> Result<Samples, Error> {
         // A counter aggregate repeats a timestamp, so it makes sense only flattened, with or without dedup.
         let flattens = self.flattens_counters || chunks.iter().any(|chunk| chunk.content == Content::Counter);

@@ -205,6 +205,10 @@ impl Replica {
         if chunk.min_time_ms > self.bounds.max_ms {
             return Ok(());
         }
+        if chunk.is_withheld() {
+            let Chunk { min_time_ms, max_time_ms, .. } = *chunk;
+            return Err(Error::Withheld { min_time_ms, max_time_ms });
+        }
         // A counter's total begins with the first sample there is, in bounds or not.
         let is_counter = self.counter.is_some();
         let range = if is_counter { TimeRange::new(i64::MIN, self.bounds.max_ms) } else { self.bounds };

@@ -139,3 +139,36 @@ fn a_counter_aggregate_is_flattened_with_and_without_dedup() {
     assert_eq!(series(&penalty("rate", EVERYTHING, EVERYTHING), chunks.clone()), expected);
     assert_eq!(series(&Dedup::new(None, "rate", EVERYTHING, EVERYTHING), chunks), expected);
 }
+
+#[test]
+fn of_a_replica_that_is_not_followed_only_the_beginning_is_needed() {
+    let samples = |start_ms: i64| (0..20).map(move |at| (start_ms + at * 15_000, at as f64)).collect::<Vec<_>>();
+    let replica = |start_ms: i64| samples(start_ms).chunks(5).map(chunk).collect::<Vec<_>>();
+    let (left, right) = (replica(0), replica(7_000));
+    let all = [left, right].concat();
+    for function in ["", "rate"] {
+        let dedup = penalty(function, EVERYTHING, EVERYTHING);
+        let expected = series(&dedup, all.clone());
+        // The right one is followed from its first sample on.
+        for (kept_back, is_missed) in [(1..4, false), (0..1, true), (5..6, true), (7..8, true)] {
+            let mut partly = all.clone();
+            partly[kept_back.clone()].iter_mut().for_each(|chunk| chunk.data.clear());
+            match dedup.series(&partly) {
+                Ok(samples) => assert_eq!(samples.floats.iter().collect::<Vec<_>>(), expected),
+                Err(error) => assert!(is_missed && matches!(error, Error::Withheld { .. }), "{kept_back:?}: {error}"),
+            }
+            assert_eq!(dedup.series(&partly).is_err(), is_missed, "{kept_back:?}");
+        }
+    }
+}
+
+#[test]
+fn chunks_that_only_their_data_tells_apart_are_not_told_apart_without_it() {
+    let times = |value: f64| chunk(&[(10_000, value), (20_000, value)]);
+    let mut both = vec![times(1.0), times(2.0)];
+    for at in [0, 1] {
+        both[at].data.clear();
+        let error = penalty("", EVERYTHING, EVERYTHING).series(&both).unwrap_err();
+        assert!(matches!(error, Error::Withheld { min_time_ms: 10_000, max_time_ms: 20_000 }), "{error}");
+    }
+}

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use naive::NaiveSample;
 use parallax_dedup::{
-    Algorithm, Chunk, ChunkEncoding, Content, DecodedChunk, Dedup, Samples, decode_replica, join,
+    Algorithm, Chunk, ChunkEncoding, Content, DecodedChunk, Dedup, Error, Samples, decode_replica, join,
     split_overlaps,
 };
 use parallax_model::{CounterResetHint, FloatColumn, FloatHistogram, HistogramColumn, TimeRange};
@@ -172,6 +172,32 @@ proptest! {
         let decoded = split.iter().map(|chunks| decode_replica(chunks, bounds, !function.is_empty()).unwrap());
         let expected = dedup.merge(decoded.collect());
         prop_assert_eq!(flat(&dedup.series(&chunks).unwrap()), flat(&expected));
+    }
+
+    /// A store may keep back what is not looked at: whatever it keeps back, the outcome is the same, or that is missed.
+    #[test]
+    fn what_a_store_keeps_back_changes_nothing_or_is_missed(
+        replicas in proptest::collection::vec(replica(false), 1..4),
+        is_kept_back in proptest::collection::vec(proptest::bool::weighted(0.3), 24),
+        has_twins in proptest::bool::weighted(0.1),
+        function in prop_oneof![Just(""), Just("rate"), Just("xrate")],
+        query in range(),
+    ) {
+        let mut chunks: Vec<Chunk> = replicas.iter().flatten().filter_map(encoded).collect();
+        if has_twins {
+            let twin = |chunk: &Chunk| Chunk { data: [&chunk.data[..], &[0]].concat().into(), ..chunk.clone() };
+            let twins: Vec<Chunk> = chunks.iter().map(twin).collect();
+            chunks.extend(twins);
+        }
+        let dedup = Dedup::new(Some(Algorithm::Penalty), function, query, TimeRange::ALL);
+        let expected = flat(&dedup.series(&chunks).unwrap());
+        for (chunk, _) in chunks.iter_mut().zip(is_kept_back).filter(|(_, is_kept_back)| *is_kept_back) {
+            chunk.data.clear();
+        }
+        match dedup.series(&chunks) {
+            Ok(samples) => prop_assert_eq!(flat(&samples), expected),
+            Err(error) => prop_assert!(matches!(error, Error::Withheld { .. }), "{}", error),
+        }
     }
 
     #[test]

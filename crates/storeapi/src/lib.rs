@@ -26,6 +26,7 @@ mod shard;
 mod side;
 mod store;
 pub mod wire;
+pub mod withhold;
 
 pub use async_trait::async_trait;
 pub use caller::{Caller, Guard, Hold, TENANT_HEADER};

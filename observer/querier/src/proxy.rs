@@ -32,6 +32,7 @@ use parallax_storeapi::proto::thanos::{
     LabelMatcher, LabelNamesRequest, LabelNamesResponse, LabelValuesRequest, LabelValuesResponse,
     PartialResponseStrategy, SeriesRequest,
 };
+use parallax_storeapi::withhold::WITHHOLD_HEADER;
 use parallax_storeapi::{
     SeriesStream, SideServices, Store, TENANT_HEADER, async_trait, deadline_of, matchers, with_deadline,
 };
@@ -228,8 +229,10 @@ impl Call {
         let left = deadline.saturating_duration_since(now);
         let reserve = (left / REPORT_SHARE).min(MAX_REPORT_RESERVE);
         let mut metadata = MetadataMap::new();
-        if let Some(tenant) = request.metadata().get(TENANT_HEADER) {
-            metadata.insert(TENANT_HEADER, tenant.clone());
+        for passed_on in [TENANT_HEADER, WITHHOLD_HEADER] {
+            if let Some(value) = request.metadata().get(passed_on) {
+                metadata.insert(passed_on, value.clone());
+            }
         }
         let borne = silence_borne_by(request.metadata());
         let silence = [borne, config.response_timeout].into_iter().flatten().min();

@@ -31,7 +31,7 @@ use crate::gate::{GateMetrics, InFlight};
 use crate::pushdown::{Distributor, QueryPushdown};
 use crate::received::ReceivedLog;
 use crate::resolution::{self, ReadResolutions, ResolutionLog};
-use crate::select::{Blame, Budget, Helpers, SelectOptions, StoreSource};
+use crate::select::{Blame, Budget, Helpers, SelectOptions, StoreSource, Withholding};
 
 /// Most points a range query may have per series, as in Prometheus.
 pub(crate) const MAX_STEPS: i64 = 11_000;
@@ -142,6 +142,7 @@ pub struct QueryRunner {
     /// One permit per query that runs or waits.
     places: Arc<Semaphore>,
     helpers: Helpers,
+    withholding: Withholding,
     metrics: QueryMetrics,
     gate: GateMetrics,
     blame: Option<Arc<dyn Blame>>,
@@ -208,6 +209,11 @@ impl QueryRunner {
             slots: Arc::new(Semaphore::new(running)),
             places: Arc::new(Semaphore::new(running + waiting)),
             helpers: Helpers::default(),
+            withholding: Withholding::counting(metrics.register(
+                "parallax_query_selections_read_again",
+                "Selections that were asked for again because a store had kept back chunks that were needed",
+                Counter::default(),
+            )),
             limits,
             metrics: QueryMetrics::new(metrics),
             gate: GateMetrics::register(metrics, running),
@@ -301,6 +307,7 @@ impl QueryRunner {
             canceled,
             blame: self.blame.clone(),
             helpers: self.helpers.clone(),
+            withholding: self.withholding.clone(),
             distributor: self.distributor.clone(),
             resolutions: ResolutionLog::default(),
         }
@@ -406,6 +413,7 @@ struct Sources {
     canceled: CancellationToken,
     blame: Option<Arc<dyn Blame>>,
     helpers: Helpers,
+    withholding: Withholding,
     distributor: Option<Arc<Distributor>>,
     resolutions: ResolutionLog,
 }
@@ -456,6 +464,7 @@ impl Sources {
         let source = StoreSource::new(store, runtime, self.options.clone(), budget, self.canceled.clone())
             .with_blame(self.blame.clone())
             .with_helpers(self.helpers.clone())
+            .with_withholding(self.withholding.clone())
             .with_coverage(coverage.clone())
             .with_received(received.clone())
             .with_resolutions(self.resolutions.clone())

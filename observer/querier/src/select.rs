@@ -15,6 +15,7 @@ mod interest;
 mod read_ahead;
 mod request;
 mod stream;
+mod withholding;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -47,6 +48,8 @@ pub(crate) use request::strategy;
 pub use request::{StoreMatchers, wire_matchers};
 pub(crate) use stream::labels_of;
 use stream::{Delivery, SelectedSeries, Wanted};
+use withholding::Asked;
+pub(crate) use withholding::Withholding;
 
 /// Frames that may wait for the engine, per selection.
 const QUEUED_FRAMES: usize = 16;
@@ -84,6 +87,7 @@ pub struct StoreSource {
     received: ReceivedLog,
     pushdown: Option<Arc<QueryPushdown>>,
     resolutions: ResolutionLog,
+    withholding: Withholding,
 }
 
 impl StoreSource {
@@ -110,7 +114,23 @@ impl StoreSource {
             received: ReceivedLog::default(),
             pushdown: None,
             resolutions: ResolutionLog::default(),
+            withholding: Withholding::default(),
         }
+    }
+
+    /// Asks stores to keep back what is not looked at, as long as that goes well for the queries that share this.
+    #[must_use]
+    pub(crate) fn with_withholding(self, withholding: Withholding) -> Self {
+        Self { withholding, ..self }
+    }
+
+    /// From when on stores may keep back what the penalty algorithm would not look at.
+    fn withholds_from_ms(&self, selection: &Selection) -> Option<i64> {
+        let options = &self.options;
+        let follows = options.algorithm == Algorithm::Penalty && !options.replica_labels.is_empty();
+        // Of downsampled data everything is decoded.
+        let may = follows && options.max_resolution_ms == 0 && self.withholding.begin();
+        may.then_some(selection.query_range.min_ms)
     }
 
     /// Leaves how much came in `received`.
@@ -156,7 +176,6 @@ impl Source for StoreSource {
             Some(pushdown) => pushdown.part(selection.scope),
             None => None,
         };
-        let (deliveries, queue) = mpsc::channel(QUEUED_FRAMES);
         let (want, wanted) = watch::channel(false);
         let pump = Pump {
             store: self.store.clone(),
@@ -168,30 +187,30 @@ impl Source for StoreSource {
             received: self.received.clone(),
             among: part.as_ref().map(|part| part.among.clone()),
             wanted,
+            withholds_from_ms: self.withholds_from_ms(selection),
         };
-        let message = request::series_request(selection, &self.options);
-        let canceled = self.canceled.clone();
-        self.runtime.spawn(async move {
-            tokio::select! {
-                () = canceled.cancelled() => {}
-                () = deliveries.closed() => {}
-                () = pump.run(message, &deliveries) => {}
-            }
-        });
+        let asked = Asked {
+            pump,
+            message: request::series_request(selection, &self.options),
+            runtime: self.runtime.clone(),
+            canceled: self.canceled.clone(),
+            withholding: self.withholding.clone(),
+            task: None,
+        };
         let algorithm = (!self.options.replica_labels.is_empty()).then_some(self.options.algorithm);
         let dedup = Dedup::new(algorithm, &selection.function, selection.query_range, selection.range);
         let aggregates =
             (self.options.max_resolution_ms > 0).then(|| request::aggregates(&selection.function));
         let containment = Containment::new(self.blame.clone(), self.options.partial_response);
         let replica_labels = self.options.replica_labels.clone();
-        let work = Work { dedup, preparation: selection.preparation.clone() };
+        let work = Work { dedup, preparation: selection.preparation.clone(), withholds: asked.withholds() };
         let decoder = Decoder::new(work, self.runtime.clone(), self.helpers.clone(), self.canceled.clone());
         let wanted = aggregates.map(|aggregates| Wanted {
             aggregates,
             max_resolution_ms: self.options.max_resolution_ms,
             resolutions: self.resolutions.clone(),
         });
-        let series = SelectedSeries::new(queue, want, decoder, wanted, replica_labels, containment);
+        let series = SelectedSeries::new(asked, want, decoder, wanted, replica_labels, containment);
         Ok(match part {
             Some(part) => Box::new(part.guarding(Box::new(series))),
             None => Box::new(series),
@@ -204,6 +223,7 @@ impl Source for StoreSource {
 }
 
 /// Carries the frames of one request into the channel.
+#[derive(Clone)]
 struct Pump {
     store: Arc<dyn Store>,
     options: Arc<SelectOptions>,
@@ -216,6 +236,8 @@ struct Pump {
     coverage: CoverageEntry,
     received: ReceivedLog,
     among: Option<Among>,
+    /// From when on stores may keep back what is not looked at.
+    withholds_from_ms: Option<i64>,
 }
 
 impl Pump {

@@ -14,6 +14,7 @@ use parallax_model::{Matcher, TimeRange};
 use parallax_promql::source::{Delivered, Selection, SeriesStream, Source, SourceError};
 use parallax_querier::select::{Budget, SelectOptions, StoreSource};
 use parallax_storeapi::Store;
+use parallax_storeapi::proto::thanos::series_response::Result as ResponseResult;
 use parallax_storeapi::proto::thanos::{
     Chunk, PartialResponseStrategy, Series, SeriesRequest, SeriesResponse,
 };
@@ -390,4 +391,80 @@ proptest! {
             }
         }
     }
+}
+
+/// A series of two replicas, cut into chunks; each chunk with its hash.
+fn two_replicas(name: &str, left: &[(i64, f64)], right: &[(i64, f64)]) -> Series {
+    let parts = left.chunks(8).chain(right.chunks(8)).map(|samples| series(&[("__name__", name)], samples));
+    let mut whole = series(&[("__name__", name)], left);
+    whole.chunks = parts.flat_map(|part| part.chunks).collect();
+    for raw in whole.chunks.iter_mut().filter_map(|chunk| chunk.raw.as_mut()) {
+        raw.hash = parallax_storeapi::chunks::hash(&raw.data);
+    }
+    whole.chunks.sort_by(parallax_storeapi::chunks::compare);
+    whole
+}
+
+/// Every so often, with a little jitter, counting on.
+fn scraped(start_ms: i64, interval_ms: i64, end_ms: i64) -> Vec<(i64, f64)> {
+    let times = (start_ms..end_ms).step_by(usize::try_from(interval_ms).unwrap());
+    times.map(|time_ms| (time_ms + time_ms / interval_ms % 3, time_ms as f64)).collect()
+}
+
+/// What two stores with the same series give, one of which is asked to keep back what is not needed; and that one.
+async fn with_and_without(all: Vec<Series>, function: &str) -> (Read, Read, Arc<FakeStore>) {
+    let store = Arc::new(FakeStore { frames: vec![frame(all.clone())], ..FakeStore::default() });
+    let withheld = read(store.clone(), options(), Budget::new(0), function).await;
+    // One that sends series one by one keeps nothing back.
+    let single = |series| Ok(SeriesResponse { result: Some(ResponseResult::Series(series)) });
+    let plain = Arc::new(FakeStore { frames: all.into_iter().map(single).collect(), ..FakeStore::default() });
+    (withheld, read(plain, options(), Budget::new(0), function).await, store)
+}
+
+#[tokio::test]
+async fn what_a_store_keeps_back_of_regular_replicas_is_not_missed() {
+    for interval_ms in [1_000, 5_000, 10_000, 15_000, 20_000] {
+        for apart_ms in (0..interval_ms).step_by(usize::try_from(interval_ms / 7).unwrap()) {
+            let left = scraped(-interval_ms, interval_ms, 500_000);
+            let right = scraped(apart_ms + 1, interval_ms, 500_000);
+            for function in ["", "rate"] {
+                let all = vec![two_replicas("a", &left, &right), two_replicas("b", &right, &left)];
+                let (withheld, whole, store) = with_and_without(all, function).await;
+                assert_eq!(withheld.series, whole.series, "every {interval_ms} ms, {apart_ms} ms apart");
+                let calls = (store.calls.load(Ordering::SeqCst), store.withholding_calls.load(Ordering::SeqCst));
+                assert_eq!(calls, (1, 1), "every {interval_ms} ms, {apart_ms} ms apart");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn series_of_which_too_much_was_kept_back_are_asked_for_again_and_come_once() {
+    let (left, right) = (scraped(1_000, 10_000, 480_000), scraped(6_000, 10_000, 480_000));
+    // Gaps that the times of chunks do not show: of each chunk the first scrapes came too fast.
+    let faster_ms = |at: usize| [0, 9_000, 18_000, 27_000].get(at % 8).copied().unwrap_or(0);
+    let hidden: Vec<(i64, f64)> =
+        left.iter().enumerate().map(|(at, (time_ms, value))| (time_ms - faster_ms(at), *value)).collect();
+    let mut all: Vec<Series> =
+        (0..40).map(|number| two_replicas(&format!("up_{number:02}"), &left, &right)).collect();
+    for at in [17, 23] {
+        all[at] = two_replicas(&format!("up_{at:02}"), &hidden, &right);
+    }
+    for function in ["", "rate"] {
+        let (withheld, whole, store) = with_and_without(all.clone(), function).await;
+        assert_eq!((whole.series.len(), withheld.series.len()), (40, 40));
+        assert_eq!(withheld.series, whole.series);
+        assert_eq!((store.calls.load(Ordering::SeqCst), store.withholding_calls.load(Ordering::SeqCst)), (2, 1));
+    }
+}
+
+#[tokio::test]
+async fn a_chunk_that_has_no_data_at_all_is_left_out_in_the_end() {
+    let mut broken = two_replicas("up", &scraped(1_000, 10_000, 480_000), &scraped(6_000, 10_000, 480_000));
+    broken.chunks.iter_mut().filter_map(|chunk| chunk.raw.as_mut()).for_each(|raw| raw.data.clear());
+    let store = Arc::new(FakeStore { frames: vec![frame(vec![broken])], ..FakeStore::default() });
+    let read = read(store.clone(), options(), Budget::new(0), "").await;
+    assert!(read.series.is_empty() && read.end.is_ok());
+    assert!(read.warnings[0].contains("came without its data"), "{:?}", read.warnings);
+    assert_eq!(store.calls.load(Ordering::SeqCst), 2);
 }

@@ -10,6 +10,7 @@ use std::time::Instant;
 use futures::{Stream, StreamExt};
 use parallax_block::BlockId;
 use parallax_storeapi::proto::thanos::{Label, Series, SeriesResponse};
+use parallax_storeapi::withhold::withhold;
 use parallax_storeapi::{chunks, frames, labels};
 use tokio::sync::mpsc;
 use tonic::Status;
@@ -44,6 +45,8 @@ pub struct Merge<'a> {
     pub metrics: &'a GatewayMetrics,
     pub usage: &'a Usage,
     pub output: mpsc::Sender<Frames>,
+    /// Where the caller follows one replica only: from when on.
+    pub withholds_from_ms: Option<i64>,
     group: Frames,
     sizes: Tally,
 }
@@ -129,7 +132,8 @@ impl<'a> Merge<'a> {
         usage: &'a Usage,
         output: mpsc::Sender<Frames>,
     ) -> Self {
-        Self { on_missing, metrics, usage, output, group: Vec::new(), sizes: Tally::default() }
+        let (group, sizes) = (Vec::new(), Tally::default());
+        Self { on_missing, metrics, usage, output, withholds_from_ms: None, group, sizes }
     }
 
     /// Sends every series of `inputs`.
@@ -154,6 +158,9 @@ impl<'a> Merge<'a> {
             if is_joined {
                 series.chunks.sort_by(chunks::compare);
                 series.chunks.dedup_by(|a, b| chunks::compare(a, b) == Ordering::Equal);
+                if let Some(from_ms) = self.withholds_from_ms {
+                    withhold(&mut series, from_ms);
+                }
             }
             self.count(&series);
             self.push(Ok(frames::series(series))).await?;

@@ -6,6 +6,7 @@ use std::time::Instant;
 use parallax_model::TimeRange;
 use parallax_storeapi::deadline::{by, until};
 use parallax_storeapi::proto::thanos::{Aggr, PartialResponseStrategy, SeriesRequest};
+use parallax_storeapi::withhold::withholds_from;
 use parallax_storeapi::{SeriesStream, ShardMatcher, deadline_of, frames, matchers};
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
@@ -32,6 +33,8 @@ struct Call {
     hints: Hints,
     on_missing: OnMissing,
     usage: Arc<Usage>,
+    /// From when on the caller follows one replica only.
+    withholds_from_ms: Option<i64>,
     _turn: Turn,
 }
 
@@ -41,6 +44,7 @@ pub async fn series(
     request: Request<SeriesRequest>,
 ) -> Result<SeriesStream, Status> {
     let deadline = deadline_of(&request);
+    let withholds_from_ms = withholds_from(request.metadata());
     let request = request.into_inner();
     let matchers = matchers::from_wire(&request.matchers)?;
     let hints = Hints::of_series(request.hints.as_ref())?;
@@ -63,6 +67,7 @@ pub async fn series(
         hints,
         on_missing: on_missing(request.partial_response_disabled, request.partial_response_strategy),
         usage: Arc::new(Usage::new(serving.limits)),
+        withholds_from_ms,
         _turn: turn,
     };
     let (output, receiver) = mpsc::channel::<Frames>(2);
@@ -102,6 +107,7 @@ pub fn on_missing(partial_response_disabled: bool, strategy: i32) -> OnMissing {
 impl Call {
     async fn run(self, output: mpsc::Sender<Frames>) {
         let mut merge = Merge::new(self.on_missing, &self.serving.metrics, &self.usage, output);
+        merge.withholds_from_ms = self.withholds_from_ms;
         let counted = Counted::begin(&self);
         if self.merge(&mut merge).await.is_err() {
             // The receiver has been told, or there is none.

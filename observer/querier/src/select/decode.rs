@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::thread::available_parallelism;
 
-use parallax_dedup::{Chunk, Dedup, Samples};
+use parallax_dedup::{Chunk, Dedup, Error as DedupError, Samples};
 use parallax_model::{Labels, SeriesData};
 use parallax_promql::source::{Delivered, Preparation, SourceError};
 use tokio::runtime::Handle;
@@ -47,6 +47,8 @@ pub(super) struct Work {
     pub dedup: Dedup,
     /// What the engine wants done while samples are at hand.
     pub preparation: Option<Preparation>,
+    /// Whether a store may have kept back a chunk that is needed: then its series, and those after it, have to be asked for again.
+    pub withholds: bool,
 }
 
 /// One series with all its chunks.
@@ -61,6 +63,8 @@ pub(super) struct Batch {
     pub series: Vec<Delivered>,
     /// What could not be decoded, and why.
     pub left_out: Vec<(Labels, String)>,
+    /// The first series that lacks what a store kept back; neither it nor those after it are here.
+    pub lacking: Option<Labels>,
 }
 
 type Decoded = Result<Batch, SourceError>;
@@ -95,14 +99,18 @@ impl Job {
     }
 
     fn run(self, work: &Work, canceled: &CancellationToken) -> Decoded {
-        let Work { dedup, preparation } = work;
-        let mut batch = Batch { series: Vec::with_capacity(self.series.len()), left_out: Vec::new() };
+        let Work { dedup, preparation, withholds } = work;
+        let mut batch = Batch { series: Vec::with_capacity(self.series.len()), ..Batch::default() };
         for Whole { labels, chunks } in self.series {
             if canceled.is_cancelled() {
                 return Err(SourceError::Canceled);
             }
             let samples = match dedup.series(&chunks) {
                 Ok(samples) => samples,
+                Err(DedupError::Withheld { .. }) if *withholds => {
+                    batch.lacking = Some(labels);
+                    break;
+                }
                 Err(_) => readable(dedup, &labels, chunks, &mut batch.left_out),
             };
             if !samples.is_empty() {
@@ -139,6 +147,15 @@ impl Decoder {
     pub(super) fn new(work: Work, runtime: Handle, helpers: Helpers, canceled: CancellationToken) -> Self {
         let (work, open) = (Arc::new(work), Job::empty());
         Self { work, runtime, helpers, canceled, open, stages: VecDeque::new() }
+    }
+
+    /// Forgets every job, for all series come again, and then with everything.
+    pub(super) fn restart(&mut self) {
+        let Work { dedup, preparation, .. } = &*self.work;
+        let (dedup, preparation) = (dedup.clone(), preparation.clone());
+        self.work = Arc::new(Work { dedup, preparation, withholds: false });
+        self.open = Job::empty();
+        self.stages.clear();
     }
 
     /// Whether more series are of use now.

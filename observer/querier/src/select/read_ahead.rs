@@ -16,6 +16,7 @@ use futures::StreamExt;
 use parallax_promql::source::SourceError;
 use parallax_storeapi::proto::thanos::SeriesRequest;
 use parallax_storeapi::proto::thanos::series_response::Result as Frame;
+use parallax_storeapi::withhold::ask_to_withhold;
 use parallax_storeapi::{SeriesStream, chunks, with_deadline};
 use tokio::sync::{mpsc, watch};
 
@@ -77,6 +78,9 @@ impl Pump {
         request.extensions_mut().insert(self.interest.clone());
         request.extensions_mut().insert(self.coverage.clone());
         request.extensions_mut().insert(self.received.clone());
+        if let Some(from_ms) = self.withholds_from_ms {
+            ask_to_withhold(&mut request, from_ms);
+        }
         if let Some(among) = &self.among {
             request.extensions_mut().insert(among.clone());
         }

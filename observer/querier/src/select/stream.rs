@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, watch};
 use super::blame::Containment;
 use super::budget::Held;
 use super::decode::{Decoder, Whole};
+use super::withholding::Asked;
 use crate::resolution::{ReadResolutions, ResolutionLog};
 
 /// What travels from the request to the engine.
@@ -32,7 +33,10 @@ pub(super) struct Wanted {
 }
 
 pub(super) struct SelectedSeries {
+    asked: Asked,
     queue: mpsc::Receiver<Delivery>,
+    /// Where the series begin that are still to be handed on, if they are read again.
+    from: Option<Labels>,
     /// Told when the engine begins to read.
     want: watch::Sender<bool>,
     decoder: Decoder,
@@ -50,7 +54,7 @@ pub(super) struct SelectedSeries {
 
 impl SelectedSeries {
     pub(super) fn new(
-        queue: mpsc::Receiver<Delivery>,
+        mut asked: Asked,
         want: watch::Sender<bool>,
         decoder: Decoder,
         wanted: Option<Wanted>,
@@ -58,7 +62,9 @@ impl SelectedSeries {
         containment: Containment,
     ) -> Self {
         Self {
-            queue,
+            queue: asked.begin(),
+            asked,
+            from: None,
             want,
             decoder,
             wanted,
@@ -104,6 +110,10 @@ impl SelectedSeries {
                     continue;
                 }
             };
+            if self.from.as_ref().is_some_and(|from| labels < *from) {
+                continue;
+            }
+            self.from = None;
             if let Some(open) = &self.open
                 && open.labels > labels
             {
@@ -141,6 +151,16 @@ impl SelectedSeries {
         self.held.clear();
     }
 
+    /// Asks again, for everything: a store kept back what is needed of the series `from`.
+    fn read_again(&mut self, from: Labels) {
+        self.queue = self.asked.begin_again();
+        self.decoder.restart();
+        self.open = None;
+        self.held.clear();
+        self.is_done = false;
+        self.from = Some(from);
+    }
+
     fn leave_out(&mut self, labels: &Labels, reason: &str) -> Result<(), SourceError> {
         let warning = self.containment.leave_out(labels, reason)?;
         warning.into_iter().for_each(|warning| self.warn(warning));
@@ -172,6 +192,9 @@ impl SeriesStream for SelectedSeries {
                 Some(decoded) => {
                     for (labels, reason) in decoded.left_out {
                         self.leave_out(&labels, &reason)?;
+                    }
+                    if let Some(from) = decoded.lacking {
+                        self.read_again(from);
                     }
                     if !decoded.series.is_empty() {
                         return Ok(Some(decoded.series));

@@ -1,7 +1,7 @@
 //! A store that answers what a test says, and may hang.
 
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
@@ -12,6 +12,7 @@ use parallax_storeapi::proto::thanos::{
     AggrChunk, Chunk, Label, LabelNamesRequest, LabelNamesResponse, LabelValuesRequest, LabelValuesResponse,
     Series, SeriesBatch, SeriesRequest, SeriesResponse, series_response,
 };
+use parallax_storeapi::withhold::{withhold, withholds_from};
 use parallax_storeapi::{SeriesStream as Frames, Store};
 use parallax_tsdb::chunk::XorAppender;
 use tonic::{Request, Status};
@@ -27,6 +28,9 @@ pub struct FakeStore {
     pub label_answer: LabelNamesResponse,
     pub asked: Mutex<Option<SeriesRequest>>,
     pub dropped: Arc<AtomicBool>,
+    /// Calls for series, and those of them that let it keep chunks back: then it does.
+    pub calls: AtomicUsize,
+    pub withholding_calls: AtomicUsize,
 }
 
 struct Watched(Frames, Arc<AtomicBool>);
@@ -52,8 +56,14 @@ impl Store for FakeStore {
     }
 
     async fn series(&self, request: Request<SeriesRequest>) -> Result<Frames, Status> {
+        self.calls.fetch_add(1, Ordering::SeqCst);
+        let mut frames = self.frames.clone();
+        if let Some(from_ms) = withholds_from(request.metadata()) {
+            self.withholding_calls.fetch_add(1, Ordering::SeqCst);
+            frames.iter_mut().for_each(|frame| withhold_of(frame, from_ms));
+        }
         *self.asked.lock().unwrap() = Some(request.into_inner());
-        let frames = futures::stream::iter(self.frames.clone());
+        let frames = futures::stream::iter(frames);
         let frames: Frames =
             if self.hangs { Box::pin(frames.chain(futures::stream::pending())) } else { Box::pin(frames) };
         Ok(Box::pin(Watched(frames, self.dropped.clone())))
@@ -66,6 +76,12 @@ impl Store for FakeStore {
     async fn label_values(&self, _: Request<LabelValuesRequest>) -> Result<LabelValuesResponse, Status> {
         let LabelNamesResponse { names: values, warnings, hints } = self.label_answer.clone();
         Ok(LabelValuesResponse { values, warnings, hints })
+    }
+}
+
+fn withhold_of(frame: &mut Frame, from_ms: i64) {
+    if let Ok(SeriesResponse { result: Some(series_response::Result::Batch(batch)) }) = frame {
+        batch.series.iter_mut().for_each(|series| withhold(series, from_ms));
     }
 }
 

@@ -9,6 +9,7 @@ use parallax_storeapi::proto::thanos::{
     AggrChunk, LabelNamesRequest, LabelNamesResponse, LabelValuesRequest, LabelValuesResponse, Series,
     SeriesRequest, SeriesResponse, ZLabelSet, series_response,
 };
+use parallax_storeapi::withhold::{ask_to_withhold, is_withheld};
 use parallax_storeapi::{Store, chunks, frames, labels, matchers};
 use prost::Message;
 use tonic::Request;
@@ -209,4 +210,35 @@ async fn an_answer_over_everything_has_every_chunk_that_the_metas_count() {
         println!("{chunks} chunks of {blocks} blocks");
         assert_eq!(u64::try_from(chunks).unwrap(), expected);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_kept_back_has_its_times_and_its_hash_and_nothing_else_changes() {
+    let fixture = Fixture::new(&golden("bucket-short")).await;
+    let request = SeriesRequest {
+        min_time: 0,
+        max_time: i64::MAX,
+        matchers: matchers::to_wire(&[Matcher::equal("cluster", "eu-1")]),
+        without_replica_labels: vec!["prometheus_replica".to_owned()],
+        ..SeriesRequest::default()
+    };
+    let whole = fixture.series(request.clone()).await.unwrap().series;
+    let mut asking = Request::new(request);
+    ask_to_withhold(&mut asking, 0);
+    let answer = fixture.gateway.series(asking).await.unwrap();
+    let mut partly = frames::collect(answer).await.unwrap().series;
+    let (mut kept_back, mut chunks) = (0, 0);
+    for (one, part) in whole.iter().zip(&mut partly) {
+        for (chunk, part) in one.chunks.iter().zip(&mut part.chunks) {
+            chunks += 1;
+            let (raw, part) = (chunk.raw.as_ref().unwrap(), part.raw.as_mut().unwrap());
+            if is_withheld(part) {
+                kept_back += 1;
+                part.data = raw.data.clone();
+            }
+        }
+    }
+    assert_eq!(partly, whole);
+    println!("{kept_back} of {chunks} chunks were kept back");
+    assert!(kept_back > 0 && kept_back < chunks / 2, "{kept_back} of {chunks}");
 }

@@ -1,0 +1,277 @@
+//! Chunks whose data a store keeps back, because the querier that asks would not look at it: of two replicas the penalty algorithm follows one, and the
+//! other one's chunks would travel, be copied and be checked for nothing.
+//!
+//! A querier says from which time on samples count ([`WITHHOLD_HEADER`]); a store that knows the header may then send chunks with their times and their hash
+//! but without data ([`is_withheld`]). It guesses, from when chunks begin and end and how many samples they hold. The querier does not guess: a series
+//! for which it comes to look at such a chunk is asked for again, without the header. So nothing depends on the guess but time.
+//!
+//! Peers that do not know the header ignore it, and send everything.
+
+use tonic::Request;
+use tonic::metadata::MetadataMap;
+
+use crate::chunks::has_aggregates;
+use crate::proto::thanos::{AggrChunk, Chunk, Series, chunk};
+
+/// The gRPC metadata by which a querier says that it follows one replica by the penalty algorithm, and from which time on, in milliseconds since the epoch.
+/// Proxies pass it on.
+pub const WITHHOLD_HEADER: &str = "parallax-withhold-penalty";
+
+/// How long the penalty algorithm leaves the second replica alone after the very first sample.
+const INITIAL_PENALTY_MS: i64 = 5000;
+
+/// Steps after which replicas that are scraped regularly have settled, or never will.
+const STEPS: usize = 16;
+/// So many of the last ones have to be steps along one replica.
+const SETTLED_STEPS: usize = 4;
+
+/// Times and intervals beyond these are nobody's: with others nothing here overflows.
+const ORDINARY_MS: i64 = 1 << 50;
+
+/// Says that the caller follows one replica, from `from_ms` on.
+pub fn ask_to_withhold<T>(request: &mut Request<T>, from_ms: i64) {
+    request.metadata_mut().insert(WITHHOLD_HEADER, from_ms.into());
+}
+
+/// From which time on the caller follows one replica, if it said so.
+pub fn withholds_from(metadata: &MetadataMap) -> Option<i64> {
+    metadata.get(WITHHOLD_HEADER)?.to_str().ok()?.parse().ok()
+}
+
+/// Whether the data of a chunk was kept back: no chunk is without data, but this one has a hash.
+pub fn is_withheld(chunk: &Chunk) -> bool {
+    chunk.data.is_empty() && chunk.hash != 0
+}
+
+/// Keeps back what is not looked at of a series whose chunks are all there and sorted, if it has two replicas that look regular.
+pub fn withhold(series: &mut Series, from_ms: i64) {
+    let Some((mut replicas, places)) = two_replicas(&series.chunks) else { return };
+    replicas.iter_mut().for_each(|replica| replica.begin_at(from_ms));
+    let Some(Settled { followed, looked_at_ms }) = settle(&replicas) else { return };
+    let [left, right] = &replicas;
+    let (used, other) = if followed == 0 { (left, right) } else { (right, left) };
+    // Past the end of the one the other is looked at, if it goes on for longer than a gap.
+    let goes_on = other.last_ms > used.last_ms.saturating_add(used.interval_ms + used.interval_ms / 2);
+    if !used.is_regular || goes_on {
+        return;
+    }
+    // One sample to spare.
+    let needed_ms = looked_at_ms.saturating_add(other.interval_ms);
+    for (chunk, _) in series.chunks.iter_mut().zip(places).filter(|(_, place)| *place != followed) {
+        let is_first = chunk.min_time == other.starts_ms;
+        if let Some(raw) = chunk.raw.as_mut().filter(|_| !is_first && chunk.min_time > needed_ms) {
+            raw.data = bytes::Bytes::new();
+        }
+    }
+}
+
+/// When a chunk begins and ends, and how many samples it has.
+type Span = (i64, i64, i64);
+
+/// One replica, as far as its chunks show without being decoded.
+#[derive(Clone, Copy, Debug)]
+struct Replica {
+    /// Where its first chunk begins.
+    starts_ms: i64,
+    /// Its first sample that counts.
+    first_ms: i64,
+    last_ms: i64,
+    /// Between samples, on average.
+    interval_ms: i64,
+    /// Whether no scrape seems to be missing.
+    is_regular: bool,
+}
+
+impl Replica {
+    /// Of chunks in order.
+    fn of(chunks: &[Span]) -> Option<Self> {
+        let ((starts_ms, _, _), (_, last_ms, _)) = (*chunks.first()?, *chunks.last()?);
+        let samples: i64 = chunks.iter().map(|(_, _, samples)| samples).sum();
+        let interval_ms = (last_ms - starts_ms).checked_div(samples - 1).filter(|interval| *interval > 0)?;
+        // A scrape that is missing makes a chunk longer, or the way to the next.
+        let is_full = |(min_ms, max_ms, samples): &Span| {
+            max_ms - min_ms <= (samples - 1) * interval_ms + interval_ms / 2
+        };
+        let is_next = |pair: &[Span]| match pair {
+            [(_, end_ms, _), (next_ms, _, _)] => next_ms - end_ms <= interval_ms + interval_ms / 2,
+            _ => true,
+        };
+        let is_regular = chunks.iter().all(is_full) && chunks.windows(2).all(is_next);
+        Some(Self { starts_ms, first_ms: starts_ms, last_ms, interval_ms, is_regular })
+    }
+
+    /// Leaves out what comes before `from_ms`.
+    fn begin_at(&mut self, from_ms: i64) {
+        self.first_ms = self.next_ms(from_ms.clamp(-ORDINARY_MS, ORDINARY_MS));
+    }
+
+    /// The first sample at or after `time_ms`, if all come regularly.
+    fn next_ms(&self, time_ms: i64) -> i64 {
+        let behind_ms = time_ms - self.first_ms;
+        if behind_ms <= 0 {
+            return self.first_ms;
+        }
+        let steps = (behind_ms + self.interval_ms - 1) / self.interval_ms;
+        self.first_ms + steps * self.interval_ms
+    }
+}
+
+/// The replicas of chunks in order, and which of the two each chunk belongs to: the first one that has ended before it begins. `None` unless there are
+/// two, of plain chunks of floats with hashes, none of which has the times of another: what is told apart by data cannot do without.
+fn two_replicas(chunks: &[AggrChunk]) -> Option<([Replica; 2], Vec<usize>)> {
+    let mut places = Vec::with_capacity(chunks.len());
+    let mut parts: [Vec<Span>; 2] = Default::default();
+    let mut before = None;
+    for chunk in chunks {
+        let times_ms = (chunk.min_time, chunk.max_time);
+        let raw = chunk.raw.as_ref().filter(|_| !has_aggregates(chunk))?;
+        let is_plain = raw.r#type == i32::from(chunk::Encoding::Xor) && raw.hash != 0;
+        let is_ordinary = times_ms.0 >= -ORDINARY_MS && times_ms.0 <= times_ms.1 && times_ms.1 <= ORDINARY_MS;
+        if !is_plain || !is_ordinary || before == Some(times_ms) {
+            return None;
+        }
+        before = Some(times_ms);
+        // Every encoding begins with the number of samples.
+        let samples = raw.data.first_chunk().map(|count| i64::from(u16::from_be_bytes(*count)))?;
+        let has_ended = |part: &Vec<Span>| part.last().is_none_or(|(_, end, _)| *end < times_ms.0);
+        let place = parts.iter().position(has_ended)?;
+        parts.get_mut(place)?.push((times_ms.0, times_ms.1, samples));
+        places.push(place);
+    }
+    let [left, right] = &parts;
+    Some(([Replica::of(left)?, Replica::of(right)?], places))
+}
+
+/// Where the penalty algorithm comes to rest.
+struct Settled {
+    followed: usize,
+    /// The last sample of the other replica that was looked at.
+    looked_at_ms: i64,
+}
+
+/// Follows two replicas of regular samples for a few steps.
+fn settle([left, right]: &[Replica; 2]) -> Option<Settled> {
+    let (mut left_from_ms, mut right_from_ms) = (left.first_ms, right.first_ms);
+    let mut last_ms = None;
+    let mut settled = Settled { followed: 0, looked_at_ms: i64::MIN };
+    let mut along = 0;
+    for _ in 0..STEPS {
+        let (left_ms, right_ms) = (left.next_ms(left_from_ms), right.next_ms(right_from_ms));
+        let used = usize::from(left_ms > right_ms);
+        let (now_ms, other_ms, other_from_ms) = match used {
+            0 => (left_ms, right_ms, right_from_ms),
+            _ => (right_ms, left_ms, left_from_ms),
+        };
+        // The other one is looked at if it could come first.
+        if last_ms.is_none() || used != settled.followed || now_ms >= other_from_ms {
+            settled.looked_at_ms = settled.looked_at_ms.max(other_ms).max(now_ms);
+            along = 0;
+        }
+        along += 1;
+        settled.followed = used;
+        let penalty_ms = last_ms.map_or(INITIAL_PENALTY_MS, |last_ms| 2 * (now_ms - last_ms));
+        last_ms = Some(now_ms);
+        (left_from_ms, right_from_ms) = match used {
+            0 => (now_ms + 1, now_ms + 1 + penalty_ms),
+            _ => (now_ms + 1 + penalty_ms, now_ms + 1),
+        };
+    }
+    (along >= SETTLED_STEPS).then_some(settled)
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::chunks;
+
+    /// Samples of which data only tells how many there are.
+    fn chunk(min_ms: i64, max_ms: i64, samples: u16) -> AggrChunk {
+        let data = Bytes::from([&samples.to_be_bytes()[..], b"more"].concat());
+        chunks::raw(min_ms, max_ms, chunks::chunk(chunk::Encoding::Xor, data))
+    }
+
+    /// Four chunks of 120 samples each, from `start_ms` on.
+    fn replica(start_ms: i64, interval_ms: i64) -> Vec<AggrChunk> {
+        let chunk_ms = 120 * interval_ms;
+        (0..4).map(|at| start_ms + at * chunk_ms).map(|min| chunk(min, min + chunk_ms - interval_ms, 120)).collect()
+    }
+
+    fn series(replicas: &[Vec<AggrChunk>]) -> Series {
+        let mut chunks = replicas.concat();
+        chunks.sort_by(crate::chunks::compare);
+        Series { labels: Vec::new(), chunks }
+    }
+
+    /// When the chunks begin whose data is kept back.
+    fn withheld(replicas: &[Vec<AggrChunk>], from_ms: i64) -> Vec<i64> {
+        let mut series = series(replicas);
+        withhold(&mut series, from_ms);
+        let raw = |chunk: &AggrChunk| chunk.raw.as_ref().is_some_and(is_withheld);
+        series.chunks.iter().filter(|chunk| raw(chunk)).map(|chunk| chunk.min_time).collect()
+    }
+
+    #[test]
+    fn of_two_regular_replicas_one_is_kept_back_but_for_its_first_chunk() {
+        // 7 s apart at 15 s: the second sample is the other one's, which is followed from there on.
+        let (left, right) = (replica(1_000_000, 15_000), replica(1_007_000, 15_000));
+        let chunk_ms = 1_800_000;
+        let of_left = [1, 2, 3].map(|at| 1_000_000 + at * chunk_ms);
+        assert_eq!(withheld(&[left.clone(), right.clone()], 0), of_left);
+        // 2 s apart the first one stays.
+        let near = replica(1_002_000, 15_000);
+        assert_eq!(withheld(&[left.clone(), near], 0), [1, 2, 3].map(|at| 1_002_000 + at * chunk_ms));
+        // Where samples count only from the end of a chunk on, the next one is looked at, too.
+        let late = withheld(&[left, right], 1_000_000 + chunk_ms - 20_000);
+        assert_eq!(late, of_left[1..]);
+    }
+
+    #[test]
+    fn what_may_be_looked_at_is_sent() {
+        let (left, right) = (replica(0, 15_000), replica(7_000, 15_000));
+        let mut gap = right.clone();
+        gap[2] = chunk(gap[2].min_time, gap[2].max_time, 117);
+        let mut late = right.clone();
+        late.truncate(2);
+        let mut alike = right.clone();
+        alike[1] = chunk(left[1].min_time, left[1].max_time, 120);
+        let mut histograms = left.clone();
+        histograms[3].raw.as_mut().unwrap().r#type = chunk::Encoding::Histogram.into();
+        let mut unhashed = left.clone();
+        unhashed[3].raw.as_mut().unwrap().hash = 0;
+        for replicas in [
+            vec![left.clone()],
+            vec![left.clone(), right.clone(), replica(3_000, 15_000)],
+            // The one that is followed has a gap, or ends early.
+            vec![left.clone(), gap],
+            vec![left.clone(), late],
+            vec![left.clone(), alike],
+            vec![histograms, right.clone()],
+            vec![unhashed, right],
+        ] {
+            assert_eq!(withheld(&replicas, 0), [0; 0], "{replicas:?}");
+        }
+    }
+
+    #[test]
+    fn nothing_that_stores_send_overflows() {
+        for (min_ms, max_ms, samples) in
+            [(i64::MIN, i64::MAX, 2), (0, i64::MAX, 1), (0, 0, 0), (5, 5, 9), (ORDINARY_MS, ORDINARY_MS, 3)]
+        {
+            for from_ms in [i64::MIN, 0, i64::MAX] {
+                withheld(&[vec![chunk(min_ms, max_ms, samples), chunk(min_ms, max_ms, 2)]], from_ms);
+                withheld(&[vec![chunk(min_ms, max_ms, samples)], replica(-7, 1)], from_ms);
+                withheld(&[replica(0, 1 << 40), replica(1, 1)], from_ms);
+            }
+        }
+    }
+
+    #[test]
+    fn the_header_says_from_when_on() {
+        let mut request = Request::new(());
+        assert_eq!(withholds_from(request.metadata()), None);
+        ask_to_withhold(&mut request, -5);
+        assert_eq!(withholds_from(request.metadata()), Some(-5));
+    }
+}

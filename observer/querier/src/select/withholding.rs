@@ -1,0 +1,103 @@
+//! Whether stores are asked to keep back what the penalty algorithm would not look at (`parallax_storeapi::withhold`), and a selection that can be
+//! asked for again when one of them kept back too much.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use parallax_storeapi::proto::thanos::SeriesRequest;
+use prometheus_client::metrics::counter::Counter;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::stream::Delivery;
+use super::{Pump, QUEUED_FRAMES};
+
+/// Selections for which nobody is asked after one had to be read again: where series have gaps, or come from several stores, the next would, too.
+const PAUSE: u32 = 64;
+
+/// Shared by all queries of a querier. Cloning shares it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Withholding {
+    /// Selections for which nobody is asked.
+    pause: Arc<AtomicU32>,
+    read_again: Counter<u64, AtomicU64>,
+}
+
+impl Withholding {
+    /// Counts selections that had to be read again in `read_again`.
+    pub fn counting(read_again: Counter<u64, AtomicU64>) -> Self {
+        Self { read_again, ..Self::default() }
+    }
+
+    /// Whether stores are asked for the next selection.
+    pub fn begin(&self) -> bool {
+        let next = |left: u32| left.checked_sub(1);
+        self.pause.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).is_err()
+    }
+
+    fn failed(&self) {
+        self.read_again.inc();
+        self.pause.store(PAUSE, Ordering::Relaxed);
+    }
+}
+
+/// One selection, asked of the stores once, or twice.
+pub(super) struct Asked {
+    pub pump: Pump,
+    pub message: SeriesRequest,
+    pub runtime: Handle,
+    pub canceled: CancellationToken,
+    pub withholding: Withholding,
+    /// The request that is under way.
+    pub task: Option<JoinHandle<()>>,
+}
+
+impl Asked {
+    /// Sends the request; what comes of it comes out here.
+    pub fn begin(&mut self) -> mpsc::Receiver<Delivery> {
+        let (deliveries, queue) = mpsc::channel(QUEUED_FRAMES);
+        let (pump, message, canceled) = (self.pump.clone(), self.message.clone(), self.canceled.clone());
+        let before = self.task.take();
+        self.task = Some(self.runtime.spawn(async move {
+            if let Some(before) = before {
+                // What it holds is given back before more is held.
+                before.abort();
+                let _ = before.await;
+            }
+            tokio::select! {
+                () = canceled.cancelled() => {}
+                () = deliveries.closed() => {}
+                () = pump.run(message, &deliveries) => {}
+            }
+        }));
+        queue
+    }
+
+    /// Whether stores may keep anything back.
+    pub fn withholds(&self) -> bool {
+        self.pump.withholds_from_ms.is_some()
+    }
+
+    /// Sends the request once more, for everything.
+    pub fn begin_again(&mut self) -> mpsc::Receiver<Delivery> {
+        self.withholding.failed();
+        self.pump.withholds_from_ms = None;
+        self.begin()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn after_a_failure_nobody_is_asked_for_a_while() {
+        let withholding = Withholding::default();
+        assert!(withholding.begin() && withholding.begin());
+        withholding.failed();
+        assert_eq!((0..2 * PAUSE).take_while(|_| !withholding.begin()).count(), PAUSE as usize);
+        assert_eq!(withholding.read_again.get(), 1);
+    }
+}
