@@ -41,24 +41,42 @@ pub(crate) fn expected_floats(chunks: &[&Chunk]) -> usize {
 /// Room for no more samples than these is made before they are wanted.
 const MAX_ROOM_SAMPLES: usize = 1 << 12;
 
+/// Of the first chunk one part in this many is decoded first: of a replica that is not followed, nothing more is wanted.
+const BEGINNING_SHARE: i64 = 16;
+
 /// The floats of one replica, decoded chunk by chunk as they are wanted.
 pub(crate) struct LazyReplica<'a> {
     chunks: std::slice::Iter<'a, &'a Chunk>,
     replica: Replica,
     /// Whether chunks before what is wanted are left out.
     skips: bool,
+    /// The first chunk, while no more than its beginning was decoded.
+    begun: Option<&'a Chunk>,
+    is_untouched: bool,
 }
 
 impl<'a> LazyReplica<'a> {
     /// For chunks of floats that do not overlap and come in order of time.
     pub(crate) fn new(chunks: &'a [&'a Chunk], bounds: TimeRange, flattens: bool) -> Self {
         // A counter's total needs what comes before.
-        Self { chunks: chunks.iter(), replica: Replica::new(bounds, flattens), skips: !flattens }
+        let skips = !flattens;
+        let replica = Replica::new(bounds, flattens);
+        Self { chunks: chunks.iter(), replica, skips, begun: None, is_untouched: true }
     }
 
     /// Decodes what comes before the samples that are wanted, too.
     pub(crate) fn without_skipping(self) -> Self {
         Self { skips: false, ..self }
+    }
+
+    /// Decodes a chunk, or the beginning of the first one.
+    fn decode(&mut self, chunk: &'a Chunk) -> Result<(), Error> {
+        if std::mem::replace(&mut self.is_untouched, false) && chunk.content.is_raw() {
+            let span_ms = chunk.max_time_ms.saturating_sub(chunk.min_time_ms);
+            self.begun = Some(chunk);
+            return self.replica.decode_until(chunk, chunk.min_time_ms.saturating_add(span_ms / BEGINNING_SHARE));
+        }
+        self.replica.decode(chunk)
     }
 }
 
@@ -72,8 +90,15 @@ impl FloatFeed for LazyReplica<'_> {
     /// What chunks hold is taken to lie where their store says.
     fn decode_more(&mut self, from_ms: i64) -> Result<bool, Error> {
         let has_some = |chunk: &&Chunk| chunk.max_time_ms >= from_ms;
-        if from_ms > self.replica.bounds.max_ms || !self.chunks.as_slice().iter().any(has_some) {
+        let is_there = self.begun.iter().any(has_some) || self.chunks.as_slice().iter().any(|chunk| has_some(chunk));
+        if from_ms > self.replica.bounds.max_ms || !is_there {
             return Ok(false);
+        }
+        if let Some(chunk) = self.begun.take().filter(|chunk| !self.skips || has_some(chunk)) {
+            // From its beginning: what has been decoded of it comes out the same.
+            self.replica.restart();
+            self.replica.decode(chunk)?;
+            return Ok(true);
         }
         let skips = self.skips;
         let Some(chunk) = self.chunks.find(|chunk| !skips || has_some(chunk)) else { return Ok(false) };
@@ -88,12 +113,12 @@ impl FloatFeed for LazyReplica<'_> {
             floats.timestamps_ms.reserve(expected);
             floats.values.reserve(expected);
         }
-        self.replica.decode(chunk)?;
+        self.decode(chunk)?;
         Ok(true)
     }
 
     fn expected(&self) -> usize {
-        self.decoded().len() + expected_floats(self.chunks.as_slice())
+        self.decoded().len() + expected_floats(self.begun.as_slice()) + expected_floats(self.chunks.as_slice())
     }
 
     fn into_decoded(self) -> FloatColumn {
@@ -201,7 +226,20 @@ impl Replica {
         Self { samples: Samples::default(), bounds, counter: flattens.then(Counter::default), last_ms: None }
     }
 
+    /// As if nothing had been decoded.
+    fn restart(&mut self) {
+        let mut samples = std::mem::take(&mut self.samples);
+        samples.floats.timestamps_ms.clear();
+        samples.floats.values.clear();
+        *self = Self { samples, ..Self::new(self.bounds, self.counter.is_some()) };
+    }
+
     fn decode(&mut self, chunk: &Chunk) -> Result<(), Error> {
+        self.decode_until(chunk, i64::MAX)
+    }
+
+    /// Decodes no sample after `until_ms`.
+    fn decode_until(&mut self, chunk: &Chunk, until_ms: i64) -> Result<(), Error> {
         if chunk.min_time_ms > self.bounds.max_ms {
             return Ok(());
         }
@@ -211,7 +249,8 @@ impl Replica {
         }
         // A counter's total begins with the first sample there is, in bounds or not.
         let is_counter = self.counter.is_some();
-        let range = if is_counter { TimeRange::new(i64::MIN, self.bounds.max_ms) } else { self.bounds };
+        let min_ms = if is_counter { i64::MIN } else { self.bounds.min_ms };
+        let range = TimeRange::new(min_ms, self.bounds.max_ms.min(until_ms));
         let (first_float, first_histogram) = (self.samples.floats.len(), self.samples.histograms.len());
         let (floats, histograms) = (&mut self.samples.floats, &mut self.samples.histograms);
         let order = match &chunk.content {
