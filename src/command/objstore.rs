@@ -30,6 +30,9 @@ pub fn open(yaml: &str, access: Access, context: &Context) -> anyhow::Result<Buc
     Ok(bucket.with_metrics(BucketMetrics::register(&context.metrics)))
 }
 
+/// What may be remembered of a bucket that is a directory, which the operating system remembers already: outcomes of matchers, which are small.
+const MAX_OUTCOME_BYTES: u64 = 16 << 20;
+
 /// What `--store.caching-bucket.config` and `--index-cache.*` say, checked; opened by [`CacheFlags::open`].
 pub struct CacheFlags {
     bucket: Option<CachingConfig>,
@@ -41,27 +44,27 @@ impl CacheFlags {
         Self::parse(
             values.text_or_file("store.caching-bucket.config")?.as_deref(),
             values.text_or_file("index-cache.config")?.as_deref(),
-            // The operating system remembers local files already.
-            if matches!(provider, Provider::Filesystem { .. }) {
-                0
-            } else {
-                values.bytes("index-cache-size")
+            match values.bytes("index-cache-size") {
+                0 => None,
+                bytes if matches!(provider, Provider::Filesystem { .. }) => {
+                    Some(IndexCacheConfig::of_outcomes(bytes.min(MAX_OUTCOME_BYTES)))
+                }
+                bytes => Some(IndexCacheConfig::in_memory(bytes)),
             },
         )
     }
 
-    /// From the two documents. `default_index_bytes` is for the index where there is no document; 0 is none.
+    /// From the two documents. `default_index` is for the index where there is no document.
     pub fn parse(
         bucket: Option<&str>,
         index: Option<&str>,
-        default_index_bytes: u64,
+        default_index: Option<IndexCacheConfig>,
     ) -> anyhow::Result<Self> {
         let bucket =
             bucket.map(CachingConfig::from_yaml).transpose().context("--store.caching-bucket.config")?;
         let index = match index {
             Some(yaml) => Some(IndexCacheConfig::from_yaml(yaml).context("--index-cache.config")?),
-            None if default_index_bytes == 0 => None,
-            None => Some(IndexCacheConfig::in_memory(default_index_bytes)),
+            None => default_index,
         };
         Ok(Self { bucket, index })
     }

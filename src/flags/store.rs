@@ -63,7 +63,7 @@ pub(super) fn flags() -> Vec<Flag> {
             "index-cache-size",
             Bytes,
             "250MB",
-            "Memory for parts of indexes, unless --index-cache.config says otherwise; a FILESYSTEM bucket needs none",
+            "Memory for parts of indexes, unless --index-cache.config says otherwise; for a FILESYSTEM bucket at most 16 MB, for what matchers select",
         ),
         Flag::new("index-cache.config", Text, "", "YAML of a cache for parts of indexes"),
         Flag::new("index-cache.config-file", Text, "", "File with the YAML of --index-cache.config"),

@@ -109,7 +109,8 @@ pub fn split_overlaps(chunks: &[Chunk]) -> Result<Vec<Vec<&Chunk>>, Error> {
 fn need_no_data(chunks: &[&Chunk]) -> Result<(), Error> {
     let is_open = |pair: &&[&Chunk]| match pair {
         [a, b] => {
-            (a.min_time_ms, a.max_time_ms) == (b.min_time_ms, b.max_time_ms) && (a.is_withheld() || b.is_withheld())
+            (a.min_time_ms, a.max_time_ms) == (b.min_time_ms, b.max_time_ms)
+                && (a.is_withheld() || b.is_withheld())
         }
         _ => false,
     };

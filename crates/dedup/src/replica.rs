@@ -74,7 +74,9 @@ impl<'a> LazyReplica<'a> {
         if std::mem::replace(&mut self.is_untouched, false) && chunk.content.is_raw() {
             let span_ms = chunk.max_time_ms.saturating_sub(chunk.min_time_ms);
             self.begun = Some(chunk);
-            return self.replica.decode_until(chunk, chunk.min_time_ms.saturating_add(span_ms / BEGINNING_SHARE));
+            return self
+                .replica
+                .decode_until(chunk, chunk.min_time_ms.saturating_add(span_ms / BEGINNING_SHARE));
         }
         self.replica.decode(chunk)
     }
@@ -90,7 +92,8 @@ impl FloatFeed for LazyReplica<'_> {
     /// What chunks hold is taken to lie where their store says.
     fn decode_more(&mut self, from_ms: i64) -> Result<bool, Error> {
         let has_some = |chunk: &&Chunk| chunk.max_time_ms >= from_ms;
-        let is_there = self.begun.iter().any(has_some) || self.chunks.as_slice().iter().any(|chunk| has_some(chunk));
+        let is_there =
+            self.begun.iter().any(has_some) || self.chunks.as_slice().iter().any(|chunk| has_some(chunk));
         if from_ms > self.replica.bounds.max_ms || !is_there {
             return Ok(false);
         }
@@ -118,7 +121,9 @@ impl FloatFeed for LazyReplica<'_> {
     }
 
     fn expected(&self) -> usize {
-        self.decoded().len() + expected_floats(self.begun.as_slice()) + expected_floats(self.chunks.as_slice())
+        self.decoded().len()
+            + expected_floats(self.begun.as_slice())
+            + expected_floats(self.chunks.as_slice())
     }
 
     fn into_decoded(self) -> FloatColumn {

@@ -142,7 +142,8 @@ fn a_counter_aggregate_is_flattened_with_and_without_dedup() {
 
 #[test]
 fn of_a_replica_that_is_not_followed_only_the_beginning_is_needed() {
-    let samples = |start_ms: i64| (0..20).map(move |at| (start_ms + at * 15_000, at as f64)).collect::<Vec<_>>();
+    let samples =
+        |start_ms: i64| (0..20).map(move |at| (start_ms + at * 15_000, at as f64)).collect::<Vec<_>>();
     let replica = |start_ms: i64| samples(start_ms).chunks(5).map(chunk).collect::<Vec<_>>();
     let (left, right) = (replica(0), replica(7_000));
     let all = [left, right].concat();
@@ -155,7 +156,9 @@ fn of_a_replica_that_is_not_followed_only_the_beginning_is_needed() {
             partly[kept_back.clone()].iter_mut().for_each(|chunk| chunk.data.clear());
             match dedup.series(&partly) {
                 Ok(samples) => assert_eq!(samples.floats.iter().collect::<Vec<_>>(), expected),
-                Err(error) => assert!(is_missed && matches!(error, Error::Withheld { .. }), "{kept_back:?}: {error}"),
+                Err(error) => {
+                    assert!(is_missed && matches!(error, Error::Withheld { .. }), "{kept_back:?}: {error}")
+                }
             }
             assert_eq!(dedup.series(&partly).is_err(), is_missed, "{kept_back:?}");
         }

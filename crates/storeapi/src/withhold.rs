@@ -25,6 +25,9 @@ const STEPS: usize = 16;
 /// So many of the last ones have to be steps along one replica.
 const SETTLED_STEPS: usize = 4;
 
+/// Of the time between samples, one part in this many may make no difference: scrapes are late by that.
+const MARGIN_SHARE: i64 = 64;
+
 /// Times and intervals beyond these are nobody's: with others nothing here overflows.
 const ORDINARY_MS: i64 = 1 << 50;
 
@@ -46,8 +49,7 @@ pub fn is_withheld(chunk: &Chunk) -> bool {
 /// Keeps back what is not looked at of a series whose chunks are all there and sorted, if it has two replicas that look regular.
 pub fn withhold(series: &mut Series, from_ms: i64) {
     let Some((mut replicas, places)) = two_replicas(&series.chunks) else { return };
-    replicas.iter_mut().for_each(|replica| replica.begin_at(from_ms));
-    let Some(Settled { followed, looked_at_ms }) = settle(&replicas) else { return };
+    let Some(Settled { followed, looked_at_ms }) = settle(&mut replicas, from_ms) else { return };
     let [left, right] = &replicas;
     let (used, other) = if followed == 0 { (left, right) } else { (right, left) };
     // Past the end of the one the other is looked at, if it goes on for longer than a gap.
@@ -100,9 +102,12 @@ impl Replica {
         Some(Self { starts_ms, first_ms: starts_ms, last_ms, interval_ms, is_regular })
     }
 
-    /// Leaves out what comes before `from_ms`.
-    fn begin_at(&mut self, from_ms: i64) {
-        self.first_ms = self.next_ms(from_ms.clamp(-ORDINARY_MS, ORDINARY_MS));
+    /// Leaves out what comes before `from_ms`; false if it is not sure what that is.
+    fn begin_at(&mut self, from_ms: i64, margin_ms: i64) -> bool {
+        let from_ms = from_ms.clamp(-ORDINARY_MS, ORDINARY_MS);
+        let is_sure = self.is_sure_of(from_ms, margin_ms);
+        self.first_ms = self.next_ms(from_ms);
+        is_sure
     }
 
     /// The first sample at or after `time_ms`, if all come regularly.
@@ -113,6 +118,12 @@ impl Replica {
         }
         let steps = (behind_ms + self.interval_ms - 1) / self.interval_ms;
         self.first_ms + steps * self.interval_ms
+    }
+
+    /// Whether that is the same sample if each comes a little earlier or later.
+    fn is_sure_of(&self, time_ms: i64, margin_ms: i64) -> bool {
+        let past_ms = (time_ms - self.first_ms) % self.interval_ms;
+        time_ms <= self.first_ms || past_ms >= margin_ms && self.interval_ms - past_ms >= margin_ms
     }
 }
 
@@ -149,8 +160,14 @@ struct Settled {
     looked_at_ms: i64,
 }
 
-/// Follows two replicas of regular samples for a few steps.
-fn settle([left, right]: &[Replica; 2]) -> Option<Settled> {
+/// Follows two replicas of regular samples for a few steps, from `from_ms` on. `None` if they come to no rest, or if one of the steps would be another were a
+/// sample a little earlier or later, as samples are.
+fn settle(replicas: &mut [Replica; 2], from_ms: i64) -> Option<Settled> {
+    let [left, right] = replicas;
+    let margin_ms = left.interval_ms.min(right.interval_ms) / MARGIN_SHARE;
+    if !left.begin_at(from_ms, margin_ms) || !right.begin_at(from_ms, margin_ms) {
+        return None;
+    }
     let (mut left_from_ms, mut right_from_ms) = (left.first_ms, right.first_ms);
     let mut last_ms = None;
     let mut settled = Settled { followed: 0, looked_at_ms: i64::MIN };
@@ -158,13 +175,21 @@ fn settle([left, right]: &[Replica; 2]) -> Option<Settled> {
     for _ in 0..STEPS {
         let (left_ms, right_ms) = (left.next_ms(left_from_ms), right.next_ms(right_from_ms));
         let used = usize::from(left_ms > right_ms);
-        let (now_ms, other_ms, other_from_ms) = match used {
-            0 => (left_ms, right_ms, right_from_ms),
-            _ => (right_ms, left_ms, left_from_ms),
+        let now_ms = left_ms.min(right_ms);
+        // The one that was not used is looked at if it could come first.
+        let (other, other_from_ms) = match settled.followed {
+            0 => (&*right, right_from_ms),
+            _ => (&*left, left_from_ms),
         };
-        // The other one is looked at if it could come first.
-        if last_ms.is_none() || used != settled.followed || now_ms >= other_from_ms {
-            settled.looked_at_ms = settled.looked_at_ms.max(other_ms).max(now_ms);
+        let is_looked_at =
+            last_ms.is_none() || used != settled.followed || now_ms + margin_ms >= other_from_ms;
+        if is_looked_at {
+            let is_close = last_ms.is_some() && (now_ms - other_from_ms).abs() < margin_ms;
+            let is_sure = last_ms.is_none() || other.is_sure_of(other_from_ms, margin_ms);
+            if (left_ms - right_ms).abs() < margin_ms || is_close || !is_sure {
+                return None;
+            }
+            settled.looked_at_ms = settled.looked_at_ms.max(left_ms).max(right_ms);
             along = 0;
         }
         along += 1;
@@ -195,7 +220,10 @@ mod tests {
     /// Four chunks of 120 samples each, from `start_ms` on.
     fn replica(start_ms: i64, interval_ms: i64) -> Vec<AggrChunk> {
         let chunk_ms = 120 * interval_ms;
-        (0..4).map(|at| start_ms + at * chunk_ms).map(|min| chunk(min, min + chunk_ms - interval_ms, 120)).collect()
+        (0..4)
+            .map(|at| start_ms + at * chunk_ms)
+            .map(|min| chunk(min, min + chunk_ms - interval_ms, 120))
+            .collect()
     }
 
     fn series(replicas: &[Vec<AggrChunk>]) -> Series {
@@ -225,6 +253,23 @@ mod tests {
         // Where samples count only from the end of a chunk on, the next one is looked at, too.
         let late = withheld(&[left, right], 1_000_000 + chunk_ms - 20_000);
         assert_eq!(late, of_left[1..]);
+    }
+
+    #[test]
+    fn what_hangs_on_a_moment_is_sent() {
+        let left = replica(1_000_000, 15_000);
+        let withheld = |apart_ms: i64, from_ms: i64| {
+            withheld(&[left.clone(), replica(1_000_000 + apart_ms, 15_000)], from_ms)
+        };
+        // Both come first, or the second one just when it is given up being left alone.
+        for (apart_ms, is_near) in
+            [(1, true), (200, true), (500, false), (4_900, true), (5_100, true), (5_500, false)]
+        {
+            assert_eq!(withheld(apart_ms, 0).is_empty(), is_near, "{apart_ms} ms apart");
+        }
+        for (from_ms, is_near) in [(1_150_000, true), (1_149_900, true), (1_155_000, false)] {
+            assert_eq!(withheld(7_000, from_ms).is_empty(), is_near, "from {from_ms} on");
+        }
     }
 
     #[test]

@@ -431,7 +431,8 @@ async fn what_a_store_keeps_back_of_regular_replicas_is_not_missed() {
                 let all = vec![two_replicas("a", &left, &right), two_replicas("b", &right, &left)];
                 let (withheld, whole, store) = with_and_without(all, function).await;
                 assert_eq!(withheld.series, whole.series, "every {interval_ms} ms, {apart_ms} ms apart");
-                let calls = (store.calls.load(Ordering::SeqCst), store.withholding_calls.load(Ordering::SeqCst));
+                let calls =
+                    (store.calls.load(Ordering::SeqCst), store.withholding_calls.load(Ordering::SeqCst));
                 assert_eq!(calls, (1, 1), "every {interval_ms} ms, {apart_ms} ms apart");
             }
         }
@@ -454,7 +455,10 @@ async fn series_of_which_too_much_was_kept_back_are_asked_for_again_and_come_onc
         let (withheld, whole, store) = with_and_without(all.clone(), function).await;
         assert_eq!((whole.series.len(), withheld.series.len()), (40, 40));
         assert_eq!(withheld.series, whole.series);
-        assert_eq!((store.calls.load(Ordering::SeqCst), store.withholding_calls.load(Ordering::SeqCst)), (2, 1));
+        assert_eq!(
+            (store.calls.load(Ordering::SeqCst), store.withholding_calls.load(Ordering::SeqCst)),
+            (2, 1)
+        );
     }
 }
 

@@ -54,6 +54,14 @@ impl IndexCache {
         Self { cache, items: config.items, ttl: config.ttl, metrics }
     }
 
+    /// The same, for indexes that are read as fast as a cache is: of those only the outcome of matchers is remembered, which spares reading and combining whole
+    /// lists.
+    #[must_use]
+    pub fn of_outcomes(&self) -> Self {
+        let (cache, metrics) = (Arc::clone(&self.cache), self.metrics.clone());
+        Self { cache, items: self.items.outcomes(), ttl: self.ttl, metrics }
+    }
+
     /// The bytes of those lists that are known, by where they start.
     pub(crate) async fn postings(&self, block: BlockId, places: &[PostingsRange]) -> HashMap<u64, Bytes> {
         if !self.items.postings {

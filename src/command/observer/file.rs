@@ -13,6 +13,7 @@ use parallax_querier::query::QueryLimits;
 use parallax_querier::{
     Distribution, EndpointConfig, EndpointOptions, EndpointSets, ForeignLabels, QuerierConfig,
 };
+use parallax_store_gateway::IndexCacheConfig;
 use parallax_storeapi::{MessageLimits, SideService};
 use serde::Deserialize;
 
@@ -92,8 +93,8 @@ pub struct ObserverFile {
     max_frame_size: Option<SizeText>,
     /// Most bytes of series that one query may hold before they are evaluated.
     max_held_bytes: Option<SizeText>,
-    /// What store gateways remember of indexes, as the document of `--index-cache.config`; they share it. Without it, 250 MB in memory, and nothing
-    /// of buckets that are directories.
+    /// What store gateways remember of indexes, as the document of `--index-cache.config`; they share it. Without it, 250 MB in memory, and of buckets that are
+    /// directories only what matchers select.
     pub index_cache: Option<serde_json::Value>,
     /// What they remember of chunks and metas, as the document of `--store.caching-bucket.config`; without it, nothing.
     caching_bucket: Option<serde_json::Value>,
@@ -182,7 +183,8 @@ impl ObserverFile {
     pub fn caches(&self) -> anyhow::Result<CacheFlags> {
         let text = |section: &Option<serde_json::Value>| section.as_ref().map(ToString::to_string);
         let (bucket, index) = (text(&self.caching_bucket), text(&self.index_cache));
-        CacheFlags::parse(bucket.as_deref(), index.as_deref(), INDEX_CACHE_BYTES)
+        let default = IndexCacheConfig::in_memory(INDEX_CACHE_BYTES);
+        CacheFlags::parse(bucket.as_deref(), index.as_deref(), Some(default))
             .context("caching_bucket, index_cache")
     }
 

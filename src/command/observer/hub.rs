@@ -143,7 +143,7 @@ impl Hub {
         let defaults = StoreGatewayConfig::new(bucket, self.directory(file, &section.name));
         let mut caches = self.caches.clone();
         if matches!(defaults.bucket.provider, Provider::Filesystem { .. }) && file.index_cache.is_none() {
-            caches.index = None;
+            caches.index = caches.index.map(|index| Arc::new(index.of_outcomes()));
         }
         let config = StoreGatewayConfig {
             caches,

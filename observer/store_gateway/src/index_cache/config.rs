@@ -27,6 +27,11 @@ pub(super) struct Items {
 
 impl Items {
     const ALL: Self = Self { postings: true, series: true, expanded: true };
+
+    /// Of these, the outcomes of matchers.
+    pub fn outcomes(self) -> Self {
+        Self { postings: false, series: false, ..self }
+    }
 }
 
 #[derive(Deserialize)]
@@ -61,6 +66,11 @@ impl IndexCacheConfig {
         let max_item_size_bytes = max_size_bytes / 2;
         let backend = Backend::Memory(MemoryConfig { max_size_bytes, max_item_size_bytes });
         Self { backend, items: Items::ALL, ttl: DAY }
+    }
+
+    /// For a bucket that is a directory, which the operating system remembers already: outcomes of matchers only, so many bytes at most.
+    pub fn of_outcomes(max_size_bytes: u64) -> Self {
+        Self { items: Items::ALL.outcomes(), ..Self::in_memory(max_size_bytes) }
     }
 }
 
