@@ -82,6 +82,14 @@ impl Selector<'_> {
         Ok(Selected { refs, deferred })
     }
 
+    /// Keeps the series that all `matchers` were found to match where the postings alone had not told.
+    pub fn remember(&self, matchers: &[Matcher], mut refs: Vec<SeriesRef>) {
+        if let Some(cache) = self.fetch.index_cache.as_deref() {
+            refs.sort_unstable();
+            cache.set_expanded(self.block.id(), matchers, &refs);
+        }
+    }
+
     fn are_inside(&self, refs: &[SeriesRef]) -> bool {
         let end = self.header.index_toc().series_end();
         refs.last().is_none_or(|last| u64::from(*last) * SERIES_ALIGNMENT_BYTES < end)

@@ -187,17 +187,20 @@ impl Reading<'_> {
             fetch.clone(),
             Arc::clone(usage),
             Arc::clone(block),
-            header,
+            Arc::clone(&header),
             Arc::clone(&self.request),
             selected.deferred,
         );
+        let (mut matched, mut is_sound) = (Vec::new(), true);
         let mut rest = selected.refs.as_slice();
         let mut window_series = FIRST_WINDOW_SERIES;
         while !rest.is_empty() {
             let (now, later) = rest.split_at(window_series.min(rest.len()));
             let mut window = series.read(now).await?;
             if !is_decided {
-                usage.reserve_series(window.matched)?;
+                usage.reserve_series(window.matched.len())?;
+                is_sound &= window.damages.is_empty();
+                matched.append(&mut window.matched);
             }
             for source in std::mem::take(&mut window.damages) {
                 out.report(BlockFailure::Damaged { block: block.id(), source }).await?;
@@ -205,6 +208,9 @@ impl Reading<'_> {
             self.hand_on(window.series, &mut out).await?;
             rest = later;
             window_series = (window_series * 4).min(MAX_WINDOW_SERIES);
+        }
+        if !is_decided && is_sound {
+            selector.remember(&select.chosen.matchers, matched);
         }
         out.finish().await
     }

@@ -49,7 +49,7 @@ pub struct Window {
     pub series: Vec<PendingSeries>,
     pub damages: Vec<TsdbError>,
     /// Series that all matchers match, in the asked time or not.
-    pub matched: usize,
+    pub matched: Vec<SeriesRef>,
 }
 
 /// Reads entries of one block for one call.
@@ -138,12 +138,12 @@ impl SeriesReader {
             for ((index, range), outcome) in asked.into_iter().zip(decoded) {
                 match outcome {
                     Decoded::Series(series) => {
-                        window.matched += 1;
+                        window.matched.extend(refs.get(index));
                         if let Some(slot) = found.get_mut(index) {
                             *slot = Some(series);
                         }
                     }
-                    Decoded::NotWanted => window.matched += 1,
+                    Decoded::NotWanted => window.matched.extend(refs.get(index)),
                     Decoded::NotMatched => {}
                     Decoded::Stale => pending.push((index, range)),
                     Decoded::Damaged(error) => window.damages.push(error),

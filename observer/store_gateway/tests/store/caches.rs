@@ -8,9 +8,11 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use parallax_bucket::{Bucket, BucketCaches, BucketConfig, CachingConfig};
 use parallax_cache::Cache;
+use parallax_model::Matcher;
 use parallax_net::Context;
 use parallax_store_gateway::{IndexCache, IndexCacheConfig, StoreGateway, StoreGatewayConfig};
-use parallax_storeapi::frames;
+use parallax_storeapi::proto::thanos::SeriesRequest;
+use parallax_storeapi::{frames, matchers};
 use parallax_testkit::counting_bucket::{Calls, CountingStore};
 
 use crate::fixture::{everything, golden, in_memory, series, start_on};
@@ -27,6 +29,13 @@ struct Asked {
 
 /// The same question twice.
 async fn ask_twice(cache: impl FnOnce(&Context) -> Option<IndexCache>) -> Asked {
+    ask_twice_for(everything(), cache).await
+}
+
+async fn ask_twice_for(
+    mut request: SeriesRequest,
+    cache: impl FnOnce(&Context) -> Option<IndexCache>,
+) -> Asked {
     let data = tempfile::tempdir().unwrap();
     let store = Arc::new(CountingStore::new(in_memory(&golden("bucket-short")).await));
     let context = Context::for_test();
@@ -36,7 +45,6 @@ async fn ask_twice(cache: impl FnOnce(&Context) -> Option<IndexCache>) -> Asked 
     })
     .await;
     gateway.sync().await.unwrap();
-    let mut request = everything();
     request.skip_chunks = true;
     let first = series(&*gateway, request.clone()).await.unwrap();
     store.take();
@@ -80,6 +88,20 @@ async fn each_kind_of_item_spares_its_own_requests() {
         assert!(cached.calls.gets < plain.calls.gets, "{items}: {:?} {:?}", cached.calls, plain.calls);
         assert!(cached.calls.gets > 0, "{items} are not all that is read");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_held_against_each_series_is_remembered_too() {
+    // The first is held against the series that the second leaves.
+    let wanted = [Matcher::equal("job", "api"), Matcher::equal("code", "500")];
+    let request = || SeriesRequest { matchers: matchers::to_wire(&wanted), ..everything() };
+    let plain = ask_twice_for(request(), |_| None).await;
+    let outcomes =
+        |context: &Context| Some(IndexCache::open(&IndexCacheConfig::of_outcomes(1 << 20), &context.metrics));
+    let cached = ask_twice_for(request(), outcomes).await;
+    assert!(!plain.first.series.is_empty());
+    assert_eq!(cached.second.series, plain.first.series);
+    assert!(cached.calls.gets < plain.calls.gets, "{:?} {:?}", cached.calls, plain.calls);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,11 +1,13 @@
 //! Lazy postings: the same answers, whatever is looked up and whatever is held against series.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use parallax_model::{MatchOp, Matcher};
-use parallax_store_gateway::{LazyPostings, Limits};
+use parallax_store_gateway::{IndexCache, IndexCacheConfig, LazyPostings, Limits};
 use parallax_storeapi::proto::thanos::{LabelNamesRequest, LabelValuesRequest, SeriesRequest};
 use parallax_storeapi::{Store as _, matchers};
+use parallax_telemetry::Metrics;
 use proptest::strategy::{Strategy as _, ValueTree as _};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use tonic::Request;
@@ -67,6 +69,12 @@ fn random_matcher(runner: &mut TestRunner, words: &[(String, Vec<String>)]) -> M
 async fn answers_are_the_same_with_and_without_lazy_postings() {
     let bucket = golden("bucket-short");
     let (lazy, plain) = (fixture(&bucket, EAGER_TO_DEFER).await, fixture(&bucket, OFF).await);
+    let remembering = Fixture::with(&bucket, |config| {
+        config.lazy_postings = EAGER_TO_DEFER;
+        let cache = IndexCache::open(&IndexCacheConfig::of_outcomes(1 << 20), &Metrics::new());
+        config.caches.index = Some(Arc::new(cache));
+    })
+    .await;
     let words = words(&plain).await;
     let seed: u8 = std::env::var("PARALLAX_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
     println!("seed {seed}");
@@ -79,8 +87,13 @@ async fn answers_are_the_same_with_and_without_lazy_postings() {
         let matchers = matchers::to_wire(&wanted);
         let request =
             SeriesRequest { matchers: matchers.clone(), skip_chunks: case % 2 == 0, ..everything() };
-        let (one, two) = (lazy.series(request.clone()).await.unwrap(), plain.series(request).await.unwrap());
+        let (one, two) =
+            (lazy.series(request.clone()).await.unwrap(), plain.series(request.clone()).await.unwrap());
         assert!(one.series == two.series && one.warnings == two.warnings, "{wanted:?}");
+        for time in ["first", "second"] {
+            let remembered = remembering.series(request.clone()).await.unwrap();
+            assert!(remembered.series == two.series, "{wanted:?}, the {time} time");
+        }
         answered += usize::from(!one.series.is_empty());
         let names = LabelNamesRequest { end: i64::MAX, matchers: matchers.clone(), ..Default::default() };
         let ask =
