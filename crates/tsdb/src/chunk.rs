@@ -29,7 +29,7 @@ pub use histogram::{
 };
 pub use varbit::XorWindow;
 pub use xor::{XorAppender, XorReader, decode_xor, decode_xor_range};
-pub use xor_encode::encode_xor;
+pub use xor_encode::{encode_xor, encode_xor_in};
 pub use xor_splice::{XorRun, XorSplicer, XorTrace, decode_xor_traced};
 pub use xor_times::{XorTimes, decode_xor_times, ends_exactly};
 

@@ -15,10 +15,20 @@ const WHAT: &str = "XOR chunk";
 /// # Errors
 /// Times that go back, and more samples than a chunk can count.
 pub fn encode_xor(samples: &[(i64, f64)]) -> Result<Vec<u8>, TsdbError> {
+    encode_xor_in(Vec::new(), samples)
+}
+
+/// As [`encode_xor`], in the memory of some bytes that are not needed any more.
+///
+/// # Errors
+/// As [`encode_xor`].
+pub fn encode_xor_in(mut bytes: Vec<u8>, samples: &[(i64, f64)]) -> Result<Vec<u8>, TsdbError> {
     let count = u16::try_from(samples.len())
         .map_err(|_| TsdbError::invalid(WHAT, format!("it holds at most {MAX_SAMPLES} samples")))?;
-    let mut bits = Bits::new(Vec::with_capacity(16 + samples.len() * 3));
-    bits.bytes.extend(count.to_be_bytes());
+    bytes.clear();
+    bytes.reserve(16 + samples.len() * 3);
+    bytes.extend(count.to_be_bytes());
+    let mut bits = Bits::new(bytes);
     let mut rest = samples.iter();
     let Some((first_ms, first)) = rest.next() else { return Ok(bits.bytes) };
     put_varint(&mut bits.bytes, *first_ms);

@@ -36,13 +36,14 @@ impl XorTrace {
     }
 }
 
-/// As [`super::decode_xor`], with a trace, which is as long as the column before and after.
+/// As [`super::decode_xor`], with a trace, which is as long as the column before and after; of the first `most` samples, behind which damage goes unseen.
 pub fn decode_xor_traced(
     bytes: &[u8],
+    most: usize,
     out: &mut FloatColumn,
     trace: &mut XorTrace,
 ) -> Result<Order, TsdbError> {
-    let count = sample_count(bytes)?;
+    let count = sample_count(bytes)?.min(most);
     // As without a trace: a count that the bytes cannot hold must not claim memory.
     let capacity = count.min(bytes.len() * 4);
     if capacity < count {
@@ -188,7 +189,12 @@ impl XorSplicer {
     pub fn new() -> Self {
         /// Of a chunk of 120 samples that compresses as most do.
         const USUAL_SIZE_BYTES: usize = 384;
-        let mut bytes = Vec::with_capacity(USUAL_SIZE_BYTES);
+        Self::reusing(Vec::with_capacity(USUAL_SIZE_BYTES))
+    }
+
+    /// As [`Self::new`], in the memory of some bytes that are not needed any more.
+    pub fn reusing(mut bytes: Vec<u8>) -> Self {
+        bytes.clear();
         bytes.extend([0; HEADER_SIZE_BYTES]);
         let value = Xored::behind(0, XorWindow::NONE);
         Self { bits: Bits::new(bytes), count: 0, last_ms: 0, last_step_ms: 0, value }

@@ -17,6 +17,11 @@ pub(super) trait Aggregator {
     /// A new window begins.
     fn begin(&mut self);
     fn add(&mut self, sample: &Self::Sample);
+
+    /// As [`Self::add`] for each.
+    fn add_all(&mut self, samples: &[Self::Sample]) {
+        samples.iter().for_each(|sample| self.add(sample));
+    }
 }
 
 /// Feeds samples (in order of time) to an aggregator and calls `done` with the stamp of each window that has any; gives the last stamp.
@@ -30,20 +35,17 @@ pub(super) fn each_window<A: Aggregator, E>(
     mut done: impl FnMut(i64, &mut A) -> Result<(), E>,
 ) -> Result<Option<i64>, E> {
     let Some(last_ms) = samples.last().map(&time_ms) else { return Ok(None) };
-    let mut stamp: Option<i64> = None;
-    for sample in samples {
-        let now_ms = time_ms(sample);
-        if stamp.is_none_or(|stamp| now_ms > stamp) {
-            if let Some(stamp) = stamp {
-                done(stamp, aggregator)?;
-            }
-            aggregator.begin();
-            stamp = Some(window_end_ms(now_ms, window_ms).min(last_ms));
-        }
-        aggregator.add(sample);
-    }
-    if let Some(stamp) = stamp {
-        done(stamp, aggregator)?;
+    let mut stamp = None;
+    let mut rest = samples;
+    while let Some((first, others)) = rest.split_first() {
+        let end_ms = window_end_ms(time_ms(first), window_ms).min(last_ms);
+        let count = 1 + others.iter().take_while(|sample| time_ms(sample) <= end_ms).count();
+        let (window, later) = rest.split_at(count);
+        aggregator.begin();
+        aggregator.add_all(window);
+        done(end_ms, aggregator)?;
+        stamp = Some(end_ms);
+        rest = later;
     }
     Ok(stamp)
 }

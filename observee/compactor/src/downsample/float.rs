@@ -52,6 +52,24 @@ impl Aggregator for FloatAggregator {
             self.max = value;
         }
     }
+
+    /// The same operations in the same order, on numbers that stay where they are.
+    fn add_all(&mut self, samples: &[FloatSample]) {
+        let Some((first, others)) = samples.split_first() else { return };
+        self.add(first);
+        let mut last = first.1;
+        let Self { mut sum, mut min, mut max, mut counter, .. } = *self;
+        for (_, value) in others {
+            let value = *value;
+            counter += if value < last { value } else { value - last };
+            last = value;
+            sum += value;
+            min = if value < min { value } else { min };
+            max = if value > max { value } else { max };
+        }
+        let count = self.count + others.len() as u64;
+        *self = Self { count, sum, min, max, counter, last: Some(last) };
+    }
 }
 
 /// One aggregate chunk of raw samples, none of which is NaN.
@@ -112,6 +130,22 @@ mod tests {
         assert_eq!(parts[2], [(99, 1.0), (199, 2.0), (250, 1.0)]);
         assert_eq!(parts[3], [(99, 3.0), (199, 10.0), (250, 1.0)]);
         assert_eq!(parts[4], [(20, 1.0), (99, 4.0), (199, 13.0), (250, 14.0), (250, 1.0)]);
+    }
+
+    #[test]
+    fn many_samples_at_once_are_as_one_by_one() {
+        let values = [3.0, 5.0, -1.0, f64::INFINITY, 7.5, 7.5, 0.1, -0.0, 0.0, 2.0];
+        let samples: Vec<FloatSample> = (0..).zip(values).collect();
+        for cut in 0..samples.len() {
+            let (mut at_once, mut one_by_one) = (FloatAggregator::default(), FloatAggregator::default());
+            for part in [&samples[..cut], &samples[cut..]] {
+                at_once.begin();
+                at_once.add_all(part);
+                one_by_one.begin();
+                part.iter().for_each(|sample| one_by_one.add(sample));
+                assert_eq!(format!("{at_once:?}"), format!("{one_by_one:?}"), "cut at {cut}");
+            }
+        }
     }
 
     #[test]

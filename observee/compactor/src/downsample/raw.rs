@@ -7,7 +7,7 @@ use parallax_model::FloatColumn;
 use parallax_model::float::is_stale;
 use parallax_tsdb::TsdbError;
 use parallax_tsdb::block::BlockChunk;
-use parallax_tsdb::chunk::{ChunkEncoding, FloatHistogramReader, HistogramReader, decode_xor};
+use parallax_tsdb::chunk::{ChunkEncoding, FloatHistogramReader, HistogramReader, Order, decode_xor};
 
 use super::float::{FloatSample, float_batch};
 use super::histogram::histogram_batch;
@@ -63,8 +63,8 @@ trait RawSample: Sized {
     /// Whether two samples may stand in one batch.
     fn goes_with(&self, other: &Self) -> bool;
 
-    /// Adds the samples of a chunk; gives how many were left out.
-    fn read(chunk: &BlockChunk, out: &mut Vec<Self>) -> Result<u64, TsdbError>;
+    /// Adds the samples of a chunk; gives how many were left out. `column` is memory that is used again.
+    fn read(chunk: &BlockChunk, column: &mut FloatColumn, out: &mut Vec<Self>) -> Result<u64, TsdbError>;
 
     /// Aggregates a batch; gives how many samples were left out.
     fn aggregate(batch: &[Self], window_ms: i64, out: &mut Vec<BlockChunk>) -> Result<u64, TsdbError>;
@@ -79,9 +79,9 @@ impl RawSample for FloatSample {
         true
     }
 
-    fn read(chunk: &BlockChunk, out: &mut Vec<Self>) -> Result<u64, TsdbError> {
+    fn read(chunk: &BlockChunk, column: &mut FloatColumn, out: &mut Vec<Self>) -> Result<u64, TsdbError> {
         match chunk.chunk.encoding {
-            ChunkEncoding::Xor => read_floats(&chunk.chunk.data, out),
+            ChunkEncoding::Xor => read_floats_in(column, &chunk.chunk.data, out),
             encoding => Err(TsdbError::unsupported("raw chunk", 0, "encoding", encoding.as_byte())),
         }
     }
@@ -107,7 +107,7 @@ impl RawSample for HistogramSample {
         self.1.uses_custom_buckets() == other.1.uses_custom_buckets()
     }
 
-    fn read(chunk: &BlockChunk, out: &mut Vec<Self>) -> Result<u64, TsdbError> {
+    fn read(chunk: &BlockChunk, _: &mut FloatColumn, out: &mut Vec<Self>) -> Result<u64, TsdbError> {
         let data = &chunk.chunk.data;
         match chunk.chunk.encoding {
             ChunkEncoding::Histogram => {
@@ -165,9 +165,9 @@ fn downsample_run<S: RawSample>(
     if count > most_held {
         return downsample_twice::<S>(chunks, window_ms, left_out, out);
     }
-    let mut samples = Vec::new();
+    let (mut samples, mut column) = (Vec::new(), FloatColumn::default());
     for chunk in chunks {
-        *left_out += S::read(chunk, &mut samples).map_err(MergeFailure::of_chunk(chunk))?;
+        *left_out += S::read(chunk, &mut column, &mut samples).map_err(MergeFailure::of_chunk(chunk))?;
     }
     for stretch in samples.chunk_by(S::goes_with) {
         let Some(batch_size) = Stretch::of(stretch).map(|stretch| stretch.batch_size(window_ms)) else {
@@ -192,16 +192,17 @@ fn downsample_twice<S: RawSample>(
 ) -> Result<(), MergeFailure> {
     let mut stretches = stretches::<S>(chunks)?.into_iter();
     let mut held: Vec<S> = Vec::new();
+    let mut column = FloatColumn::default();
     let Some(mut stretch) = stretches.next() else {
         // Nothing but what is left out.
         for chunk in chunks {
-            *left_out += S::read(chunk, &mut held).map_err(MergeFailure::of_chunk(chunk))?;
+            *left_out += S::read(chunk, &mut column, &mut held).map_err(MergeFailure::of_chunk(chunk))?;
         }
         return Ok(());
     };
     let mut batch_size = stretch.batch_size(window_ms);
     for chunk in chunks {
-        *left_out += S::read(chunk, &mut held).map_err(MergeFailure::of_chunk(chunk))?;
+        *left_out += S::read(chunk, &mut column, &mut held).map_err(MergeFailure::of_chunk(chunk))?;
         loop {
             let is_last = held.len() >= stretch.count;
             let of_stretch = held.get(..stretch.count.min(held.len())).unwrap_or_default();
@@ -227,11 +228,12 @@ fn downsample_twice<S: RawSample>(
 fn stretches<S: RawSample>(chunks: &[BlockChunk]) -> Result<Vec<Stretch>, MergeFailure> {
     let mut found: Vec<Stretch> = Vec::new();
     let mut samples: Vec<S> = Vec::new();
+    let mut column = FloatColumn::default();
     for chunk in chunks {
         // The last sample of the chunk before stays, to be compared with.
         let kept = usize::from(!samples.is_empty());
         samples.drain(..samples.len() - kept);
-        S::read(chunk, &mut samples).map_err(MergeFailure::of_chunk(chunk))?;
+        S::read(chunk, &mut column, &mut samples).map_err(MergeFailure::of_chunk(chunk))?;
         let mut is_continued = kept > 0;
         for part in samples.chunk_by(S::goes_with) {
             let counted = if is_continued { part.get(1..).unwrap_or_default() } else { part };
@@ -265,11 +267,23 @@ fn next_batch<S: RawSample>(
 
 /// Adds the samples of an XOR chunk that are no staleness markers and do not go back in time; gives how many were left out.
 pub(super) fn read_floats(data: &[u8], out: &mut Vec<FloatSample>) -> Result<u64, TsdbError> {
+    read_floats_in(&mut FloatColumn::default(), data, out)
+}
+
+fn read_floats_in(
+    column: &mut FloatColumn,
+    data: &[u8],
+    out: &mut Vec<FloatSample>,
+) -> Result<u64, TsdbError> {
+    column.timestamps_ms.clear();
+    column.values.clear();
+    let order = decode_xor(data, column)?;
+    if order == Order::Ascending && !column.values.iter().any(|value| is_stale(*value)) {
+        out.extend(column.timestamps_ms.iter().copied().zip(column.values.iter().copied()));
+        return Ok(0);
+    }
     let mut last_ms = i64::MIN;
     let mut left_out = 0;
-    let mut column = FloatColumn::default();
-    decode_xor(data, &mut column)?;
-    out.reserve(column.len());
     for (time_ms, value) in column.iter() {
         if !is_stale(value) && time_ms >= last_ms {
             out.push((time_ms, value));

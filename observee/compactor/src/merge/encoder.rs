@@ -4,11 +4,11 @@
 //! the chunks are the same as if they had come at once. Where floats stand behind each other in a chunk of a source, their bits are copied as far as they are the
 //! same ([`XorSplicer`]); where they are a chunk, the chunk is taken as it is.
 
-use bytes::Bytes;
+use bytes::BytesMut;
 use parallax_tsdb::TsdbError;
 use parallax_tsdb::block::BlockChunk;
 use parallax_tsdb::chunk::{
-    Appended, ChunkEncoding, FloatHistogramAppender, HistogramAppender, XorSplicer, encode_xor,
+    Appended, ChunkEncoding, FloatHistogramAppender, HistogramAppender, XorSplicer, encode_xor_in,
 };
 use parallax_tsdb::segment::Chunk;
 
@@ -38,7 +38,14 @@ pub struct ChunkEncoder {
     count: usize,
     first_ms: i64,
     last_ms: i64,
+    /// Where finished chunks lie, many in one piece of memory.
+    finished: BytesMut,
+    /// Memory of the next chunk.
+    spare: Vec<u8>,
 }
+
+/// A piece of memory for finished chunks.
+const PIECE_BYTES: usize = 64 << 10;
 
 impl ChunkEncoder {
     /// Adds samples behind those that came before; appends the chunks that are full.
@@ -75,8 +82,11 @@ impl ChunkEncoder {
                     ids = ids.get(MAX_CHUNK_SAMPLES..).unwrap_or_default();
                     continue;
                 }
-                self.open =
-                    if samples.have_places() { Open::Spliced(XorSplicer::new()) } else { Open::Floats };
+                self.open = if samples.have_places() {
+                    Open::Spliced(XorSplicer::reusing(std::mem::take(&mut self.spare)))
+                } else {
+                    Open::Floats
+                };
             }
             let room = MAX_CHUNK_SAMPLES - self.count;
             let (taken, first_ms, last_ms) = match &mut self.open {
@@ -100,19 +110,22 @@ impl ChunkEncoder {
     pub fn finish(&mut self, out: &mut Vec<BlockChunk>) -> Result<(), TsdbError> {
         let (encoding, data) = match std::mem::take(&mut self.open) {
             Open::Nothing => return Ok(()),
-            Open::Floats => (ChunkEncoding::Xor, encode_xor(&self.floats)?),
+            Open::Floats => {
+                (ChunkEncoding::Xor, encode_xor_in(std::mem::take(&mut self.spare), &self.floats)?)
+            }
             Open::Spliced(splicer) => (ChunkEncoding::Xor, splicer.into_bytes()?),
             Open::Histograms(appender) => (ChunkEncoding::Histogram, appender.into_bytes()),
             Open::FloatHistograms(appender) => (ChunkEncoding::FloatHistogram, appender.into_bytes()),
         };
         self.floats.clear();
-        self.emit(encoding, data, out);
+        self.emit(encoding, &data, out);
+        self.spare = data;
         Ok(())
     }
 
     /// Forgets what is not finished, after an error.
     pub fn clear(&mut self) {
-        *self = Self { floats: std::mem::take(&mut self.floats), ..Self::default() };
+        (self.open, self.count) = (Open::Nothing, 0);
         self.floats.clear();
     }
 
@@ -157,7 +170,7 @@ impl ChunkEncoder {
         };
         // The appender has begun another chunk with this sample.
         if let Appended::NewChunk { finished } = appended {
-            self.emit(encoding, finished, out);
+            self.emit(encoding, &finished, out);
         }
         self.note(time_ms);
         Ok(())
@@ -171,12 +184,16 @@ impl ChunkEncoder {
         self.count += 1;
     }
 
-    fn emit(&mut self, encoding: ChunkEncoding, data: Vec<u8>, out: &mut Vec<BlockChunk>) {
+    fn emit(&mut self, encoding: ChunkEncoding, data: &[u8], out: &mut Vec<BlockChunk>) {
         if self.count > 0 {
+            if self.finished.capacity() < data.len() {
+                self.finished = BytesMut::with_capacity(PIECE_BYTES.max(data.len()));
+            }
+            self.finished.extend_from_slice(data);
             out.push(BlockChunk {
                 min_time_ms: self.first_ms,
                 max_time_ms: self.last_ms,
-                chunk: Chunk { encoding, data: Bytes::from(data) },
+                chunk: Chunk { encoding, data: self.finished.split().freeze() },
             });
         }
         self.count = 0;

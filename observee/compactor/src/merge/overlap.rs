@@ -133,7 +133,7 @@ impl Scratch {
             let noted = match mode {
                 // Of two replicas that do not hold the same every other sample is kept: there is nothing to copy.
                 MergeMode::OneToOne => Noted::Samples,
-                MergeMode::Penalty => penalty::noted(&self.samples, &self.picked, &chunk),
+                MergeMode::Penalty => penalty::noted(&self.samples, &chunk, &mut self.picked),
             };
             let range = self.samples.decode(&chunk, noted).map_err(MergeFailure::of_chunk(&chunk))?;
             decoded += range.len();

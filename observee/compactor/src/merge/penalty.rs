@@ -18,14 +18,34 @@ use super::samples::{Noted, SampleId, Samples};
 const INITIAL_PENALTY_MS: i64 = 5000;
 
 /// What is best known of the next chunk. Another answer would be as right, and slower.
-pub(super) fn noted(samples: &Samples, picked: &Picked, chunk: &BlockChunk) -> Noted {
-    let is_likely = match picked.ids.last() {
-        // Another replica is followed while this one goes on: it is left out, but for gaps of the other.
-        Some(last) => samples.time_ms(*last) > chunk.min_time_ms,
-        // It is followed, and as long as the chunks that are written.
-        None => sample_count(&chunk.chunk.data).is_ok_and(|count| count == MAX_CHUNK_SAMPLES),
+pub(super) fn noted(samples: &Samples, chunk: &BlockChunk, picked: &mut Picked) -> Noted {
+    let time = |id: SampleId| samples.time_ms(id);
+    let reach_at_begin = settle(picked, chunk.min_time_ms, time);
+    let is_likely = if picked.ids.is_empty() {
+        // It is followed and as long as the chunks that are written, or left for another one at once.
+        sample_count(&chunk.chunk.data).is_ok_and(|count| count == MAX_CHUNK_SAMPLES)
+    } else {
+        // Others are followed from before it begins until after its end: it is left out, but for their gaps.
+        let (before, last) = last_two(&picked.ids, picked.ids.len(), time);
+        chunk.min_time_ms < reach_at_begin && chunk.max_time_ms < reach(before, last)
     };
     if is_likely { Noted::Times } else { Noted::Places }
+}
+
+/// Notes which samples no chunk that begins at `begin_ms` or later can change; gives from when on another side may return behind these.
+fn settle(picked: &mut Picked, begin_ms: i64, time: impl Fn(SampleId) -> i64) -> i64 {
+    let mut at = picked.settled;
+    let (mut before, mut last) = last_two(&picked.ids, at, &time);
+    while let Some(id) = picked.ids.get(at) {
+        let now = time(*id);
+        if now > begin_ms || reach(before, last) > begin_ms {
+            break;
+        }
+        (before, last) = (last, Some(now));
+        at += 1;
+    }
+    picked.settled = at;
+    reach(before, last)
 }
 
 /// Folds the samples of the next chunk, by first time, into what was picked so far.
@@ -34,21 +54,9 @@ pub(super) fn add(samples: &Samples, chunk: &Range<SampleId>, picked: &mut Picke
         return;
     }
     let time = |id: SampleId| samples.time_ms(id);
-    let begin = time(chunk.start);
+    settle(picked, time(chunk.start), time);
     let ids = &mut picked.ids;
-    // What this chunk cannot reach, a later one cannot either.
-    let mut at = picked.settled;
-    let (mut before, mut last) = last_two(ids, at, time);
-    while let Some(id) = ids.get(at) {
-        let now = time(*id);
-        if now > begin || reach(before, last) > begin {
-            break;
-        }
-        (before, last) = (last, Some(now));
-        at += 1;
-    }
-    picked.settled = at;
-    let (head, rest) = ids.split_at(at);
+    let (head, rest) = ids.split_at(picked.settled);
     picked.tail.clear();
     State::after(head, time).run(
         rest,
@@ -56,7 +64,7 @@ pub(super) fn add(samples: &Samples, chunk: &Range<SampleId>, picked: &mut Picke
         time,
         &mut picked.tail,
     );
-    ids.truncate(at);
+    ids.truncate(picked.settled);
     ids.append(&mut picked.tail);
 }
 

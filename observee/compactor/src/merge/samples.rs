@@ -54,9 +54,12 @@ struct Traced {
     data: Bytes,
     /// Whether nothing follows the last sample.
     is_exact: bool,
-    /// Whether more is known than the times.
-    is_read: bool,
+    /// Of the samples before this one more is known than the times.
+    read_to: SampleId,
 }
+
+/// So many samples are read at once, if not all.
+const FEW_SAMPLES: usize = 16;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -165,7 +168,7 @@ impl Samples {
                     Noted::Places => {
                         // Samples of other kinds have no places.
                         self.trace.resize(start);
-                        let order = decode_xor_traced(data, &mut self.column, &mut self.trace)?;
+                        let order = decode_xor_traced(data, usize::MAX, &mut self.column, &mut self.trace)?;
                         let end = self.trace.ends.get(start..).unwrap_or_default().last();
                         is_exact = end.is_some_and(|end| ends_exactly(data, u64::from(*end)));
                         order
@@ -217,36 +220,47 @@ impl Samples {
         };
         let ids = id(start)?..id(self.column.len())?;
         if kind == Kind::Time || kind == Kind::Float && noted == Noted::Places {
-            let is_read = kind != Kind::Time;
-            self.traced.push_back(Traced { ids: ids.clone(), data: data.clone(), is_exact, is_read });
+            let read_to = if kind == Kind::Time { ids.start } else { ids.end };
+            self.traced.push_back(Traced { ids: ids.clone(), data: data.clone(), is_exact, read_to });
         }
         Ok(ids)
     }
 
-    /// Reads all that is not known of the samples of a chunk that are held.
-    fn read(&mut self, place: usize) -> Result<(), TsdbError> {
-        let Some(chunk) = self.traced.get_mut(place).filter(|chunk| !chunk.is_read) else { return Ok(()) };
-        chunk.is_read = true;
-        let (ids, data) = (chunk.ids.clone(), chunk.data.clone());
+    /// Reads what is not known of the samples of a chunk that are held, up to `to`.
+    fn read(&mut self, place: usize, to: SampleId) -> Result<(), TsdbError> {
+        let Some(chunk) = self.traced.get_mut(place).filter(|chunk| chunk.read_to < to) else {
+            return Ok(());
+        };
+        // Of a replica that is left for another soon only the first samples are needed.
+        let is_begun = chunk.read_to > chunk.ids.start;
+        let wanted = to.saturating_sub(chunk.ids.start) as usize;
+        let most = if is_begun || wanted > FEW_SAMPLES { chunk.ids.len() } else { FEW_SAMPLES };
+        let end = chunk.ids.end.min(chunk.ids.start.saturating_add(most as SampleId));
+        chunk.read_to = end;
+        let (start, data) = (chunk.ids.start, chunk.data.clone());
         self.reread.timestamps_ms.clear();
         self.reread.values.clear();
         self.retraced.resize(0);
-        decode_xor_traced(&data, &mut self.reread, &mut self.retraced)?;
+        decode_xor_traced(&data, most, &mut self.reread, &mut self.retraced)?;
         // The first samples may be gone.
-        let held = self.first.max(ids.start);
-        let gone = (held - ids.start) as usize;
-        let to = self.index(held)..self.index(ids.end);
+        let held = self.first.max(start).min(end);
+        let gone = (held - start) as usize;
+        let range = self.index(held)..self.index(end);
         self.trace.resize(self.trace.ends.len().max(self.column.len()));
-        copy_behind(&mut self.column.values, to.clone(), &self.reread.values, gone);
-        copy_behind(&mut self.trace.ends, to.clone(), &self.retraced.ends, gone);
-        copy_behind(&mut self.trace.windows, to.clone(), &self.retraced.windows, gone);
-        self.kinds.get_mut(to).unwrap_or_default().fill(Kind::Float);
+        copy_behind(&mut self.column.values, range.clone(), &self.reread.values, gone);
+        copy_behind(&mut self.trace.ends, range.clone(), &self.retraced.ends, gone);
+        copy_behind(&mut self.trace.windows, range.clone(), &self.retraced.windows, gone);
+        self.kinds.get_mut(range).unwrap_or_default().fill(Kind::Float);
         Ok(())
     }
 
     /// Reads all that is not known of any sample that is held.
     pub(super) fn read_all(&mut self) -> Result<(), TsdbError> {
-        (0..self.traced.len()).try_for_each(|place| self.read(place))
+        for place in 0..self.traced.len() {
+            let end = self.traced.get(place).map_or(0, |chunk| chunk.ids.end);
+            self.read(place, end)?;
+        }
+        Ok(())
     }
 
     /// The chunk whose samples some numbers begin with, if it has `count` of them, all are meant, and there is nothing else in it.
@@ -269,16 +283,18 @@ impl Samples {
 
     /// The run in one chunk that some numbers begin with, of `most` samples at most; `None` if it is not known where they stand. There are that many of them.
     pub(super) fn run(&mut self, ids: &[SampleId], most: usize) -> Result<Option<XorRun<'_>>, TsdbError> {
-        let Some(place) = ids.first().and_then(|first| self.traced_at(*first)) else { return Ok(None) };
-        self.read(place)?;
-        Ok(self.run_at(place, ids, most))
+        let Some(first) = ids.first().copied() else { return Ok(None) };
+        let Some(place) = self.traced_at(first) else { return Ok(None) };
+        let end = self.traced.get(place).map_or(first, |chunk| chunk.ids.end);
+        let following = ids.iter().copied().zip(first..end).take(most);
+        let count = following.take_while(|(id, next)| id == next).count();
+        // It is not longer than its chunk.
+        self.read(place, first.saturating_add(count as SampleId))?;
+        Ok(self.run_at(place, first, count))
     }
 
-    fn run_at(&self, place: usize, ids: &[SampleId], most: usize) -> Option<XorRun<'_>> {
-        let first = *ids.first()?;
+    fn run_at(&self, place: usize, first: SampleId, count: usize) -> Option<XorRun<'_>> {
         let chunk = self.traced.get(place)?;
-        let following = ids.iter().copied().zip(first..chunk.ids.end).take(most);
-        let count = following.take_while(|(id, next)| id == next).count();
         // The first samples of the chunk may be gone.
         let held = self.first.max(chunk.ids.start);
         let places = self.index(held)..self.index(chunk.ids.end);

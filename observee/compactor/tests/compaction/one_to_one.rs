@@ -103,3 +103,37 @@ async fn chunks_that_nothing_overlaps_are_copied_byte_for_byte() {
     assert_eq!(new.meta.compaction.level, 2);
     assert_eq!(new.meta.compaction.parents.len(), 2);
 }
+
+/// More symbols, and a longer table of postings, than are held in memory; each block has some that the other one lacks.
+#[tokio::test(flavor = "multi_thread")]
+async fn blocks_with_many_label_values_of_their_own_lose_none() {
+    let bucket = TestBucket::new();
+    let spec = |number: i64, from: i64| SeriesSpec {
+        labels: Labels::from_pairs([
+            ("__name__", "up".to_owned()),
+            // Scattered, so that the order of series is not that of the values.
+            ("pod", format!("a-pod-that-came-and-went-{:08x}", (number as u32).wrapping_mul(0x9e37_79b1))),
+            ("zone", format!("zone-{}", number % 3)),
+        ]),
+        seed: number,
+        histograms: false,
+        times_ms: vec![from, from + 10],
+        chunk_samples: 2,
+    };
+    let blocks = [(1u64, 0i64), (2, 1000)].map(|(block, from)| {
+        // Halves of them, and each sixth in both.
+        let own = (0..60_000).filter(|number| number % 6 == 5 || number % 2 == from / 1000);
+        let specs: Vec<SeriesSpec> = own.map(|number| spec(number, from)).collect();
+        bucket.add(id(block), (from, from + 1000), "a", &specs)
+    });
+    let group = only_group(&blocks);
+    let new =
+        bucket.job().compact(&group, &group.blocks, MergeMode::OneToOne, 1).await.unwrap().made().unwrap();
+    let mut expected = bucket.content(id(1));
+    for (labels, samples) in bucket.content(id(2)) {
+        expected.entry(labels).or_default().extend(samples);
+    }
+    assert!(bucket.content(new.meta.ulid) == expected);
+    let report = parallax_block::verify_block(&bucket.path().join(new.meta.ulid.to_string())).unwrap();
+    assert_eq!(report.series, expected.len() as u64);
+}

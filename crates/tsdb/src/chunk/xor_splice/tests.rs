@@ -43,7 +43,7 @@ struct Source {
 impl Source {
     fn new(bytes: Vec<u8>) -> Self {
         let (mut column, mut trace) = (FloatColumn::default(), XorTrace::default());
-        decode_xor_traced(&bytes, &mut column, &mut trace).unwrap();
+        decode_xor_traced(&bytes, usize::MAX, &mut column, &mut trace).unwrap();
         Self { bytes, column, trace }
     }
 
@@ -177,11 +177,20 @@ proptest! {
             let (mut plain, mut traced, mut trace) =
                 (FloatColumn::default(), FloatColumn::default(), XorTrace::default());
             let expected = decode_xor(bytes, &mut plain).map_err(|error| error.to_string());
-            let found = decode_xor_traced(bytes, &mut traced, &mut trace).map_err(|error| error.to_string());
+            let found = decode_xor_traced(bytes, usize::MAX, &mut traced, &mut trace).map_err(|error| error.to_string());
             prop_assert_eq!(found, expected);
             prop_assert_eq!(bits(traced.iter()), bits(plain.iter()));
             prop_assert_eq!((trace.ends.len(), trace.windows.len()), (plain.len(), plain.len()));
         }
+        // Of a part of the samples the same.
+        let whole = encode_xor(&samples).unwrap();
+        let most = usize::from(count);
+        let (mut part, mut trace) = (FloatColumn::default(), XorTrace::default());
+        decode_xor_traced(&whole, most, &mut part, &mut trace).unwrap();
+        let all = Source::new(whole);
+        let len = most.min(samples.len());
+        prop_assert_eq!(bits(part.iter()), bits(samples[..len].iter().copied()));
+        prop_assert_eq!((&trace.ends[..], &trace.windows[..]), (&all.trace.ends[..len], &all.trace.windows[..len]));
     }
 }
 
