@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::program::{PATIENCE, Program, command, run};
+use crate::program::{PATIENCE, Program, command, has_ended, run};
 use crate::question::{Answer, ask_until, get, post};
 use crate::sides::{MACHINES, MACHINES_UP, Observee, PATIENT, REPLICA_LABEL};
 use serde_json::{Value, json};
@@ -257,7 +257,7 @@ async fn a_signal_before_the_start_is_complete_ends_nothing() {
         observer.process().reload().unwrap();
         signals += 1;
         tokio::time::sleep(Duration::from_millis(20)).await;
-        assert!(signals < 5_000 && !program::has_ended(observer.id()), "{}", observer.log());
+        assert!(signals < 5_000 && !has_ended(observer.id()), "{}", observer.log());
     }
     observer.ready().await;
     drop(observer);
