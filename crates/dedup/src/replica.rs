@@ -92,8 +92,7 @@ impl FloatFeed for LazyReplica<'_> {
     /// What chunks hold is taken to lie where their store says.
     fn decode_more(&mut self, from_ms: i64) -> Result<bool, Error> {
         let has_some = |chunk: &&Chunk| chunk.max_time_ms >= from_ms;
-        let is_there =
-            self.begun.iter().any(has_some) || self.chunks.as_slice().iter().any(|chunk| has_some(chunk));
+        let is_there = self.begun.iter().any(has_some) || self.chunks.as_slice().iter().any(has_some);
         if from_ms > self.replica.bounds.max_ms || !is_there {
             return Ok(false);
         }
