@@ -16,6 +16,7 @@ mod read;
 mod series;
 pub(crate) mod write;
 
+pub(crate) use read::read_fields;
 pub use read::read_response;
 pub(crate) use series::SeriesCodec;
 pub use write::write_response;

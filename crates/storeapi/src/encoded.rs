@@ -2,7 +2,7 @@
 //!
 //! A store whose source speaks protobuf, too, need not take every label and chunk apart to have them put together again: it writes the bytes of the answer
 //! from the bytes that it read ([`Splice`]). [`Outbox`] keeps such series in order, as [`crate::Resorter`] does for decoded ones, and cuts them
-//! into frames. What is written is what `codec` would write of the same series.
+//! into frames. A store that joins the series of several sources encodes them where it reads them ([`Packed`]), and joins bytes ([`Joined`]). What is written is what `codec` would write of the same series.
 
 use bytes::{BufMut, Bytes};
 use futures::StreamExt as _;
@@ -14,11 +14,16 @@ use crate::codec::write_response;
 use crate::proto::thanos::SeriesResponse;
 use crate::{FrameStream, SeriesStream};
 
+mod field;
 mod outbox;
+mod packed;
 mod splice;
 
+pub use crate::codec::write::write_label;
+pub use field::append_aggregates;
 pub use outbox::Outbox;
-pub use splice::{ChunkBytes, Splice};
+pub use packed::{Extent, Joined, JoinedFrame, Packed, Packer, Piece, Pieces};
+pub use splice::{ChunkBytes, Splice, compare, display, label_texts};
 
 /// The frames of a Series answer on their way out of the process.
 pub type WireStream = FrameStream<WireFrame>;
@@ -28,6 +33,7 @@ pub type WireStream = FrameStream<WireFrame>;
 pub enum WireFrame {
     Message(SeriesResponse),
     Series(EncodedSeries),
+    Joined(JoinedFrame),
 }
 
 /// One encoded series, or a batch of them.
@@ -66,6 +72,7 @@ impl WireFrame {
         match self {
             Self::Message(response) => write_response(response, &mut message),
             Self::Series(series) => series.write(&mut message),
+            Self::Joined(frame) => frame.write(&mut message),
         }
         message
     }
@@ -80,7 +87,8 @@ pub fn from_decoded(stream: SeriesStream) -> WireStream {
 pub fn decoded(stream: WireStream) -> SeriesStream {
     Box::pin(stream.map(|frame| match frame? {
         WireFrame::Message(response) => Ok(response),
-        series => {
+        WireFrame::Joined(frame) => frame.message(),
+        series @ WireFrame::Series(_) => {
             SeriesResponse::decode(Bytes::from(series.to_bytes())).map_err(|error| {
                 Status::internal(format!("a frame of series that was written wrong: {error}"))
             })

@@ -47,14 +47,19 @@ impl ShardMatcher {
 
     /// Whether a series, with the labels it is answered with, belongs to the shard.
     pub fn matches(&mut self, labels: &[Label]) -> bool {
+        self.matches_texts(labels.iter().map(|label| (&*label.name, &*label.value)))
+    }
+
+    /// The same of names and values.
+    pub fn matches_texts<'a>(&mut self, labels: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> bool {
         let Some(shard) = &mut self.0 else { return true };
         shard.text.clear();
-        for label in labels {
-            let listed = shard.labels.iter().any(|name| label.name == name.as_bytes());
+        for (name, value) in labels {
+            let listed = shard.labels.iter().any(|listed| name == listed.as_bytes());
             if listed == shard.by {
-                shard.text.extend_from_slice(&label.name);
+                shard.text.extend_from_slice(name);
                 shard.text.push(SEPARATOR);
-                shard.text.extend_from_slice(&label.value);
+                shard.text.extend_from_slice(value);
                 shard.text.push(SEPARATOR);
             }
         }

@@ -1,7 +1,7 @@
-//! Chunks of a batch of series: fetched by joined ranges of segments, checked, and passed on as the bytes they are.
+//! Chunks of a batch of series: fetched by joined ranges of segments, checked, and put into the form in which they leave the process.
 //!
 //! A chunk that cannot be read is reported and left out; the others go on. If a cache lies between, the bucket itself is asked before that. The data of a
-//! chunk shares the buffer it was fetched with, unless most of that buffer is not wanted.
+//! chunk is copied once, behind the chunk before it, so that nothing is allocated for it and what is passed on keeps no buffer of what was fetched.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -11,7 +11,8 @@ use futures::{StreamExt, TryStreamExt};
 use parallax_block::BlockId;
 use parallax_bucket::BucketError;
 use parallax_storeapi::chunks;
-use parallax_storeapi::proto::thanos::{AggrChunk, Series};
+use parallax_storeapi::encoded::{ChunkBytes, Extent, Packed, Packer, append_aggregates};
+use parallax_storeapi::proto::thanos::AggrChunk;
 use parallax_tsdb::TsdbError;
 use parallax_tsdb::chunk::ChunkEncoding;
 use parallax_tsdb::index::ChunkMeta;
@@ -28,10 +29,13 @@ use crate::series_read::PendingSeries;
 /// Ranges of one block's segments fetched at a time.
 const PARTS_AT_A_TIME: usize = 8;
 
+/// What a chunk takes on the wire more than in its segment, at most and nearly always.
+const CHUNK_HEAD_BYTES: usize = 40;
+
 /// Series with their chunks, and what could not be read.
 #[derive(Debug, Default)]
 pub struct Loaded {
-    pub series: Vec<Series>,
+    pub series: Arc<Packed>,
     pub damages: Vec<BlockFailure>,
     /// That an object does not exist, if that is so: it is among the damages, too.
     pub not_found: Option<BucketError>,
@@ -52,10 +56,26 @@ struct Wanted {
     meta: ChunkMeta,
 }
 
-/// The chunks that were read of a range, with their places, and what could not be.
+/// Chunks as fields of series, one after the other.
+#[derive(Default)]
+struct Encoded {
+    fields: Vec<u8>,
+    chunks: Vec<Found>,
+}
+
+/// One of them.
+#[derive(Clone, Copy)]
+struct Found {
+    slot: usize,
+    /// Where its field ends.
+    end: usize,
+    data_bytes: u64,
+}
+
+/// The chunks that were read of a range, and what could not be.
 #[derive(Default)]
 struct Read {
-    chunks: Vec<(usize, AggrChunk)>,
+    chunks: Encoded,
     /// Chunks that are longer than what was fetched, and how long they are.
     cut: Vec<(Wanted, usize)>,
     damages: Vec<BlockFailure>,
@@ -74,44 +94,47 @@ enum Origin {
 struct SegmentPart {
     segment: u32,
     range: Range<u64>,
-    wanted: Vec<Wanted>,
+    wanted: Arc<[Wanted]>,
+}
+
+/// What was fetched of a segment from an offset on, and the chunks in it.
+struct Fetched {
+    at: u64,
+    bytes: Bytes,
+    wanted: Arc<[Wanted]>,
 }
 
 impl ChunkReader {
-    pub async fn load(&self, batch: Vec<PendingSeries>) -> Result<Loaded, BlockFailure> {
-        let metas = batch.iter().flat_map(|pending| &pending.chunks);
+    pub async fn load(&self, batch: &[PendingSeries]) -> Result<Loaded, BlockFailure> {
+        let metas = batch.iter().flat_map(PendingSeries::chunks);
         let mut wanted: Vec<Wanted> =
             metas.enumerate().map(|(slot, meta)| Wanted { slot, meta: *meta }).collect();
         self.usage.reserve_chunks(wanted.len())?;
         wanted.sort_unstable_by_key(|chunk| chunk.meta.chunk_ref);
-        let mut loaded = Loaded::default();
-        let mut found = Vec::new();
-        let mut parts = futures::stream::iter(self.parts(&wanted))
-            .map(|part| self.read_part(part))
+        let (mut damages, mut not_found, mut found) = (Vec::new(), None, Vec::new());
+        let mut reads = futures::stream::iter(self.groups(&wanted))
+            .map(|group| self.read_group(group))
             .buffered(PARTS_AT_A_TIME);
-        while let Some(mut part) = parts.try_next().await? {
-            loaded.damages.append(&mut part.damages);
-            loaded.not_found = loaded.not_found.or(part.not_found);
-            if found.is_empty() { found = part.chunks } else { found.append(&mut part.chunks) }
+        while let Some(mut read) = reads.try_next().await? {
+            damages.append(&mut read.damages);
+            not_found = not_found.or(read.not_found);
+            found.push(read.chunks);
         }
-        // Most often the chunks of a block lie in the order of its series.
-        if !found.is_sorted_by_key(|(slot, _)| *slot) {
-            found.sort_unstable_by_key(|(slot, _)| *slot);
+        Ok(Loaded { series: pack(batch, Encoded::in_order(found)), damages, not_found })
+    }
+
+    /// The ranges to fetch, and which of them at one go. `wanted` is sorted.
+    fn groups(&self, wanted: &[Wanted]) -> Vec<Vec<SegmentPart>> {
+        let parts = self.parts(wanted);
+        let mut groups = Vec::new();
+        let mut rest = parts.into_iter().peekable();
+        while let Some(first) = rest.next() {
+            let (segment, mut of_segment) = (first.segment, vec![first]);
+            of_segment.extend(std::iter::from_fn(|| rest.next_if(|part| part.segment == segment)));
+            let object = self.block.segment_object(segment);
+            groups.extend(self.fetch.groups(&object, of_segment, |part| &part.range));
         }
-        let mut found = found.into_iter().peekable();
-        let mut end = 0;
-        loaded.series.reserve_exact(batch.len());
-        for pending in batch {
-            end += pending.chunks.len();
-            let mut chunks = Vec::with_capacity(pending.chunks.len());
-            while let Some((_, chunk)) = found.next_if(|(slot, _)| *slot < end) {
-                chunks.push(chunk);
-            }
-            if !chunks.is_empty() {
-                loaded.series.push(Series { labels: pending.labels, chunks });
-            }
-        }
-        Ok(loaded)
+        groups
     }
 
     /// The ranges to fetch. `wanted` is sorted.
@@ -138,10 +161,41 @@ impl ChunkReader {
             parts.extend(join(&ranges, self.fetch.max_gap_bytes).into_iter().map(|part| SegmentPart {
                 segment,
                 range: part.range,
-                wanted: of_segment.get(part.items).unwrap_or_default().to_vec(),
+                wanted: of_segment.get(part.items).unwrap_or_default().into(),
             }));
         }
         parts
+    }
+
+    async fn read_group(&self, group: Vec<SegmentPart>) -> Result<Read, BlockFailure> {
+        if let Some(read) = self.read_together(&group).await? {
+            return Ok(read);
+        }
+        let mut all = Read::default();
+        for part in group {
+            all.append(self.read_part(part).await?);
+        }
+        Ok(all)
+    }
+
+    /// Reads parts of one segment at one go; `None` if there is but one, or if that fails.
+    async fn read_together(&self, group: &[SegmentPart]) -> Result<Option<Read>, BlockFailure> {
+        let Some(first) = group.first() else { return Ok(None) };
+        let object = self.block.segment_object(first.segment);
+        let ranges: Vec<Range<u64>> = group.iter().map(|part| part.range.clone()).collect();
+        let charge = (&*self.usage, Data::Chunks);
+        let Some(all) = self.fetch.together(self.block.id(), &object, &ranges, charge).await? else {
+            return Ok(None);
+        };
+        let fetched = |(part, bytes): (&SegmentPart, Bytes)| Fetched {
+            at: part.range.start,
+            bytes,
+            wanted: Arc::clone(&part.wanted),
+        };
+        let fetched = group.iter().zip(all).map(fetched).collect();
+        let mut read = self.parse(&object, fetched).await?;
+        self.complete(Origin::Any, &object, &mut read).await?;
+        Ok(Some(read))
     }
 
     async fn read_part(&self, part: SegmentPart) -> Result<Read, BlockFailure> {
@@ -170,11 +224,18 @@ impl ChunkReader {
             }
             Err(failure) => return Err(failure),
         };
-        let mut read = self.parse(object, part.range.start, bytes, part.wanted.clone()).await?;
-        for (chunk, total_bytes) in std::mem::take(&mut read.cut) {
-            self.read_whole(from, object, chunk, total_bytes, &mut read).await?;
-        }
+        let fetched = Fetched { at: part.range.start, bytes, wanted: Arc::clone(&part.wanted) };
+        let mut read = self.parse(object, vec![fetched]).await?;
+        self.complete(from, object, &mut read).await?;
         Ok(read)
+    }
+
+    /// Adds the chunks that were longer than what was fetched.
+    async fn complete(&self, from: Origin, object: &str, read: &mut Read) -> Result<(), BlockFailure> {
+        for (chunk, total_bytes) in std::mem::take(&mut read.cut) {
+            self.read_whole(from, object, chunk, total_bytes, read).await?;
+        }
+        Ok(())
     }
 
     async fn fetch_range(
@@ -192,16 +253,18 @@ impl ChunkReader {
         self.fetch.range(id, object, range, Some(charge)).await
     }
 
-    async fn parse(
-        &self,
-        object: &str,
-        at: u64,
-        bytes: Bytes,
-        wanted: Vec<Wanted>,
-    ) -> Result<Read, BlockFailure> {
-        let (id, size_bytes) = (self.block.id(), bytes.len());
+    async fn parse(&self, object: &str, all: Vec<Fetched>) -> Result<Read, BlockFailure> {
+        let (id, size_bytes) = (self.block.id(), all.iter().map(|fetched| fetched.bytes.len()).sum());
         let (request, usage, what) = (Arc::clone(&self.request), Arc::clone(&self.usage), object.to_owned());
-        let parse = move || parse_part(id, &what, at, &bytes, &wanted, &request, &usage);
+        let parse = move || {
+            let chunks: usize = all.iter().map(|fetched| fetched.wanted.len()).sum();
+            let mut read = Read { chunks: Encoded::with_room(chunks, size_bytes), ..Read::default() };
+            for fetched in &all {
+                let used_bytes = read.parse(id, &what, fetched, &request);
+                usage.touched(Data::Chunks, fetched.wanted.len(), used_bytes);
+            }
+            read
+        };
         self.fetch.compute_over(id, size_bytes, parse).await
     }
 
@@ -222,10 +285,11 @@ impl ChunkReader {
                 TsdbError::truncated(object, start, (total_bytes - bytes.len()) as u64)
             }
             Ok(bytes) => {
-                let mut parsed = self.parse(object, start, bytes, vec![chunk]).await?;
-                read.chunks.append(&mut parsed.chunks);
-                read.damages.append(&mut parsed.damages);
-                let Some((_, total_bytes)) = parsed.cut.pop() else { return Ok(()) };
+                let fetched = Fetched { at: start, bytes, wanted: [chunk].into() };
+                let mut parsed = self.parse(object, vec![fetched]).await?;
+                let cut = parsed.cut.pop();
+                read.append(parsed);
+                let Some((_, total_bytes)) = cut else { return Ok(()) };
                 TsdbError::truncated(object, start, total_bytes as u64)
             }
             Err(BlockFailure::Bucket { source, .. }) => {
@@ -257,70 +321,136 @@ fn missing(
     BlockFailure::Damaged { block: block.id(), source: TsdbError::not_found(object, wanted) }
 }
 
-/// Takes the `wanted` chunks out of `bytes`, which begin at `at` in the segment `what`.
-fn parse_part(
-    block: BlockId,
-    what: &str,
-    at: u64,
-    bytes: &Bytes,
-    wanted: &[Wanted],
-    request: &SelectRequest,
-    usage: &Usage,
-) -> Read {
-    let mut used_bytes = 0;
-    let mut read = Read { chunks: Vec::with_capacity(wanted.len()), ..Read::default() };
-    for chunk in wanted {
-        let offset = chunk.offset();
-        let damage = match parse_entry(what, offset, tail_from(bytes, at, offset)) {
-            Ok(ParsedEntry::NeedMore { total_bytes }) => {
-                read.cut.push((*chunk, total_bytes));
-                continue;
-            }
-            Ok(ParsedEntry::Whole { encoding, data, size_bytes }) => {
-                used_bytes += size_bytes;
-                match on_the_wire(what, encoding, bytes.slice_ref(data), chunk.meta, request) {
-                    Ok(parsed) => {
-                        read.chunks.push((chunk.slot, parsed));
-                        continue;
+impl Read {
+    /// Takes the wanted chunks out of what was fetched of the segment `what`; gives the bytes they take there.
+    fn parse(&mut self, block: BlockId, what: &str, fetched: &Fetched, request: &SelectRequest) -> usize {
+        let mut used_bytes = 0;
+        for chunk in fetched.wanted.iter() {
+            let offset = chunk.offset();
+            let damage = match parse_entry(what, offset, tail_from(&fetched.bytes, fetched.at, offset)) {
+                Ok(ParsedEntry::NeedMore { total_bytes }) => {
+                    self.cut.push((*chunk, total_bytes));
+                    continue;
+                }
+                Ok(ParsedEntry::Whole { encoding, data, size_bytes }) => {
+                    used_bytes += size_bytes;
+                    match self.chunks.push(what, encoding, (data, &fetched.bytes), chunk, request) {
+                        Ok(()) => continue,
+                        Err(damage) => damage,
                     }
-                    Err(damage) => damage,
+                }
+                Err(damage) => damage,
+            };
+            self.damages.push(BlockFailure::Damaged { block, source: damage });
+        }
+        used_bytes
+    }
+
+    fn append(&mut self, mut other: Self) {
+        if self.chunks.chunks.is_empty() {
+            self.chunks = other.chunks;
+        } else {
+            self.chunks.append(&other.chunks);
+        }
+        self.cut.append(&mut other.cut);
+        self.damages.append(&mut other.damages);
+        self.not_found = self.not_found.take().or(other.not_found);
+    }
+}
+
+impl Encoded {
+    /// For so many chunks out of so many bytes of segments.
+    fn with_room(chunks: usize, size_bytes: usize) -> Self {
+        let room_bytes = size_bytes.saturating_add(chunks.saturating_mul(CHUNK_HEAD_BYTES));
+        Self { fields: Vec::with_capacity(room_bytes), chunks: Vec::with_capacity(chunks) }
+    }
+
+    /// Appends a chunk, whose `data` lies within the buffer beside it.
+    fn push(
+        &mut self,
+        what: &str,
+        encoding: ChunkEncoding,
+        (data, buffer): (&[u8], &Bytes),
+        Wanted { slot, meta }: &Wanted,
+        request: &SelectRequest,
+    ) -> Result<(), TsdbError> {
+        let (min_time_ms, max_time_ms) = (meta.min_time_ms, meta.max_time_ms);
+        let data_bytes = if let Some(encoding) = wire_encoding(encoding) {
+            let (encoding, hash) = (encoding.into(), chunks::hash(data));
+            ChunkBytes { min_time_ms, max_time_ms, encoding, hash, data }.append(&mut self.fields);
+            data.len() as u64
+        } else {
+            let offset = u64::from(meta.chunk_ref.offset);
+            let mut chunk =
+                AggrChunk { min_time: min_time_ms, max_time: max_time_ms, ..AggrChunk::default() };
+            match encoding {
+                ChunkEncoding::Aggregate => {
+                    split(what, offset, &buffer.slice_ref(data), &request.aggregates, &mut chunk)?;
+                }
+                other => {
+                    return Err(TsdbError::unsupported(what, offset, "chunk encoding", other.as_byte()));
                 }
             }
-            Err(damage) => damage,
+            append_aggregates(&chunk, &mut self.fields);
+            chunks::parts(&chunk).map(|(_, part)| part.data.len() as u64).sum()
         };
-        read.damages.push(BlockFailure::Damaged { block, source: damage });
+        self.chunks.push(Found { slot: *slot, end: self.fields.len(), data_bytes });
+        Ok(())
     }
-    usage.touched(Data::Chunks, wanted.len(), used_bytes);
-    if used_bytes < bytes.len() / 2 {
-        // A few small chunks must not keep a large buffer.
-        read.chunks.iter_mut().for_each(|(_, chunk)| detach(chunk));
+
+    fn append(&mut self, other: &Self) {
+        let before = self.fields.len();
+        self.fields.extend_from_slice(&other.fields);
+        self.chunks.extend(other.chunks.iter().map(|found| Found { end: before + found.end, ..*found }));
     }
-    read
+
+    /// One after the other by their slots, as most often they are: the chunks of a block lie in the order of its series.
+    fn in_order(mut all: Vec<Self>) -> Self {
+        if all.len() <= 1 {
+            let only = all.pop().unwrap_or_default();
+            if only.chunks.is_sorted_by_key(|found| found.slot) {
+                return only;
+            }
+            all.push(only);
+        }
+        let mut fields: Vec<(Found, &[u8])> = all.iter().flat_map(Self::fields).collect();
+        fields.sort_unstable_by_key(|(found, _)| found.slot);
+        let mut sorted = Self::with_room(fields.len(), all.iter().map(|one| one.fields.len()).sum());
+        for (found, field) in fields {
+            sorted.fields.extend_from_slice(field);
+            sorted.chunks.push(Found { end: sorted.fields.len(), ..found });
+        }
+        sorted
+    }
+
+    /// Each chunk with its field.
+    fn fields(&self) -> impl Iterator<Item = (Found, &[u8])> {
+        let mut start = 0;
+        self.chunks.iter().map(move |found| {
+            let field = self.fields.get(start..found.end).unwrap_or_default();
+            start = found.end;
+            (*found, field)
+        })
+    }
 }
 
-fn on_the_wire(
-    what: &str,
-    encoding: ChunkEncoding,
-    data: Bytes,
-    meta: ChunkMeta,
-    request: &SelectRequest,
-) -> Result<AggrChunk, TsdbError> {
-    let (min, max) = (meta.min_time_ms, meta.max_time_ms);
-    if let Some(encoding) = wire_encoding(encoding) {
-        return Ok(chunks::raw(min, max, chunks::chunk(encoding, data)));
+/// The series of a batch that have chunks, with those that were found of theirs.
+fn pack(batch: &[PendingSeries], encoded: Encoded) -> Arc<Packed> {
+    let labels_bytes = batch.iter().map(|pending| pending.labels().len()).sum();
+    let mut packer = Packer::with_capacity(batch.len(), labels_bytes);
+    let mut found = encoded.chunks.iter().peekable();
+    let (mut slots, mut end) = (0.., 0);
+    for pending in batch {
+        let mut extent = Extent::default();
+        for (meta, slot) in pending.chunks().iter().zip(&mut slots) {
+            if let Some(chunk) = found.next_if(|found| found.slot == slot) {
+                extent.add(meta.min_time_ms, meta.max_time_ms, chunk.data_bytes);
+                end = chunk.end;
+            }
+        }
+        if extent.chunks > 0 {
+            packer.push(pending.labels(), end, extent);
+        }
     }
-    let offset = u64::from(meta.chunk_ref.offset);
-    let mut chunk = AggrChunk { min_time: min, max_time: max, ..AggrChunk::default() };
-    match encoding {
-        ChunkEncoding::Aggregate => split(what, offset, &data, &request.aggregates, &mut chunk)?,
-        other => return Err(TsdbError::unsupported(what, offset, "chunk encoding", other.as_byte())),
-    }
-    Ok(chunk)
-}
-
-fn detach(chunk: &mut AggrChunk) {
-    let aggregates = [&mut chunk.count, &mut chunk.sum, &mut chunk.min, &mut chunk.max, &mut chunk.counter];
-    for part in chunk.raw.iter_mut().chain(aggregates.into_iter().filter_map(|part| part.as_deref_mut())) {
-        part.data = Bytes::copy_from_slice(&part.data);
-    }
+    packer.finish(encoded.fields)
 }

@@ -5,8 +5,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use parallax_storeapi::chunks;
-use parallax_storeapi::proto::thanos::Series;
+use parallax_storeapi::encoded::Joined;
 use prometheus_client::encoding::{EncodeMetric, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 
@@ -24,12 +23,11 @@ pub struct Tally {
 
 impl Tally {
     /// Counts a series that is sent with chunks.
-    pub fn count(&mut self, series: &Series) {
-        if series.chunks.is_empty() {
+    pub fn count(&mut self, series: &Joined) {
+        if series.chunks() == 0 {
             return;
         }
-        let parts = series.chunks.iter().flat_map(chunks::parts);
-        let size_bytes = parts.fold(0_u64, |sum, (_, part)| sum.saturating_add(part.data.len() as u64));
+        let size_bytes = series.data_bytes();
         let index = BOUNDS_BYTES.partition_point(|bound| u64::from(*bound) < size_bytes);
         if let Some(count) = self.counts.get_mut(index) {
             *count += 1;
@@ -71,6 +69,9 @@ impl EncodeMetric for ChunkSizes {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
+    use parallax_storeapi::chunks;
+    use parallax_storeapi::encoded::{Packed, Pieces};
+    use parallax_storeapi::proto::thanos::Series;
     use parallax_storeapi::proto::thanos::chunk::Encoding;
     use parallax_telemetry::Metrics;
 
@@ -88,8 +89,10 @@ mod tests {
         let metrics = Metrics::new();
         let sizes: ChunkSizes = metrics.register("sizes", "Sizes", ChunkSizes::default());
         let mut tally = Tally::default();
-        for one in [series(&[]), series(&[16, 16]), series(&[33]), series(&[1 << 20, 1])] {
-            tally.count(&one);
+        let all: Packed =
+            [series(&[]), series(&[16, 16]), series(&[33]), series(&[1 << 20, 1])].into_iter().collect();
+        for one in Pieces::from(Arc::new(all)) {
+            tally.count(&one.into());
         }
         sizes.add(&tally);
         sizes.add(&Tally::default());

@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures::{StreamExt as _, TryStreamExt as _};
 use parallax_block::BlockId;
 use parallax_bucket::{Bucket, BucketError};
 use tokio::sync::{Notify, Semaphore, SemaphorePermit};
@@ -17,6 +18,9 @@ pub const MAX_RANGE_BYTES: u64 = 16 << 20;
 
 /// Index-headers that are built at a time; each holds one piece of at most [`MAX_RANGE_BYTES`].
 const HEADER_BUILDS: usize = 8;
+
+/// Ranges of a local file that are read at one go: to open it and to count the read takes longer than to read so little.
+const TOGETHER_BYTES: u64 = 128 << 10;
 
 /// Decoding so much takes some ten microseconds.
 const INLINE_BYTES: usize = 16 << 10;
@@ -68,6 +72,76 @@ impl Fetch {
         let bytes = self.bucket.get_range(object, range).await;
         drop(permit);
         bytes.map_err(|source| self.failed(block, source))
+    }
+
+    /// All `parts` of one object, in order; so many requests at a time.
+    pub async fn parts(
+        &self,
+        block: BlockId,
+        object: &str,
+        parts: Vec<Part>,
+        charge: (&Usage, Data),
+        at_a_time: usize,
+    ) -> Result<Vec<(Part, Bytes)>, BlockFailure> {
+        let groups = self.groups(object, parts, |part| &part.range);
+        let fetched: Vec<Vec<(Part, Bytes)>> = futures::stream::iter(groups)
+            .map(|group| async move {
+                let ranges: Vec<Range<u64>> = group.iter().map(|part| part.range.clone()).collect();
+                if let Some(bytes) = self.together(block, object, &ranges, charge).await? {
+                    return Ok(group.into_iter().zip(bytes).collect());
+                }
+                let mut all = Vec::with_capacity(group.len());
+                for part in group {
+                    let bytes = self.range(block, object, part.range.clone(), Some(charge)).await?;
+                    all.push((part, bytes));
+                }
+                Ok(all)
+            })
+            .buffered(at_a_time)
+            .try_collect()
+            .await?;
+        Ok(fetched.into_iter().flatten().collect())
+    }
+
+    /// What is worth asking for at one go of what is wanted of one object: nothing is, but of local files.
+    pub fn groups<T>(&self, object: &str, wanted: Vec<T>, range: impl Fn(&T) -> &Range<u64>) -> Vec<Vec<T>> {
+        let is_local = self.bucket.is_directory() && !self.bucket.caches_ranges_of(object);
+        let mut groups: Vec<Vec<T>> = Vec::new();
+        let mut room_bytes = 0_u64;
+        for one in wanted {
+            let size_bytes = range(&one).end.saturating_sub(range(&one).start);
+            match groups.last_mut() {
+                Some(group) if is_local && size_bytes <= room_bytes => group.push(one),
+                _ => {
+                    groups.push(vec![one]);
+                    room_bytes = TOGETHER_BYTES;
+                }
+            }
+            room_bytes = room_bytes.saturating_sub(size_bytes);
+        }
+        groups
+    }
+
+    /// Several ranges at one go. `None` for a single one, and if they cannot be had: then each is to be asked for, and says for itself what is wrong.
+    pub async fn together(
+        &self,
+        block: BlockId,
+        object: &str,
+        ranges: &[Range<u64>],
+        charge: (&Usage, Data),
+    ) -> Result<Option<Vec<Bytes>>, BlockFailure> {
+        if ranges.len() < 2 {
+            return Ok(None);
+        }
+        let permit = self.requests.acquire().await.map_err(|_| BlockFailure::Interrupted { block })?;
+        let bytes = self.bucket.get_ranges(object, ranges).await;
+        drop(permit);
+        let Ok(bytes) = bytes else { return Ok(None) };
+        let (usage, data) = charge;
+        for range in ranges {
+            usage.reserve_bytes(data, range.end.saturating_sub(range.start))?;
+        }
+        Ok(Some(bytes))
     }
 
     /// As [`Self::range`], from the bucket itself: for who has found that what a cache gave cannot be right. `None` if there is no cache between.

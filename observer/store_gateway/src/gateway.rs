@@ -21,6 +21,7 @@ use parallax_storeapi::proto::thanos::info::InfoResponse;
 use parallax_storeapi::proto::thanos::{
     LabelNamesRequest, LabelNamesResponse, LabelValuesRequest, LabelValuesResponse, SeriesRequest,
 };
+use parallax_storeapi::encoded::{self, WireStream};
 use parallax_storeapi::{SeriesStream, SideServices, Store, deadline_of};
 use tonic::{Request, Status};
 
@@ -335,6 +336,10 @@ impl Store for StoreGateway {
     }
 
     async fn series(&self, request: Request<SeriesRequest>) -> Result<SeriesStream, Status> {
+        self.series_encoded(request).await.map(encoded::decoded)
+    }
+
+    async fn series_encoded(&self, request: Request<SeriesRequest>) -> Result<WireStream, Status> {
         series_call::series(&self.serving, self.listed()?, request).await
     }
 

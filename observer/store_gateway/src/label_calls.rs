@@ -7,8 +7,9 @@ use futures::StreamExt;
 use parallax_block::BlockId;
 use parallax_model::{MatchOp, Matcher, TimeRange};
 use parallax_storeapi::proto::thanos::{
-    LabelNamesRequest, LabelNamesResponse, LabelValuesRequest, LabelValuesResponse, Series,
+    LabelNamesRequest, LabelNamesResponse, LabelValuesRequest, LabelValuesResponse,
 };
+use parallax_storeapi::encoded::label_texts;
 use parallax_storeapi::{ShardMatcher, matchers};
 use parallax_tsdb::index_header::IndexHeader;
 use tokio::sync::mpsc;
@@ -220,7 +221,10 @@ impl LabelCall {
         let collect = async {
             while let Some(item) = receiver.recv().await {
                 match item {
-                    Item::Series(series) => series.iter().for_each(|one| self.collect(one, &mut texts)),
+                    Item::Series(series) => {
+                        let all = (0..series.len()).filter_map(|index| series.labels(index));
+                        all.for_each(|labels| self.collect(labels, &mut texts));
+                    }
                     Item::Missing(failure) => failures.push(failure),
                     Item::End => return,
                 }
@@ -230,10 +234,10 @@ impl LabelCall {
         (texts, failures)
     }
 
-    fn collect(&self, series: &Series, into: &mut BTreeSet<String>) {
-        let wanted = series.labels.iter().filter_map(|label| match &self.wanted {
-            Wanted::Names => Some(&label.name),
-            Wanted::Values(name) => (label.name == name.as_bytes()).then_some(&label.value),
+    fn collect(&self, labels: &[u8], into: &mut BTreeSet<String>) {
+        let wanted = label_texts(labels).filter_map(|(name, value)| match &self.wanted {
+            Wanted::Names => Some(name),
+            Wanted::Values(wanted) => (name == wanted.as_bytes()).then_some(value),
         });
         for text in wanted {
             // Symbols are UTF-8 and so are external labels.

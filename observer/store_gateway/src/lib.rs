@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 mod aggregate;
+mod answer;
 mod block;
 mod block_list;
 mod blocks;
@@ -26,9 +27,11 @@ mod hints;
 mod index_cache;
 mod info;
 mod label_calls;
+mod label_fields;
 mod limits;
 mod merge;
 mod metrics;
+mod order;
 mod postings;
 mod select;
 mod series_call;

@@ -7,24 +7,24 @@ use std::cmp::Ordering;
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use futures::{Stream, StreamExt};
 use parallax_block::BlockId;
-use parallax_storeapi::proto::thanos::{Label, Series, SeriesResponse};
-use parallax_storeapi::withhold::withhold;
-use parallax_storeapi::{chunks, frames, labels};
+use parallax_storeapi::encoded::{Joined, Piece, Pieces, compare};
+use parallax_storeapi::frames;
 use tokio::sync::mpsc;
 use tonic::Status;
 
+use crate::answer::{Group, Part};
 use crate::chunk_sizes::Tally;
 use crate::error::BlockFailure;
 use crate::limits::Usage;
 use crate::metrics::{GatewayMetrics, ReasonLabels};
 use crate::select::Item;
 
-const GROUP_FRAMES: usize = 64;
+/// How many parts leave together.
+const GROUP_PARTS: usize = 64;
 
-/// Frames that leave together; none at all is the end of the answer.
-pub type Frames = Vec<Result<SeriesResponse, Status>>;
+/// Room for so many blocks is made at once where series are joined.
+const JOINED_BLOCKS: usize = 16;
 
 /// A block and what it sends.
 pub struct Input {
@@ -44,10 +44,18 @@ pub struct Merge<'a> {
     pub on_missing: OnMissing,
     pub metrics: &'a GatewayMetrics,
     pub usage: &'a Usage,
-    pub output: mpsc::Sender<Frames>,
+    pub output: mpsc::Sender<Group>,
     /// Where the caller follows one replica only: from when on.
     pub withholds_from_ms: Option<i64>,
-    group: Frames,
+    group: Group,
+    counted: Counted,
+}
+
+/// What was merged since it was last brought to where others look.
+#[derive(Default)]
+struct Counted {
+    series: u64,
+    chunks: u64,
     sizes: Tally,
 }
 
@@ -56,13 +64,13 @@ pub struct Ended;
 
 struct Source {
     input: Input,
-    ready: std::vec::IntoIter<Series>,
+    ready: Pieces,
     has_ended: bool,
 }
 
 /// A series that is the next one of some sources, with the chunks of all of them.
 struct Head {
-    series: Series,
+    series: Joined,
     sources: Owing,
 }
 
@@ -70,12 +78,6 @@ struct Head {
 struct Owing {
     first: usize,
     more: Vec<usize>,
-}
-
-impl Owing {
-    fn len(&self) -> usize {
-        1 + self.more.len()
-    }
 }
 
 impl IntoIterator for Owing {
@@ -95,8 +97,8 @@ impl IntoIterator for Owing {
 struct Heads(VecDeque<Head>);
 
 impl Heads {
-    fn place(&mut self, series: Series, source: usize) {
-        let order = |known: &Head| labels::compare(&known.series.labels, &series.labels);
+    fn place(&mut self, piece: Piece, source: usize) {
+        let order = |known: &Head| compare(known.series.labels(), piece.labels());
         let place = match self.0.front().map(order) {
             None | Some(Ordering::Greater) => Err(0),
             Some(Ordering::Equal) => Ok(0),
@@ -105,12 +107,16 @@ impl Heads {
         match place {
             Ok(at) => {
                 if let Some(known) = self.0.get_mut(at) {
-                    known.series.chunks.extend(series.chunks);
+                    known.series.push(piece);
+                    if known.sources.more.is_empty() {
+                        known.sources.more.reserve(JOINED_BLOCKS);
+                    }
                     known.sources.more.push(source);
                 }
             }
             Err(at) => {
-                self.0.insert(at, Head { series, sources: Owing { first: source, more: Vec::new() } });
+                let sources = Owing { first: source, more: Vec::new() };
+                self.0.insert(at, Head { series: piece.into(), sources });
             }
         }
     }
@@ -119,8 +125,8 @@ impl Heads {
         self.0.pop_front()
     }
 
-    fn take_first_if(&mut self, labels: &[Label]) -> Option<Head> {
-        let is_same = labels::compare(&self.0.front()?.series.labels, labels).is_eq();
+    fn take_first_if(&mut self, labels: &[u8]) -> Option<Head> {
+        let is_same = self.0.front()?.series.labels() == labels;
         is_same.then(|| self.0.pop_front()).flatten()
     }
 }
@@ -130,60 +136,61 @@ impl<'a> Merge<'a> {
         on_missing: OnMissing,
         metrics: &'a GatewayMetrics,
         usage: &'a Usage,
-        output: mpsc::Sender<Frames>,
+        output: mpsc::Sender<Group>,
     ) -> Self {
-        let (group, sizes) = (Vec::new(), Tally::default());
-        Self { on_missing, metrics, usage, output, withholds_from_ms: None, group, sizes }
+        let (group, counted) = (Vec::new(), Counted::default());
+        Self { on_missing, metrics, usage, output, withholds_from_ms: None, group, counted }
     }
 
     /// Sends every series of `inputs`.
     pub async fn run(&mut self, inputs: Vec<Input>) -> Result<(), Ended> {
         let mut sources: Vec<Source> = inputs
             .into_iter()
-            .map(|input| Source { input, ready: Vec::new().into_iter(), has_ended: false })
+            .map(|input| Source { input, ready: Pieces::default(), has_ended: false })
             .collect();
         let mut heads = Heads::default();
         let all: Vec<usize> = (0..sources.len()).collect();
         self.advance(&mut sources, all, &mut heads).await?;
         let began = Instant::now();
         while let Some(Head { mut series, sources: owing }) = heads.take_first() {
-            let mut is_joined = owing.len() > 1;
             self.advance(&mut sources, owing, &mut heads).await?;
             // What a source has next may be a part of the same series.
-            while let Some(mut same) = heads.take_first_if(&series.labels) {
-                series.chunks.append(&mut same.series.chunks);
-                is_joined = true;
+            while let Some(same) = heads.take_first_if(series.labels()) {
+                series.append(same.series);
                 self.advance(&mut sources, same.sources, &mut heads).await?;
             }
-            if is_joined {
-                series.chunks.sort_by(chunks::compare);
-                series.chunks.dedup_by(|a, b| chunks::compare(a, b) == Ordering::Equal);
-                if let Some(from_ms) = self.withholds_from_ms {
-                    withhold(&mut series, from_ms);
-                }
-            }
-            self.count(&series);
-            self.push(Ok(frames::series(series))).await?;
+            series.settle(self.withholds_from_ms);
+            self.counted.series += 1;
+            self.counted.chunks += series.chunks() as u64;
+            self.counted.sizes.count(&series);
+            self.push(Ok(Part::Series(series))).await?;
         }
         self.metrics.merge_seconds.observe(began.elapsed().as_secs_f64());
         self.settle();
         Ok(())
     }
 
-    /// Brings what was counted of the series to the metrics.
+    /// Brings what was counted of the series to where others look.
     fn settle(&mut self) {
-        self.metrics.chunk_sizes.add(&std::mem::take(&mut self.sizes));
+        use std::sync::atomic::Ordering::Relaxed;
+        let Counted { series, chunks, sizes } = std::mem::take(&mut self.counted);
+        self.usage.merged_series.fetch_add(series, Relaxed);
+        self.usage.merged_chunks.fetch_add(chunks, Relaxed);
+        self.metrics.chunk_sizes.add(&sizes);
     }
 
     /// Sends what is left, and the end.
     pub async fn finish(&mut self) -> Result<(), Ended> {
         self.flush().await?;
-        self.output.send(Frames::new()).await.map_err(|_| Ended)
+        self.output.send(Group::new()).await.map_err(|_| Ended)
     }
 
-    pub async fn push(&mut self, frame: Result<SeriesResponse, Status>) -> Result<(), Ended> {
-        self.group.push(frame);
-        if self.group.len() >= GROUP_FRAMES { self.flush().await } else { Ok(()) }
+    pub async fn push(&mut self, part: Result<Part, Status>) -> Result<(), Ended> {
+        if self.group.is_empty() {
+            self.group.reserve_exact(GROUP_PARTS);
+        }
+        self.group.push(part);
+        if self.group.len() >= GROUP_PARTS { self.flush().await } else { Ok(()) }
     }
 
     /// Says that something is missing, by a warning or by ending the answer.
@@ -194,7 +201,7 @@ impl<'a> Merge<'a> {
         }
         self.metrics.warned(reason(failure));
         match self.on_missing {
-            OnMissing::Warn => self.push(Ok(frames::warning(failure.to_string()))).await,
+            OnMissing::Warn => self.push(Ok(Part::Other(frames::warning(failure.to_string())))).await,
             OnMissing::Abort => self.end(Status::aborted(failure.to_string())).await,
         }
     }
@@ -203,13 +210,6 @@ impl<'a> Merge<'a> {
         self.group.push(Err(status));
         self.flush().await?;
         Err(Ended)
-    }
-
-    fn count(&mut self, series: &Series) {
-        use std::sync::atomic::Ordering::Relaxed;
-        self.sizes.count(series);
-        self.usage.merged_series.fetch_add(1, Relaxed);
-        self.usage.merged_chunks.fetch_add(series.chunks.len() as u64, Relaxed);
     }
 
     /// Places what some sources have next.
@@ -221,18 +221,18 @@ impl<'a> Merge<'a> {
     ) -> Result<(), Ended> {
         for index in owing {
             let Some(source) = sources.get_mut(index) else { continue };
-            if let Some(series) = self.next(source).await? {
-                heads.place(series, index);
+            if let Some(piece) = self.next(source).await? {
+                heads.place(piece, index);
             }
         }
         Ok(())
     }
 
     /// The next series of a source, if it has one.
-    async fn next(&mut self, source: &mut Source) -> Result<Option<Series>, Ended> {
+    async fn next(&mut self, source: &mut Source) -> Result<Option<Piece>, Ended> {
         loop {
-            if let Some(series) = source.ready.next() {
-                return Ok(Some(series));
+            if let Some(piece) = source.ready.next() {
+                return Ok(Some(piece));
             }
             if source.has_ended {
                 return Ok(None);
@@ -246,7 +246,7 @@ impl<'a> Merge<'a> {
                 }
             };
             match item {
-                Some(Item::Series(series)) => source.ready = series.into_iter(),
+                Some(Item::Series(series)) => source.ready = series.into(),
                 Some(Item::Missing(failure)) => self.missing(&failure).await?,
                 Some(Item::End) => source.has_ended = true,
                 None => {
@@ -286,32 +286,21 @@ pub fn reason(failure: &BlockFailure) -> &'static str {
     }
 }
 
-/// The frames of a merge's output, which fails if the merge stops without its end. `keep` lives as long as the stream.
-pub fn frames_of(
-    output: mpsc::Receiver<Frames>,
-    keep: impl Send + 'static,
-) -> impl Stream<Item = Result<SeriesResponse, Status>> + Send {
-    let groups = futures::stream::unfold(Some((output, keep)), async |state| {
-        let (mut output, keep) = state?;
-        match output.recv().await {
-            None => Some((vec![Err(Status::internal("the answer was interrupted"))], None)),
-            Some(group) if group.is_empty() => None,
-            Some(group) => {
-                // Nothing comes after an error.
-                let has_failed = group.last().is_some_and(Result::is_err);
-                Some((group, (!has_failed).then_some((output, keep))))
-            }
-        }
-    });
-    groups.flat_map(futures::stream::iter)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use parallax_model::Labels;
+    use parallax_storeapi::proto::thanos::Series;
+    use parallax_storeapi::{chunks, encoded, labels};
     use parallax_telemetry::Metrics;
 
     use super::*;
+    use crate::answer::Answer;
+
+    fn of(series: impl IntoIterator<Item = Series>) -> Item {
+        Item::Series(Arc::new(series.into_iter().collect()))
+    }
 
     fn series(job: &str, chunk_bytes: &[&'static [u8]]) -> Series {
         let raw = |data: &&'static [u8]| {
@@ -344,16 +333,16 @@ mod tests {
                 let _ = merge.finish().await;
             }
         });
-        frames::collect(Box::pin(frames_of(receiver, merging))).await
+        frames::collect(encoded::decoded(Box::pin(Answer::new(receiver, merging, 0, 0)))).await
     }
 
     #[tokio::test]
     async fn equal_series_are_joined_and_equal_chunks_kept_once() {
         let blocks = vec![
-            vec![Item::Series(vec![series("a", &[b"1"]), series("b", &[b"2"])]), Item::End],
+            vec![of([series("a", &[b"1"]), series("b", &[b"2"])]), Item::End],
             vec![
-                Item::Series(vec![series("b", &[b"2", b"3"])]),
-                Item::Series(vec![series("c", &[b"4"])]),
+                of([series("b", &[b"2", b"3"])]),
+                of([series("c", &[b"4"])]),
                 Item::End,
             ],
         ];
@@ -364,20 +353,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_block_that_stops_without_its_end_is_missing_and_never_complete() {
-        let blocks = || vec![vec![Item::Series(vec![series("a", &[b"1"])])], vec![Item::End]];
+        let blocks = || vec![vec![of([series("a", &[b"1"])])], vec![Item::End]];
         let answer = merged(blocks(), OnMissing::Warn).await.unwrap();
         assert_eq!(answer.series.len(), 1);
         assert!(answer.warnings[0].contains("01M7ZT2XAE94D33BEGH3SZ0000"), "{:?}", answer.warnings);
         let status = merged(blocks(), OnMissing::Abort).await.unwrap_err();
         assert_eq!(status.code(), tonic::Code::Aborted);
-    }
-
-    #[tokio::test]
-    async fn an_answer_that_stops_without_its_end_is_an_error() {
-        let (output, receiver) = mpsc::channel(1);
-        output.send(vec![Ok(frames::series(series("a", &[b"1"])))]).await.unwrap();
-        drop(output);
-        let status = frames::collect(Box::pin(frames_of(receiver, ()))).await.unwrap_err();
-        assert_eq!(status.code(), tonic::Code::Internal);
     }
 }

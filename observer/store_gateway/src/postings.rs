@@ -8,7 +8,6 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt};
 use parallax_model::{MatchOp, Matcher};
 use parallax_tsdb::TsdbError;
 use parallax_tsdb::index::{PostingsRange, SERIES_ALIGNMENT_BYTES, postings_list};
@@ -19,7 +18,7 @@ use crate::IndexCache;
 use crate::block::Block;
 use crate::config::LazyPostings;
 use crate::error::BlockFailure;
-use crate::fetch::{Fetch, join, tail_from};
+use crate::fetch::{Fetch, Part, join, tail_from};
 use crate::index_cache::Item;
 use crate::limits::{Data, Usage};
 
@@ -167,25 +166,18 @@ impl Selector<'_> {
             places.iter().filter(|place| !by_start.contains_key(&place.start)).copied().collect();
         let ranges: Vec<Range<u64>> = missing.iter().map(|place| place.start..place.end).collect();
         let parts = join(&ranges, fetch.max_gap_bytes);
-        let (missing, object) = (missing.as_slice(), block.index_object());
-        let object = object.as_str();
-        let fetched: Vec<Vec<(u64, Bytes)>> = futures::stream::iter(parts)
-            .map(|part| async move {
-                let at = part.range.start;
-                let bytes =
-                    fetch.range(block.id(), object, part.range, Some((usage, Data::Postings))).await?;
-                let cut = |place: &PostingsRange| {
-                    let tail = tail_from(&bytes, at, place.start);
-                    let size_bytes = usize::try_from(place.size_bytes()).unwrap_or(usize::MAX);
-                    let list = tail.get(..size_bytes).unwrap_or(tail);
-                    (place.start, bytes.slice_ref(list))
-                };
-                Ok(missing.get(part.items).unwrap_or_default().iter().map(cut).collect())
-            })
-            .buffer_unordered(PARTS_AT_A_TIME)
-            .try_collect()
-            .await?;
-        let fresh: Vec<(u64, Bytes)> = fetched.into_iter().flatten().collect();
+        let (object, charge) = (block.index_object(), (usage, Data::Postings));
+        let fetched = fetch.parts(block.id(), &object, parts, charge, PARTS_AT_A_TIME).await?;
+        let lists_of = |(part, bytes): (Part, Bytes)| {
+            let cut = move |place: &PostingsRange| {
+                let tail = tail_from(&bytes, part.range.start, place.start);
+                let size_bytes = usize::try_from(place.size_bytes()).unwrap_or(usize::MAX);
+                let list = tail.get(..size_bytes).unwrap_or(tail);
+                (place.start, bytes.slice_ref(list))
+            };
+            missing.get(part.items).unwrap_or_default().iter().map(cut).collect::<Vec<_>>()
+        };
+        let fresh: Vec<(u64, Bytes)> = fetched.into_iter().flat_map(lists_of).collect();
         by_start.extend(fresh.iter().cloned());
         Ok(Lists { by_start, fresh })
     }

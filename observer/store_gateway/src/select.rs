@@ -9,10 +9,10 @@
 use std::sync::Arc;
 
 use parallax_model::TimeRange;
-use parallax_storeapi::proto::thanos::{Aggr, Label, Series};
-use parallax_storeapi::{Resorter, ShardMatcher, labels};
+use parallax_storeapi::ShardMatcher;
+use parallax_storeapi::encoded::{Extent, Packed, Packer, compare};
+use parallax_storeapi::proto::thanos::Aggr;
 use parallax_tsdb::TsdbError;
-use parallax_tsdb::index_header::IndexHeader;
 use tokio::sync::{OnceCell, mpsc};
 
 use crate::block::Block;
@@ -24,6 +24,7 @@ use crate::error::BlockFailure;
 use crate::fetch::Fetch;
 use crate::limits::Usage;
 use crate::metrics::GatewayMetrics;
+use crate::order::Order;
 use crate::postings::Selector;
 use crate::series_read::{PendingSeries, SeriesReader};
 
@@ -48,20 +49,11 @@ pub struct SelectRequest {
     pub lazy: LazyPostings,
 }
 
-impl SelectRequest {
-    /// The labels that a series is answered with.
-    pub fn answered(&self, own: &[Label], external: &[Label]) -> Vec<Label> {
-        let mut answered = labels::overlay(own.to_vec(), external);
-        labels::remove(&mut answered, &self.without_replica_labels);
-        answered
-    }
-}
-
 /// What a block sends.
 #[derive(Debug)]
 pub enum Item {
     /// In order of the labels answered with, external ones included.
-    Series(Vec<Series>),
+    Series(Arc<Packed>),
     /// A piece is missing; more may follow.
     Missing(BlockFailure),
     /// That was all. A channel that closes without it closed too early.
@@ -93,9 +85,9 @@ struct Reading<'a> {
     block: &'a Arc<Block>,
     request: Arc<SelectRequest>,
     /// Series with labels before these have been handed on by a block that this one replaces.
-    from: Option<Vec<Label>>,
+    from: Option<Vec<u8>>,
     /// The labels that were handed on last.
-    reached: Option<Vec<Label>>,
+    reached: Option<Vec<u8>>,
     /// What has taken the place of the block, if anybody has looked. A block that replaces another is not replaced again.
     successor: OnceCell<Option<Arc<Block>>>,
 }
@@ -109,7 +101,6 @@ impl From<BlockFailure> for Stop {
 /// Where a block's series and reports go.
 struct Out {
     sender: mpsc::Sender<Item>,
-    resorter: Resorter,
     block: Arc<Block>,
     reported: usize,
 }
@@ -181,16 +172,16 @@ impl Reading<'_> {
         } else {
             select.metrics.lazy_postings.inc();
         }
-        let resorter = self.resorter(&header);
-        let mut out = Out { sender: sender.clone(), resorter, block: Arc::clone(block), reported: 0 };
+        let mut out = Out { sender: sender.clone(), block: Arc::clone(block), reported: 0 };
         let series = SeriesReader::new(
             fetch.clone(),
             Arc::clone(usage),
             Arc::clone(block),
             Arc::clone(&header),
             Arc::clone(&self.request),
-            selected.deferred,
+            &selected,
         );
+        let (mut order, mut ready) = (Order::default(), Vec::new());
         let (mut matched, mut is_sound) = (Vec::new(), true);
         let mut rest = selected.refs.as_slice();
         let mut window_series = FIRST_WINDOW_SERIES;
@@ -205,29 +196,33 @@ impl Reading<'_> {
             for source in std::mem::take(&mut window.damages) {
                 out.report(BlockFailure::Damaged { block: block.id(), source }).await?;
             }
-            self.hand_on(window.series, &mut out).await?;
+            for one in window.series {
+                order.push(one, &mut ready).map_err(|error| self.unsorted(&error))?;
+            }
+            self.hand_on(order.hand_over(&mut ready), &mut out).await?;
             rest = later;
             window_series = (window_series * 4).min(MAX_WINDOW_SERIES);
         }
         if !is_decided && is_sound {
             selector.remember(&select.chosen.matchers, matched);
         }
-        out.finish().await
+        order.finish(&mut ready).map_err(|error| self.unsorted(&error))?;
+        self.hand_on(ready, &mut out).await
+    }
+
+    fn unsorted(&self, error: &parallax_storeapi::Error) -> BlockFailure {
+        let source = TsdbError::corrupt(&self.block.index_object(), 0, error.to_string());
+        BlockFailure::Damaged { block: self.block.id(), source }
     }
 
     /// Reads the chunks of some series, and passes them on.
     async fn hand_on(&mut self, mut series: Vec<PendingSeries>, out: &mut Out) -> Result<(), Stop> {
         let select = self.select;
         if let Some(from) = &self.from {
-            let external = labels::to_wire(self.block.external());
-            let is_left = |one: &PendingSeries| {
-                labels::compare(&self.request.answered(&one.labels, &external), from).is_ge()
-            };
-            series.retain(is_left);
+            series.retain(|one| compare(one.labels(), from).is_ge());
         }
         if self.request.skip_chunks {
-            let labels_only = |pending: PendingSeries| Series { labels: pending.labels, chunks: vec![] };
-            return out.push(series.into_iter().map(labels_only), &mut self.reached).await;
+            return self.send(labels_only(&series), out).await;
         }
         let chunks = ChunkReader {
             fetch: select.fetch.clone(),
@@ -235,7 +230,11 @@ impl Reading<'_> {
             block: Arc::clone(self.block),
             request: Arc::clone(&self.request),
         };
-        for batch in batches(series, select.batch_bytes, select.fetch.max_gap_bytes) {
+        let mut rest = series.as_slice();
+        while !rest.is_empty() {
+            let size = batch_size(rest, select.batch_bytes, select.fetch.max_gap_bytes);
+            let (batch, later) = rest.split_at(size.min(rest.len()));
+            rest = later;
             let loaded = chunks.load(batch).await?;
             if loaded.not_found.is_some()
                 && let Some(successor) = self.successor().await
@@ -245,67 +244,26 @@ impl Reading<'_> {
             for damage in loaded.damages {
                 out.report(damage).await?;
             }
-            out.push(loaded.series.into_iter(), &mut self.reached).await?;
+            self.send(loaded.series, out).await?;
         }
         Ok(())
+    }
+
+    async fn send(&mut self, series: Arc<Packed>, out: &Out) -> Result<(), Stop> {
+        let Some(last) = series.len().checked_sub(1) else { return Ok(()) };
+        let reached = self.reached.get_or_insert_default();
+        reached.clear();
+        reached.extend_from_slice(series.labels(last).unwrap_or_default());
+        out.sender.send(Item::Series(series)).await.map_err(|_| Stop::Gone)
     }
 
     /// The block that took the place of this one. Looked for once.
     async fn successor(&self) -> Option<Arc<Block>> {
         self.successor.get_or_init(|| self.select.list.successor(self.block)).await.clone()
     }
-
-    fn resorter(&self, header: &IndexHeader) -> Resorter {
-        let without = &self.request.without_replica_labels;
-        let own = |name: &String| header.postings_table().value_count(name) > 0;
-        if without.iter().any(own) {
-            Resorter::new(self.block.external(), without)
-        } else {
-            Resorter::adding(self.block.external(), without)
-        }
-    }
 }
 
 impl Out {
-    /// `reached` becomes the labels that were handed on last.
-    async fn push(
-        &mut self,
-        series: impl Iterator<Item = Series>,
-        reached: &mut Option<Vec<Label>>,
-    ) -> Result<(), Stop> {
-        let mut ready = Vec::with_capacity(series.size_hint().0);
-        for one in series {
-            self.resorter.push(one);
-            self.release(&mut ready)?;
-        }
-        if let Some(last) = ready.last() {
-            *reached = Some(last.labels.clone());
-        }
-        let ready = self.resorter.hand_over(&mut ready);
-        self.send(ready).await
-    }
-
-    async fn finish(mut self) -> Result<(), Stop> {
-        self.resorter.finish();
-        let mut ready = Vec::new();
-        self.release(&mut ready)?;
-        self.send(ready).await
-    }
-
-    fn release(&mut self, ready: &mut Vec<Series>) -> Result<(), Stop> {
-        self.resorter.release(ready).map_err(|error| {
-            let source = TsdbError::corrupt(&self.block.index_object(), 0, error.to_string());
-            BlockFailure::Damaged { block: self.block.id(), source }.into()
-        })
-    }
-
-    async fn send(&self, ready: Vec<Series>) -> Result<(), Stop> {
-        if ready.is_empty() {
-            return Ok(());
-        }
-        self.sender.send(Item::Series(ready)).await.map_err(|_| Stop::Gone)
-    }
-
     /// Reports the first few pieces that are missing; that more are is said by the last report.
     async fn report(&mut self, damage: BlockFailure) -> Result<(), Stop> {
         self.reported += 1;
@@ -320,30 +278,27 @@ impl Out {
     }
 }
 
-/// Cuts series into batches whose chunks are about `batch_bytes` to fetch, gaps between them included; at least one series each.
-fn batches(series: Vec<PendingSeries>, batch_bytes: u64, max_gap_bytes: u64) -> Vec<Vec<PendingSeries>> {
-    let mut batches = Vec::new();
-    let mut batch = Vec::new();
+/// Series without their chunks.
+fn labels_only(series: &[PendingSeries]) -> Arc<Packed> {
+    let labels_bytes = series.iter().map(|one| one.labels().len()).sum();
+    let mut packer = Packer::with_capacity(series.len(), labels_bytes);
+    series.iter().for_each(|one| packer.push(one.labels(), 0, Extent::default()));
+    packer.finish(Vec::new())
+}
+
+/// Of how many series, at least one, the chunks are about `batch_bytes` to fetch, gaps between them included.
+fn batch_size(series: &[PendingSeries], batch_bytes: u64, max_gap_bytes: u64) -> usize {
     let mut bytes = 0;
     let mut last_ref: Option<u64> = None;
-    for pending in series {
-        let mut more = 0;
-        for chunk in &pending.chunks {
+    let fits = |pending: &&PendingSeries| {
+        for chunk in pending.chunks() {
             // Refs of one segment differ by bytes; those of different segments by far more than any gap.
             let number = chunk.chunk_ref.as_u64();
             let apart = last_ref.and_then(|last| number.checked_sub(last));
-            more += apart.filter(|apart| *apart <= max_gap_bytes).unwrap_or(CHUNK_ESTIMATE_BYTES);
+            bytes += apart.filter(|apart| *apart <= max_gap_bytes).unwrap_or(CHUNK_ESTIMATE_BYTES);
             last_ref = Some(number);
         }
-        if bytes + more > batch_bytes && !batch.is_empty() {
-            batches.push(std::mem::take(&mut batch));
-            bytes = 0;
-        }
-        bytes += more;
-        batch.push(pending);
-    }
-    if !batch.is_empty() {
-        batches.push(batch);
-    }
-    batches
+        bytes <= batch_bytes
+    };
+    series.iter().take_while(fits).count().max(1)
 }

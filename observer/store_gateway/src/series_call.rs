@@ -6,19 +6,21 @@ use std::time::Instant;
 use parallax_model::TimeRange;
 use parallax_storeapi::deadline::{by, until};
 use parallax_storeapi::proto::thanos::{Aggr, PartialResponseStrategy, SeriesRequest};
+use parallax_storeapi::encoded::WireStream;
 use parallax_storeapi::withhold::withholds_from;
-use parallax_storeapi::{SeriesStream, ShardMatcher, deadline_of, frames, matchers};
+use parallax_storeapi::{ShardMatcher, deadline_of, frames, matchers};
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::{Request, Status};
 
+use crate::answer::{Answer, Group, Part};
 use crate::blocks::{Blocks, Chosen, Unserved};
 use crate::error::BlockFailure;
 use crate::gate::Turn;
 use crate::gateway::Serving;
 use crate::hints::{self, Hints};
 use crate::limits::Usage;
-use crate::merge::{Ended, Frames, Input, Merge, OnMissing, frames_of};
+use crate::merge::{Ended, Input, Merge, OnMissing};
 use crate::select::{BlockSelect, SelectRequest};
 
 /// Of the bytes that a call may hold, a block gets its share, but this at least.
@@ -42,7 +44,7 @@ pub async fn series(
     serving: &Arc<Serving>,
     blocks: Arc<Blocks>,
     request: Request<SeriesRequest>,
-) -> Result<SeriesStream, Status> {
+) -> Result<WireStream, Status> {
     let deadline = deadline_of(&request);
     let withholds_from_ms = withholds_from(request.metadata());
     let request = request.into_inner();
@@ -70,11 +72,11 @@ pub async fn series(
         withholds_from_ms,
         _turn: turn,
     };
-    let (output, receiver) = mpsc::channel::<Frames>(2);
+    let (output, receiver) = mpsc::channel::<Group>(2);
     let task = AbortOnDropHandle::new(tokio::spawn(call.run(output)));
     // The task lives as long as the stream.
-    let stream = frames_of(receiver, task);
-    Ok(frames::respond(until(Box::pin(stream), deadline), &request))
+    let answer = Answer::new(receiver, task, request.limit, request.response_batch_size);
+    Ok(until(Box::pin(answer), deadline))
 }
 
 /// Waits for the turn of a call, and counts the wait, also one that is given up.
@@ -105,7 +107,7 @@ pub fn on_missing(partial_response_disabled: bool, strategy: i32) -> OnMissing {
 }
 
 impl Call {
-    async fn run(self, output: mpsc::Sender<Frames>) {
+    async fn run(self, output: mpsc::Sender<Group>) {
         let mut merge = Merge::new(self.on_missing, &self.serving.metrics, &self.usage, output);
         merge.withholds_from_ms = self.withholds_from_ms;
         let counted = Counted::begin(&self);
@@ -129,7 +131,7 @@ impl Call {
         if self.hints.are_present {
             let ids = self.usage.queried(&self.chosen);
             let hints = hints::series_response(&ids, &self.usage, &self.hints);
-            merge.push(Ok(frames::hints(hints))).await?;
+            merge.push(Ok(Part::Other(frames::hints(hints)))).await?;
         }
         Ok(())
     }

@@ -65,6 +65,12 @@ fn read_batch(frame: &Bytes, body: &[u8]) -> Option<SeriesBatch> {
 fn read_series(frame: &Bytes, body: &[u8]) -> Option<Series> {
     let (labels, chunks) = count_fields(body, key::SERIES_LABEL, key::SERIES_CHUNK)?;
     let mut series = Series { labels: Vec::with_capacity(labels), chunks: Vec::with_capacity(chunks) };
+    read_fields(frame, body, &mut series)?;
+    Some(series)
+}
+
+/// Adds the labels and chunks in `body`, a part of `frame`, to a series.
+pub(crate) fn read_fields(frame: &Bytes, body: &[u8], series: &mut Series) -> Option<()> {
     let mut rest = body;
     while !rest.is_empty() {
         let (key, after_key) = varint(rest)?;
@@ -76,7 +82,7 @@ fn read_series(frame: &Bytes, body: &[u8]) -> Option<Series> {
         }
         rest = after;
     }
-    Some(series)
+    Some(())
 }
 
 /// How many fields of either key there are; `None` if there is any other.

@@ -44,6 +44,11 @@ impl Encoder for FrameWriter {
                 series.write(output);
                 Ok(())
             }
+            WireFrame::Joined(frame) => {
+                output.reserve(frame.encoded_len());
+                frame.write(output);
+                Ok(())
+            }
         }
     }
 

@@ -75,14 +75,15 @@ fn write_series(length: usize, series: &Series, output: &mut impl Output) {
     for chunk in &series.chunks {
         head.ease(output);
         head.field(2, aggregates_length(chunk));
-        head.number(1, chunk.min_time as u64).number(2, chunk.max_time as u64);
-        if let Some(raw) = &chunk.raw {
-            head.chunk(3, raw, output);
-        }
-        for (tag, part) in aggregates(chunk) {
-            head.chunk(tag, part, output);
-        }
+        head.aggregates(chunk, output);
     }
+    head.put(output);
+}
+
+/// What is in a chunk, without the key and the length of its field.
+pub(crate) fn write_chunk(chunk: &AggrChunk, output: &mut Vec<u8>) {
+    let mut head = Head::default();
+    head.aggregates(chunk, output);
     head.put(output);
 }
 
@@ -138,6 +139,17 @@ impl Head {
         if !bytes.is_empty() {
             self.field(tag, bytes.len()).put(output);
             output.put_slice(bytes);
+        }
+    }
+
+    /// At most three fields of it stay.
+    fn aggregates(&mut self, chunk: &AggrChunk, output: &mut impl Output) {
+        self.number(1, chunk.min_time as u64).number(2, chunk.max_time as u64);
+        if let Some(raw) = &chunk.raw {
+            self.chunk(3, raw, output);
+        }
+        for (tag, part) in aggregates(chunk) {
+            self.chunk(tag, part, output);
         }
     }
 
@@ -211,8 +223,8 @@ fn series_length(series: &Series) -> usize {
     labels + chunks
 }
 
-/// A label as a field of a series.
-pub(crate) fn write_label(name: &[u8], value: &[u8], output: &mut Vec<u8>) {
+/// Appends a label as a field of a series.
+pub fn write_label(name: &[u8], value: &[u8], output: &mut Vec<u8>) {
     write_head(1, bytes_length(name) + bytes_length(value), output);
     write_bytes(1, name, output);
     write_bytes(2, value, output);
@@ -222,7 +234,7 @@ fn label_length(label: &Label) -> usize {
     bytes_length(&label.name) + bytes_length(&label.value)
 }
 
-fn aggregates_length(chunk: &AggrChunk) -> usize {
+pub(crate) fn aggregates_length(chunk: &AggrChunk) -> usize {
     let part_length = |part: &Chunk| 1 + delimited(chunk_length(part));
     let aggregates: usize = aggregates(chunk).map(|(_, part)| part_length(part)).sum();
     let raw = chunk.raw.as_ref().map_or(0, part_length);

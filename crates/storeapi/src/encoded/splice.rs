@@ -93,10 +93,14 @@ impl ChunkBytes<'_> {
     }
 
     fn length(&self) -> usize {
-        number_length(self.min_time_ms as u64)
-            + number_length(self.max_time_ms as u64)
-            + 1
-            + delimited_length(self.raw_length())
+        self.lengths().1
+    }
+
+    /// Of the chunk within the field of its kind, and of all that is in the field of the series.
+    pub(super) fn lengths(&self) -> (usize, usize) {
+        let raw_length = self.raw_length();
+        let times = number_length(self.min_time_ms as u64) + number_length(self.max_time_ms as u64);
+        (raw_length, times + 1 + delimited_length(raw_length))
     }
 
     fn raw_length(&self) -> usize {
@@ -122,7 +126,11 @@ impl ChunkBytes<'_> {
 }
 
 /// The order of two series by their labels as they are written here; the same as that of [`crate::labels::compare`].
-pub(super) fn compare(mut left: &[u8], mut right: &[u8]) -> Ordering {
+pub fn compare(mut left: &[u8], mut right: &[u8]) -> Ordering {
+    // Of several sources of the same series nearly all are equal.
+    if left == right {
+        return Ordering::Equal;
+    }
     loop {
         match (next_label(left), next_label(right)) {
             (Some((a, after_a)), Some((b, after_b))) => {
@@ -157,7 +165,16 @@ fn name_and_value(mut label: &[u8]) -> (&[u8], &[u8]) {
     (name, value)
 }
 
+/// The labels of a series, whose fields these are: names and values.
+pub fn label_texts(mut fields: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> + Clone {
+    std::iter::from_fn(move || {
+        let (label, rest) = next_label(fields)?;
+        fields = rest;
+        Some(name_and_value(label))
+    })
+}
+
 /// For messages.
-pub(super) fn display(labels: &[u8]) -> String {
+pub fn display(labels: &[u8]) -> String {
     Series::decode(labels).map_or_else(|_| String::new(), |series| labels::display(&series.labels))
 }
