@@ -151,7 +151,8 @@ mod tests {
             sender.send(group).await.unwrap();
         }
         drop(sender);
-        let answer = parallax_storeapi::encoded::decoded(Box::pin(Answer::new(receiver, (), limit, batch_size)));
+        let answer =
+            parallax_storeapi::encoded::decoded(Box::pin(Answer::new(receiver, (), limit, batch_size)));
         let name = |item: Result<SeriesResponse, Status>| match item.map(|frame| frame.result) {
             Ok(Some(Frame::Series(_))) => "series".to_owned(),
             Ok(Some(Frame::Batch(batch))) => format!("batch {}", batch.series.len()),

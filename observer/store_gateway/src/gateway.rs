@@ -17,11 +17,11 @@ use parallax_bucket::{Access, Bucket, BucketMetrics};
 use parallax_model::TimeRange;
 use parallax_net::{Condition, Context};
 use parallax_storeapi::proto::parallax::v1::{ShippingRequest, ShippingResponse};
+use parallax_storeapi::encoded::{self, WireStream};
 use parallax_storeapi::proto::thanos::info::InfoResponse;
 use parallax_storeapi::proto::thanos::{
     LabelNamesRequest, LabelNamesResponse, LabelValuesRequest, LabelValuesResponse, SeriesRequest,
 };
-use parallax_storeapi::encoded::{self, WireStream};
 use parallax_storeapi::{SeriesStream, SideServices, Store, deadline_of};
 use tonic::{Request, Status};
 

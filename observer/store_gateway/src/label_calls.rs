@@ -6,10 +6,10 @@ use std::sync::Arc;
 use futures::StreamExt;
 use parallax_block::BlockId;
 use parallax_model::{MatchOp, Matcher, TimeRange};
+use parallax_storeapi::encoded::label_texts;
 use parallax_storeapi::proto::thanos::{
     LabelNamesRequest, LabelNamesResponse, LabelValuesRequest, LabelValuesResponse,
 };
-use parallax_storeapi::encoded::label_texts;
 use parallax_storeapi::{ShardMatcher, matchers};
 use parallax_tsdb::index_header::IndexHeader;
 use tokio::sync::mpsc;

@@ -88,7 +88,11 @@ impl LabelFields {
                 continue;
             }
             let before = field.before as usize;
-            self.added.get(next..before).unwrap_or_default().iter().for_each(|(_, added)| output.extend(added));
+            self.added
+                .get(next..before)
+                .unwrap_or_default()
+                .iter()
+                .for_each(|(_, added)| output.extend(added));
             next = next.max(before);
             if field.fate == Fate::Replaced {
                 self.added.get(next).into_iter().for_each(|(_, added)| output.extend(added));
@@ -148,7 +152,11 @@ impl LabelFields {
         for (name, value) in labels.get(..=metric).unwrap_or_default() {
             let field = self.field(*name, *value)?;
             let before = field.before as usize;
-            self.added.get(next..before).unwrap_or_default().iter().for_each(|(_, added)| output.extend(added));
+            self.added
+                .get(next..before)
+                .unwrap_or_default()
+                .iter()
+                .for_each(|(_, added)| output.extend(added));
             next = next.max(before);
             let replacing = self.added.get(next).filter(|(added, _)| is_field_of(self.text_of(field), added));
             if let Some((_, added)) = replacing {

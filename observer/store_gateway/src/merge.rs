@@ -340,11 +340,7 @@ mod tests {
     async fn equal_series_are_joined_and_equal_chunks_kept_once() {
         let blocks = vec![
             vec![of([series("a", &[b"1"]), series("b", &[b"2"])]), Item::End],
-            vec![
-                of([series("b", &[b"2", b"3"])]),
-                of([series("c", &[b"4"])]),
-                Item::End,
-            ],
+            vec![of([series("b", &[b"2", b"3"])]), of([series("c", &[b"4"])]), Item::End],
         ];
         let answer = merged(blocks, OnMissing::Warn).await.unwrap();
         assert_eq!(answer.series, [series("a", &[b"1"]), series("b", &[b"2", b"3"]), series("c", &[b"4"])]);

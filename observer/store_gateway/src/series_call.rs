@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use parallax_model::TimeRange;
 use parallax_storeapi::deadline::{by, until};
-use parallax_storeapi::proto::thanos::{Aggr, PartialResponseStrategy, SeriesRequest};
 use parallax_storeapi::encoded::WireStream;
+use parallax_storeapi::proto::thanos::{Aggr, PartialResponseStrategy, SeriesRequest};
 use parallax_storeapi::withhold::withholds_from;
 use parallax_storeapi::{ShardMatcher, deadline_of, frames, matchers};
 use tokio::sync::mpsc;

@@ -235,23 +235,30 @@ impl SeriesReader {
         let object = self.block.index_object();
         let charge = (&*self.usage, Data::Series);
         let fetched = self.fetch.parts(id, &object, parts, charge, PARTS_AT_A_TIME).await?;
-        let entries = Entries { offsets: wanted.iter().map(|(_, range)| range.start).collect(), known, fetched };
+        let entries =
+            Entries { offsets: wanted.iter().map(|(_, range)| range.start).collect(), known, fetched };
         let cache = self.fetch.index_cache.clone();
         let (decoder, usage) = (Arc::clone(&self.decoder), Arc::clone(&self.usage));
         let guessed_bytes = wanted.len().saturating_mul(TYPICAL_ENTRY_BYTES);
         let decode = move || {
             let mut decoder = decoder.lock().unwrap_or_else(PoisonError::into_inner);
-            decoder.decode_all(&entries, |is_known, offset, decoded, whole| match (&cache, whole) {
-                (Some(cache), Some(whole)) if !is_known => {
-                    cache.set_series(id, offset, &whole);
-                    decoded
-                }
-                (Some(cache), _) if is_known && matches!(decoded, Decoded::Damaged(_) | Decoded::Cut { .. }) => {
-                    cache.damaged(Item::Series);
-                    Decoded::Stale
-                }
-                _ => decoded,
-            }, &usage)
+            decoder.decode_all(
+                &entries,
+                |is_known, offset, decoded, whole| match (&cache, whole) {
+                    (Some(cache), Some(whole)) if !is_known => {
+                        cache.set_series(id, offset, &whole);
+                        decoded
+                    }
+                    (Some(cache), _)
+                        if is_known && matches!(decoded, Decoded::Damaged(_) | Decoded::Cut { .. }) =>
+                    {
+                        cache.damaged(Item::Series);
+                        Decoded::Stale
+                    }
+                    _ => decoded,
+                },
+                &usage,
+            )
         };
         self.fetch.compute_over(id, guessed_bytes, decode).await
     }
@@ -283,7 +290,9 @@ impl Decoder {
                 None => {
                     while parts.next_if(|(part, _)| part.items.end <= missing).is_some() {}
                     missing += 1;
-                    let fetched = parts.peek().map(|(part, bytes)| (bytes, tail_from(bytes, part.range.start, *offset)));
+                    let fetched = parts
+                        .peek()
+                        .map(|(part, bytes)| (bytes, tail_from(bytes, part.range.start, *offset)));
                     fetched.map_or((None, &[][..]), |(bytes, tail)| (Some(bytes), tail))
                 }
             };
@@ -294,7 +303,8 @@ impl Decoder {
                 touched_bytes += whole.len();
             }
             // Nothing is shared but what is remembered.
-            let whole = bytes.zip(whole).filter(|_| self.remembers).map(|(bytes, whole)| bytes.slice_ref(whole));
+            let whole =
+                bytes.zip(whole).filter(|_| self.remembers).map(|(bytes, whole)| bytes.slice_ref(whole));
             all.push(conclude(known.is_some(), *offset, decoded, whole));
         }
         usage.touched(Data::Series, touched, touched_bytes);
@@ -352,7 +362,8 @@ impl Decoder {
 /// A label that a series lacks has the empty value.
 fn matches(matcher: &Matcher, own: &[u8]) -> bool {
     let mut labels = label_texts(own);
-    let value = labels.find(|(name, _)| *name == matcher.name().as_bytes()).map_or(&[][..], |(_, value)| value);
+    let value =
+        labels.find(|(name, _)| *name == matcher.name().as_bytes()).map_or(&[][..], |(_, value)| value);
     // Symbols are UTF-8.
     std::str::from_utf8(value).is_ok_and(|value| matcher.matches(value))
 }

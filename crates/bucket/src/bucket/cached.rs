@@ -81,11 +81,6 @@ impl Bucket {
         self.caches.of_ranges(object).is_some()
     }
 
-    /// Whether the bucket is a local directory.
-    pub fn is_directory(&self) -> bool {
-        self.directory.is_some()
-    }
-
     /// As [`Bucket::get_range`], but from the bucket itself: for who has found that what a cache gave cannot be right. What comes takes the place of what was
     /// remembered; where that was something else, it is counted.
     ///

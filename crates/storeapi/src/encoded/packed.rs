@@ -105,12 +105,14 @@ impl Packed {
 
     /// The labels of the series of that number.
     pub fn labels(&self, index: usize) -> Option<&[u8]> {
-        let start = index.checked_sub(1).and_then(|before| self.places.get(before)).map_or(0, |p| p.labels_end);
+        let start =
+            index.checked_sub(1).and_then(|before| self.places.get(before)).map_or(0, |p| p.labels_end);
         self.labels.get(start..self.places.get(index)?.labels_end)
     }
 
     fn chunks(&self, index: usize) -> Option<&[u8]> {
-        let start = index.checked_sub(1).and_then(|before| self.places.get(before)).map_or(0, |p| p.chunks_end);
+        let start =
+            index.checked_sub(1).and_then(|before| self.places.get(before)).map_or(0, |p| p.chunks_end);
         self.chunks.get(start..self.places.get(index)?.chunks_end)
     }
 }

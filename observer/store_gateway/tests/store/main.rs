@@ -8,4 +8,5 @@ mod faults;
 mod fixture;
 mod golden;
 mod lazy;
+mod order;
 mod vanishing;
