@@ -199,15 +199,17 @@ impl Reading<'_> {
             for one in window.series {
                 order.push(one, &mut ready).map_err(|error| self.unsorted(&error))?;
             }
-            self.hand_on(order.hand_over(&mut ready), &mut out).await?;
             rest = later;
+            if rest.is_empty() {
+                order.finish(&mut ready).map_err(|error| self.unsorted(&error))?;
+            }
+            self.hand_on(order.hand_over(&mut ready), &mut out).await?;
             window_series = (window_series * 4).min(MAX_WINDOW_SERIES);
         }
         if !is_decided && is_sound {
             selector.remember(&select.chosen.matchers, matched);
         }
-        order.finish(&mut ready).map_err(|error| self.unsorted(&error))?;
-        self.hand_on(ready, &mut out).await
+        Ok(())
     }
 
     fn unsorted(&self, error: &parallax_storeapi::Error) -> BlockFailure {
