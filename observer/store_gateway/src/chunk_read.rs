@@ -10,16 +10,12 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use parallax_block::BlockId;
 use parallax_bucket::BucketError;
-use parallax_storeapi::chunks;
-use parallax_storeapi::encoded::{ChunkBytes, Extent, Packed, Packer, append_aggregates};
-use parallax_storeapi::proto::thanos::AggrChunk;
+use parallax_storeapi::encoded::Packed;
 use parallax_tsdb::TsdbError;
-use parallax_tsdb::chunk::ChunkEncoding;
-use parallax_tsdb::index::ChunkMeta;
 use parallax_tsdb::segment::{ParsedEntry, parse_entry};
 
-use crate::aggregate::{split, wire_encoding};
 use crate::block::Block;
+use crate::chunk_fields::{ChunkFields, Wanted};
 use crate::error::BlockFailure;
 use crate::fetch::{Fetch, join, tail_from};
 use crate::limits::{Data, Usage};
@@ -28,9 +24,6 @@ use crate::series_read::PendingSeries;
 
 /// Ranges of one block's segments fetched at a time.
 const PARTS_AT_A_TIME: usize = 8;
-
-/// What a chunk takes on the wire more than in its segment, at most and nearly always.
-const CHUNK_HEAD_BYTES: usize = 40;
 
 /// Series with their chunks, and what could not be read.
 #[derive(Debug, Default)]
@@ -49,33 +42,10 @@ pub struct ChunkReader {
     pub request: Arc<SelectRequest>,
 }
 
-/// One chunk to be read, and its place among all of the batch.
-#[derive(Clone, Copy, Debug)]
-struct Wanted {
-    slot: usize,
-    meta: ChunkMeta,
-}
-
-/// Chunks as fields of series, one after the other.
-#[derive(Default)]
-struct Encoded {
-    fields: Vec<u8>,
-    chunks: Vec<Found>,
-}
-
-/// One of them.
-#[derive(Clone, Copy)]
-struct Found {
-    slot: usize,
-    /// Where its field ends.
-    end: usize,
-    data_bytes: u64,
-}
-
 /// The chunks that were read of a range, and what could not be.
 #[derive(Default)]
 struct Read {
-    chunks: Encoded,
+    chunks: ChunkFields,
     /// Chunks that are longer than what was fetched, and how long they are.
     cut: Vec<(Wanted, usize)>,
     damages: Vec<BlockFailure>,
@@ -120,7 +90,7 @@ impl ChunkReader {
             not_found = not_found.or(read.not_found);
             found.push(read.chunks);
         }
-        Ok(Loaded { series: pack(batch, Encoded::in_order(found)), damages, not_found })
+        Ok(Loaded { series: ChunkFields::in_order(found).pack(batch), damages, not_found })
     }
 
     /// The ranges to fetch, and which of them at one go. `wanted` is sorted.
@@ -258,11 +228,12 @@ impl ChunkReader {
         let (request, usage, what) = (Arc::clone(&self.request), Arc::clone(&self.usage), object.to_owned());
         let parse = move || {
             let chunks: usize = all.iter().map(|fetched| fetched.wanted.len()).sum();
-            let mut read = Read { chunks: Encoded::with_room(chunks, size_bytes), ..Read::default() };
+            let mut read = Read { chunks: ChunkFields::with_room(chunks, size_bytes), ..Read::default() };
             for fetched in &all {
                 let used_bytes = read.parse(id, &what, fetched, &request);
                 usage.touched(Data::Chunks, fetched.wanted.len(), used_bytes);
             }
+            read.chunks.shrink();
             read
         };
         self.fetch.compute_over(id, size_bytes, parse).await
@@ -304,12 +275,6 @@ impl ChunkReader {
     }
 }
 
-impl Wanted {
-    fn offset(&self) -> u64 {
-        u64::from(self.meta.chunk_ref.offset)
-    }
-}
-
 /// The whole of a range is missing: its object, or all from an offset on.
 fn missing(
     block: &Block,
@@ -347,7 +312,7 @@ impl Read {
     }
 
     fn append(&mut self, mut other: Self) {
-        if self.chunks.chunks.is_empty() {
+        if self.chunks.is_empty() {
             self.chunks = other.chunks;
         } else {
             self.chunks.append(&other.chunks);
@@ -356,101 +321,4 @@ impl Read {
         self.damages.append(&mut other.damages);
         self.not_found = self.not_found.take().or(other.not_found);
     }
-}
-
-impl Encoded {
-    /// For so many chunks out of so many bytes of segments.
-    fn with_room(chunks: usize, size_bytes: usize) -> Self {
-        let room_bytes = size_bytes.saturating_add(chunks.saturating_mul(CHUNK_HEAD_BYTES));
-        Self { fields: Vec::with_capacity(room_bytes), chunks: Vec::with_capacity(chunks) }
-    }
-
-    /// Appends a chunk, whose `data` lies within the buffer beside it.
-    fn push(
-        &mut self,
-        what: &str,
-        encoding: ChunkEncoding,
-        (data, buffer): (&[u8], &Bytes),
-        Wanted { slot, meta }: &Wanted,
-        request: &SelectRequest,
-    ) -> Result<(), TsdbError> {
-        let (min_time_ms, max_time_ms) = (meta.min_time_ms, meta.max_time_ms);
-        let data_bytes = if let Some(encoding) = wire_encoding(encoding) {
-            let (encoding, hash) = (encoding.into(), chunks::hash(data));
-            ChunkBytes { min_time_ms, max_time_ms, encoding, hash, data }.append(&mut self.fields);
-            data.len() as u64
-        } else {
-            let offset = u64::from(meta.chunk_ref.offset);
-            let mut chunk =
-                AggrChunk { min_time: min_time_ms, max_time: max_time_ms, ..AggrChunk::default() };
-            match encoding {
-                ChunkEncoding::Aggregate => {
-                    split(what, offset, &buffer.slice_ref(data), &request.aggregates, &mut chunk)?;
-                }
-                other => {
-                    return Err(TsdbError::unsupported(what, offset, "chunk encoding", other.as_byte()));
-                }
-            }
-            append_aggregates(&chunk, &mut self.fields);
-            chunks::parts(&chunk).map(|(_, part)| part.data.len() as u64).sum()
-        };
-        self.chunks.push(Found { slot: *slot, end: self.fields.len(), data_bytes });
-        Ok(())
-    }
-
-    fn append(&mut self, other: &Self) {
-        let before = self.fields.len();
-        self.fields.extend_from_slice(&other.fields);
-        self.chunks.extend(other.chunks.iter().map(|found| Found { end: before + found.end, ..*found }));
-    }
-
-    /// One after the other by their slots, as most often they are: the chunks of a block lie in the order of its series.
-    fn in_order(mut all: Vec<Self>) -> Self {
-        if all.len() <= 1 {
-            let only = all.pop().unwrap_or_default();
-            if only.chunks.is_sorted_by_key(|found| found.slot) {
-                return only;
-            }
-            all.push(only);
-        }
-        let mut fields: Vec<(Found, &[u8])> = all.iter().flat_map(Self::fields).collect();
-        fields.sort_unstable_by_key(|(found, _)| found.slot);
-        let mut sorted = Self::with_room(fields.len(), all.iter().map(|one| one.fields.len()).sum());
-        for (found, field) in fields {
-            sorted.fields.extend_from_slice(field);
-            sorted.chunks.push(Found { end: sorted.fields.len(), ..found });
-        }
-        sorted
-    }
-
-    /// Each chunk with its field.
-    fn fields(&self) -> impl Iterator<Item = (Found, &[u8])> {
-        let mut start = 0;
-        self.chunks.iter().map(move |found| {
-            let field = self.fields.get(start..found.end).unwrap_or_default();
-            start = found.end;
-            (*found, field)
-        })
-    }
-}
-
-/// The series of a batch that have chunks, with those that were found of theirs.
-fn pack(batch: &[PendingSeries], encoded: Encoded) -> Arc<Packed> {
-    let labels_bytes = batch.iter().map(|pending| pending.labels().len()).sum();
-    let mut packer = Packer::with_capacity(batch.len(), labels_bytes);
-    let mut found = encoded.chunks.iter().peekable();
-    let (mut slots, mut end) = (0.., 0);
-    for pending in batch {
-        let mut extent = Extent::default();
-        for (meta, slot) in pending.chunks().iter().zip(&mut slots) {
-            if let Some(chunk) = found.next_if(|found| found.slot == slot) {
-                extent.add(meta.min_time_ms, meta.max_time_ms, chunk.data_bytes);
-                end = chunk.end;
-            }
-        }
-        if extent.chunks > 0 {
-            packer.push(pending.labels(), end, extent);
-        }
-    }
-    packer.finish(encoded.fields)
 }
