@@ -102,10 +102,9 @@ impl<'a> Cursor<'a> {
     /// An unsigned LEB128 integer of at most 64 bits.
     pub fn uvarint64(&mut self) -> Result<u64, TsdbError> {
         let rest = self.rest();
-        // Most lengths and deltas take one byte.
-        if let [first @ 0..=0x7f, ..] = rest {
-            self.position += 1;
-            return Ok(u64::from(*first));
+        if let Some((value, size)) = short_uvarint(rest) {
+            self.position += size;
+            return Ok(u64::from(value));
         }
         let mut value = 0u64;
         for (index, byte) in rest.iter().take(MAX_UVARINT64_BYTES).enumerate() {
@@ -126,6 +125,10 @@ impl<'a> Cursor<'a> {
 
     /// An unsigned LEB128 integer that must fit 32 bits.
     pub fn uvarint32(&mut self) -> Result<u32, TsdbError> {
+        if let Some((value, size)) = short_uvarint(self.rest()) {
+            self.position += size;
+            return Ok(value);
+        }
         let before = self.clone();
         if self.rest().get(..MAX_UVARINT32_BYTES).is_some_and(|head| head.iter().all(|byte| *byte >= 0x80)) {
             return Err(self.corrupt("a uvarint does not fit 32 bits"));
@@ -183,6 +186,19 @@ impl<'a> Cursor<'a> {
             *self = before;
         }
         outcome
+    }
+}
+
+/// An unsigned LEB128 integer of up to three bytes, as nearly all lengths, deltas and numbers of symbols are, and how many it takes.
+#[inline]
+fn short_uvarint(bytes: &[u8]) -> Option<(u32, usize)> {
+    match *bytes {
+        [a @ 0..=0x7f, ..] => Some((u32::from(a), 1)),
+        [a, b @ 0..=0x7f, ..] => Some((u32::from(a & 0x7f) | u32::from(b) << 7, 2)),
+        [a, b, c @ 0..=0x7f, ..] => {
+            Some((u32::from(a & 0x7f) | u32::from(b & 0x7f) << 7 | u32::from(c) << 14, 3))
+        }
+        _ => None,
     }
 }
 
