@@ -229,10 +229,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn varints_come_back_as_they_were_written(unsigned: u64, signed: i64) {
+        fn varints_come_back_as_they_were_written(number: u64, bits in 0u32..64, signed: i64) {
+            let unsigned = number >> bits;
             let mut out = Vec::new();
             put_uvarint(&mut out, unsigned);
             prop_assert_eq!(out.len(), uvarint_size_bytes(unsigned));
+            prop_assert_eq!(Cursor::new("test", &out).uvarint32().ok(), u32::try_from(unsigned).ok());
             put_varint(&mut out, signed);
             let mut cursor = Cursor::new("test", &out);
             prop_assert_eq!(cursor.uvarint64().unwrap(), unsigned);

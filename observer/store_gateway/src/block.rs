@@ -59,9 +59,13 @@ impl Block {
         self.guess(self.meta.chunk_max_size_bytes.saturating_add(16)).unwrap_or(CHUNK_GUESS_BYTES)
     }
 
+    /// Whether meta.json tells how large the largest are.
+    pub fn knows_sizes(&self) -> bool {
+        self.meta.series_max_size_bytes > 0 && self.meta.chunk_max_size_bytes > 0
+    }
+
     fn guess(&self, size_bytes: u32) -> Option<u64> {
-        let is_known = self.meta.series_max_size_bytes > 0 && self.meta.chunk_max_size_bytes > 0;
-        is_known.then(|| u64::from(size_bytes).min(MAX_GUESS_BYTES))
+        self.knows_sizes().then(|| u64::from(size_bytes).min(MAX_GUESS_BYTES))
     }
 
     /// The name of a segment in the bucket.

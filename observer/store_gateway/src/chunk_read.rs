@@ -25,6 +25,12 @@ use crate::series_read::PendingSeries;
 /// Ranges of one block's segments fetched at a time.
 const PARTS_AT_A_TIME: usize = 8;
 
+/// How much of a chunk is read of a local file, at least.
+const NEAR_GUESS_BYTES: u64 = 1 << 10;
+
+/// A chunk is checked, hashed and copied in the time that so many bytes of other things take.
+const CHUNK_WORK_BYTES: usize = 128;
+
 /// Series with their chunks, and what could not be read.
 #[derive(Debug, Default)]
 pub struct Loaded {
@@ -109,12 +115,12 @@ impl ChunkReader {
 
     /// The ranges to fetch. `wanted` is sorted.
     fn parts(&self, wanted: &[Wanted]) -> Vec<SegmentPart> {
-        let guess = self.block.chunk_guess_bytes();
         let mut parts = Vec::new();
         for of_segment in wanted.chunk_by(|a, b| a.meta.chunk_ref.segment == b.meta.chunk_ref.segment) {
             let Some(segment) = of_segment.first().map(|chunk| chunk.meta.chunk_ref.segment) else {
                 continue;
             };
+            let guess = self.guess_bytes(of_segment);
             let size_bytes = self.block.segment_size_bytes(segment);
             let offsets = of_segment.iter().map(Wanted::offset);
             let next_offsets = offsets.clone().skip(1).map(Some).chain([None]);
@@ -135,6 +141,19 @@ impl ChunkReader {
             }));
         }
         parts
+    }
+
+    /// How much is fetched of a chunk whose end nothing tells.
+    fn guess_bytes(&self, of_segment: &[Wanted]) -> u64 {
+        let most = self.block.chunk_guess_bytes();
+        if !self.fetch.bucket.is_directory() || self.block.knows_sizes() {
+            return most;
+        }
+        // To read a local file again costs less than to read for nothing. What lies beside it says what a chunk takes here.
+        let pairs = of_segment.iter().zip(of_segment.iter().skip(1));
+        let apart = pairs.map(|(one, next)| next.offset().saturating_sub(one.offset()));
+        let largest = apart.filter(|apart| *apart <= most).max().unwrap_or(0);
+        largest.saturating_mul(2).max(NEAR_GUESS_BYTES).min(most)
     }
 
     async fn read_group(&self, group: Vec<SegmentPart>) -> Result<Read, BlockFailure> {
@@ -224,10 +243,11 @@ impl ChunkReader {
     }
 
     async fn parse(&self, object: &str, all: Vec<Fetched>) -> Result<Read, BlockFailure> {
-        let (id, size_bytes) = (self.block.id(), all.iter().map(|fetched| fetched.bytes.len()).sum());
+        let id = self.block.id();
+        let size_bytes = all.iter().map(|fetched| fetched.bytes.len()).sum();
+        let chunks: usize = all.iter().map(|fetched| fetched.wanted.len()).sum();
         let (request, usage, what) = (Arc::clone(&self.request), Arc::clone(&self.usage), object.to_owned());
         let parse = move || {
-            let chunks: usize = all.iter().map(|fetched| fetched.wanted.len()).sum();
             let mut read = Read { chunks: ChunkFields::with_room(chunks, size_bytes), ..Read::default() };
             for fetched in &all {
                 let used_bytes = read.parse(id, &what, fetched, &request);
@@ -236,7 +256,7 @@ impl ChunkReader {
             read.chunks.shrink();
             read
         };
-        self.fetch.compute_over(id, size_bytes, parse).await
+        self.fetch.compute_over(id, chunks.saturating_mul(CHUNK_WORK_BYTES), parse).await
     }
 
     /// Adds a chunk that is longer than was guessed, now that its length is known.
