@@ -28,7 +28,7 @@ const PARTS_AT_A_TIME: usize = 8;
 /// How much of a chunk is read of a local file, at least.
 const NEAR_GUESS_BYTES: u64 = 1 << 10;
 
-/// A chunk is checked, hashed and copied in the time that so many bytes of other things take.
+/// A chunk of usual size is checked, hashed and copied in the time that so many bytes of postings take; of large ones eight bytes take the time of one.
 const CHUNK_WORK_BYTES: usize = 128;
 
 /// Series with their chunks, and what could not be read.
@@ -244,7 +244,7 @@ impl ChunkReader {
 
     async fn parse(&self, object: &str, all: Vec<Fetched>) -> Result<Read, BlockFailure> {
         let id = self.block.id();
-        let size_bytes = all.iter().map(|fetched| fetched.bytes.len()).sum();
+        let size_bytes: usize = all.iter().map(|fetched| fetched.bytes.len()).sum();
         let chunks: usize = all.iter().map(|fetched| fetched.wanted.len()).sum();
         let (request, usage, what) = (Arc::clone(&self.request), Arc::clone(&self.usage), object.to_owned());
         let parse = move || {
@@ -256,7 +256,8 @@ impl ChunkReader {
             read.chunks.shrink();
             read
         };
-        self.fetch.compute_over(id, chunks.saturating_mul(CHUNK_WORK_BYTES), parse).await
+        let work_bytes = chunks.saturating_mul(CHUNK_WORK_BYTES).max(size_bytes / 8);
+        self.fetch.compute_over(id, work_bytes, parse).await
     }
 
     /// Adds a chunk that is longer than was guessed, now that its length is known.
