@@ -14,10 +14,10 @@ use crate::series_read::PendingSeries;
 /// Takes series in the order of the block, gives them in order.
 #[derive(Default)]
 pub struct Order {
-    /// Sorted, unless that is yet to be done.
+    /// Sorted, unless that is yet to be done. None sorts below what has gone.
     held: VecDeque<PendingSeries>,
     is_unsorted: bool,
-    /// Of the series that came last.
+    /// Of the series that had one of its own last.
     bound: Vec<u8>,
     /// Labels of the last series that was handed over.
     last: Vec<u8>,
@@ -30,37 +30,37 @@ impl Order {
     /// # Errors
     /// If a series came too late for its place, because the block is not sorted.
     pub fn push(&mut self, series: PendingSeries, ready: &mut Vec<PendingSeries>) -> Result<(), Error> {
-        if self.held.is_empty() && series.is_own_bound() {
-            return self.release(series, ready);
-        }
+        let mut has_released = false;
         // Within a metric whose series are held the bound stays, and nothing can go.
-        let is_new_bound = series.bound().is_some_and(|bound| bound != self.bound);
-        if is_new_bound {
+        if let Some(bound) = series.bound().filter(|bound| *bound != self.bound) {
             self.bound.clear();
-            self.bound.extend_from_slice(series.bound().unwrap_or_default());
+            self.bound.extend_from_slice(bound);
+            self.sort();
+            while let Some(next) = self.held.front()
+                && compare(next.labels(), &self.bound) != Ordering::Greater
+                && let Some(next) = self.held.pop_front()
+            {
+                ready.push(next);
+                has_released = true;
+            }
+        }
+        // What has gone by the bound sorts at or below it, and no series sorts below its bound.
+        if !has_released {
+            self.check(&series, ready)?;
+        }
+        if self.held.is_empty() && series.is_own_bound() {
+            ready.push(series);
+            return Ok(());
         }
         self.is_unsorted |= self.held.back().is_some_and(|back| by_labels(&series, back) == Ordering::Less);
         self.held.push_back(series);
-        if !is_new_bound {
-            return Ok(());
-        }
-        self.sort();
-        while let Some(next) = self.held.front()
-            && compare(next.labels(), &self.bound) != Ordering::Greater
-            && let Some(next) = self.held.pop_front()
-        {
-            self.release(next, ready)?;
-        }
         Ok(())
     }
 
     /// No more series will come: all may go.
-    ///
-    /// # Errors
-    /// As [`Self::push`].
-    pub fn finish(&mut self, ready: &mut Vec<PendingSeries>) -> Result<(), Error> {
+    pub fn finish(&mut self, ready: &mut Vec<PendingSeries>) {
         self.sort();
-        std::mem::take(&mut self.held).into_iter().try_for_each(|next| self.release(next, ready))
+        ready.extend(std::mem::take(&mut self.held));
     }
 
     /// Parts of one series stay in their order.
@@ -70,12 +70,11 @@ impl Order {
         }
     }
 
-    fn release(&self, series: PendingSeries, ready: &mut Vec<PendingSeries>) -> Result<(), Error> {
+    fn check(&self, series: &PendingSeries, ready: &[PendingSeries]) -> Result<(), Error> {
         let last = ready.last().map_or(self.last.as_slice(), PendingSeries::labels);
         if compare(series.labels(), last) == Ordering::Less {
             return Err(Error::OutOfOrder { labels: display(series.labels()) });
         }
-        ready.push(series);
         Ok(())
     }
 

@@ -201,7 +201,7 @@ impl Reading<'_> {
             }
             rest = later;
             if rest.is_empty() {
-                order.finish(&mut ready).map_err(|error| self.unsorted(&error))?;
+                order.finish(&mut ready);
             }
             self.hand_on(order.hand_over(&mut ready), &mut out).await?;
             window_series = (window_series * 4).min(MAX_WINDOW_SERIES);
