@@ -100,12 +100,18 @@ impl<'a> Cursor<'a> {
     }
 
     /// An unsigned LEB128 integer of at most 64 bits.
+    #[inline]
     pub fn uvarint64(&mut self) -> Result<u64, TsdbError> {
         let rest = self.rest();
         if let Some((value, size)) = short_uvarint(rest) {
             self.position += size;
             return Ok(u64::from(value));
         }
+        self.long_uvarint64()
+    }
+
+    fn long_uvarint64(&mut self) -> Result<u64, TsdbError> {
+        let rest = self.rest();
         let mut value = 0u64;
         for (index, byte) in rest.iter().take(MAX_UVARINT64_BYTES).enumerate() {
             if index == MAX_UVARINT64_BYTES - 1 && *byte > 1 {
@@ -124,11 +130,16 @@ impl<'a> Cursor<'a> {
     }
 
     /// An unsigned LEB128 integer that must fit 32 bits.
+    #[inline]
     pub fn uvarint32(&mut self) -> Result<u32, TsdbError> {
         if let Some((value, size)) = short_uvarint(self.rest()) {
             self.position += size;
             return Ok(value);
         }
+        self.long_uvarint32()
+    }
+
+    fn long_uvarint32(&mut self) -> Result<u32, TsdbError> {
         let before = self.clone();
         if self.rest().get(..MAX_UVARINT32_BYTES).is_some_and(|head| head.iter().all(|byte| *byte >= 0x80)) {
             return Err(self.corrupt("a uvarint does not fit 32 bits"));

@@ -120,6 +120,7 @@ impl StoreGateway {
         config: StoreGatewayConfig,
         context: Context,
     ) -> Result<Arc<Self>, Error> {
+        crate::buffers::keep();
         let directory = config.data_dir.clone();
         tokio::fs::create_dir_all(&directory).await.map_err(|source| Error::DataDir { directory, source })?;
         let fetcher_config = FetcherConfig {

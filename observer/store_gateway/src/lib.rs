@@ -15,6 +15,7 @@ mod answer;
 mod block;
 mod block_list;
 mod blocks;
+mod buffers;
 mod chunk_fields;
 mod chunk_read;
 mod chunk_sizes;
