@@ -10,8 +10,7 @@
 use tonic::Request;
 use tonic::metadata::MetadataMap;
 
-use crate::chunks::has_aggregates;
-use crate::proto::thanos::{AggrChunk, Chunk, Series, chunk};
+use crate::proto::thanos::{Chunk, chunk};
 
 /// The gRPC metadata by which a querier says that it follows one replica by the penalty algorithm, and from which time on, in milliseconds since the epoch.
 /// Proxies pass it on.
@@ -46,29 +45,43 @@ pub fn is_withheld(chunk: &Chunk) -> bool {
     chunk.data.is_empty() && chunk.hash != 0
 }
 
-/// Keeps back what is not looked at of a series whose chunks are all there and sorted, if it has two replicas that look regular.
-pub fn withhold(series: &mut Series, from_ms: i64) {
-    let Some((mut replicas, places)) = two_replicas(&series.chunks) else { return };
-    let Some(Settled { followed, looked_at_ms }) = settle(&mut replicas, from_ms) else { return };
+/// When a plain chunk of floats begins and ends, and how many samples it has.
+pub(crate) type Span = (i64, i64, i64);
+
+/// What matters here of a chunk of floats that has a hash; `None` for any other, which cannot do without its data.
+pub(crate) fn span(
+    min_time_ms: i64,
+    max_time_ms: i64,
+    encoding: i32,
+    hash: u64,
+    data: &[u8],
+) -> Option<Span> {
+    // Every encoding begins with the number of samples.
+    let samples = data.first_chunk().map(|count| i64::from(u16::from_be_bytes(*count)))?;
+    let is_plain = encoding == i32::from(chunk::Encoding::Xor) && hash != 0;
+    is_plain.then_some((min_time_ms, max_time_ms, samples))
+}
+
+/// Whether the data of each chunk is kept back, of a series whose chunks are all there and sorted. `None` if none is: unless all are plain chunks of two
+/// replicas that look regular, everything is sent.
+pub(crate) fn kept_back(chunks: impl IntoIterator<Item = Option<Span>>, from_ms: i64) -> Option<Vec<bool>> {
+    let chunks: Vec<Span> = chunks.into_iter().collect::<Option<_>>()?;
+    let (mut replicas, places) = two_replicas(&chunks)?;
+    let Settled { followed, looked_at_ms } = settle(&mut replicas, from_ms)?;
     let [left, right] = &replicas;
     let (used, other) = if followed == 0 { (left, right) } else { (right, left) };
     // Past the end of the one the other is looked at, if it goes on for longer than a gap.
     let goes_on = other.last_ms > used.last_ms.saturating_add(used.interval_ms + used.interval_ms / 2);
     if !used.is_regular || goes_on {
-        return;
+        return None;
     }
     // One sample to spare.
     let needed_ms = looked_at_ms.saturating_add(other.interval_ms);
-    for (chunk, _) in series.chunks.iter_mut().zip(places).filter(|(_, place)| *place != followed) {
-        let is_first = chunk.min_time == other.starts_ms;
-        if let Some(raw) = chunk.raw.as_mut().filter(|_| !is_first && chunk.min_time > needed_ms) {
-            raw.data = bytes::Bytes::new();
-        }
-    }
+    let is_kept_back = |((min_ms, _, _), place): (&Span, &usize)| {
+        *place != followed && *min_ms != other.starts_ms && *min_ms > needed_ms
+    };
+    Some(chunks.iter().zip(&places).map(is_kept_back).collect())
 }
-
-/// When a chunk begins and ends, and how many samples it has.
-type Span = (i64, i64, i64);
 
 /// One replica, as far as its chunks show without being decoded.
 #[derive(Clone, Copy, Debug)]
@@ -128,25 +141,21 @@ impl Replica {
 }
 
 /// The replicas of chunks in order, and which of the two each chunk belongs to: the first one that has ended before it begins. `None` unless there are
-/// two, of plain chunks of floats with hashes, none of which has the times of another: what is told apart by data cannot do without.
-fn two_replicas(chunks: &[AggrChunk]) -> Option<([Replica; 2], Vec<usize>)> {
+/// two, none of whose chunks has the times of another: what is told apart by data cannot do without.
+fn two_replicas(chunks: &[Span]) -> Option<([Replica; 2], Vec<usize>)> {
     let mut places = Vec::with_capacity(chunks.len());
     let mut parts: [Vec<Span>; 2] = Default::default();
     let mut before = None;
     for chunk in chunks {
-        let times_ms = (chunk.min_time, chunk.max_time);
-        let raw = chunk.raw.as_ref().filter(|_| !has_aggregates(chunk))?;
-        let is_plain = raw.r#type == i32::from(chunk::Encoding::Xor) && raw.hash != 0;
-        let is_ordinary = times_ms.0 >= -ORDINARY_MS && times_ms.0 <= times_ms.1 && times_ms.1 <= ORDINARY_MS;
-        if !is_plain || !is_ordinary || before == Some(times_ms) {
+        let (min_ms, max_ms, _) = *chunk;
+        let is_ordinary = min_ms >= -ORDINARY_MS && min_ms <= max_ms && max_ms <= ORDINARY_MS;
+        if !is_ordinary || before == Some((min_ms, max_ms)) {
             return None;
         }
-        before = Some(times_ms);
-        // Every encoding begins with the number of samples.
-        let samples = raw.data.first_chunk().map(|count| i64::from(u16::from_be_bytes(*count)))?;
-        let has_ended = |part: &Vec<Span>| part.last().is_none_or(|(_, end, _)| *end < times_ms.0);
+        before = Some((min_ms, max_ms));
+        let has_ended = |part: &Vec<Span>| part.last().is_none_or(|(_, end, _)| *end < min_ms);
         let place = parts.iter().position(has_ended)?;
-        parts.get_mut(place)?.push((times_ms.0, times_ms.1, samples));
+        parts.get_mut(place)?.push(*chunk);
         places.push(place);
     }
     let [left, right] = &parts;
@@ -210,6 +219,7 @@ mod tests {
 
     use super::*;
     use crate::chunks;
+    use crate::proto::thanos::AggrChunk;
 
     /// Samples of which data only tells how many there are.
     fn chunk(min_ms: i64, max_ms: i64, samples: u16) -> AggrChunk {
@@ -226,18 +236,16 @@ mod tests {
             .collect()
     }
 
-    fn series(replicas: &[Vec<AggrChunk>]) -> Series {
-        let mut chunks = replicas.concat();
-        chunks.sort_by(crate::chunks::compare);
-        Series { labels: Vec::new(), chunks }
-    }
-
     /// When the chunks begin whose data is kept back.
     fn withheld(replicas: &[Vec<AggrChunk>], from_ms: i64) -> Vec<i64> {
-        let mut series = series(replicas);
-        withhold(&mut series, from_ms);
-        let raw = |chunk: &AggrChunk| chunk.raw.as_ref().is_some_and(is_withheld);
-        series.chunks.iter().filter(|chunk| raw(chunk)).map(|chunk| chunk.min_time).collect()
+        let mut all = replicas.concat();
+        all.sort_by(chunks::compare);
+        let span_of = |chunk: &AggrChunk| {
+            let raw = chunk.raw.as_ref()?;
+            span(chunk.min_time, chunk.max_time, raw.r#type, raw.hash, &raw.data)
+        };
+        let kept_back = kept_back(all.iter().map(span_of), from_ms).unwrap_or_default();
+        all.iter().zip(kept_back).filter(|(_, is)| *is).map(|(chunk, _)| chunk.min_time).collect()
     }
 
     #[test]

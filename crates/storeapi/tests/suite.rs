@@ -4,3 +4,4 @@ mod codec;
 mod generated;
 mod golden;
 mod held;
+mod packed;

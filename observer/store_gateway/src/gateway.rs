@@ -16,8 +16,8 @@ use parallax_block::{
 use parallax_bucket::{Access, Bucket, BucketMetrics};
 use parallax_model::TimeRange;
 use parallax_net::{Condition, Context};
-use parallax_storeapi::proto::parallax::v1::{ShippingRequest, ShippingResponse};
 use parallax_storeapi::encoded::{self, WireStream};
+use parallax_storeapi::proto::parallax::v1::{ShippingRequest, ShippingResponse};
 use parallax_storeapi::proto::thanos::info::InfoResponse;
 use parallax_storeapi::proto::thanos::{
     LabelNamesRequest, LabelNamesResponse, LabelValuesRequest, LabelValuesResponse, SeriesRequest,

@@ -13,6 +13,8 @@ mod key {
     pub const DATA: u64 = 2 << 3 | 2;
     pub const CHUNK: u8 = 2 << 3 | 2;
     pub const RAW: u8 = 3 << 3 | 2;
+    pub const ENCODING: u64 = 1 << 3;
+    pub const HASH: u64 = 3 << 3;
 }
 
 /// Appends a number as `encode_varint` would, eight bytes at a time.
@@ -150,6 +152,51 @@ fn data_of(mut part: &[u8]) -> u64 {
         part = after;
     }
     0
+}
+
+/// A chunk that has raw data and nothing else.
+pub(super) fn raw(chunk: &[u8]) -> Option<ChunkBytes<'_>> {
+    let mut found =
+        ChunkBytes { min_time_ms: 0, max_time_ms: 0, encoding: 0, hash: 0, data: Default::default() };
+    let (mut rest, mut part) = (chunk, None);
+    while let Some((key, after)) = varint(rest) {
+        rest = match key {
+            key::TIMES_MIN | key::TIMES_MAX => {
+                let (number, after) = varint(after)?;
+                *(if key == key::TIMES_MIN { &mut found.min_time_ms } else { &mut found.max_time_ms }) =
+                    number as i64;
+                after
+            }
+            key if key == u64::from(key::RAW) && part.is_none() => {
+                let (body, after) = delimited(after)?;
+                part = Some(body);
+                after
+            }
+            _ => return None,
+        };
+    }
+    let mut rest = part?;
+    while let Some((key, after)) = varint(rest) {
+        rest = match key {
+            key::DATA => {
+                let (data, after) = delimited(after)?;
+                found.data = data;
+                after
+            }
+            key::ENCODING => {
+                let (encoding, after) = varint(after)?;
+                found.encoding = i32::try_from(encoding).ok()?;
+                after
+            }
+            key::HASH => {
+                let (hash, after) = varint(after)?;
+                found.hash = hash;
+                after
+            }
+            _ => return None,
+        };
+    }
+    Some(found)
 }
 
 #[cfg(test)]

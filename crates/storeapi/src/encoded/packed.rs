@@ -13,14 +13,15 @@ use prost::encoding::{encode_varint, encoded_len_varint};
 use tonic::Status;
 
 use super::BATCH_KEY;
-use super::field::{Fields, append_aggregates, data_bytes, times};
-use super::splice::display;
+use super::field::{Fields, append_aggregates, data_bytes, raw, times};
+use super::splice::{ChunkBytes, display};
 use crate::chunks;
 use crate::codec::read_fields;
 use crate::codec::write::{delimited, write_label};
 use crate::frames;
 use crate::proto::thanos::series_response::Result as Frame;
 use crate::proto::thanos::{AggrChunk, Series, SeriesBatch, SeriesResponse};
+use crate::withhold::{Span, kept_back, span};
 
 /// Key of a series in `SeriesResponse` and in `SeriesBatch`.
 const SERIES_KEY: u8 = 1 << 3 | 2;
@@ -223,8 +224,9 @@ impl Joined {
         self.more.extend(other.more);
     }
 
-    /// Brings the chunks of several pieces into their order.
-    pub fn settle(&mut self) {
+    /// Brings the chunks of several pieces into their order. From `withholds_from_ms` on, if given, the data of what a caller does not look at that follows one
+    /// replica is left out ([`crate::withhold`]).
+    pub fn settle(&mut self, withholds_from_ms: Option<i64>) {
         if self.more.is_empty() {
             return;
         }
@@ -236,7 +238,7 @@ impl Joined {
                 *self = Self { first, more: pieces.collect() };
             }
             if !self.is_in_order() {
-                *self = Self::from(self.interleaved());
+                *self = Self::from(self.interleaved(withholds_from_ms));
             }
         }
     }
@@ -256,16 +258,29 @@ impl Joined {
     }
 
     /// The chunks sorted, each once.
-    fn interleaved(&self) -> Piece {
+    fn interleaved(&self, withholds_from_ms: Option<i64>) -> Piece {
         let mut all: Vec<ChunkField<'_>> =
             self.pieces().flat_map(|piece| Fields::of(piece.chunks())).map(ChunkField::of).collect();
         all.sort_by(ChunkField::compare);
         all.dedup_by(|a, b| a.compare(b) == Ordering::Equal);
         let mut extent = Extent::default();
         let mut chunks = Vec::with_capacity(all.iter().map(|chunk| chunk.field.len()).sum());
+        let kept_back =
+            withholds_from_ms.and_then(|from_ms| kept_back(all.iter().map(ChunkField::span), from_ms));
+        let mut kept_back = kept_back.unwrap_or_default().into_iter();
         for chunk in &all {
-            chunks.extend_from_slice(chunk.field);
-            extent.add(chunk.times.0, chunk.times.1, data_bytes(chunk.body));
+            let (min_ms, max_ms) = chunk.times;
+            let is_kept_back = kept_back.next() == Some(true);
+            match raw(chunk.body).filter(|_| is_kept_back) {
+                Some(raw) => {
+                    ChunkBytes { data: &[], ..raw }.append(&mut chunks);
+                    extent.add(min_ms, max_ms, 0);
+                }
+                None => {
+                    chunks.extend_from_slice(chunk.field);
+                    extent.add(min_ms, max_ms, data_bytes(chunk.body));
+                }
+            }
         }
         let mut packer = Packer::with_capacity(1, self.labels().len());
         packer.push(self.labels(), chunks.len(), extent);
@@ -305,6 +320,11 @@ struct ChunkField<'a> {
 impl<'a> ChunkField<'a> {
     fn of((field, body): (&'a [u8], &'a [u8])) -> Self {
         Self { times: times(body), field, body }
+    }
+
+    fn span(&self) -> Option<Span> {
+        let raw = raw(self.body)?;
+        span(raw.min_time_ms, raw.max_time_ms, raw.encoding, raw.hash, raw.data)
     }
 
     fn compare(&self, other: &Self) -> Ordering {
