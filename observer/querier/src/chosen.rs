@@ -88,11 +88,14 @@ impl Narrowing {
     }
 }
 
+/// Names of labels, and of the sets that have just these, the values and whether the set is chosen.
+type Shape = (Vec<String>, HashMap<Vec<Bytes>, bool>);
+
 /// Tells series of chosen sets from those of others.
 #[derive(Clone, Debug)]
 pub(crate) struct Sieve {
-    /// By the names of their labels, those with most labels first: the values, and whether the set is chosen.
-    shapes: Arc<[(Vec<String>, HashMap<Vec<Bytes>, bool>)]>,
+    /// Those with most labels first.
+    shapes: Arc<[Shape]>,
 }
 
 impl Sieve {
@@ -115,7 +118,7 @@ impl Sieve {
     pub fn admits(&self, labels: &[Label]) -> bool {
         let value =
             |name: &String| labels.iter().find(|label| label.name == *name).map(|label| label.value.clone());
-        let of_shape = |(names, sets): &(Vec<String>, HashMap<Vec<Bytes>, bool>)| {
+        let of_shape = |(names, sets): &Shape| {
             let values: Option<Vec<Bytes>> = names.iter().map(value).collect();
             sets.get(&values?).copied()
         };
