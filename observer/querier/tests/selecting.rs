@@ -28,6 +28,9 @@ use tonic::{Request, Status};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Labels, and from which second to which they are held.
+type Said<'a> = (&'a [(&'a str, &'a str)], i64, i64);
+
 /// A store of blocks with several label sets: what it says of itself is told to it, what it has is in `stores`.
 struct Blocks {
     stores: Vec<FakeStore>,
@@ -38,8 +41,8 @@ struct Blocks {
 }
 
 impl Blocks {
-    fn new(stores: Vec<FakeStore>, infos: &[(&[(&str, &str)], i64, i64)], covers: Option<bool>) -> Arc<Self> {
-        let read = |(pairs, min_s, max_s): &(&[(&str, &str)], i64, i64)| {
+    fn new(stores: Vec<FakeStore>, infos: &[Said<'_>], covers: Option<bool>) -> Arc<Self> {
+        let read = |(pairs, min_s, max_s): &Said<'_>| {
             (Labels::from_pairs(pairs.iter().copied()), TimeRange::new(min_s * 1000, max_s * 1000))
         };
         let infos = Mutex::new(infos.iter().map(read).collect());
