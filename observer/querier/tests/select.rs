@@ -441,7 +441,7 @@ async fn what_a_store_keeps_back_of_regular_replicas_is_not_missed() {
 
 #[tokio::test]
 async fn series_of_which_too_much_was_kept_back_are_asked_for_again_and_come_once() {
-    let (left, right) = (scraped(1_000, 10_000, 480_000), scraped(6_000, 10_000, 480_000));
+    let (left, right) = (scraped(1_000, 10_000, 480_000), scraped(3_000, 10_000, 480_000));
     // Gaps that the times of chunks do not show: of each chunk the first scrapes came too fast.
     let faster_ms = |at: usize| [0, 9_000, 18_000, 27_000].get(at % 8).copied().unwrap_or(0);
     let hidden: Vec<(i64, f64)> =
@@ -464,7 +464,7 @@ async fn series_of_which_too_much_was_kept_back_are_asked_for_again_and_come_onc
 
 #[tokio::test]
 async fn a_chunk_that_has_no_data_at_all_is_left_out_in_the_end() {
-    let mut broken = two_replicas("up", &scraped(1_000, 10_000, 480_000), &scraped(6_000, 10_000, 480_000));
+    let mut broken = two_replicas("up", &scraped(1_000, 10_000, 480_000), &scraped(3_000, 10_000, 480_000));
     broken.chunks.iter_mut().filter_map(|chunk| chunk.raw.as_mut()).for_each(|raw| raw.data.clear());
     let store = Arc::new(FakeStore { frames: vec![frame(vec![broken])], ..FakeStore::default() });
     let read = read(store.clone(), options(), Budget::new(0), "").await;

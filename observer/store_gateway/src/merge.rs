@@ -316,6 +316,15 @@ mod tests {
 
     /// Merges blocks that send these items and then go away.
     async fn merged(blocks: Vec<Vec<Item>>, on_missing: OnMissing) -> Result<frames::Collected, Status> {
+        merged_for(blocks, on_missing, None).await
+    }
+
+    /// The same, for a caller that follows one replica from then on.
+    async fn merged_for(
+        blocks: Vec<Vec<Item>>,
+        on_missing: OnMissing,
+        withholds_from_ms: Option<i64>,
+    ) -> Result<frames::Collected, Status> {
         let (output, receiver) = mpsc::channel(2);
         let merging = tokio::spawn(async move {
             let mut inputs = Vec::new();
@@ -329,6 +338,7 @@ mod tests {
             }
             let (metrics, usage) = (GatewayMetrics::register(&Metrics::new()), Usage::default());
             let mut merge = Merge::new(on_missing, &metrics, &usage, output);
+            merge.withholds_from_ms = withholds_from_ms;
             if merge.run(inputs).await.is_ok() {
                 let _ = merge.finish().await;
             }
@@ -345,6 +355,27 @@ mod tests {
         let answer = merged(blocks, OnMissing::Warn).await.unwrap();
         assert_eq!(answer.series, [series("a", &[b"1"]), series("b", &[b"2", b"3"]), series("c", &[b"4"])]);
         assert!(answer.warnings.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_replica_that_is_not_followed_is_kept_back_where_that_was_asked_for() {
+        // Chunks of 120 scrapes, 15 s apart; data only tells how many there are.
+        let chunk = |min_ms: i64| {
+            let encoding = parallax_storeapi::proto::thanos::chunk::Encoding::Xor;
+            let data = bytes::Bytes::from_static(&[0, 120, 1]);
+            chunks::raw(min_ms, min_ms + 119 * 15_000, chunks::chunk(encoding, data))
+        };
+        let replica = |start_ms: i64| {
+            let chunks = (0..4).map(|at| chunk(start_ms + at * 120 * 15_000)).collect();
+            vec![Item::Series(vec![Series { chunks, ..series("a", &[]) }]), Item::End]
+        };
+        for (withholds_from_ms, expected) in [(None, 0), (Some(0), 3)] {
+            let blocks = vec![replica(1_000_000), replica(1_007_000)];
+            let answer = merged_for(blocks, OnMissing::Abort, withholds_from_ms).await.unwrap();
+            let raw = answer.series[0].chunks.iter().filter_map(|chunk| chunk.raw.as_ref());
+            let kept_back = raw.filter(|raw| parallax_storeapi::withhold::is_withheld(raw)).count();
+            assert_eq!((answer.series[0].chunks.len(), kept_back), (8, expected));
+        }
     }
 
     #[tokio::test]
