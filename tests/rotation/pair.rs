@@ -4,6 +4,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use parallax_model::TimeRange;
+use parallax_simulate::stand_in::now_ms;
 use parallax_testkit::process::{Process, find_program, free_port};
 
 use super::edges::proxy;
@@ -37,13 +39,16 @@ impl ThanosPair {
     /// Both serve with `leaf`, and their logs are in `directory`.
     pub async fn start(program: &Path, cluster: &str, leaf: &Leaf, directory: &Path) -> Self {
         let prometheus = replicas(cluster).await;
+        // Each of them is down for ten minutes in ninety, never both; the pair stands over one, and that has to be up while a test takes.
+        let soon = TimeRange::new(now_ms(), now_ms() + 15 * 60_000);
+        let source = prometheus.iter().max_by_key(|one| one.fleet.scrapes(soon).count()).unwrap();
         let mut sidecars = Vec::new();
         for number in 0..2 {
             let address = || format!("127.0.0.1:{}", free_port().unwrap());
             let (grpc, http) = (address(), address());
             let mut arguments = vec![
                 "sidecar".to_owned(),
-                format!("--prometheus.url={}", prometheus[0].url),
+                format!("--prometheus.url={}", source.url),
                 format!("--grpc-address={grpc}"),
                 format!("--http-address={http}"),
             ];

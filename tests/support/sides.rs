@@ -110,6 +110,7 @@ pub fn server_name(cluster: &str) -> String {
 /// A stand-in for one Prometheus, in this process.
 pub struct Prometheus {
     pub url: String,
+    pub fleet: Fleet,
     _stop: DropGuard,
 }
 
@@ -122,8 +123,8 @@ pub async fn replicas(cluster: &str) -> Vec<Prometheus> {
         let url = format!("http://{}", server.local_addr());
         let stop = CancellationToken::new();
         let start_ms = now_ms() - 2 * 3_600_000;
-        tokio::spawn(server.serve(router(StandIn { fleet, start_ms }), stop.clone()));
-        all.push(Prometheus { url, _stop: stop.drop_guard() });
+        tokio::spawn(server.serve(router(StandIn { fleet: fleet.clone(), start_ms }), stop.clone()));
+        all.push(Prometheus { url, fleet, _stop: stop.drop_guard() });
     }
     all
 }
