@@ -39,9 +39,9 @@ pub fn parse(data: &[u8]) {
 
 /// Seconds are doubles, as in Prometheus: of a duration of years, reading may lose a millisecond.
 fn without_milliseconds(text: &str) -> String {
-    let mut rest = text.split("ms");
-    let last = rest.next_back().unwrap_or_default();
-    let cut: String = rest.map(|part| part.trim_end_matches(|c: char| c.is_ascii_digit())).collect();
+    let Some((before, last)) = text.rsplit_once("ms") else { return text.to_owned() };
+    let cut: String =
+        before.split("ms").map(|part| part.trim_end_matches(|c: char| c.is_ascii_digit())).collect();
     cut + last
 }
 
