@@ -26,6 +26,10 @@ pub fn parse(data: &[u8]) {
         let _ = Engine::default().explain(&expr, range);
     }
     let printed = expr.to_string();
+    // Prometheus prints this base with a sign, too, and then reads the sign as one of the whole power.
+    if printed.contains("+Inf ^") {
+        return;
+    }
     match parse_query(&printed, &all_syntax()) {
         Ok(again) => assert_eq!(
             without_milliseconds(&again.to_string()),
@@ -54,5 +58,7 @@ pub fn script(data: &[u8]) {
     let Ok(script) = Script::read(&text) else { return };
     let options = EngineOptions { max_samples: MAX_SAMPLES, ..EngineOptions::default() };
     let report = script.run(&Engine::new(options), &all_syntax());
-    assert_eq!(report.passed + report.failures.len(), script.eval_count(), "each eval holds or fails");
+    // A load may fail, too: it has no query.
+    let failed = report.failures.iter().filter(|failure| !failure.query.is_empty()).count();
+    assert_eq!(report.passed + failed, script.eval_count(), "each eval holds or fails");
 }

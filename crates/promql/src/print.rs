@@ -1,7 +1,7 @@
 //! Expressions as text, in Prometheus' normal form.
 //!
 //! Source: Prometheus 3.9 `promql/parser/printer.go`. What is printed parses to the same tree again (places aside);
-//! where Prometheus' own form would not, because a name needs quotes, it is quoted.
+//! where Prometheus' own form would not, because a name needs quotes, or a number its parentheses, it has them.
 
 use std::fmt::{self, Display, Formatter};
 
@@ -135,8 +135,22 @@ fn write_offset(f: &mut Formatter<'_>, modifiers: &TimeModifiers) -> fmt::Result
     match &modifiers.offset {
         None => Ok(()),
         Some(offset) if offset.kind == DurationKind::Literal(0) => Ok(()),
-        Some(offset) => write!(f, " offset {offset}"),
+        Some(offset) => {
+            f.write_str(" offset ")?;
+            write_offset_duration(f, offset)
+        }
     }
+}
+
+/// An operator belongs to what stands after `offset` only if that begins with a parenthesis.
+fn write_offset_duration(f: &mut Formatter<'_>, duration: &DurationExpr) -> fmt::Result {
+    let DurationKind::Binary { op, left, right } = &duration.kind else { return duration.fmt(f) };
+    match &left.kind {
+        DurationKind::Binary { .. } => write_offset_duration(f, left)?,
+        DurationKind::Paren(_) => left.fmt(f)?,
+        _ => write!(f, "({left})")?,
+    }
+    write!(f, " {} {right}", op.symbol())
 }
 
 fn write_extension(f: &mut Formatter<'_>, extension: RangeExtension) -> fmt::Result {
@@ -156,10 +170,24 @@ impl Display for DurationExpr {
             DurationKind::Range => f.write_str("range()"),
             DurationKind::Unary { negate: true, operand } => write!(f, "-{operand}"),
             DurationKind::Unary { negate: false, operand } => operand.fmt(f),
+            // Its sign would be that of the power.
+            DurationKind::Binary { op: DurationOp::Pow, left, right } if left.is_negative_number() => {
+                write!(f, "({left}) ^ {right}")
+            }
             DurationKind::Binary { op, left, right } => write!(f, "{left} {} {right}", op.symbol()),
             DurationKind::Min(left, right) => write!(f, "min({left}, {right})"),
             DurationKind::Max(left, right) => write!(f, "max({left}, {right})"),
             DurationKind::Paren(inner) => write!(f, "({inner})"),
+        }
+    }
+}
+
+impl DurationExpr {
+    fn is_negative_number(&self) -> bool {
+        match self.kind {
+            DurationKind::Literal(ms) => ms < 0,
+            DurationKind::Number(value) => value.is_sign_negative(),
+            _ => false,
         }
     }
 }

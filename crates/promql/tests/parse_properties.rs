@@ -216,6 +216,29 @@ proptest! {
     }
 }
 
+#[test]
+fn durations_are_printed_with_the_parentheses_that_their_meaning_needs() {
+    for (text, printed) in [
+        ("x offset (2m) - max(step(), 3s)", "x offset (2m) - max(step(), 3s)"),
+        ("x offset (2m) - 1", "x offset (2m) - 1"),
+        ("x offset ((2m)) * 3 + 1m", "x offset (2m) * 3 + 1m"),
+        ("x offset - -2m + 3m", "x offset (2m) + 3m"),
+        ("x offset -+step() + 3m", "x offset (-step()) + 3m"),
+        ("x offset (step()) + 3m", "x offset (step()) + 3m"),
+        ("x offset (2m - 1)", "x offset (2m - 1)"),
+        ("x offset -2m", "x offset -2m"),
+        ("x offset 2m - 1", "x offset 2m - 1"),
+        ("rate(x[(-2) ^ 2])", "rate(x[(-2) ^ 2])"),
+        ("rate(x[2 ^ -2])", "rate(x[2 ^ -2])"),
+        ("rate(x[2m + step()])", "rate(x[2m + step()])"),
+    ] {
+        let expr = parse(text, &every_option()).unwrap_or_else(|error| panic!("{text}: {error}"));
+        assert_eq!(expr.to_string(), printed, "{text}");
+        let again = parse(printed, &every_option()).unwrap_or_else(|error| panic!("{printed}: {error}"));
+        assert_eq!(again.to_string(), printed, "{text}");
+    }
+}
+
 /// The tree as debug text, its places blanked out: every `PosRange { … }`.
 fn without_places(expr: &parallax_promql::ast::Expr) -> String {
     let text = format!("{expr:?}");
