@@ -62,6 +62,11 @@ impl IndexCache {
         Self { cache, items: self.items.outcomes(), ttl: self.ttl, metrics }
     }
 
+    /// Whether entries of series are remembered.
+    pub(crate) fn keeps_series(&self) -> bool {
+        self.items.series
+    }
+
     /// The bytes of those lists that are known, by where they start.
     pub(crate) async fn postings(&self, block: BlockId, places: &[PostingsRange]) -> HashMap<u64, Bytes> {
         if !self.items.postings {

@@ -148,7 +148,7 @@ impl SeriesReader {
             shard: request.shard.clone(),
             request,
             content: Content::default(),
-            remembers: fetch.index_cache.is_some(),
+            remembers: fetch.index_cache.as_ref().is_some_and(|cache| cache.keeps_series()),
             own: Vec::new(),
             entry: SeriesEntry::default(),
             whole_bytes: None,
@@ -221,7 +221,7 @@ impl SeriesReader {
     ) -> Result<Vec<Decoded>, BlockFailure> {
         let id = self.block.id();
         let known = match &self.fetch.index_cache {
-            Some(cache) if from_cache => {
+            Some(cache) if from_cache && cache.keeps_series() => {
                 let offsets: Vec<u64> = wanted.iter().map(|(_, range)| range.start).collect();
                 cache.series(id, &offsets).await
             }
