@@ -7,10 +7,12 @@
 //!
 //! Peers that do not know the header ignore it, and send everything.
 
+use bytes::Bytes;
 use tonic::Request;
 use tonic::metadata::MetadataMap;
 
-use crate::proto::thanos::{Chunk, chunk};
+use crate::chunks::has_aggregates;
+use crate::proto::thanos::{AggrChunk, Chunk, Series, chunk};
 
 /// The gRPC metadata by which a querier says that it follows one replica by the penalty algorithm, and from which time on, in milliseconds since the epoch.
 /// Proxies pass it on.
@@ -60,6 +62,20 @@ pub(crate) fn span(
     let samples = data.first_chunk().map(|count| i64::from(u16::from_be_bytes(*count)))?;
     let is_plain = encoding == i32::from(chunk::Encoding::Xor) && hash != 0;
     is_plain.then_some((min_time_ms, max_time_ms, samples))
+}
+
+/// Keeps back what is not looked at of a decoded series whose chunks are all there and sorted, as [`crate::encoded::Joined::settle`] does of encoded ones.
+pub fn withhold(series: &mut Series, from_ms: i64) {
+    let span_of = |chunk: &AggrChunk| {
+        let raw = chunk.raw.as_ref().filter(|_| !has_aggregates(chunk))?;
+        span(chunk.min_time, chunk.max_time, raw.r#type, raw.hash, &raw.data)
+    };
+    let kept_back = kept_back(series.chunks.iter().map(span_of), from_ms).unwrap_or_default();
+    for (chunk, _) in series.chunks.iter_mut().zip(kept_back).filter(|(_, is_kept_back)| *is_kept_back) {
+        if let Some(raw) = &mut chunk.raw {
+            raw.data = Bytes::new();
+        }
+    }
 }
 
 /// Whether the data of each chunk is kept back, of a series whose chunks are all there and sorted. `None` if none is: unless all are plain chunks of two
@@ -215,11 +231,8 @@ fn settle(replicas: &mut [Replica; 2], from_ms: i64) -> Option<Settled> {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-
     use super::*;
     use crate::chunks;
-    use crate::proto::thanos::AggrChunk;
 
     /// Samples of which data only tells how many there are.
     fn chunk(min_ms: i64, max_ms: i64, samples: u16) -> AggrChunk {
@@ -238,14 +251,11 @@ mod tests {
 
     /// When the chunks begin whose data is kept back.
     fn withheld(replicas: &[Vec<AggrChunk>], from_ms: i64) -> Vec<i64> {
-        let mut all = replicas.concat();
-        all.sort_by(chunks::compare);
-        let span_of = |chunk: &AggrChunk| {
-            let raw = chunk.raw.as_ref()?;
-            span(chunk.min_time, chunk.max_time, raw.r#type, raw.hash, &raw.data)
-        };
-        let kept_back = kept_back(all.iter().map(span_of), from_ms).unwrap_or_default();
-        all.iter().zip(kept_back).filter(|(_, is)| *is).map(|(chunk, _)| chunk.min_time).collect()
+        let mut series = Series { labels: Vec::new(), chunks: replicas.concat() };
+        series.chunks.sort_by(chunks::compare);
+        withhold(&mut series, from_ms);
+        let is_withheld = |chunk: &&AggrChunk| chunk.raw.as_ref().is_some_and(is_withheld);
+        series.chunks.iter().filter(is_withheld).map(|chunk| chunk.min_time).collect()
     }
 
     #[test]
