@@ -131,11 +131,6 @@ const OF_COUNTERS: &[&str] = &[
     "day_of_month",
     "day_of_year",
     "days_in_month",
-    "cosh",
-    "acos",
-    "acosh",
-    "asin",
-    "atanh",
 ];
 const AGGREGATIONS: &[&str] = &["sum", "avg", "min", "max", "count", "group", "stddev", "stdvar"];
 const ARITHMETIC: &[&str] = &["+", "-", "*", "/", "%", "^", "atan2"];
@@ -353,13 +348,7 @@ impl QueryGenerator {
 
     fn function_with_parameters(&mut self, depth: usize) -> String {
         let inner = self.floats(depth);
-        match self.random.below(10) {
-            9 => {
-                let selector = self
-                    .random
-                    .pick(&["{__name__=\"build_info\"}", "{__name__=~\".*_info\",version=~\".+\"}"]);
-                format!("info({}, {selector})", self.float_selector())
-            }
+        match self.random.below(9) {
             8 => format!("sort_by_label({inner}, \"instance\", \"code\", \"method\", \"job\")"),
             0 => format!("clamp({inner}, {}, 500)", self.random.pick(&["0", "21.5", "-1", "600"])),
             1 => format!("clamp_min({inner}, {})", self.random.pick(&["1", "-Inf", "22"])),
