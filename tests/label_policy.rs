@@ -206,9 +206,9 @@ async fn after_a_crash_the_next_process_tells_which_queries_ran() {
         assert!(began.elapsed() < PATIENCE, "{}", first.log());
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    asking.abort();
-    // Killed, not stopped.
+    // Killed, not stopped; and before whoever asks goes away, which would end the query.
     drop(first);
+    asking.abort();
     let second = start("second");
     let line = second.log_line("had not ended").await;
     assert!(line.contains("sum(unfinished_business)"), "{line}");
