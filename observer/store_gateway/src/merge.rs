@@ -367,7 +367,7 @@ mod tests {
         };
         let replica = |start_ms: i64| {
             let chunks = (0..4).map(|at| chunk(start_ms + at * 120 * 15_000)).collect();
-            vec![Item::Series(vec![Series { chunks, ..series("a", &[]) }]), Item::End]
+            vec![of([Series { chunks, ..series("a", &[]) }]), Item::End]
         };
         for (withholds_from_ms, expected) in [(None, 0), (Some(0), 3)] {
             let blocks = vec![replica(1_000_000), replica(1_007_000)];
