@@ -7,6 +7,7 @@ use anyhow::{Context as _, bail};
 use parallax_model::TimeRange;
 use parallax_net::{Context, HttpClient, HttpClientConfig, free_port};
 use parallax_pki::{Authority, AuthorityOptions, LeafRequest, PeerIdentity, TrustDomain};
+use parallax_simulate::history::BLOCK_RANGE_MS;
 use parallax_simulate::stand_in::now_ms;
 use serde_json::{Value, json};
 use tokio::process::Command;
@@ -117,6 +118,8 @@ async fn start_parts(
         .map_or("none, mTLS ends in the observee".to_owned(), |path| path.display().to_string());
     progress(started, &format!("observees: sidecars and shippers; ingress: {kind}"));
 
+    wait_until_shipped(layout, range, children).await?;
+    progress(started, "buckets: every block is shipped");
     let url = start_observer(layout, http_address, children).await?;
     progress(started, "observer: a querier per cluster, a store gateway per bucket, the global querier");
     wait_until_complete(started, layout, &url, range, children).await?;
@@ -225,6 +228,35 @@ fn observee_config(layout: &Layout, cluster: &ClusterLayout) -> Value {
         "prometheus": prometheus,
         "bucket": bucket(layout, cluster),
     })
+}
+
+/// A gateway lists a bucket whole when it begins, and then for half an hour its end only: a block of the morning that is shipped after one of the evening was
+/// listed would be found too late for a demo.
+async fn wait_until_shipped(
+    layout: &Layout,
+    history: TimeRange,
+    children: &mut Children,
+) -> anyhow::Result<()> {
+    let blocks = usize::try_from((history.max_ms + 1 - history.min_ms) / BLOCK_RANGE_MS)?;
+    let deadline = Instant::now() + READY_TIMEOUT;
+    for cluster in &layout.clusters {
+        while shipped(&cluster.bucket(layout)) < blocks * cluster.replicas.len() {
+            if let Some(ended) = children.ended() {
+                bail!("{ended} while blocks were shipped");
+            }
+            if Instant::now() > deadline {
+                bail!("not every block of {} was shipped within {} s", cluster.name, READY_TIMEOUT.as_secs());
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+    Ok(())
+}
+
+/// How many blocks are whole in a bucket that is a directory.
+fn shipped(bucket: &Path) -> usize {
+    let entries = std::fs::read_dir(bucket).into_iter().flatten().flatten();
+    entries.filter(|entry| entry.path().join("meta.json").exists()).count()
 }
 
 async fn start_observer(
