@@ -11,4 +11,4 @@ mod s3;
 #[path = "sidecar/shipping.rs"]
 mod shipping;
 #[path = "sidecar/world.rs"]
-mod world;
+pub mod world;

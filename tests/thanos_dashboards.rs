@@ -3,19 +3,15 @@
 //! `dashboards/thanos.txt` lists what each panel and alert needs. With `PARALLAX_THANOS_DASHBOARDS`, a directory of Thanos' dashboards (`examples/dashboards` of its
 //! sources), the list is compared with them as well.
 
-#[path = "sidecar/world.rs"]
-#[allow(dead_code, reason = "other tests use the rest of it")]
-mod world;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Instant;
 
 use crate::program::{PATIENCE, Program, command};
 use crate::question::{ask, ask_until, get};
+use crate::sidecar::world::World;
 use regex::Regex;
 use serde_json::Value;
-use world::World;
 
 const COMPONENTS: [&str; 4] = ["query", "sidecar", "store", "compact"];
 const ADDRESSES: [&str; 2] = ["--http-address=127.0.0.1:0", "--grpc-address=127.0.0.1:0"];
