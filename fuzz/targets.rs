@@ -58,7 +58,8 @@ pub fn script(data: &[u8]) {
     let Ok(script) = Script::read(&text) else { return };
     let options = EngineOptions { max_samples: MAX_SAMPLES, ..EngineOptions::default() };
     let report = script.run(&Engine::new(options), &all_syntax());
-    // A load may fail, too: it has no query.
-    let failed = report.failures.iter().filter(|failure| !failure.query.is_empty()).count();
-    assert_eq!(report.passed + failed, script.eval_count(), "each eval holds or fails");
+    // A load may fail, too. It has no query; a damaged eval may have none, either.
+    let with_query = report.failures.iter().filter(|failure| !failure.query.is_empty()).count();
+    let held_or_failed = report.passed + with_query..=report.passed + report.failures.len();
+    assert!(held_or_failed.contains(&script.eval_count()), "each eval holds or fails: {held_or_failed:?}");
 }

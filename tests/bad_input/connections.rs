@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::program::{PATIENCE, Program, command};
 use crate::question::{Answer, ask, ask_until, get};
-use crate::sides::{Keys, Leaf, MACHINES, MACHINES_UP, Observee, observer, server_name};
+use crate::sides::{Keys, Leaf, MACHINES, MACHINES_UP, Observee, observer, observer_that_waits, server_name};
 
 /// A cluster of the observer's file. Every one of them carries the name of `eu-1` in its certificate.
 fn section(name: &str, address: &str) -> Value {
@@ -180,7 +180,8 @@ async fn an_endpoint_that_hangs_costs_a_bounded_time_and_is_named() {
         section("hangs", &tls),
         with(section("hangs-plain", &plain), "plaintext", json!(true)),
     ];
-    let mut observer = observer(&clusters, Some(&keys.observer("hub")), directory.path());
+    let hub = keys.observer("hub");
+    let mut observer = observer_that_waits("5s", "observer", &clusters, Some(&hub), directory.path());
     let url = observer.http().await;
 
     // At once, with a deadline of two seconds: what is there comes within it (times five).

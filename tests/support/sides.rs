@@ -180,6 +180,17 @@ pub fn observer(clusters: &[Value], leaf: Option<&Leaf>, directory: &Path) -> Pr
 
 /// The same, for several in one directory.
 pub fn named_observer(name: &str, clusters: &[Value], leaf: Option<&Leaf>, directory: &Path) -> Program {
+    observer_that_waits(PATIENT, name, clusters, leaf, directory)
+}
+
+/// The same, where somebody hangs: how long an endpoint may be silent is the first parameter.
+pub fn observer_that_waits(
+    response_timeout: &str,
+    name: &str,
+    clusters: &[Value],
+    leaf: Option<&Leaf>,
+    directory: &Path,
+) -> Program {
     let config = json!({
         "http_address": "127.0.0.1:0",
         "tls": leaf.map(Leaf::section),
@@ -187,7 +198,7 @@ pub fn named_observer(name: &str, clusters: &[Value], leaf: Option<&Leaf>, direc
         "data_dir": directory.join(format!("{name}-data")),
         "info_interval": "1s",
         "sync_interval": "1s",
-        "response_timeout": PATIENT,
+        "response_timeout": response_timeout,
         "clusters": clusters,
     });
     side("observer", &config, directory, name)
