@@ -1,6 +1,6 @@
 //! [`SymbolStore`]: a symbols section that was just made, of any size, in bounded memory.
 //!
-//! The texts lie in a [`Spooled`] and are read piece by piece through a [`SymbolCursor`], which is quick where what is asked for ascends. In memory are
+//! The texts lie in a spool (a file beyond a bound) and are read piece by piece through a [`SymbolCursor`], which is quick where what is asked for ascends. In memory are
 //! some of the texts, evenly spread, so that a text is found with one reading; the more texts there are, the further these lie apart.
 
 use std::io;
