@@ -23,6 +23,7 @@ const REPLICAS: usize = 2;
 const BLOCKS: usize = 3;
 const HOURS: i64 = 2 * BLOCKS as i64;
 const SCRAPES_PER_HOUR: i64 = 240;
+const OURS: &str = "Parallax";
 const QUERY: &str = "sum(count_over_time(http_requests_total[6h]))";
 /// How many series a frame holds, at most; what Thanos' querier asks for.
 const BATCH: i64 = 64;
@@ -72,7 +73,7 @@ pub async fn run(options: &Options, dir: &Path) -> anyhow::Result<()> {
         has_own_values: false,
     };
     let bucket = data.bucket(dir)?;
-    let mut contenders = vec![contender("Parallax", &options.parallax, &bucket).await?];
+    let mut contenders = vec![contender(OURS, &options.parallax, &bucket).await?];
     if let Some(thanos) = &options.thanos {
         contenders.push(contender("Thanos", thanos, &bucket).await?);
     }
@@ -146,8 +147,9 @@ async fn contender(name: &'static str, program: &Path, bucket: &Path) -> anyhow:
         stores.push(Component::store(program, bucket, &[format!("--selector.relabel-config={keep}")]).await?);
     }
     let endpoints: Vec<&str> = stores.iter().map(|store| store.grpc.as_str()).collect();
-    let querier =
-        Component::query(program, &endpoints, &["--query.max-samples=500000000".to_owned()]).await?;
+    // Thanos has no such bound.
+    let bound = (name == OURS).then(|| "--query.max-samples=500000000".to_owned());
+    let querier = Component::query(program, &endpoints, bound.as_slice()).await?;
     let client = StoreClient::new(parallax_net::connect(&GrpcTarget::plain(&querier.grpc))?);
     Ok(Contender { name, querier, client, _stores: stores })
 }
