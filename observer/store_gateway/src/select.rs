@@ -1,6 +1,6 @@
 //! One block's part of an answer: postings, series, chunks, in order, batch by batch into a bounded channel.
 //!
-//! The receiver sets the pace: a block holds one batch that is read and what its re-sorting holds back. When the receiver is gone the work
+//! The receiver sets the pace: a block holds one batch that is read and what waits for its place in the order (`order.rs`). When the receiver is gone the work
 //! ends with the next batch.
 //!
 //! A block that has left the bucket meanwhile is read on, once, from the block that took its place: within the time of the first, and from the series on that was

@@ -2,7 +2,8 @@
 //!
 //! A source packs its series ([`Packer`]); those with the same labels are joined ([`Joined`]) and written into the frame that goes out ([`JoinedFrame`]).
 //!
-//! Invariant: the chunks of a settled series are in the order of [`chunks::compare`], equal ones once, as if the decoded series had been joined.
+//! Invariant: the chunks of a settled series are in the order of [`chunks::compare`], equal ones once, as if the decoded series had been joined. Only
+//! for a caller that follows one of two replicas do chunks of the other one lack their data, and keep their times and hash.
 
 use std::cmp::Ordering;
 use std::sync::Arc;
