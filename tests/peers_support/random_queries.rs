@@ -113,6 +113,8 @@ const OF_VECTOR: &[&str] = &[
     "rad",
     "timestamp",
     "absent",
+    "sort",
+    "sort_desc",
 ];
 /// Asked of plain counters only: of NaN, of huge or of tiny values they give what the processor that Prometheus runs on makes of
 /// them, or turn a last bit into another number.
@@ -123,6 +125,11 @@ const OF_COUNTERS: &[&str] = &[
     "sin",
     "cos",
     "tan",
+    "asin",
+    "acos",
+    "cosh",
+    "acosh",
+    "atanh",
     "hour",
     "minute",
     "month",
@@ -152,8 +159,9 @@ impl QueryGenerator {
             return self.float_selector();
         }
         let below = depth - 1;
-        match self.random.below(16) {
+        match self.random.below(17) {
             0 => self.float_selector(),
+            16 => self.with_info(below),
             1..=3 => self.over_range(below),
             4 | 5 => self.aggregation(below),
             6 => self.parametric_aggregation(below),
@@ -177,8 +185,12 @@ impl QueryGenerator {
         }
         let below = depth - 1;
         let inner = self.histograms(below);
-        match self.random.below(14) {
+        match self.random.below(15) {
             0 => inner,
+            14 => {
+                let function = self.random.pick(&["info", "sort", "absent", "timestamp", "abs"]);
+                format!("{function}({inner})")
+            }
             1..=3 => self.histogram_over_range(),
             4 => {
                 let function = ["avg", "count", "sum", "stddev", "stdvar"][self.random.below(5)];
@@ -238,6 +250,13 @@ impl QueryGenerator {
             "changes",
             "resets",
             "present_over_time",
+            "absent_over_time",
+            "ts_of_first_over_time",
+            "ts_of_last_over_time",
+            "ts_of_max_over_time",
+            "max_over_time",
+            "stddev_over_time",
+            "deriv",
             "rate",
             "increase",
         ]);
@@ -346,9 +365,25 @@ impl QueryGenerator {
         self.random.pick(&["0.5", "0.9", "0.99", "0", "1", "0.123", "-1", "1.5", "NaN"])
     }
 
+    /// Series with labels of those that describe them: of the golden blocks' `build_info`, or of `target_info`, which they lack.
+    fn with_info(&mut self, depth: usize) -> String {
+        let inner = if self.random.one_in(3) { self.floats(depth) } else { self.ordered() };
+        let described = self.random.pick(&[
+            "",
+            ", {__name__=\"build_info\"}",
+            ", {__name__=~\"build_.*\", version=~\".+\"}",
+            ", {__name__=\"build_info\", version=~\"|1.*\"}",
+            ", {__name__=\"build_info\", nothing=\"has\"}",
+            ", {version!=\"\"}",
+            ", {__name__=~\"build_info|up\"}",
+        ]);
+        format!("info({inner}{described})")
+    }
+
     fn function_with_parameters(&mut self, depth: usize) -> String {
         let inner = self.floats(depth);
-        match self.random.below(9) {
+        match self.random.below(10) {
+            9 => format!("sort_by_label_desc({inner}, \"job\", \"code\", \"instance\", \"method\")"),
             8 => format!("sort_by_label({inner}, \"instance\", \"code\", \"method\", \"job\")"),
             0 => format!("clamp({inner}, {}, 500)", self.random.pick(&["0", "21.5", "-1", "600"])),
             1 => format!("clamp_min({inner}, {})", self.random.pick(&["1", "-Inf", "22"])),
