@@ -20,7 +20,8 @@
 //! - `PROMETHEUS_BIN`: a real `prometheus`, asked over HTTP on the same blocks instead of the stand-in
 //! - `PARALLAX_BIN`: the binary to measure instead of the one that cargo built for this bench
 //!
-//! Who is asked first alternates by round, and nobody is asked before all others are idle; a number is the median of its rounds. Tables are printed as they stand in BENCHMARKS.md.
+//! Who is asked first alternates by round, and nobody is asked before all others are idle; a question that is answered in a few milliseconds is asked again and
+//! again in its turn. A number is the median of all answers. Tables are printed as they stand in BENCHMARKS.md.
 
 mod compact;
 #[allow(dead_code, reason = "shared with tests/peers.rs, which uses the rest")]
