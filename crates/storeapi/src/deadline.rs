@@ -69,10 +69,7 @@ pub async fn by<T>(
 pub fn until<T: 'static>(stream: FrameStream<T>, deadline: Option<Instant>) -> FrameStream<T> {
     match deadline {
         None => stream,
-        Some(deadline) => {
-            let sleep = Box::pin(tokio::time::sleep_until(deadline.into()));
-            Box::pin(Until { stream: Some(stream), sleep })
-        }
+        Some(deadline) => Box::pin(Until { stream: Some(stream), deadline, sleep: None }),
     }
 }
 
@@ -82,7 +79,20 @@ fn exceeded() -> Status {
 
 struct Until<T> {
     stream: Option<FrameStream<T>>,
-    sleep: Pin<Box<Sleep>>,
+    deadline: Instant,
+    /// Once the stream has been waited for: one that is there already needs no timer.
+    sleep: Option<Pin<Box<Sleep>>>,
+}
+
+impl<T> Until<T> {
+    fn is_over(&mut self, context: &mut Context<'_>, is_waited_for: bool) -> bool {
+        if !is_waited_for {
+            return Instant::now() >= self.deadline;
+        }
+        let deadline = self.deadline;
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline.into())));
+        sleep.as_mut().poll(context).is_ready()
+    }
 }
 
 impl<T> Stream for Until<T> {
@@ -91,15 +101,14 @@ impl<T> Stream for Until<T> {
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = &mut *self;
         let Some(stream) = &mut this.stream else { return Poll::Ready(None) };
-        if this.sleep.as_mut().poll(context).is_ready() {
+        let polled = stream.as_mut().poll_next(context);
+        if matches!(polled, Poll::Ready(None)) {
+            this.stream = None;
+        } else if this.is_over(context, polled.is_pending()) {
             this.stream = None;
             return Poll::Ready(Some(Err(exceeded())));
         }
-        let item = futures::ready!(stream.as_mut().poll_next(context));
-        if item.is_none() {
-            this.stream = None;
-        }
-        Poll::Ready(item)
+        polled
     }
 }
 

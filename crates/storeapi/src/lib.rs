@@ -4,6 +4,7 @@
 //! on the wire form, whose text and data are `Bytes`; conversion to `model` happens where somebody reads.
 #![forbid(unsafe_code)]
 
+mod begun;
 pub mod caller;
 pub mod chunks;
 mod client;
@@ -29,6 +30,7 @@ pub mod wire;
 pub mod withhold;
 
 pub use async_trait::async_trait;
+pub use begun::Begun;
 pub use caller::{Caller, Guard, Hold, TENANT_HEADER};
 pub use client::StoreClient;
 pub use deadline::{deadline_of, set_deadline, with_deadline};

@@ -12,7 +12,6 @@ use parallax_storeapi::proto::thanos::{
 };
 use parallax_storeapi::{ShardMatcher, matchers};
 use parallax_tsdb::index_header::IndexHeader;
-use tokio::sync::mpsc;
 use tonic::Status;
 
 use crate::block::Block;
@@ -22,7 +21,7 @@ use crate::gateway::Serving;
 use crate::hints::{self, Hints};
 use crate::limits::Usage;
 use crate::merge::{OnMissing, reason};
-use crate::select::{BlockSelect, Item, SelectRequest};
+use crate::select::{self, BlockSelect, Item, SelectRequest};
 use crate::series_call::{on_missing, unserved_in};
 
 /// Blocks asked at a time by one call.
@@ -215,7 +214,7 @@ impl LabelCall {
             request: Arc::new(request),
             batch_bytes: BATCH_BYTES,
         };
-        let (sender, mut receiver) = mpsc::channel(1);
+        let (sender, mut receiver) = select::channel();
         let mut texts = BTreeSet::new();
         let mut failures = Vec::new();
         let collect = async {

@@ -105,14 +105,20 @@ struct Out {
     reported: usize,
 }
 
+/// For what a block sends: one thing at a time, and the end, for which there is always room.
+pub fn channel() -> (mpsc::Sender<Item>, mpsc::Receiver<Item>) {
+    mpsc::channel(2)
+}
+
 impl BlockSelect {
-    /// Sends everything, a failure of the whole block last.
+    /// Sends everything into a [`channel`], a failure of the whole block last.
     pub async fn run(self, sender: mpsc::Sender<Item>) {
+        let Ok(end) = sender.clone().reserve_owned().await else { return };
         // If the receiver is gone nobody needs to know.
         if let Err(Stop::Failed(failure)) = self.read(&sender).await {
             let _ = sender.send(Item::Missing(failure)).await;
         }
-        let _ = sender.send(Item::End).await;
+        end.send(Item::End);
     }
 
     async fn read(&self, sender: &mpsc::Sender<Item>) -> Result<(), Stop> {

@@ -8,9 +8,8 @@ use parallax_storeapi::deadline::{by, until};
 use parallax_storeapi::encoded::WireStream;
 use parallax_storeapi::proto::thanos::{Aggr, PartialResponseStrategy, SeriesRequest};
 use parallax_storeapi::withhold::withholds_from;
-use parallax_storeapi::{ShardMatcher, deadline_of, frames, matchers};
+use parallax_storeapi::{Begun, ShardMatcher, deadline_of, frames, matchers};
 use tokio::sync::mpsc;
-use tokio_util::task::AbortOnDropHandle;
 use tonic::{Request, Status};
 
 use crate::answer::{Answer, Group, Part};
@@ -21,10 +20,13 @@ use crate::gateway::Serving;
 use crate::hints::{self, Hints};
 use crate::limits::Usage;
 use crate::merge::{Ended, Input, Merge, OnMissing};
-use crate::select::{BlockSelect, SelectRequest};
+use crate::select::{self, BlockSelect, SelectRequest};
 
 /// Of the bytes that a call may hold, a block gets its share, but this at least.
 const MIN_BATCH_BYTES: u64 = 256 << 10;
+
+/// Of so many blocks each is begun by the call itself, one after the other; more are better read side by side from the start.
+const BLOCKS_BEGUN_HERE: usize = 8;
 
 /// A call, ready to run.
 struct Call {
@@ -73,8 +75,8 @@ pub async fn series(
         _turn: turn,
     };
     let (output, receiver) = mpsc::channel::<Group>(2);
-    let task = AbortOnDropHandle::new(tokio::spawn(call.run(output)));
-    // The task lives as long as the stream.
+    let task = Begun::here(call.run(output));
+    // It lives as long as the stream.
     let answer = Answer::new(receiver, task, request.limit, request.response_batch_size);
     Ok(until(Box::pin(answer), deadline))
 }
@@ -136,7 +138,7 @@ impl Call {
         Ok(())
     }
 
-    fn start(&self, chosen: Chosen) -> (Input, AbortOnDropHandle<()>) {
+    fn start(&self, chosen: Chosen) -> (Input, Begun) {
         let block = chosen.block.id();
         let share = self.serving.request_buffer_bytes / (2 * self.chosen.len().max(1) as u64);
         let select = BlockSelect {
@@ -148,8 +150,11 @@ impl Call {
             request: Arc::clone(&self.request),
             batch_bytes: share.min(self.serving.max_batch_bytes).max(MIN_BATCH_BYTES),
         };
-        let (sender, receiver) = mpsc::channel(1);
-        (Input { block, receiver }, AbortOnDropHandle::new(tokio::spawn(select.run(sender))))
+        let (sender, receiver) = select::channel();
+        let is_one_of_few = self.chosen.len() <= BLOCKS_BEGUN_HERE;
+        let reading = select.run(sender);
+        let begun = if is_one_of_few { Begun::here(reading) } else { Begun::elsewhere(reading) };
+        (Input { block, receiver }, begun)
     }
 }
 

@@ -9,9 +9,8 @@ use std::time::Instant;
 use futures::Stream;
 use parallax_model::TimeRange;
 use parallax_storeapi::proto::thanos::{SeriesRequest, SeriesResponse};
-use parallax_storeapi::{SeriesStream, ShardMatcher, frames, matchers};
+use parallax_storeapi::{Begun, SeriesStream, ShardMatcher, frames, matchers};
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
 use tonic::{Request, Status};
 
 use super::attest::Attested;
@@ -20,6 +19,9 @@ use super::{Call, Proxy};
 use crate::coverage::{Coverage, Gap, GapKind, to_hint};
 use crate::merge::{Merge, Merged, Source};
 use crate::received::Kind;
+
+/// Of so many endpoints those of this process are asked by the call itself, one after the other: what they have in memory is then there at once.
+const ENDPOINTS_BEGUN_HERE: usize = 8;
 
 impl Proxy {
     pub(super) fn merged_series(&self, request: Request<SeriesRequest>) -> Result<SeriesStream, Status> {
@@ -44,7 +46,8 @@ impl Proxy {
         let selectors = std::slice::from_ref(&matchers);
         let attested = Arc::new(Attested::new(&selection, selectors, range, label));
         let call = Arc::new(call);
-        let mut tasks = JoinSet::new();
+        let is_of_few = selection.ask.len() <= ENDPOINTS_BEGUN_HERE;
+        let mut tasks = Vec::with_capacity(selection.ask.len());
         let mut sources = Vec::with_capacity(selection.ask.len());
         for (index, selected) in selection.ask.into_iter().enumerate() {
             let (sender, queue) = mpsc::channel(config.look_ahead.max(1));
@@ -56,7 +59,8 @@ impl Proxy {
             let cost = self.inner.costs.of_call(&selected.endpoint, received, log);
             let (asked, call) = (asked.clone(), Arc::clone(&call));
             let pump = Pump::new(selected, asked, call, config.clone(), sender, place, cost);
-            tasks.spawn(pump.run());
+            let is_near = is_of_few && pump.selected.endpoint.is_local();
+            tasks.push(if is_near { Begun::here(pump.run()) } else { Begun::elsewhere(pump.run()) });
         }
         let answer = Answer {
             proxy: self.clone(),
@@ -86,7 +90,7 @@ struct Answer {
     /// Whether its coverage was told.
     is_told: bool,
     /// Dropped with the answer, and ended by that.
-    tasks: JoinSet<()>,
+    tasks: Vec<Begun>,
 }
 
 impl Answer {
@@ -115,7 +119,7 @@ impl Answer {
 
     fn end(&mut self) {
         self.merge = None;
-        self.tasks.abort_all();
+        self.tasks.clear();
     }
 
     /// Says once what the answer has: to whoever asked in this process, or in a last frame to a querier above.
