@@ -12,7 +12,7 @@ pub use interrupt::Interrupt;
 pub use stats::{OperatorStats, PlanNode, QueryStats, StatsOptions, Timings};
 
 use crate::ast::Expr;
-use crate::source::{Source, SourceError};
+use crate::source::{Selection, Source, SourceError};
 use crate::value::QueryValue;
 
 /// How long a sample stays valid for an instant selector, as in Prometheus.
@@ -171,6 +171,20 @@ impl Engine {
     ) -> Result<QueryOutcome, QueryError> {
         interrupt.check()?;
         answer::evaluate(&self.options, source, text, expr, range, interrupt)
+    }
+
+    /// What [`Engine::query`] would select of a source that evaluates nothing itself: for whoever wants to open it before. With
+    /// [`StatsOptions::operators`] the engine may select otherwise.
+    ///
+    /// # Errors
+    /// If the expression cannot be planned, see [`QueryError`].
+    pub fn selections(
+        &self,
+        expr: &Expr,
+        range: QueryRange,
+        interrupt: &Interrupt,
+    ) -> Result<Vec<Selection>, QueryError> {
+        answer::selections(&self.options, expr, range, interrupt)
     }
 
     /// The operators that [`Engine::query`] would run.

@@ -285,3 +285,34 @@ proptest! {
         }
     }
 }
+
+/// Notes what is selected, and has nothing.
+#[derive(Default)]
+struct Noting(std::sync::Mutex<Vec<Selection>>);
+
+impl Source for Noting {
+    fn select(&self, selection: &Selection) -> Result<Box<dyn SeriesStream>, SourceError> {
+        self.0.lock().unwrap().push(selection.clone());
+        let nothing = Generated { batch: 1, ..Generated::default() };
+        nothing.select(selection)
+    }
+}
+
+#[test]
+fn what_will_be_selected_can_be_told_before() {
+    for query in [
+        "x_total",
+        "sum by (group) (rate(x_total[5m]))",
+        "x_total offset 5m / on (group) sum by (group) (x_total @ 4000)",
+        "max_over_time(rate(x_total[5m])[10m:1m])",
+        "absent(x_total) or vector(1)",
+        "topk(3, x_total{group=~\"a|b\"})",
+    ] {
+        let expr = parse(query, &ParserOptions::all_features()).expect(query);
+        let (source, engine) = (Noting::default(), Engine::default());
+        engine.query_text(&source, query, &expr, HOUR, &Interrupt::none()).expect(query);
+        let told = engine.selections(&expr, HOUR, &Interrupt::none()).expect(query);
+        assert_eq!(*source.0.lock().unwrap(), told, "{query}");
+        assert!(!told.is_empty(), "{query}");
+    }
+}

@@ -16,7 +16,7 @@ use crate::exec::stream::Piece;
 use crate::exec::{Context, Grid, drain};
 use crate::functions::extended::extend;
 use crate::plan::{Around, Outline, PlannedRange, Planner, name_of, narrowed, strip_parens};
-use crate::source::Source;
+use crate::source::{Selection, Source};
 use crate::value::{QueryValue, VectorSample};
 
 /// Evaluates `expr`, which `text` was parsed to, over `range`.
@@ -49,6 +49,25 @@ pub(super) fn evaluate(
         operators: planner.outline().map(Outline::analysis),
     };
     Ok(QueryOutcome { value, warnings, infos, stats })
+}
+
+/// What [`evaluate`] would select of a source that evaluates nothing itself, if nobody looks at its operators.
+pub(super) fn selections(
+    options: &EngineOptions,
+    expr: &Expr,
+    range: QueryRange,
+    interrupt: &Interrupt,
+) -> Result<Vec<Selection>, QueryError> {
+    let grid = steps(options, range)?;
+    let narrowed = narrowed(expr, options);
+    let expr = strip_parens(narrowed.as_ref().unwrap_or(expr));
+    let mut planner = Planner::new(options, range);
+    match expr.value_type() {
+        ValueType::String => {}
+        ValueType::Matrix => drop(planner.range_result(expr, grid)?),
+        ValueType::Scalar | ValueType::Vector => drop(planner.plan(expr, grid, Around::default())?),
+    }
+    Ok(planner.selections.settled(interrupt))
 }
 
 /// The operators that [`evaluate`] would run.

@@ -107,23 +107,38 @@ impl Selections {
 
     /// Starts reading every selection, and what is pushed down.
     pub fn open(&self, source: &dyn Source, interrupt: &Interrupt) -> Result<(), QueryError> {
-        let ranges = || self.all.iter().map(|shared| shared.borrow().selection.range);
-        let query_range = TimeRange {
-            min_ms: ranges().map(|range| range.min_ms).min().unwrap_or(0),
-            max_ms: ranges().map(|range| range.max_ms).max().unwrap_or(0),
-        };
+        let query_range = self.settle(interrupt);
         self.pushed.iter().for_each(|pushed| pushed.borrow_mut().start(query_range));
         for shared in &self.all {
             let mut shared = shared.borrow_mut();
-            shared.selection.query_range = query_range;
-            if let Some(preparation) = &mut shared.selection.preparation {
-                preparation.set_interrupt(interrupt);
-            }
             if !shared.is_deferred {
                 shared.stream = Some(source.select(&shared.selection)?);
             }
         }
         Ok(())
+    }
+
+    /// As a source would be asked for them.
+    pub fn settled(&self, interrupt: &Interrupt) -> Vec<Selection> {
+        self.settle(interrupt);
+        self.all.iter().map(|shared| shared.borrow().selection.clone()).collect()
+    }
+
+    /// Completes every selection by what only all of them tell; gives the range of them together.
+    fn settle(&self, interrupt: &Interrupt) -> TimeRange {
+        let ranges = || self.all.iter().map(|shared| shared.borrow().selection.range);
+        let query_range = TimeRange {
+            min_ms: ranges().map(|range| range.min_ms).min().unwrap_or(0),
+            max_ms: ranges().map(|range| range.max_ms).max().unwrap_or(0),
+        };
+        for shared in &self.all {
+            let selection = &mut shared.borrow_mut().selection;
+            selection.query_range = query_range;
+            if let Some(preparation) = &mut selection.preparation {
+                preparation.set_interrupt(interrupt);
+            }
+        }
+        query_range
     }
 
     /// Hands over the warnings of streams that were not read to their end.
