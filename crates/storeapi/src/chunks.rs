@@ -77,6 +77,11 @@ fn compare_parts(left: &AggrChunk, right: &AggrChunk) -> Ordering {
     }
 }
 
+/// How many samples a chunk says it has, as every encoding does first; none of nonsense.
+pub fn samples(chunk: &Chunk) -> usize {
+    chunk.data.first_chunk().map_or(0, |count| usize::from(u16::from_be_bytes(*count)))
+}
+
 /// Bytes that a series holds, for budgets: its text, its data and what the structures take.
 pub fn series_size_bytes(series: &Series) -> usize {
     let labels: usize = series.labels.iter().map(|label| label.name.len() + label.value.len() + 64).sum();
@@ -101,6 +106,13 @@ mod tests {
         // Reference vectors of xxHash.
         assert_eq!(hash(b""), 0xef46_db37_51d8_e999);
         assert_eq!(hash(b"abc"), 0x44bc_2cf5_ad77_0999);
+    }
+
+    #[test]
+    fn samples_are_counted_by_what_a_chunk_says_and_none_of_nonsense() {
+        let of = |data: &'static [u8]| Chunk { data: data.into(), ..Chunk::default() };
+        assert_eq!(samples(&of(&[1, 2, 9])), 258);
+        assert_eq!(samples(&of(&[7])), 0);
     }
 
     #[test]

@@ -1,9 +1,11 @@
-//! Running queries: a slot, a deadline, a source over the stores, and the engine on a thread of its own.
+//! Running queries: a slot, a deadline, a source over the stores, and the engine on a thread of its own. What takes less time than to hand it over is evaluated
+//! where it came in (`query/early.rs`).
 //!
 //! At most [`QueryLimits::max_concurrent`] queries run; a bounded number waits. A query whose caller has gone is
 //! canceled: its requests end at once, its evaluation at the engine's next check. Stores are given a little less time
 //! than the query has, so that what arrived in time can still be evaluated.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
@@ -25,13 +27,17 @@ use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
+mod early;
+
+use early::Early;
+
 use crate::active::ActiveQueries;
 use crate::coverage::{Coverage, CoverageBook, CoverageLog};
 use crate::gate::{GateMetrics, InFlight};
 use crate::pushdown::{Distributor, QueryPushdown};
 use crate::received::ReceivedLog;
 use crate::resolution::{self, ReadResolutions, ResolutionLog};
-use crate::select::{Blame, Budget, Helpers, SelectOptions, StoreSource, Withholding};
+use crate::select::{Blame, Brief, Budget, Helpers, SelectOptions, StoreSource, Withholding};
 
 /// Most points a range query may have per series, as in Prometheus.
 pub(crate) const MAX_STEPS: i64 = 11_000;
@@ -130,7 +136,7 @@ pub enum RunError {
     Query(#[from] QueryError),
     /// The thread that evaluated the query ended before it did: a defect.
     #[error("the evaluation ended early: {0}")]
-    Lost(#[source] tokio::task::JoinError),
+    Lost(String),
 }
 
 /// Evaluates queries over one store.
@@ -326,7 +332,7 @@ impl QueryRunner {
         options
     }
 
-    /// Runs `query`, and `finish` on its outcome, both on a thread that may block.
+    /// Runs `query`, and `finish` on its outcome: both on a thread that may block, or both here if there is little to do.
     ///
     /// Dropping the future cancels the query.
     ///
@@ -353,25 +359,24 @@ impl QueryRunner {
         let canceled = CancellationToken::new();
         let guard = CancelOnDrop { interrupt: interrupt.clone(), canceled: canceled.clone() };
         let may_be_coarse = query.max_resolution_ms > 0;
-        let sources = self.sources(&query, deadline, canceled);
+        let evaluation = Evaluation {
+            sources: self.sources(&query, deadline, canceled),
+            engine: Engine::new(options),
+            query,
+            interrupt,
+            received,
+            began: Instant::now(),
+        };
         let book = self.book.clone();
-        let work = move || {
-            // These last as long as the thread is busy, which is longer than the caller when it goes away.
-            let _busy = (slot, running, active);
-            let began = Instant::now();
-            let evaluated = sources.evaluate(&Engine::new(options), &query, &interrupt, &received)?;
-            let (outcome, coverage) = evaluated;
-            let resolutions = may_be_coarse.then(|| sources.resolutions.read());
-            let times = QueryTimes { queued, evaluated: began.elapsed(), received, resolutions };
-            Ok::<T, QueryError>(finish(outcome, times, book.covered(&coverage)))
+        let concluded = move |evaluation: Evaluation, (outcome, coverage): Evaluated| {
+            let resolutions = may_be_coarse.then(|| evaluation.sources.resolutions.read());
+            let (evaluated, received) = (evaluation.began.elapsed(), evaluation.received);
+            let times = QueryTimes { queued, evaluated, received, resolutions };
+            finish(outcome, times, book.covered(&coverage))
         };
-        let result = match tokio::task::spawn_blocking(work).await {
-            Ok(result) => result.map_err(RunError::Query),
-            Err(error) => {
-                tracing::error!(%error, "a query's evaluation ended early");
-                Err(RunError::Lost(error))
-            }
-        };
+        // These last as long as a thread is busy, which is longer than the caller when it goes away.
+        let busy = (slot, running, active);
+        let result = evaluation.conclude(busy, concluded).await;
         drop(guard);
         self.metrics.duration.observe(began.elapsed().as_secs_f64());
         if result.is_err() {
@@ -418,34 +423,95 @@ struct Sources {
     resolutions: ResolutionLog,
 }
 
-impl Sources {
-    /// Evaluates, and once more without pushdown if that turns out to have been a mistake.
-    fn evaluate(
-        &self,
-        engine: &Engine,
-        query: &Query,
-        interrupt: &Interrupt,
-        received: &ReceivedLog,
-    ) -> Result<(QueryOutcome, CoverageLog), QueryError> {
-        let run = |source: &StoreSource| {
-            engine.query_text(source, &query.text, &query.expr, query.range, interrupt)
-        };
+/// One query, ready to be evaluated.
+struct Evaluation {
+    sources: Sources,
+    engine: Engine,
+    query: Query,
+    interrupt: Interrupt,
+    received: ReceivedLog,
+    began: Instant,
+}
+
+/// An outcome, and what was left while it came about.
+type Evaluated = (QueryOutcome, CoverageLog);
+
+impl Evaluation {
+    /// Opens what the query selects, if that is one selection and nobody else evaluates a part.
+    async fn open_early(&self) -> Option<Early> {
+        if self.sources.distributor.is_some() {
+            return None;
+        }
+        let selection = Early::selection(&self.engine, &self.query, &self.interrupt)?;
         let coverage = CoverageLog::default();
-        let (source, pushdown) = self.open(&coverage, received, true);
-        let outcome = run(&source);
+        let (source, _) = self.sources.open(&coverage, &self.received, false);
+        Some(Early::open(source, coverage, &self.query, selection).await)
+    }
+
+    /// Evaluates right here what is small and there, and everything else, with `conclude`, on a thread that may block.
+    async fn conclude<T: Send + 'static>(
+        self,
+        busy: impl Send + 'static,
+        conclude: impl FnOnce(Self, Evaluated) -> T + Send + 'static,
+    ) -> Result<T, RunError> {
+        let mut early = self.open_early().await;
+        if let Some(small) = early.take_if(|early| early.is_small)
+            && let Some(evaluated) = caught(|| self.briefly(small))?
+        {
+            let evaluated = evaluated?;
+            return caught(|| conclude(self, evaluated));
+        }
+        let work = move || {
+            let _busy = busy;
+            let evaluated = self.evaluate(early)?;
+            Ok(conclude(self, evaluated))
+        };
+        match tokio::task::spawn_blocking(work).await {
+            Ok(result) => result.map_err(RunError::Query),
+            Err(error) => Err(lost(error.to_string())),
+        }
+    }
+
+    /// Evaluates what is there; `None` if that turns out to wait for something.
+    fn briefly(&self, early: Early) -> Option<Result<Evaluated, QueryError>> {
+        let Early { source, coverage, .. } = early;
+        let brief = Brief::default();
+        let outcome = self.run(&source.briefly(&brief));
+        (!brief.has_given_up()).then(|| outcome.map(|outcome| (outcome, coverage)))
+    }
+
+    /// Evaluates, and once more without pushdown if that turns out to have been a mistake. Blocks.
+    fn evaluate(&self, early: Option<Early>) -> Result<Evaluated, QueryError> {
+        let sources = &self.sources;
+        let (source, coverage, pushdown) = match early {
+            Some(Early { source, coverage, .. }) => (source, coverage, None),
+            None => {
+                let coverage = CoverageLog::default();
+                let (source, pushdown) = sources.open(&coverage, &self.received, true);
+                (source, coverage, pushdown)
+            }
+        };
+        let outcome = self.run(&source);
         match (outcome, pushdown) {
             (Err(error), Some(pushdown)) if pushdown.is_mixed() => {
                 tracing::warn!(%error, "the query is evaluated again, without pushdown");
                 pushdown.gives_up();
                 drop(source);
                 let coverage = CoverageLog::default();
-                let (source, _) = self.open(&coverage, received, false);
-                run(&source).map(|outcome| (outcome, coverage))
+                let (source, _) = sources.open(&coverage, &self.received, false);
+                self.run(&source).map(|outcome| (outcome, coverage))
             }
             (outcome, _) => outcome.map(|outcome| (outcome, coverage)),
         }
     }
 
+    fn run(&self, source: &StoreSource) -> Result<QueryOutcome, QueryError> {
+        let query = &self.query;
+        self.engine.query_text(source, &query.text, &query.expr, query.range, &self.interrupt)
+    }
+}
+
+impl Sources {
     fn open(
         &self,
         coverage: &CoverageLog,
@@ -471,6 +537,16 @@ impl Sources {
             .with_pushdown(pushdown.clone());
         (source, pushdown)
     }
+}
+
+/// What `work` gives, unless it panics: then that ends this query alone, as on a thread of its own.
+fn caught<T>(work: impl FnOnce() -> T) -> Result<T, RunError> {
+    catch_unwind(AssertUnwindSafe(work)).map_err(|_| lost("it panicked".to_owned()))
+}
+
+fn lost(reason: String) -> RunError {
+    tracing::error!(reason, "a query's evaluation ended early");
+    RunError::Lost(reason)
 }
 
 /// With what its caller is held to in every selector.

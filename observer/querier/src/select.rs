@@ -3,7 +3,8 @@
 //! A request runs on tokio; its frames wait in a bounded channel for the engine's thread, which puts series together
 //! (`select/stream.rs`) and shares their decoding with other threads (`select/decode.rs`). So back-pressure goes from the engine to the stores, and a query that is dropped cancels
 //! its requests. What a query holds undecoded is bounded by its [`Budget`]. Selections that the engine has not come to yet are
-//! read ahead, so that they cost their stores nothing while they wait (`select/read_ahead.rs`).
+//! read ahead, so that they cost their stores nothing while they wait (`select/read_ahead.rs`). The only selection of a query may be opened before that has a thread
+//! (`select/early.rs`).
 //!
 //! Which stores are asked, and what happens when one fails, is the store's affair.
 
@@ -11,6 +12,7 @@ mod among;
 mod blame;
 mod budget;
 mod decode;
+mod early;
 mod interest;
 mod read_ahead;
 mod request;
@@ -18,7 +20,7 @@ mod stream;
 mod withholding;
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use parallax_dedup::{Algorithm, Dedup};
@@ -43,13 +45,14 @@ pub use budget::Budget;
 pub(crate) use budget::{Held, OverBudget};
 pub use decode::Helpers;
 use decode::{Decoder, Work};
+pub(crate) use early::{Arrived, Brief};
 pub(crate) use interest::Interest;
 pub(crate) use request::strategy;
 pub use request::{StoreMatchers, wire_matchers};
 pub(crate) use stream::labels_of;
 use stream::{Delivery, SelectedSeries, Wanted};
-use withholding::Asked;
 pub(crate) use withholding::Withholding;
+use withholding::{Asked, UnderWay};
 
 /// Frames that may wait for the engine, per selection.
 const QUEUED_FRAMES: usize = 16;
@@ -88,6 +91,10 @@ pub struct StoreSource {
     pushdown: Option<Arc<QueryPushdown>>,
     resolutions: ResolutionLog,
     withholding: Withholding,
+    /// A selection that was opened before the engine asked for it.
+    early: Mutex<Option<(Selection, SelectedSeries)>>,
+    /// Set where nothing may be waited for.
+    brief: Option<Brief>,
 }
 
 impl StoreSource {
@@ -115,7 +122,31 @@ impl StoreSource {
             pushdown: None,
             resolutions: ResolutionLog::default(),
             withholding: Withholding::default(),
+            early: Mutex::default(),
+            brief: None,
         }
+    }
+
+    /// Opens `selection` now, and comes back when there is something to begin with. If that is all of it, this tells how much it is.
+    pub(crate) async fn open_early(&self, selection: Selection) -> Option<Arrived> {
+        let mut series = self.series(&selection, None, Asked::prepare);
+        let arrived = series.arrive().await;
+        *self.early() = Some((selection, series));
+        arrived
+    }
+
+    /// From here on nothing may be waited for, and nobody may be asked.
+    #[must_use]
+    pub(crate) fn briefly(mut self, brief: &Brief) -> Self {
+        if let Some((_, series)) = self.early.get_mut().unwrap_or_else(PoisonError::into_inner) {
+            series.be_brief(brief.clone());
+        }
+        self.brief = Some(brief.clone());
+        self
+    }
+
+    fn early(&self) -> std::sync::MutexGuard<'_, Option<(Selection, SelectedSeries)>> {
+        self.early.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Asks stores to keep back what is not looked at, as long as that goes well for the queries that share this.
@@ -170,12 +201,14 @@ impl StoreSource {
     }
 }
 
-impl Source for StoreSource {
-    fn select(&self, selection: &Selection) -> Result<Box<dyn SeriesStream>, SourceError> {
-        let part = match &self.pushdown {
-            Some(pushdown) => pushdown.part(selection.scope),
-            None => None,
-        };
+impl StoreSource {
+    /// The series of a selection whose request `begin` begins.
+    fn series(
+        &self,
+        selection: &Selection,
+        among: Option<Among>,
+        begin: impl FnOnce(&mut Asked) -> mpsc::Receiver<Delivery>,
+    ) -> SelectedSeries {
         let (want, wanted) = watch::channel(false);
         let pump = Pump {
             store: self.store.clone(),
@@ -185,17 +218,17 @@ impl Source for StoreSource {
             interest: Interest::new(wanted.clone()),
             coverage: self.coverage.entry(),
             received: self.received.clone(),
-            among: part.as_ref().map(|part| part.among.clone()),
+            among,
             wanted,
             withholds_from_ms: self.withholds_from_ms(selection),
         };
-        let asked = Asked {
+        let mut asked = Asked {
             pump,
             message: request::series_request(selection, &self.options),
             runtime: self.runtime.clone(),
             canceled: self.canceled.clone(),
             withholding: self.withholding.clone(),
-            task: None,
+            under_way: UnderWay::Nothing,
         };
         let algorithm = (!self.options.replica_labels.is_empty()).then_some(self.options.algorithm);
         let dedup = Dedup::new(algorithm, &selection.function, selection.query_range, selection.range);
@@ -210,7 +243,25 @@ impl Source for StoreSource {
             max_resolution_ms: self.options.max_resolution_ms,
             resolutions: self.resolutions.clone(),
         });
-        let series = SelectedSeries::new(asked, want, decoder, wanted, replica_labels, containment);
+        let queue = begin(&mut asked);
+        SelectedSeries::new((asked, queue), want, decoder, wanted, replica_labels, containment)
+    }
+}
+
+impl Source for StoreSource {
+    fn select(&self, selection: &Selection) -> Result<Box<dyn SeriesStream>, SourceError> {
+        if let Some((_, series)) = self.early().take_if(|(early, _)| early == selection) {
+            return Ok(Box::new(series));
+        }
+        if let Some(brief) = &self.brief {
+            return Err(brief.give_up());
+        }
+        let part = match &self.pushdown {
+            Some(pushdown) => pushdown.part(selection.scope),
+            None => None,
+        };
+        let among = part.as_ref().map(|part| part.among.clone());
+        let series = self.series(selection, among, Asked::begin);
         Ok(match part {
             Some(part) => Box::new(part.guarding(Box::new(series))),
             None => Box::new(series),

@@ -3,6 +3,7 @@
 //! Parts of one series are adjacent in the stream, so a series is whole once another begins. Series come in the order
 //! of their labels; one that does not would be given out twice, so it is left out, and so is what cannot be decoded.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use parallax_dedup::{Chunk, ChunkEncoding, Content};
@@ -14,6 +15,7 @@ use tokio::sync::{mpsc, watch};
 use super::blame::Containment;
 use super::budget::Held;
 use super::decode::{Decoder, Whole};
+use super::early::{Arrived, Brief};
 use super::withholding::Asked;
 use crate::resolution::{ReadResolutions, ResolutionLog};
 
@@ -32,9 +34,17 @@ pub(super) struct Wanted {
     pub resolutions: ResolutionLog,
 }
 
+/// What is worth beginning with while more comes: more than a small answer has.
+const ENOUGH_DELIVERIES: usize = 4;
+const ENOUGH_BYTES: usize = 64 << 10;
+
 pub(super) struct SelectedSeries {
     asked: Asked,
     queue: mpsc::Receiver<Delivery>,
+    /// What was taken out of the queue before the engine came to it.
+    arrived: VecDeque<Delivery>,
+    /// Set where nothing may be waited for.
+    brief: Option<Brief>,
     /// Where the series begin that are still to be handed on, if they are read again.
     from: Option<Labels>,
     /// Told when the engine begins to read.
@@ -54,7 +64,7 @@ pub(super) struct SelectedSeries {
 
 impl SelectedSeries {
     pub(super) fn new(
-        mut asked: Asked,
+        (asked, queue): (Asked, mpsc::Receiver<Delivery>),
         want: watch::Sender<bool>,
         decoder: Decoder,
         wanted: Option<Wanted>,
@@ -62,8 +72,10 @@ impl SelectedSeries {
         containment: Containment,
     ) -> Self {
         Self {
-            queue: asked.begin(),
             asked,
+            queue,
+            arrived: VecDeque::new(),
+            brief: None,
             from: None,
             want,
             decoder,
@@ -75,6 +87,32 @@ impl SelectedSeries {
             warnings: Vec::new(),
             is_done: false,
         }
+    }
+
+    /// Lets a request that was prepared go on right here, until all is there or as much as is worth beginning with. Gives what there is if it is all.
+    pub(super) async fn arrive(&mut self) -> Option<Arrived> {
+        self.want.send_replace(true);
+        let Self { asked, queue, arrived, .. } = self;
+        let mut so_far = Arrived::default();
+        let mut is_enough = || {
+            while let Ok(delivery) = queue.try_recv() {
+                so_far.add(&delivery);
+                arrived.push_back(delivery);
+            }
+            arrived.len() >= ENOUGH_DELIVERIES || so_far.data_bytes >= ENOUGH_BYTES
+        };
+        let is_whole = asked.go_on_here(&mut is_enough).await;
+        is_enough();
+        is_whole.then_some(so_far)
+    }
+
+    /// From here on nothing may be waited for, and nobody may be asked.
+    pub(super) fn be_brief(&mut self, brief: Brief) {
+        self.brief = Some(brief);
+    }
+
+    fn try_recv(&mut self) -> Result<Delivery, mpsc::error::TryRecvError> {
+        self.arrived.pop_front().map_or_else(|| self.queue.try_recv(), Ok)
     }
 
     fn take(&mut self, delivery: Delivery) -> Result<(), SourceError> {
@@ -152,13 +190,19 @@ impl SelectedSeries {
     }
 
     /// Asks again, for everything: a store kept back what is needed of the series `from`.
-    fn read_again(&mut self, from: Labels) {
+    fn read_again(&mut self, from: Labels) -> Result<(), SourceError> {
+        self.asked.lacks();
+        if let Some(brief) = &self.brief {
+            return Err(brief.give_up());
+        }
+        self.arrived.clear();
         self.queue = self.asked.begin_again();
         self.decoder.restart();
         self.open = None;
         self.held.clear();
         self.is_done = false;
         self.from = Some(from);
+        Ok(())
     }
 
     fn leave_out(&mut self, labels: &Labels, reason: &str) -> Result<(), SourceError> {
@@ -179,7 +223,7 @@ impl SeriesStream for SelectedSeries {
         self.want.send_if_modified(|wanted| !std::mem::replace(wanted, true));
         loop {
             while !self.is_done && self.decoder.has_room() {
-                match self.queue.try_recv() {
+                match self.try_recv() {
                     Ok(delivery) => self.take(delivery)?,
                     Err(mpsc::error::TryRecvError::Empty) => break,
                     // The request was dropped before its end: nobody waits for this query any more.
@@ -194,7 +238,7 @@ impl SeriesStream for SelectedSeries {
                         self.leave_out(&labels, &reason)?;
                     }
                     if let Some(from) = decoded.lacking {
-                        self.read_again(from);
+                        self.read_again(from)?;
                     }
                     if !decoded.series.is_empty() {
                         return Ok(Some(decoded.series));
@@ -206,6 +250,9 @@ impl SeriesStream for SelectedSeries {
                     return Ok(None);
                 }
                 None => {
+                    if let Some(brief) = &self.brief {
+                        return Err(brief.give_up());
+                    }
                     let delivery = self.queue.blocking_recv().ok_or(SourceError::Canceled)?;
                     self.take(delivery)?;
                 }

@@ -1,9 +1,14 @@
 //! Whether stores are asked to keep back what the penalty algorithm would not look at (`parallax_storeapi::withhold`), and a selection that can be
 //! asked for again when one of them kept back too much.
 
+use std::future::poll_fn;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::task::Poll;
 
+use futures::FutureExt as _;
 use parallax_storeapi::proto::thanos::SeriesRequest;
 use prometheus_client::metrics::counter::Counter;
 use tokio::runtime::Handle;
@@ -50,18 +55,56 @@ pub(super) struct Asked {
     pub runtime: Handle,
     pub canceled: CancellationToken,
     pub withholding: Withholding,
-    /// The request that is under way.
-    pub task: Option<JoinHandle<()>>,
+    pub under_way: UnderWay,
+}
+
+/// A request of which deliveries come.
+pub(super) enum UnderWay {
+    Nothing,
+    /// It goes on when somebody lets it.
+    Here(Pin<Box<dyn Future<Output = ()> + Send>>),
+    Elsewhere(JoinHandle<()>),
 }
 
 impl Asked {
     /// Sends the request; what comes of it comes out here.
     pub fn begin(&mut self) -> mpsc::Receiver<Delivery> {
+        let (request, queue) = self.request();
+        self.under_way = UnderWay::Elsewhere(self.runtime.spawn(request));
+        queue
+    }
+
+    /// Makes the request ready, for [`Self::go_on_here`].
+    pub fn prepare(&mut self) -> mpsc::Receiver<Delivery> {
+        let (request, queue) = self.request();
+        // As in a task, a panic ends the request alone.
+        self.under_way = UnderWay::Here(Box::pin(AssertUnwindSafe(request).catch_unwind().map(drop)));
+        queue
+    }
+
+    /// Lets a request that was prepared go on right here until it has ended, which is what this says, or has brought enough: then it goes on by itself.
+    pub async fn go_on_here(&mut self, mut is_enough: impl FnMut() -> bool) -> bool {
+        let UnderWay::Here(mut request) = std::mem::replace(&mut self.under_way, UnderWay::Nothing) else {
+            return false;
+        };
+        let has_ended = poll_fn(|context| match request.as_mut().poll(context) {
+            Poll::Ready(()) => Poll::Ready(true),
+            Poll::Pending if is_enough() => Poll::Ready(false),
+            Poll::Pending => Poll::Pending,
+        })
+        .await;
+        if !has_ended {
+            self.under_way = UnderWay::Elsewhere(self.runtime.spawn(request));
+        }
+        has_ended
+    }
+
+    fn request(&mut self) -> (impl Future<Output = ()> + Send + use<>, mpsc::Receiver<Delivery>) {
         let (deliveries, queue) = mpsc::channel(QUEUED_FRAMES);
         let (pump, message, canceled) = (self.pump.clone(), self.message.clone(), self.canceled.clone());
-        let before = self.task.take();
-        self.task = Some(self.runtime.spawn(async move {
-            if let Some(before) = before {
+        let before = std::mem::replace(&mut self.under_way, UnderWay::Nothing);
+        let request = async move {
+            if let UnderWay::Elsewhere(before) = before {
                 // What it holds is given back before more is held.
                 before.abort();
                 let _ = before.await;
@@ -71,8 +114,8 @@ impl Asked {
                 () = deliveries.closed() => {}
                 () = pump.run(message, &deliveries) => {}
             }
-        }));
-        queue
+        };
+        (request, queue)
     }
 
     /// Whether stores may keep anything back.
@@ -80,9 +123,13 @@ impl Asked {
         self.pump.withholds_from_ms.is_some()
     }
 
+    /// A store kept back what is needed: everything is to be asked for, by whoever asks.
+    pub fn lacks(&self) {
+        self.withholding.failed();
+    }
+
     /// Sends the request once more, for everything.
     pub fn begin_again(&mut self) -> mpsc::Receiver<Delivery> {
-        self.withholding.failed();
         self.pump.withholds_from_ms = None;
         self.begin()
     }
