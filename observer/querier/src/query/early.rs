@@ -133,7 +133,7 @@ mod tests {
     fn query(text: &str, step_ms: i64) -> Query {
         Query {
             text: text.to_owned(),
-            expr: parse(text, &ParserOptions::default()).unwrap(),
+            expr: parse(text, &ParserOptions::all_features()).unwrap(),
             range: QueryRange { start_ms: 0, end_ms: 6 * HOUR_MS, step_ms },
             timeout: None,
             lookback: None,
@@ -250,7 +250,7 @@ mod tests {
         #[test]
         fn what_is_evaluated_at_once_is_what_a_thread_would_evaluate(
             scrapes in prop::collection::vec((0_i64..15_000, prop::collection::vec(prop::bool::weighted(0.9), 40..80)), 1..3),
-            text in prop::sample::select(vec!["up", "sum(up)", "rate(up[1m])", "topk(1, up) * 2", "absent(up)", "up{job="a"}"]),
+            text in prop::sample::select(vec!["up", "sum(up)", "rate(up[1m])", "topk(1, up) * 2", "absent(up)", r#"up{job="a"}"#]),
             step_ms in prop::sample::select(vec![15_000, 60_000]),
             dedup: bool,
         ) {
