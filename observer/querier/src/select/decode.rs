@@ -1,17 +1,18 @@
 //! From the chunks of whole series to samples, on several threads.
 //!
-//! A selection cuts its series into small jobs. A job runs on a thread of the runtime's blocking pool while one of the [`Helpers`] is free, and otherwise on the
-//! thread that waits for it. Jobs come back in their order, whoever did them. A canceled query ends its jobs at their next series.
+//! A selection cuts its series into small jobs. While one of the [`Helpers`] is free, a thread of the runtime's blocking pool takes them, one after the other for as long
+//! as there are some; what nobody has taken when its turn comes is done by the thread that waits for it. Jobs come back in their order, whoever did them. A canceled
+//! query ends its jobs at their next series.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::available_parallelism;
 
 use parallax_dedup::{Chunk, Dedup, Error as DedupError, Samples};
 use parallax_model::{Labels, SeriesData};
 use parallax_promql::source::{Delivered, Preparation, SourceError};
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::budget::Held;
@@ -32,6 +33,11 @@ pub struct Helpers(Arc<Semaphore>);
 impl Helpers {
     pub fn new(threads: usize) -> Self {
         Self(Arc::new(Semaphore::new(threads.min(Semaphore::MAX_PERMITS))))
+    }
+
+    /// One that is free.
+    fn one(&self) -> Option<OwnedSemaphorePermit> {
+        self.0.clone().try_acquire_owned().ok()
     }
 }
 
@@ -77,10 +83,16 @@ struct Job {
     held: Vec<Arc<Held>>,
 }
 
-enum Stage {
-    Waiting(Job),
-    Running(oneshot::Receiver<Decoded>),
+/// A job that nobody has taken yet.
+struct Waiting {
+    job: Job,
+    work: Arc<Work>,
+    outcome: oneshot::Sender<Decoded>,
 }
+
+/// In the order of the selection: the next to be taken is the first to be waited for. A clone shares them.
+#[derive(Clone, Default)]
+struct Queue(Arc<Mutex<VecDeque<Waiting>>>);
 
 /// The jobs of one selection, in order.
 pub(super) struct Decoder {
@@ -90,7 +102,33 @@ pub(super) struct Decoder {
     canceled: CancellationToken,
     /// The job that is still growing.
     open: Job,
-    stages: VecDeque<Stage>,
+    /// The last of those whose outcomes come.
+    queue: Queue,
+    outcomes: VecDeque<oneshot::Receiver<Decoded>>,
+}
+
+impl Queue {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Waiting>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self) -> Option<Waiting> {
+        self.lock().pop_front()
+    }
+
+    /// Does one job after the other while there are some, and a helper to do them: another selection may want it in between.
+    fn help(&self, helpers: &Helpers, canceled: &CancellationToken, permit: OwnedSemaphorePermit) {
+        let mut permit = Some(permit);
+        while permit.is_some()
+            && let Some(Waiting { job, work, outcome }) = self.take()
+        {
+            let decoded = job.run(&work, canceled);
+            drop(permit.take());
+            // Nobody waits for the jobs of a query that has ended.
+            let _ = outcome.send(decoded);
+            permit = helpers.one();
+        }
+    }
 }
 
 impl Job {
@@ -146,7 +184,8 @@ fn readable(
 impl Decoder {
     pub(super) fn new(work: Work, runtime: Handle, helpers: Helpers, canceled: CancellationToken) -> Self {
         let (work, open) = (Arc::new(work), Job::empty());
-        Self { work, runtime, helpers, canceled, open, stages: VecDeque::new() }
+        let (queue, outcomes) = (Queue::default(), VecDeque::new());
+        Self { work, runtime, helpers, canceled, open, queue, outcomes }
     }
 
     /// Forgets every job, for all series come again, and then with everything.
@@ -155,12 +194,13 @@ impl Decoder {
         let (dedup, preparation) = (dedup.clone(), preparation.clone());
         self.work = Arc::new(Work { dedup, preparation, withholds: false });
         self.open = Job::empty();
-        self.stages.clear();
+        self.outcomes.clear();
+        self.queue.lock().clear();
     }
 
     /// Whether more series are of use now.
     pub(super) fn has_room(&self) -> bool {
-        self.stages.len() < MAX_JOBS_AHEAD
+        self.outcomes.len() < MAX_JOBS_AHEAD
     }
 
     /// Adds a series. What its chunks take is `held` until they are decoded.
@@ -184,32 +224,37 @@ impl Decoder {
         }
         let job = std::mem::replace(&mut self.open, Job::empty());
         // The engine will wait for this one at once, and can as well do it.
-        if self.stages.is_empty() && job.samples < MIN_SHARED_SAMPLES {
-            return self.stages.push_back(Stage::Waiting(job));
+        let is_own = self.outcomes.is_empty() && job.samples < MIN_SHARED_SAMPLES;
+        let (outcome, receiver) = oneshot::channel();
+        self.outcomes.push_back(receiver);
+        self.queue.lock().push_back(Waiting { job, work: self.work.clone(), outcome });
+        if let Some(permit) = (!is_own).then(|| self.helpers.one()).flatten() {
+            let (queue, helpers, canceled) =
+                (self.queue.clone(), self.helpers.clone(), self.canceled.clone());
+            self.runtime.spawn_blocking(move || queue.help(&helpers, &canceled, permit));
         }
-        self.stages.push_back(match self.helpers.0.clone().try_acquire_owned() {
-            Err(_) => Stage::Waiting(job),
-            Ok(permit) => {
-                let (sender, receiver) = oneshot::channel();
-                let (work, canceled) = (self.work.clone(), self.canceled.clone());
-                self.runtime.spawn_blocking(move || {
-                    let outcome = job.run(&work, &canceled);
-                    drop(permit);
-                    // Nobody waits for the jobs of a query that has ended.
-                    let _ = sender.send(outcome);
-                });
-                Stage::Running(receiver)
-            }
-        });
     }
 
     /// The samples of the first job, once they are there; `None` if there is no job.
     pub(super) fn next(&mut self) -> Option<Decoded> {
-        match self.stages.pop_front()? {
-            Stage::Waiting(job) => Some(job.run(&self.work, &self.canceled)),
+        let outcome = self.outcomes.pop_front()?;
+        let own = {
+            let mut queue = self.queue.lock();
+            // Nobody has taken it if as many wait as there are.
+            if queue.len() > self.outcomes.len() { queue.pop_front() } else { None }
+        };
+        Some(match own {
+            Some(Waiting { job, work, .. }) => job.run(&work, &self.canceled),
             // A job that breaks off was canceled with its runtime.
-            Stage::Running(outcome) => Some(outcome.blocking_recv().unwrap_or(Err(SourceError::Canceled))),
-        }
+            None => outcome.blocking_recv().unwrap_or(Err(SourceError::Canceled)),
+        })
+    }
+}
+
+impl Drop for Decoder {
+    /// What nobody waits for any more need not be done.
+    fn drop(&mut self) {
+        self.queue.lock().clear();
     }
 }
 
