@@ -3,7 +3,7 @@
 //! The engine runs on a CPU thread and may block on a source; a source that waits for the network does so on
 //! its own threads and hands over through a bounded queue. Nothing passes this seam one sample at a time.
 
-use parallax_model::{Labels, Matcher, SeriesData, TimeRange};
+use parallax_model::{FloatColumn, Labels, Matcher, SeriesData, TimeRange};
 
 pub use crate::cut::{Cut, Partition, Question};
 pub use crate::exec::prepare::{Preparation, Prepared};
@@ -70,8 +70,20 @@ impl Delivered {
     /// # Errors
     /// If the query was canceled, or its deadline has passed.
     pub fn new(series: SeriesData, preparation: Option<&Preparation>) -> Result<Self, SourceError> {
+        Self::new_and_leave(series, preparation, |_| {})
+    }
+
+    /// As [`Self::new`]; the column of a series of which only the steps are handed over goes to `leave`.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn new_and_leave(
+        series: SeriesData,
+        preparation: Option<&Preparation>,
+        leave: impl FnOnce(FloatColumn),
+    ) -> Result<Self, SourceError> {
         match preparation {
-            Some(preparation) => preparation.apply(series),
+            Some(preparation) => preparation.apply_and_leave(series, leave),
             None => Ok(Self::Samples(series)),
         }
     }

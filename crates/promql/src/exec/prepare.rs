@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use parallax_model::{Labels, SeriesData};
+use parallax_model::{FloatColumn, Labels, SeriesData};
 
 use super::meter::Meter;
 use super::range::live_floats;
@@ -67,22 +67,28 @@ impl Preparation {
         self.interrupt = interrupt.clone();
     }
 
-    /// The series over the steps of the query, or as it is if that is its operator's affair.
+    /// The series over the steps of the query, and the column that is of no more use to `leave`; or the series as it is if that is its operator's affair.
     ///
     /// # Errors
     /// If the query was canceled, or its deadline has passed.
-    pub fn apply(&self, series: SeriesData) -> Result<Delivered, SourceError> {
+    pub fn apply_and_leave(
+        &self,
+        series: SeriesData,
+        leave: impl FnOnce(FloatColumn),
+    ) -> Result<Delivered, SourceError> {
         if !series.histograms.is_empty() {
             return Ok(Delivered::Samples(series));
         }
-        self.evaluate(series).map(Delivered::Steps).map_err(|error| match error {
+        let SeriesData { labels, floats, .. } = series;
+        let outcome = self.evaluate(labels, &floats);
+        leave(floats);
+        outcome.map(Delivered::Steps).map_err(|error| match error {
             QueryError::Timeout { waiting_for } => SourceError::Timeout { waiting_for },
             _ => SourceError::Canceled,
         })
     }
 
-    fn evaluate(&self, series: SeriesData) -> Result<Prepared, QueryError> {
-        let SeriesData { labels, floats, .. } = series;
+    fn evaluate(&self, labels: Labels, floats: &FloatColumn) -> Result<Prepared, QueryError> {
         let meter = Meter::new(&self.interrupt);
         match self.kernel {
             Kernel::Windows(windows) => {
@@ -90,9 +96,8 @@ impl Preparation {
                 let rises = floats::rises(&floats.values);
                 let (times_ms, values) = match rises {
                     true => (Cow::from(&floats.timestamps_ms), Cow::from(&floats.values)),
-                    false => live_floats(&floats),
+                    false => live_floats(floats),
                 };
-                let bounds = windows.bounds(&times_ms, 0, 0);
                 let mut steps = Steps::empty(windows.grid.steps);
                 meter.spend(windows.grid.steps + values.len())?;
                 let slide = floats::FloatSlide {
@@ -102,14 +107,21 @@ impl Preparation {
                     rises,
                     meter: &meter,
                 };
-                floats::without_arguments(&slide, &bounds, &mut steps.as_mut());
+                let looked_at = match floats::extrapolate_risen(&slide, &mut steps.as_mut()) {
+                    Some(looked_at) => looked_at,
+                    None => {
+                        let bounds = windows.bounds(&times_ms, 0, 0);
+                        floats::without_arguments(&slide, &bounds, &mut steps.as_mut());
+                        bounds.iter().map(|(lo, hi)| hi - lo).sum()
+                    }
+                };
                 meter.stopped()?;
-                Ok(Prepared { labels, steps, looked_at: bounds.iter().map(|(lo, hi)| hi - lo).sum() })
+                Ok(Prepared { labels, steps, looked_at })
             }
             Kernel::Lookback(lookback) => {
                 let mut steps = Steps::empty(lookback.grid.steps);
                 meter.spend(lookback.grid.steps + floats.len())?;
-                lookback.look_up(&floats, &mut steps.as_mut());
+                lookback.look_up(floats, &mut steps.as_mut());
                 let looked_at = steps.present.count();
                 Ok(Prepared { labels, steps, looked_at })
             }

@@ -57,6 +57,21 @@ impl Windows {
         bounds
     }
 
+    /// The windows over samples at `times_ms`, one after the other; `None` where there are no samples, or times are not [ordinary](Self::ordinary).
+    pub fn walk<'a>(&self, times_ms: &'a [i64]) -> Option<Walk<'a>> {
+        let end_ms = self.ordinary()?.next().filter(|_| !times_ms.is_empty())?;
+        Some(Walk {
+            times_ms,
+            end_ms,
+            stride_ms: if self.reference.at_ms.is_some() { 0 } else { self.grid.step_ms },
+            range_ms: self.range_ms,
+            back: self.steps_back(0, 0).unwrap_or(usize::MAX),
+            lo: Pace::default(),
+            hi: Pace::default(),
+            ends: Vec::with_capacity(self.grid.steps),
+        })
+    }
+
     /// How many steps back the window ended that ended where one begins: nearly always a range is some steps long.
     fn steps_back(&self, before_ms: i64, after_ms: i64) -> Option<usize> {
         let length_ms = self.range_ms.checked_add(before_ms)?.checked_add(after_ms)?;
@@ -76,6 +91,38 @@ impl Windows {
         let stride_ms = if self.reference.at_ms.is_some() { 0 } else { self.grid.step_ms };
         (is_ordinary(first_ms) && is_ordinary(last_ms) && is_ordinary(self.range_ms))
             .then(|| (0..self.grid.steps as i64).map(move |step| first_ms + step * stride_ms))
+    }
+}
+
+/// The windows of one series, step by step, as [`Windows::bounds`] gives them.
+pub(crate) struct Walk<'a> {
+    times_ms: &'a [i64],
+    /// Of the next window.
+    end_ms: i64,
+    stride_ms: i64,
+    range_ms: i64,
+    /// So many steps back a window ended where the next one begins.
+    back: usize,
+    lo: Pace,
+    hi: Pace,
+    ends: Vec<usize>,
+}
+
+impl Walk<'_> {
+    /// When the next window ends, and its samples.
+    #[inline]
+    pub fn step(&mut self) -> (i64, usize, usize) {
+        let end_ms = self.end_ms;
+        // There may be no window after this one.
+        self.end_ms = end_ms.wrapping_add(self.stride_ms);
+        let hi = self.hi.beyond(self.times_ms, end_ms);
+        let ended = self.ends.len().checked_sub(self.back).and_then(|step| self.ends.get(step));
+        let lo = match ended {
+            Some(ended) => *ended,
+            None => self.lo.beyond(self.times_ms, end_ms - self.range_ms),
+        };
+        self.ends.push(hi);
+        (end_ms, lo.min(hi), hi)
     }
 }
 

@@ -138,17 +138,10 @@ fn extrapolated(slide: &FloatSlide<'_>, bounds: &[(usize, usize)], steps: &mut S
     let resets = if is_counter && !slide.rises { resets_of(slide.values) } else { Vec::new() };
     if let (true, Some(ends)) = (resets.is_empty(), windows.ordinary()) {
         // Nearly always. Each window is a few instructions: looking for an interrupt once per series will do.
-        let mut windows_ms = ends.map(|end_ms| (end_ms - windows.range_ms, end_ms)).zip(bounds);
+        let mut windows_ms = ends.zip(bounds);
         steps.fill(|_| {
-            let ((start_ms, end_ms), (lo, hi)) = windows_ms.next()?;
-            let others = hi.checked_sub(lo + 1).filter(|others| *others > 0)?;
-            let (first, last) = (slide.values.get(*lo)?, slide.values.get(hi - 1)?);
-            let (first_ms, last_ms) = (*slide.times_ms.get(*lo)?, *slide.times_ms.get(hi - 1)?);
-            Some(line.extrapolate(
-                *first,
-                last - first,
-                Extent { first_ms, last_ms, start_ms, end_ms, others },
-            ))
+            let (end_ms, (lo, hi)) = windows_ms.next()?;
+            line.without_resets(slide, end_ms, *lo, *hi)
         });
         return;
     }
@@ -168,6 +161,24 @@ fn extrapolated(slide: &FloatSlide<'_>, bounds: &[(usize, usize)], steps: &mut S
     });
 }
 
+/// `rate` and `increase` of what rises: the windows are found as they are evaluated. Gives how many samples they hold together; `None`, and nothing is done, for any
+/// other function, and where times are not ordinary.
+pub(crate) fn extrapolate_risen(slide: &FloatSlide<'_>, steps: &mut StepsMut<'_>) -> Option<usize> {
+    let windows = slide.windows;
+    let seconds = match windows.function {
+        RangeFunction::Rate if slide.rises => Some(windows.range_seconds()),
+        RangeFunction::Increase if slide.rises => None,
+        _ => return None,
+    };
+    let (mut walk, mut line, mut looked_at) = (windows.walk(slide.times_ms)?, Line::new(seconds, true), 0);
+    steps.fill(|_| {
+        let (end_ms, lo, hi) = walk.step();
+        looked_at += hi - lo;
+        line.without_resets(slide, end_ms, lo, hi)
+    });
+    Some(looked_at)
+}
+
 /// Draws the line through a window's samples to the window's ends.
 struct Line {
     /// Of the range, for `rate`.
@@ -185,6 +196,16 @@ impl Line {
         // No window has no other sample: this is like none.
         let nothing = Extent { first_ms: 0, last_ms: 0, start_ms: 0, end_ms: 0, others: 0 };
         Self { seconds, is_counter, known: [(nothing, f64::NAN); KNOWN_EXTENTS] }
+    }
+
+    /// The same of the window that ends then and holds the samples `lo..hi`, between which nothing was reset.
+    #[inline(always)]
+    fn without_resets(&mut self, slide: &FloatSlide<'_>, end_ms: i64, lo: usize, hi: usize) -> Option<f64> {
+        let others = hi.checked_sub(lo + 1).filter(|others| *others > 0)?;
+        let (first, last) = (slide.values.get(lo)?, slide.values.get(hi - 1)?);
+        let (first_ms, last_ms) = (*slide.times_ms.get(lo)?, *slide.times_ms.get(hi - 1)?);
+        let start_ms = end_ms - slide.windows.range_ms;
+        Some(self.extrapolate(*first, last - first, Extent { first_ms, last_ms, start_ms, end_ms, others }))
     }
 
     /// The whole window's part of `result`, the increase from the sample with the value `first` to the last one.
