@@ -8,16 +8,23 @@ use std::convert::Infallible;
 use std::ops::Range;
 
 use parallax_model::{FloatColumn, TimeRange};
+use parallax_tsdb::chunk::Steps;
 
 use crate::Samples;
 use crate::cursor::{CounterLift, Lift, NoLift, raise};
 use crate::penalty::INITIAL_PENALTY_MS;
+use crate::scratch::Scratch;
 
 /// Floats in order of time, each time once, of which more may still be to be decoded.
 pub(crate) trait FloatFeed {
     type Error;
 
     fn decoded(&self) -> &FloatColumn;
+
+    /// The steps between the times of all that is decoded, if they are known.
+    fn steps(&self) -> Option<Steps> {
+        None
+    }
 
     /// Decodes further; false if there is nothing further at or after `from_ms`. May add no sample; may leave out what is before `from_ms`.
     fn decode_more(&mut self, from_ms: i64) -> Result<bool, Self::Error>;
@@ -27,6 +34,13 @@ pub(crate) trait FloatFeed {
 
     /// What has been decoded.
     fn into_decoded(self) -> FloatColumn;
+
+    /// Leaves the memory of what has been decoded to whoever needs some next.
+    fn leave(self, _: &mut Scratch)
+    where
+        Self: Sized,
+    {
+    }
 }
 
 /// Floats that are all there.
@@ -59,11 +73,12 @@ pub(crate) fn merge<F: FloatFeed>(
     right: F,
     raises_counters: bool,
     range: TimeRange,
+    scratch: &mut Scratch,
 ) -> Result<Samples, F::Error> {
     if raises_counters {
-        Follow::<F, CounterLift>::new(left, right).run(range)
+        Follow::<F, CounterLift>::new(left, right).run(range, scratch)
     } else {
-        Follow::<F, NoLift>::new(left, right).run(range)
+        Follow::<F, NoLift>::new(left, right).run(range, scratch)
     }
 }
 
@@ -131,7 +146,7 @@ impl<F: FloatFeed, L: Lift> Follow<F, L> {
         Self { left: Side::new(left), right: Side::new(right), uses_left: true, last_ms: None }
     }
 
-    fn run(mut self, range: TimeRange) -> Result<Samples, F::Error> {
+    fn run(mut self, range: TimeRange, scratch: &mut Scratch) -> Result<Samples, F::Error> {
         let mut output = Output::default();
         while let Some(time_ms) = self.advance()? {
             if time_ms > range.max_ms {
@@ -146,7 +161,7 @@ impl<F: FloatFeed, L: Lift> Follow<F, L> {
                 break;
             }
         }
-        Ok(Samples { floats: output.finish(self), ..Samples::default() })
+        Ok(Samples { floats: output.finish(self, scratch), ..Samples::default() })
     }
 
     fn used(&self) -> &Side<F, L> {
@@ -232,7 +247,7 @@ impl<F: FloatFeed, L: Lift> Follow<F, L> {
         let end = loop {
             let column = used.feed.decoded();
             let times_ms = column.timestamps_ms.get(used.at + 1..).unwrap_or_default();
-            let (taken, end) = run.take(times_ms, range.max_ms);
+            let (taken, end) = run.take(times_ms, range.max_ms, used.feed.steps());
             let times_ms = times_ms.get(..taken).unwrap_or_default();
             let is_inside = times_ms.first().is_none_or(|first_ms| *first_ms >= range.min_ms);
             let skipped =
@@ -250,11 +265,15 @@ impl<F: FloatFeed, L: Lift> Follow<F, L> {
     }
 }
 
-/// What is given out. For as long as that is one stretch of one side's column it is not copied: most often it stays so to the end.
+/// So many samples may stand before a stretch that is not copied: replicas are followed once the first few samples have shown which.
+const MOST_BEFORE: usize = 16;
+
+/// What is given out. For as long as that is one stretch of one side's column, but for a few samples before it, it is not copied: most often it stays so to the end.
 #[derive(Default)]
 struct Output {
+    /// What was copied.
     floats: FloatColumn,
-    /// Where what is not copied yet lies, and whether on the left; there is none once something was copied.
+    /// Where what comes after that lies, and whether on the left.
     stretch: Option<(bool, Range<usize>)>,
 }
 
@@ -270,7 +289,7 @@ impl Output {
                     stretch.end = positions.end;
                     return;
                 }
-                None if self.floats.is_empty() => {
+                None if self.floats.len() <= MOST_BEFORE => {
                     self.stretch = Some((is_left, positions));
                     return;
                 }
@@ -296,21 +315,33 @@ impl Output {
 
     fn settle(&mut self, column: &FloatColumn, expected: usize) {
         let Some((_, stretch)) = self.stretch.take() else { return };
-        self.floats = FloatColumn::with_capacity(expected.max(stretch.len()));
+        // A few samples are most often followed by a stretch of the other side.
+        if self.floats.len() + stretch.len() > MOST_BEFORE {
+            let room = expected.max(stretch.len());
+            self.floats.timestamps_ms.reserve(room);
+            self.floats.values.reserve(room);
+        }
         self.floats
             .timestamps_ms
             .extend_from_slice(column.timestamps_ms.get(stretch.clone()).unwrap_or_default());
         self.floats.values.extend_from_slice(column.values.get(stretch).unwrap_or_default());
     }
 
-    fn finish<F: FloatFeed, L: Lift>(self, follow: Follow<F, L>) -> FloatColumn {
-        let Some((is_left, stretch)) = self.stretch else { return self.floats };
-        let side = if is_left { follow.left } else { follow.right };
+    fn finish<F: FloatFeed, L: Lift>(self, follow: Follow<F, L>, scratch: &mut Scratch) -> FloatColumn {
+        let Follow { left, right, .. } = follow;
+        let Some((is_left, stretch)) = self.stretch else {
+            left.feed.leave(scratch);
+            right.feed.leave(scratch);
+            return self.floats;
+        };
+        let (side, other) = if is_left { (left, right) } else { (right, left) };
+        other.feed.leave(scratch);
         let mut floats = side.feed.into_decoded();
         floats.timestamps_ms.truncate(stretch.end);
         floats.values.truncate(stretch.end);
-        floats.timestamps_ms.drain(..stretch.start.min(floats.timestamps_ms.len()));
-        floats.values.drain(..stretch.start.min(floats.values.len()));
+        let before = ..stretch.start.min(floats.len());
+        drop(floats.timestamps_ms.splice(before, self.floats.timestamps_ms));
+        drop(floats.values.splice(before, self.floats.values));
         floats
     }
 }
@@ -343,7 +374,7 @@ const ORDINARY_MS: i64 = 1 << 60;
 
 impl Run {
     /// How many of the next samples of the side in use are taken, and why not more.
-    fn take(&mut self, times_ms: &[i64], max_ms: i64) -> (usize, RunEnd) {
+    fn take(&mut self, times_ms: &[i64], max_ms: i64, steps: Option<Steps>) -> (usize, RunEnd) {
         let Some(newest_ms) = times_ms.last() else { return (0, RunEnd::Samples) };
         if self.last_ms < -ORDINARY_MS || *newest_ms > ORDINARY_MS || self.penalty_ms > ORDINARY_MS {
             return (0, RunEnd::Gap);
@@ -354,7 +385,10 @@ impl Run {
                 times_ms.get(..times_ms.partition_point(|time_ms| *time_ms <= max_ms)).unwrap_or_default()
             }
         };
-        for (taken, time_ms) in inside.iter().enumerate() {
+        // From the third sample on all that is asked for is told by the steps between these.
+        let is_even = steps.is_some_and(|steps| steps.are_even());
+        let walked = if is_even { 2 } else { inside.len() };
+        for (taken, time_ms) in inside.iter().take(walked).enumerate() {
             let other_ms = self.other_can();
             if time_ms + self.lead_ms > other_ms {
                 return (taken, RunEnd::Gap);
@@ -363,12 +397,24 @@ impl Run {
             self.penalty_ms = 2 * (time_ms - self.last_ms);
             self.last_ms = *time_ms;
         }
+        if inside.len() > walked {
+            self.leap(inside);
+        }
         let end = match times_ms.get(inside.len()) {
             None => RunEnd::Samples,
             Some(time_ms) if time_ms + self.lead_ms > self.other_can() => RunEnd::Gap,
             Some(_) => RunEnd::Range,
         };
         (inside.len(), end)
+    }
+
+    /// Takes all of three samples or more whose steps are even: each is less than twice as long as the one before, so that the other side never has a turn. And three
+    /// of one are no less than two of another, so that the other side can the later the further this one has come.
+    fn leap(&mut self, times_ms: &[i64]) {
+        let [.., earlier_ms, before_ms, newest_ms] = times_ms else { return };
+        self.other_ms = self.other_ms.max(before_ms + 1 + 2 * (before_ms - earlier_ms));
+        self.penalty_ms = 2 * (newest_ms - before_ms);
+        self.last_ms = *newest_ms;
     }
 
     /// Before this the other side gives nothing. Of ordinary times a penalty is at most 2^62: no sum here overflows.

@@ -24,6 +24,7 @@ mod follow;
 mod gap_aware;
 mod penalty;
 mod replica;
+mod scratch;
 
 use std::fmt;
 use std::str::FromStr;
@@ -32,11 +33,12 @@ use parallax_model::{FloatColumn, HistogramColumn, TimeRange};
 use parallax_tsdb::error::TsdbError;
 
 use gap_aware::Counters;
-use replica::LazyReplica;
+use replica::{LazyReplica, decode_replica_in};
 
 pub use chunks::{Chunk, Content, MAX_REPLICAS, split_overlaps};
 pub use parallax_tsdb::chunk::ChunkEncoding;
 pub use replica::{DecodedChunk, decode_replica, join};
+pub use scratch::Scratch;
 
 /// The samples of one series or replica: each column strictly increasing in time, no timestamp in both.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -167,6 +169,14 @@ impl Dedup {
     /// # Errors
     /// If a chunk that is needed cannot be decoded or has no data, or there are more than [`MAX_REPLICAS`].
     pub fn series(&self, chunks: &[Chunk]) -> Result<Samples, Error> {
+        self.series_in(chunks, &mut Scratch::default())
+    }
+
+    /// As [`Self::series`], in memory that was used before.
+    ///
+    /// # Errors
+    /// As [`Self::series`].
+    pub fn series_in(&self, chunks: &[Chunk], scratch: &mut Scratch) -> Result<Samples, Error> {
         // A counter aggregate repeats a timestamp, so it makes sense only flattened, with or without dedup.
         let flattens = self.flattens_counters || chunks.iter().any(|chunk| chunk.content == Content::Counter);
         let replicas = split_overlaps(chunks)?;
@@ -174,11 +184,12 @@ impl Dedup {
             1 => self.query_range.intersect(&self.output_range),
             _ => self.query_range,
         };
-        let lazy = |chunks| LazyReplica::new(chunks, bounds, flattens);
+        let mut lazy = |chunks| LazyReplica::new(chunks, bounds, flattens, scratch.take());
         let has_only_floats = replicas.iter().flatten().all(|chunk| chunk.encoding == ChunkEncoding::Xor);
         match (self.algorithm, replicas.as_slice()) {
             (Some(Algorithm::Penalty), [left, right]) if has_only_floats => {
-                return follow::merge(lazy(left), lazy(right), self.raises_counters, self.output_range);
+                let (left, right) = (lazy(left), lazy(right));
+                return follow::merge(left, right, self.raises_counters, self.output_range, scratch);
             }
             (Some(Algorithm::GapAware), [_, _, ..]) if has_only_floats => {
                 let feeds = replicas.iter().map(|chunks| match self.raises_counters {
@@ -190,8 +201,10 @@ impl Dedup {
             }
             _ => {}
         }
-        let decoded: Result<Vec<Samples>, Error> =
-            replicas.iter().map(|chunks| decode_replica(chunks, bounds, flattens)).collect();
+        let decoded: Result<Vec<Samples>, Error> = replicas
+            .iter()
+            .map(|chunks| decode_replica_in(chunks, bounds, flattens, scratch.take()))
+            .collect();
         Ok(self.merge_as(decoded?, self.counters(flattens)))
     }
 

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use parallax_model::{FloatColumn, FloatHistogram, TimeRange};
 
 use crate::cursor::{CounterLift, Kind, Lift, MixedCursor, NoLift, Side, emit};
+use crate::scratch::Scratch;
 use crate::{Samples, follow};
 
 /// How long the side that lost the very first comparison is left alone: there is no distance yet to double.
@@ -26,7 +27,8 @@ pub(crate) fn merge(replicas: &[Samples], raises_counters: bool, range: TimeRang
         && left.histograms.is_empty()
         && right.histograms.is_empty()
     {
-        let Ok(merged) = follow::merge(&left.floats, &right.floats, raises_counters, range);
+        let scratch = &mut Scratch::default();
+        let Ok(merged) = follow::merge(&left.floats, &right.floats, raises_counters, range, scratch);
         return merged;
     }
     if raises_counters {

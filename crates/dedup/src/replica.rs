@@ -5,10 +5,11 @@
 //! even where that lies before the query's range: the level of the result depends on where chunks begin.
 
 use parallax_model::{FloatColumn, HistogramColumn, TimeRange};
-use parallax_tsdb::chunk::{ChunkEncoding, Order, decode_chunk, sample_count};
+use parallax_tsdb::chunk::{ChunkEncoding, Steps, decode_chunk, sample_count};
 
 use crate::downsampled::decode_average;
 use crate::follow::FloatFeed;
+use crate::scratch::Scratch;
 use crate::{Chunk, Content, Error, Samples};
 
 /// The samples of one chunk, which are all of one kind.
@@ -23,12 +24,27 @@ pub enum DecodedChunk {
 /// # Errors
 /// If a chunk cannot be decoded.
 pub fn decode_replica(chunks: &[&Chunk], bounds: TimeRange, flattens: bool) -> Result<Samples, Error> {
-    let mut replica = Replica::new(bounds, flattens);
-    replica.samples.floats = FloatColumn::with_capacity(expected_floats(chunks));
+    decode_replica_in(chunks, bounds, flattens, FloatColumn::default())
+}
+
+/// The same, with floats in the memory of `column`.
+pub(crate) fn decode_replica_in(
+    chunks: &[&Chunk],
+    bounds: TimeRange,
+    flattens: bool,
+    column: FloatColumn,
+) -> Result<Samples, Error> {
+    let mut replica = Replica::new(bounds, flattens, column);
+    reserve(&mut replica.samples.floats, expected_floats(chunks));
     for chunk in chunks {
         replica.decode(chunk)?;
     }
     Ok(replica.samples)
+}
+
+fn reserve(column: &mut FloatColumn, samples: usize) {
+    column.timestamps_ms.reserve(samples);
+    column.values.reserve(samples);
 }
 
 /// How many floats the chunks say they have, and can have.
@@ -56,11 +72,16 @@ pub(crate) struct LazyReplica<'a> {
 }
 
 impl<'a> LazyReplica<'a> {
-    /// For chunks of floats that do not overlap and come in order of time.
-    pub(crate) fn new(chunks: &'a [&'a Chunk], bounds: TimeRange, flattens: bool) -> Self {
+    /// For chunks of floats that do not overlap and come in order of time, decoded in the memory of `column`.
+    pub(crate) fn new(
+        chunks: &'a [&'a Chunk],
+        bounds: TimeRange,
+        flattens: bool,
+        column: FloatColumn,
+    ) -> Self {
         // A counter's total needs what comes before.
         let skips = !flattens;
-        let replica = Replica::new(bounds, flattens);
+        let replica = Replica::new(bounds, flattens, column);
         Self { chunks: chunks.iter(), replica, skips, begun: None, is_untouched: true }
     }
 
@@ -89,6 +110,10 @@ impl FloatFeed for LazyReplica<'_> {
         &self.replica.samples.floats
     }
 
+    fn steps(&self) -> Option<Steps> {
+        self.replica.steps
+    }
+
     /// What chunks hold is taken to lie where their store says.
     fn decode_more(&mut self, from_ms: i64) -> Result<bool, Error> {
         let has_some = |chunk: &&Chunk| chunk.max_time_ms >= from_ms;
@@ -112,8 +137,7 @@ impl FloatFeed for LazyReplica<'_> {
                 expected =
                     expected.max((expected + expected_floats(self.chunks.as_slice())).min(MAX_ROOM_SAMPLES));
             }
-            floats.timestamps_ms.reserve(expected);
-            floats.values.reserve(expected);
+            reserve(floats, expected);
         }
         self.decode(chunk)?;
         Ok(true)
@@ -128,11 +152,15 @@ impl FloatFeed for LazyReplica<'_> {
     fn into_decoded(self) -> FloatColumn {
         self.replica.samples.floats
     }
+
+    fn leave(self, scratch: &mut Scratch) {
+        scratch.give(self.replica.samples.floats);
+    }
 }
 
 /// The same for chunks that are decoded already.
 pub fn join(chunks: impl IntoIterator<Item = DecodedChunk>, bounds: TimeRange, flattens: bool) -> Samples {
-    let mut replica = Replica::new(bounds, flattens);
+    let mut replica = Replica::new(bounds, flattens, FloatColumn::default());
     for chunk in chunks {
         match chunk {
             DecodedChunk::Floats(floats) => replica.add_floats(floats),
@@ -148,6 +176,8 @@ struct Replica {
     counter: Option<Counter>,
     /// Of the last sample seen, in bounds or not.
     last_ms: Option<i64>,
+    /// Between the floats, where decoding has shown them all.
+    steps: Option<Steps>,
 }
 
 /// A counter's running total.
@@ -226,16 +256,19 @@ fn counts_on(before: f64, values: &[f64]) -> bool {
 }
 
 impl Replica {
-    fn new(bounds: TimeRange, flattens: bool) -> Self {
-        Self { samples: Samples::default(), bounds, counter: flattens.then(Counter::default), last_ms: None }
+    /// `column` is empty.
+    fn new(bounds: TimeRange, flattens: bool, column: FloatColumn) -> Self {
+        let (counter, samples) =
+            (flattens.then(Counter::default), Samples { floats: column, ..Samples::default() });
+        Self { samples, bounds, counter, last_ms: None, steps: Some(Steps::NONE) }
     }
 
     /// As if nothing had been decoded.
     fn restart(&mut self) {
-        let mut samples = std::mem::take(&mut self.samples);
-        samples.floats.timestamps_ms.clear();
-        samples.floats.values.clear();
-        *self = Self { samples, ..Self::new(self.bounds, self.counter.is_some()) };
+        let mut column = std::mem::take(&mut self.samples.floats);
+        column.timestamps_ms.clear();
+        column.values.clear();
+        *self = Self::new(self.bounds, self.counter.is_some(), column);
     }
 
     fn decode(&mut self, chunk: &Chunk) -> Result<(), Error> {
@@ -257,10 +290,10 @@ impl Replica {
         let range = TimeRange::new(min_ms, self.bounds.max_ms.min(until_ms));
         let (first_float, first_histogram) = (self.samples.floats.len(), self.samples.histograms.len());
         let (floats, histograms) = (&mut self.samples.floats, &mut self.samples.histograms);
-        let order = match &chunk.content {
+        let steps = match &chunk.content {
             Content::Sums { counts } => {
                 decode_average(chunk, counts, range, floats, histograms)?;
-                Order::Unknown
+                None
             }
             Content::Raw | Content::Aggregate | Content::Counter => {
                 decode_chunk(chunk.encoding, &chunk.data, range, floats, histograms)
@@ -268,10 +301,11 @@ impl Replica {
             }
         };
         if is_counter {
-            self.flatten_new_floats(first_float, order);
+            self.flatten_new_floats(first_float, steps);
         } else {
-            self.keep_new_floats(first_float, order);
+            self.keep_new_floats(first_float, steps);
         }
+        self.go_on(first_float, steps);
         self.keep_new_histograms(first_histogram);
         Ok(())
     }
@@ -281,10 +315,11 @@ impl Replica {
         self.samples.floats.timestamps_ms.append(&mut floats.timestamps_ms);
         self.samples.floats.values.append(&mut floats.values);
         if self.counter.is_some() {
-            self.flatten_new_floats(first, Order::Unknown);
+            self.flatten_new_floats(first, None);
         } else {
-            self.keep_new_floats(first, Order::Unknown);
+            self.keep_new_floats(first, None);
         }
+        self.go_on(first, None);
     }
 
     fn add_histograms(&mut self, mut histograms: HistogramColumn) {
@@ -294,13 +329,27 @@ impl Replica {
         self.keep_new_histograms(first);
     }
 
+    /// Adds the steps between the floats from index `first` on, which all came as they were decoded, and the one that leads to them.
+    fn go_on(&mut self, first: usize, steps: Option<Steps>) {
+        let times_ms = &self.samples.floats.timestamps_ms;
+        if times_ms.len() == first {
+            return;
+        }
+        let before = first.checked_sub(1).and_then(|before| times_ms.get(before));
+        let across =
+            before.zip(times_ms.get(first)).map(|(before_ms, first_ms)| first_ms.wrapping_sub(*before_ms));
+        let known = self.steps.zip(steps).map(|(known, steps)| known.and_all(steps));
+        self.steps = known.map(|known| across.map_or(known, |step_ms| known.and(step_ms)));
+    }
+
     /// Of the floats from index `first` on, keeps those that are newer than all before, and in bounds.
-    fn keep_new_floats(&mut self, first: usize, order: Order) {
+    fn keep_new_floats(&mut self, first: usize, steps: Option<Steps>) {
         let added = self.samples.floats.timestamps_ms.get(first..).unwrap_or_default();
-        if self.are_new(added, order) {
+        if self.are_new(added, steps) {
             self.last_ms = added.last().copied().or(self.last_ms);
             return;
         }
+        self.steps = None;
         let timestamps_ms = self.samples.floats.timestamps_ms.split_off(first);
         let values = self.samples.floats.values.split_off(first);
         for (time_ms, value) in timestamps_ms.into_iter().zip(values) {
@@ -312,7 +361,7 @@ impl Replica {
 
     fn keep_new_histograms(&mut self, first: usize) {
         let added = self.samples.histograms.timestamps_ms.get(first..).unwrap_or_default();
-        if self.are_new(added, Order::Unknown) {
+        if self.are_new(added, None) {
             self.last_ms = added.last().copied().or(self.last_ms);
             return;
         }
@@ -326,27 +375,28 @@ impl Replica {
     }
 
     /// Whether all of `times_ms` can be taken, and in this order. That is nearly always so.
-    fn are_new(&self, times_ms: &[i64], order: Order) -> bool {
+    fn are_new(&self, times_ms: &[i64], steps: Option<Steps>) -> bool {
         let (Some(first_ms), Some(last_ms)) = (times_ms.first(), times_ms.last()) else { return true };
         self.last_ms.is_none_or(|before_ms| before_ms < *first_ms)
             && self.bounds.contains(*first_ms)
             && self.bounds.contains(*last_ms)
-            && (order == Order::Ascending || times_ms.is_sorted_by(|a, b| a < b))
+            && (steps.is_some() || times_ms.is_sorted_by(|a, b| a < b))
     }
 
     /// Makes running totals of the floats from index `first` on, and keeps those that are newer than all before, and in bounds.
-    fn flatten_new_floats(&mut self, first: usize, order: Order) {
+    fn flatten_new_floats(&mut self, first: usize, steps: Option<Steps>) {
         let floats = &mut self.samples.floats;
         let times_ms = floats.timestamps_ms.get(first..).unwrap_or_default();
         let values = floats.values.get_mut(first..).unwrap_or_default();
         let (Some(first_ms), Some(last_ms)) = (times_ms.first(), times_ms.last()) else { return };
         // Nearly always samples are in order, and none of them is a staleness marker: the less so if they count on.
         let is_ordered = self.last_ms.is_none_or(|before_ms| before_ms < *first_ms)
-            && (order == Order::Ascending || times_ms.is_sorted_by(|a, b| a < b));
+            && (steps.is_some() || times_ms.is_sorted_by(|a, b| a < b));
         let counts = is_ordered && self.counter.as_mut().is_some_and(|counter| counter.count_on(values));
         let is_plain =
             is_ordered && (counts || !values.iter().fold(false, |found, value| found | value.is_nan()));
         if !is_plain {
+            self.steps = None;
             let timestamps_ms = floats.timestamps_ms.split_off(first);
             let values = floats.values.split_off(first);
             return self.add_counter(&FloatColumn { timestamps_ms, values });

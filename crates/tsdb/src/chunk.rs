@@ -15,6 +15,7 @@ mod kind;
 mod layout;
 mod newer;
 mod resolution;
+mod steps;
 mod varbit;
 mod xor;
 mod xor_encode;
@@ -27,6 +28,7 @@ pub use appender::{Appended, Appender, FloatHistogramAppender, HistogramAppender
 pub use histogram::{
     FloatHistogramReader, HistogramReader, SampleReader, decode_float_histogram, decode_histogram,
 };
+pub use steps::Steps;
 pub use varbit::XorWindow;
 pub use xor::{XorAppender, XorReader, decode_xor, decode_xor_range};
 pub use xor_encode::{encode_xor, encode_xor_in};
@@ -112,6 +114,8 @@ pub fn counter_reset_header(bytes: &[u8]) -> Result<CounterResetHint, TsdbError>
 
 /// Appends the samples of a chunk that lie in `range` to the column of their kind. On an error both are left as they were.
 ///
+/// Gives how far apart they are, if they are floats and decoding has shown that each is later than the one before.
+///
 /// Aggregate chunks are not chunks of samples; they and `None` are [`TsdbError::Unsupported`].
 pub fn decode_chunk(
     encoding: ChunkEncoding,
@@ -119,13 +123,11 @@ pub fn decode_chunk(
     range: TimeRange,
     floats: &mut FloatColumn,
     histograms: &mut HistogramColumn,
-) -> Result<Order, TsdbError> {
+) -> Result<Option<Steps>, TsdbError> {
     match encoding {
         ChunkEncoding::Xor => decode_xor_range(bytes, range, floats),
-        ChunkEncoding::Histogram => decode_histogram(bytes, range, histograms).map(|()| Order::Unknown),
-        ChunkEncoding::FloatHistogram => {
-            decode_float_histogram(bytes, range, histograms).map(|()| Order::Unknown)
-        }
+        ChunkEncoding::Histogram => decode_histogram(bytes, range, histograms).map(|()| None),
+        ChunkEncoding::FloatHistogram => decode_float_histogram(bytes, range, histograms).map(|()| None),
         ChunkEncoding::None | ChunkEncoding::Aggregate => {
             Err(TsdbError::unsupported("chunk", 0, "encoding", encoding.as_byte()))
         }

@@ -8,7 +8,7 @@ use parallax_model::{FloatColumn, TimeRange};
 
 use super::newer::{self, BitWork};
 use super::varbit::{XorReading, XorStep, XorWriting, fits_signed};
-use super::{MAX_SAMPLES, Order, sample_count};
+use super::{MAX_SAMPLES, Order, Steps, sample_count};
 use crate::bits::{BitReader, BitWriter, top_signed};
 use crate::cursor::{Cursor, put_uvarint, put_varint};
 use crate::error::TsdbError;
@@ -20,13 +20,17 @@ pub(super) const HEADER_SIZE_BYTES: usize = 2;
 
 /// Appends all samples of an XOR chunk to `out`. On an error `out` is left as it was.
 pub fn decode_xor(bytes: &[u8], out: &mut FloatColumn) -> Result<Order, TsdbError> {
-    decode_xor_range(bytes, TimeRange::ALL, out)
+    decode_xor_range(bytes, TimeRange::ALL, out).map(Steps::order)
 }
 
 /// Appends the samples of an XOR chunk that lie in `range`. On an error `out` is left as it was.
 ///
-/// Decoding stops at the first sample after `range`, and so does the search for damage.
-pub fn decode_xor_range(bytes: &[u8], range: TimeRange, out: &mut FloatColumn) -> Result<Order, TsdbError> {
+/// Decoding stops at the first sample after `range`, and so does the search for damage. Gives how far apart the samples are, if each is later than the one before.
+pub fn decode_xor_range(
+    bytes: &[u8],
+    range: TimeRange,
+    out: &mut FloatColumn,
+) -> Result<Option<Steps>, TsdbError> {
     let count = sample_count(bytes)?;
     // A sample takes at least two bits; a count that the bytes cannot hold must not claim memory.
     let capacity = count.min(bytes.len() * 4);
@@ -40,11 +44,11 @@ pub fn decode_xor_range(bytes: &[u8], range: TimeRange, out: &mut FloatColumn) -
     } else {
         newer::run(Decoding { bytes, max_ms: range.max_ms, timestamps, values })
     };
-    let (decoded, order) = *outcome.as_ref().unwrap_or(&(0, Order::Unknown));
+    let (decoded, steps) = *outcome.as_ref().unwrap_or(&(0, None));
     out.timestamps_ms.truncate(start + decoded);
     out.values.truncate(start + decoded);
-    drop_before(out, start, order, range.min_ms);
-    outcome.map(|(_, order)| order)
+    drop_before(out, start, steps.is_some(), range.min_ms);
+    outcome.map(|(_, steps)| steps)
 }
 
 /// Decodes until the slices are full or a sample is later than `max_ms`; gives the number of samples.
@@ -56,7 +60,7 @@ struct Decoding<'a> {
 }
 
 impl BitWork for Decoding<'_> {
-    type Output = Result<(usize, Order), TsdbError>;
+    type Output = Result<(usize, Option<Steps>), TsdbError>;
 
     #[inline(always)]
     fn run(self) -> Self::Output {
@@ -64,9 +68,8 @@ impl BitWork for Decoding<'_> {
     }
 }
 
-/// Of times within this and steps within that no 65,535 samples overflow.
+/// Of times within this and ordinary [`Steps`] no 65,535 samples overflow.
 const ORDINARY_MS: i64 = 1 << 60;
-const ORDINARY_DELTA_MS: i64 = 1 << 40;
 
 #[inline(always)]
 fn decode(
@@ -74,19 +77,19 @@ fn decode(
     max_ms: i64,
     timestamps: &mut [i64],
     values: &mut [f64],
-) -> Result<(usize, Order), TsdbError> {
+) -> Result<(usize, Option<Steps>), TsdbError> {
     let mut slots = timestamps.iter_mut().zip(values.iter_mut());
     let Some((timestamp, value)) = slots.next() else {
-        return Ok((0, Order::Ascending));
+        return Ok((0, Some(Steps::NONE)));
     };
     let mut state = XorState::<XorReading>::first(bytes)?;
     if state.timestamp > max_ms {
-        return Ok((0, Order::Ascending));
+        return Ok((0, Some(Steps::NONE)));
     }
     let is_ordinary = is_ordinary(state.timestamp);
     (*timestamp, *value) = (state.timestamp, state.value.value());
     let Some((timestamp, value)) = slots.next() else {
-        return Ok((1, Order::Ascending));
+        return Ok((1, Some(Steps::NONE)));
     };
     state.second(bytes)?;
     let mut decoded = 1;
@@ -103,18 +106,18 @@ fn decode(
         }
     }
     state.check()?;
-    Ok((decoded, if is_ordinary && state.ascends { Order::Ascending } else { Order::Unknown }))
+    Ok((decoded, state.steps().filter(|_| is_ordinary)))
 }
 
-/// Whether behind this first time [`XorState::ascends`] says all about order.
+/// Whether behind this first time [`XorState::steps`] says all about order.
 pub(super) fn is_ordinary(first_ms: i64) -> bool {
     first_ms > -ORDINARY_MS && first_ms < ORDINARY_MS
 }
 
 /// Removes the samples before `min_ms` among those from index `start` on.
-fn drop_before(out: &mut FloatColumn, start: usize, order: Order, min_ms: i64) {
+fn drop_before(out: &mut FloatColumn, start: usize, ascends: bool, min_ms: i64) {
     let added = out.timestamps_ms.get(start..).unwrap_or_default();
-    if min_ms == i64::MIN || order == Order::Ascending && added.first().is_none_or(|first| *first >= min_ms) {
+    if min_ms == i64::MIN || ascends && added.first().is_none_or(|first| *first >= min_ms) {
         return;
     }
     let mut kept = start;
@@ -136,8 +139,7 @@ pub(super) struct XorState<'a, V> {
     pub(super) timestamp: i64,
     delta: i64,
     pub(super) value: V,
-    /// Whether every step so far went forward, and not too far.
-    pub(super) ascends: bool,
+    taken: Steps,
 }
 
 impl<'a, V: XorStep> XorState<'a, V> {
@@ -149,7 +151,7 @@ impl<'a, V: XorStep> XorState<'a, V> {
         let timestamp = cursor.varint64()?;
         let value = V::first(cursor.be_u64()?);
         let reader = BitReader::new(bytes, cursor.position());
-        Ok(Self { reader, timestamp, delta: 0, value, ascends: true })
+        Ok(Self { reader, timestamp, delta: 0, value, taken: Steps::NONE })
     }
 
     /// The second sample: a uvarint, still aligned to a byte, and the first float that is stored as XOR.
@@ -158,7 +160,7 @@ impl<'a, V: XorStep> XorState<'a, V> {
         let position = (self.reader.position_bits() / 8) as usize;
         let mut cursor = Cursor::at(WHAT, position as u64, bytes.get(position..).unwrap_or_default());
         self.delta = cursor.uvarint64()? as i64;
-        self.ascends &= (1..ORDINARY_DELTA_MS).contains(&self.delta);
+        self.taken = self.taken.and(self.delta);
         self.timestamp = self.timestamp.wrapping_add(self.delta);
         self.reader = BitReader::new(bytes, position + cursor.position());
         let window = self.reader.window();
@@ -175,10 +177,16 @@ impl<'a, V: XorStep> XorState<'a, V> {
             return self.value.step(&mut self.reader, window << 1, 1);
         }
         self.delta = self.delta.wrapping_add(read_delta_change(&mut self.reader, window));
-        self.ascends &= (1..ORDINARY_DELTA_MS).contains(&self.delta);
+        self.taken = self.taken.and(self.delta);
         self.timestamp = self.timestamp.wrapping_add(self.delta);
         let window = self.reader.window();
         self.value.step(&mut self.reader, window, 0);
+    }
+
+    /// The steps so far, if every one of them went forward, and not too far.
+    #[inline]
+    pub(super) fn steps(&self) -> Option<Steps> {
+        self.taken.ascend().then_some(self.taken)
     }
 
     pub(super) fn check(&self) -> Result<(), TsdbError> {

@@ -10,7 +10,7 @@ use super::newer::{self, BitWork};
 use super::varbit::{XorTracing, XorWindow};
 use super::xor::{HEADER_SIZE_BYTES, WHAT, XorState, is_ordinary};
 use super::xor_encode::{Bits, Xored};
-use super::{MAX_SAMPLES, Order, sample_count};
+use super::{MAX_SAMPLES, Order, Steps, sample_count};
 use crate::cursor::{put_uvarint, put_varint};
 use crate::error::TsdbError;
 
@@ -117,7 +117,7 @@ fn decode(bytes: &[u8], slots: Slots<'_>) -> Result<Order, TsdbError> {
         (*end, *window) = (position(&state), state.value.window());
     }
     state.check()?;
-    Ok(if is_ordinary && state.ascends { Order::Ascending } else { Order::Unknown })
+    Ok(Steps::order(state.steps().filter(|_| is_ordinary)))
 }
 
 /// What is beyond 32 bits is an overrun, and refused at the end.

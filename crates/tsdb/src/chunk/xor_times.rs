@@ -3,7 +3,7 @@
 use super::newer::{self, BitWork};
 use super::varbit::{XorReading, XorStep};
 use super::xor::{WHAT, XorState, is_ordinary};
-use super::{Order, sample_count};
+use super::{Order, Steps, sample_count};
 use crate::bits::BitReader;
 use crate::error::TsdbError;
 
@@ -69,7 +69,7 @@ impl BitWork for Decoding<'_> {
         }
         state.check()?;
         Ok(XorTimes {
-            order: if is_ordinary && state.ascends { Order::Ascending } else { Order::Unknown },
+            order: Steps::order(state.steps().filter(|_| is_ordinary)),
             is_exact: ends_exactly(bytes, state.reader.position_bits()),
         })
     }

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::available_parallelism;
 
-use parallax_dedup::{Chunk, Dedup, Error as DedupError, Samples};
+use parallax_dedup::{Chunk, Dedup, Error as DedupError, Samples, Scratch};
 use parallax_model::{Labels, SeriesData};
 use parallax_promql::source::{Delivered, Preparation, SourceError};
 use tokio::runtime::Handle;
@@ -139,11 +139,12 @@ impl Job {
     fn run(self, work: &Work, canceled: &CancellationToken) -> Decoded {
         let Work { dedup, preparation, withholds } = work;
         let mut batch = Batch { series: Vec::with_capacity(self.series.len()), ..Batch::default() };
+        let mut scratch = Scratch::default();
         for Whole { labels, chunks } in self.series {
             if canceled.is_cancelled() {
                 return Err(SourceError::Canceled);
             }
-            let samples = match dedup.series(&chunks) {
+            let samples = match dedup.series_in(&chunks, &mut scratch) {
                 Ok(samples) => samples,
                 Err(DedupError::Withheld { .. }) if *withholds => {
                     batch.lacking = Some(labels);
@@ -154,7 +155,8 @@ impl Job {
             if !samples.is_empty() {
                 let (floats, histograms) = (samples.floats, samples.histograms);
                 let series = SeriesData { labels, floats, histograms };
-                batch.series.push(Delivered::new(series, preparation.as_ref())?);
+                let leave = |floats| scratch.give(floats);
+                batch.series.push(Delivered::new_and_leave(series, preparation.as_ref(), leave)?);
             }
         }
         Ok(batch)
