@@ -22,7 +22,7 @@ mod splice;
 pub use crate::codec::write::write_label;
 pub use field::append_aggregates;
 pub use outbox::Outbox;
-pub use packed::{Extent, Joined, JoinedFrame, Packed, Packer, Piece, Pieces};
+pub use packed::{Joined, JoinedFrame, Packed, PackedChunk, Packer, Piece, Pieces};
 pub use splice::{ChunkBytes, Splice, compare, display, label_texts};
 
 /// The frames of a Series answer on their way out of the process.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use parallax_storeapi::chunks;
-use parallax_storeapi::encoded::{ChunkBytes, Extent, Packed, Packer, append_aggregates};
+use parallax_storeapi::encoded::{ChunkBytes, Packed, PackedChunk, Packer, append_aggregates};
 use parallax_storeapi::proto::thanos::AggrChunk;
 use parallax_tsdb::TsdbError;
 use parallax_tsdb::chunk::ChunkEncoding;
@@ -43,9 +43,7 @@ pub struct ChunkFields {
 #[derive(Clone, Copy)]
 struct Found {
     slot: usize,
-    /// Where its field ends.
-    end: usize,
-    data_bytes: u64,
+    chunk: PackedChunk,
 }
 
 impl ChunkFields {
@@ -65,10 +63,11 @@ impl ChunkFields {
         request: &SelectRequest,
     ) -> Result<(), TsdbError> {
         let (min_time_ms, max_time_ms) = (meta.min_time_ms, meta.max_time_ms);
-        let data_bytes = if let Some(encoding) = wire_encoding(encoding) {
+        let chunk = if let Some(encoding) = wire_encoding(encoding) {
             let (encoding, hash) = (encoding.into(), chunks::hash(data));
-            ChunkBytes { min_time_ms, max_time_ms, encoding, hash, data }.append(&mut self.fields);
-            data.len() as u64
+            let chunk = ChunkBytes { min_time_ms, max_time_ms, encoding, hash, data };
+            chunk.append(&mut self.fields);
+            PackedChunk::raw(self.fields.len(), &chunk)
         } else {
             let offset = u64::from(meta.chunk_ref.offset);
             let mut chunk =
@@ -82,9 +81,9 @@ impl ChunkFields {
                 }
             }
             append_aggregates(&chunk, &mut self.fields);
-            chunks::parts(&chunk).map(|(_, part)| part.data.len() as u64).sum()
+            PackedChunk::any(self.fields.len(), &chunk)
         };
-        self.chunks.push(Found { slot: *slot, end: self.fields.len(), data_bytes });
+        self.chunks.push(Found { slot: *slot, chunk });
         Ok(())
     }
 
@@ -98,7 +97,9 @@ impl ChunkFields {
     pub fn append(&mut self, other: &Self) {
         let before = self.fields.len();
         self.fields.extend_from_slice(&other.fields);
-        self.chunks.extend(other.chunks.iter().map(|found| Found { end: before + found.end, ..*found }));
+        let behind =
+            |found: &Found| Found { chunk: found.chunk.ending_at(before + found.chunk.end()), ..*found };
+        self.chunks.extend(other.chunks.iter().map(behind));
     }
 
     /// One after the other by their slots, as most often they are: the chunks of a block lie in the order of its series.
@@ -115,7 +116,8 @@ impl ChunkFields {
         let mut sorted = Self::with_room(fields.len(), all.iter().map(|one| one.fields.len()).sum());
         for (found, field) in fields {
             sorted.fields.extend_from_slice(field);
-            sorted.chunks.push(Found { end: sorted.fields.len(), ..found });
+            let chunk = found.chunk.ending_at(sorted.fields.len());
+            sorted.chunks.push(Found { chunk, ..found });
         }
         sorted
     }
@@ -124,8 +126,9 @@ impl ChunkFields {
     fn fields(&self) -> impl Iterator<Item = (Found, &[u8])> {
         let mut start = 0;
         self.chunks.iter().map(move |found| {
-            let field = self.fields.get(start..found.end).unwrap_or_default();
-            start = found.end;
+            let end = found.chunk.end();
+            let field = self.fields.get(start..end).unwrap_or_default();
+            start = end;
             (*found, field)
         })
     }
@@ -137,19 +140,17 @@ impl ChunkFields {
     /// The series of a batch that have chunks, with those that were found of theirs.
     pub fn pack(self, batch: &[PendingSeries]) -> Arc<Packed> {
         let labels_bytes = batch.iter().map(|pending| pending.labels().len()).sum();
-        let mut packer = Packer::with_capacity(batch.len(), labels_bytes);
+        let mut packer = Packer::with_capacity(batch.len(), labels_bytes, self.chunks.len());
         let mut found = self.chunks.iter().peekable();
-        let (mut slots, mut end) = (0.., 0);
+        let mut slots = 0..;
         for pending in batch {
-            let mut extent = Extent::default();
-            for (meta, slot) in pending.chunks().iter().zip(&mut slots) {
-                if let Some(chunk) = found.next_if(|found| found.slot == slot) {
-                    extent.add(meta.min_time_ms, meta.max_time_ms, chunk.data_bytes);
-                    end = chunk.end;
+            for (_, slot) in pending.chunks().iter().zip(&mut slots) {
+                if let Some(found) = found.next_if(|found| found.slot == slot) {
+                    packer.chunk(found.chunk);
                 }
             }
-            if extent.chunks > 0 {
-                packer.push(pending.labels(), end, extent);
+            if packer.has_chunks() {
+                packer.push(pending.labels());
             }
         }
         packer.finish(self.fields)

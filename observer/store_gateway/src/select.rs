@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use parallax_model::TimeRange;
 use parallax_storeapi::ShardMatcher;
-use parallax_storeapi::encoded::{Extent, Packed, Packer, compare};
+use parallax_storeapi::encoded::{Packed, Packer, compare};
 use parallax_storeapi::proto::thanos::Aggr;
 use parallax_tsdb::TsdbError;
 use tokio::sync::{OnceCell, mpsc};
@@ -289,8 +289,8 @@ impl Out {
 /// Series without their chunks.
 fn labels_only(series: &[PendingSeries]) -> Arc<Packed> {
     let labels_bytes = series.iter().map(|one| one.labels().len()).sum();
-    let mut packer = Packer::with_capacity(series.len(), labels_bytes);
-    series.iter().for_each(|one| packer.push(one.labels(), 0, Extent::default()));
+    let mut packer = Packer::with_capacity(series.len(), labels_bytes, 0);
+    series.iter().for_each(|one| packer.push(one.labels()));
     packer.finish(Vec::new())
 }
 

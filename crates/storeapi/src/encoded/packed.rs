@@ -6,6 +6,7 @@
 //! for a caller that follows one of two replicas do chunks of the other one lack their data, and keep their times and hash.
 
 use std::cmp::Ordering;
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes};
@@ -14,25 +15,88 @@ use prost::encoding::{encode_varint, encoded_len_varint};
 use tonic::Status;
 
 use super::BATCH_KEY;
-use super::field::{Fields, append_aggregates, data_bytes, raw, times};
+use super::field::{append_aggregates, body};
 use super::splice::{ChunkBytes, display};
-use crate::chunks;
+use crate::chunks::{self, has_aggregates};
 use crate::codec::read_fields;
 use crate::codec::write::{delimited, write_label};
 use crate::frames;
 use crate::proto::thanos::series_response::Result as Frame;
-use crate::proto::thanos::{AggrChunk, Series, SeriesBatch, SeriesResponse};
+use crate::proto::thanos::{AggrChunk, Series, SeriesBatch, SeriesResponse, chunk};
 use crate::withhold::{Span, kept_back, span};
 
 /// Key of a series in `SeriesResponse` and in `SeriesBatch`.
 const SERIES_KEY: u8 = 1 << 3 | 2;
 
-/// What is known of the chunks of one series without decoding them.
+/// A chunk among those of a [`Packed`], and what is known of it without decoding it.
+#[derive(Clone, Copy, Debug)]
+pub struct PackedChunk {
+    /// Where its field ends among all fields.
+    end: usize,
+    min_time_ms: i64,
+    max_time_ms: i64,
+    /// Of all aggregates together.
+    data_bytes: u64,
+    /// Of floats that are raw and nothing else: the hash, which is zero for any other chunk, and how many there are.
+    hash: u64,
+    samples: i64,
+}
+
+impl PackedChunk {
+    /// A raw chunk whose field ends there.
+    pub fn raw(end: usize, chunk: &ChunkBytes<'_>) -> Self {
+        let ChunkBytes { min_time_ms, max_time_ms, encoding, hash, data } = *chunk;
+        let found = span(min_time_ms, max_time_ms, encoding, hash, data);
+        let (hash, samples) = found.map_or((0, 0), |(_, _, samples)| (hash, samples));
+        Self { end, min_time_ms, max_time_ms, data_bytes: data.len() as u64, hash, samples }
+    }
+
+    /// Any chunk whose field ends there.
+    pub fn any(end: usize, chunk: &AggrChunk) -> Self {
+        let (min_time_ms, max_time_ms) = (chunk.min_time, chunk.max_time);
+        match &chunk.raw {
+            Some(raw) if !has_aggregates(chunk) => {
+                let (encoding, hash, data) = (raw.r#type, raw.hash, &raw.data);
+                Self::raw(end, &ChunkBytes { min_time_ms, max_time_ms, encoding, hash, data })
+            }
+            _ => {
+                let data_bytes = chunks::parts(chunk).map(|(_, part)| part.data.len() as u64).sum();
+                Self { end, min_time_ms, max_time_ms, data_bytes, hash: 0, samples: 0 }
+            }
+        }
+    }
+
+    /// The same, whose field ends elsewhere.
+    #[must_use]
+    pub fn ending_at(self, end: usize) -> Self {
+        Self { end, ..self }
+    }
+
+    pub fn end(&self) -> usize {
+        self.end
+    }
+
+    fn times(&self) -> (i64, i64) {
+        (self.min_time_ms, self.max_time_ms)
+    }
+
+    fn span(&self) -> Option<Span> {
+        (self.hash != 0).then_some((self.min_time_ms, self.max_time_ms, self.samples))
+    }
+
+    /// The chunk without its data, of one that has a span.
+    fn without_data(&self) -> ChunkBytes<'static> {
+        let Self { min_time_ms, max_time_ms, hash, .. } = *self;
+        ChunkBytes { min_time_ms, max_time_ms, encoding: chunk::Encoding::Xor.into(), hash, data: &[] }
+    }
+}
+
+/// What is known of the chunks of one series together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Extent {
-    pub chunks: usize,
+struct Extent {
+    chunks: usize,
     /// Of the data of all of them.
-    pub data_bytes: u64,
+    data_bytes: u64,
     /// The times (first and last sample) of the first chunk and of the last one.
     first: (i64, i64),
     last: (i64, i64),
@@ -41,17 +105,15 @@ pub struct Extent {
 }
 
 impl Extent {
-    /// Counts the next chunk of the series.
-    pub fn add(&mut self, min_time_ms: i64, max_time_ms: i64, data_bytes: u64) {
-        let times = (min_time_ms, max_time_ms);
-        if self.chunks == 0 {
-            (self.first, self.is_increasing) = (times, true);
-        } else {
-            self.is_increasing &= self.last < times;
+    fn of(chunks: &[PackedChunk]) -> Self {
+        let times = |chunk: Option<&PackedChunk>| chunk.map(PackedChunk::times).unwrap_or_default();
+        Self {
+            chunks: chunks.len(),
+            data_bytes: chunks.iter().fold(0, |sum: u64, chunk| sum.saturating_add(chunk.data_bytes)),
+            first: times(chunks.first()),
+            last: times(chunks.last()),
+            is_increasing: chunks.is_sorted_by(|one, next| one.times() < next.times()),
         }
-        self.last = times;
-        self.chunks += 1;
-        self.data_bytes = self.data_bytes.saturating_add(data_bytes);
     }
 }
 
@@ -61,13 +123,15 @@ pub struct Packed {
     /// The fields of the labels of all series.
     labels: Bytes,
     /// The fields of the chunks of all series.
-    chunks: Bytes,
+    fields: Bytes,
+    chunks: Vec<PackedChunk>,
     places: Vec<Place>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Place {
     labels_end: usize,
+    /// How many chunks this series and those before it have.
     chunks_end: usize,
     extent: Extent,
 }
@@ -76,23 +140,45 @@ struct Place {
 #[derive(Debug, Default)]
 pub struct Packer {
     labels: Vec<u8>,
+    chunks: Vec<PackedChunk>,
     places: Vec<Place>,
 }
 
 impl Packer {
-    pub fn with_capacity(series: usize, labels_bytes: usize) -> Self {
-        Self { labels: Vec::with_capacity(labels_bytes), places: Vec::with_capacity(series) }
+    pub fn with_capacity(series: usize, labels_bytes: usize, chunks: usize) -> Self {
+        Self {
+            labels: Vec::with_capacity(labels_bytes),
+            chunks: Vec::with_capacity(chunks),
+            places: Vec::with_capacity(series),
+        }
     }
 
-    /// The next series: its labels as fields of a series, and where its chunks end among those that [`Self::finish`] is given.
-    pub fn push(&mut self, labels: &[u8], chunks_end: usize, extent: Extent) {
+    /// The next chunk of the series that is pushed next.
+    pub fn chunk(&mut self, chunk: PackedChunk) {
+        self.chunks.push(chunk);
+    }
+
+    /// Whether the series that is pushed next has chunks.
+    pub fn has_chunks(&self) -> bool {
+        self.chunks.len() > self.chunks_end()
+    }
+
+    fn chunks_end(&self) -> usize {
+        self.places.last().map_or(0, |last| last.chunks_end)
+    }
+
+    /// The next series: its labels as fields of a series.
+    pub fn push(&mut self, labels: &[u8]) {
         self.labels.extend_from_slice(labels);
-        self.places.push(Place { labels_end: self.labels.len(), chunks_end, extent });
+        let extent = Extent::of(self.chunks.get(self.chunks_end()..).unwrap_or_default());
+        let (labels_end, chunks_end) = (self.labels.len(), self.chunks.len());
+        self.places.push(Place { labels_end, chunks_end, extent });
     }
 
-    /// All series: their chunks, one after the other, as fields of a series.
-    pub fn finish(self, chunks: Vec<u8>) -> Arc<Packed> {
-        Arc::new(Packed { labels: self.labels.into(), chunks: chunks.into(), places: self.places })
+    /// All series: the fields of their chunks, one after the other, as those of a series.
+    pub fn finish(self, fields: Vec<u8>) -> Arc<Packed> {
+        let Self { labels, chunks, places } = self;
+        Arc::new(Packed { labels: labels.into(), fields: fields.into(), chunks, places })
     }
 }
 
@@ -105,35 +191,40 @@ impl Packed {
         self.places.is_empty()
     }
 
+    fn before(&self, index: usize) -> Option<&Place> {
+        self.places.get(index.checked_sub(1)?)
+    }
+
     /// The labels of the series of that number.
     pub fn labels(&self, index: usize) -> Option<&[u8]> {
-        let start =
-            index.checked_sub(1).and_then(|before| self.places.get(before)).map_or(0, |p| p.labels_end);
+        let start = self.before(index).map_or(0, |before| before.labels_end);
         self.labels.get(start..self.places.get(index)?.labels_end)
     }
 
-    fn chunks(&self, index: usize) -> Option<&[u8]> {
-        let start =
-            index.checked_sub(1).and_then(|before| self.places.get(before)).map_or(0, |p| p.chunks_end);
-        self.chunks.get(start..self.places.get(index)?.chunks_end)
+    /// The chunks of the series of that number, and where their fields begin.
+    fn chunks(&self, index: usize) -> Option<(&[PackedChunk], usize)> {
+        let first = self.before(index).map_or(0, |before| before.chunks_end);
+        let chunks = self.chunks.get(first..self.places.get(index)?.chunks_end)?;
+        let before = first.checked_sub(1).and_then(|before| self.chunks.get(before));
+        Some((chunks, before.map_or(0, |before| before.end)))
     }
 }
 
 /// From decoded series; for tests, and for what is decoded anyway.
 impl FromIterator<Series> for Packed {
     fn from_iter<I: IntoIterator<Item = Series>>(all: I) -> Self {
-        let (mut labels, mut chunks, mut places) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut packer, mut labels, mut fields) = (Packer::default(), Vec::new(), Vec::new());
         for series in all {
-            let mut extent = Extent::default();
+            labels.clear();
             series.labels.iter().for_each(|label| write_label(&label.name, &label.value, &mut labels));
             for chunk in &series.chunks {
-                append_aggregates(chunk, &mut chunks);
-                let size_bytes = chunks::parts(chunk).map(|(_, part)| part.data.len() as u64).sum();
-                extent.add(chunk.min_time, chunk.max_time, size_bytes);
+                append_aggregates(chunk, &mut fields);
+                packer.chunk(PackedChunk::any(fields.len(), chunk));
             }
-            places.push(Place { labels_end: labels.len(), chunks_end: chunks.len(), extent });
+            packer.push(&labels);
         }
-        Self { labels: labels.into(), chunks: chunks.into(), places }
+        let Packer { labels, chunks, places } = packer;
+        Self { labels: labels.into(), fields: fields.into(), chunks, places }
     }
 }
 
@@ -175,8 +266,18 @@ impl Piece {
         self.packed.labels(self.index).unwrap_or_default()
     }
 
-    fn chunks(&self) -> &[u8] {
+    fn chunks(&self) -> (&[PackedChunk], usize) {
         self.packed.chunks(self.index).unwrap_or_default()
+    }
+
+    /// Where the fields of its chunks lie.
+    fn place(&self) -> Range<usize> {
+        let (chunks, start) = self.chunks();
+        start..chunks.last().map_or(start, |last| last.end)
+    }
+
+    fn fields(&self, place: Range<usize>) -> &[u8] {
+        self.packed.fields.get(place).unwrap_or_default()
     }
 
     fn extent(&self) -> Extent {
@@ -189,11 +290,24 @@ impl Piece {
 pub struct Joined {
     first: Piece,
     more: Vec<Piece>,
+    /// `None` while the chunks are those of the pieces, one piece after the other.
+    woven: Option<Woven>,
+}
+
+/// Chunks of several pieces in an order of their own.
+#[derive(Clone, Debug)]
+struct Woven {
+    /// Their fields, where they lie: in the piece of that number, or among those that lack their data.
+    parts: Vec<(Option<usize>, Range<usize>)>,
+    without_data: Bytes,
+    size_bytes: usize,
+    chunks: usize,
+    data_bytes: u64,
 }
 
 impl From<Piece> for Joined {
     fn from(first: Piece) -> Self {
-        Self { first, more: Vec::new() }
+        Self { first, more: Vec::new(), woven: None }
     }
 }
 
@@ -204,12 +318,18 @@ impl Joined {
 
     /// How many chunks there are.
     pub fn chunks(&self) -> usize {
-        self.pieces().map(|piece| piece.extent().chunks).sum()
+        match &self.woven {
+            Some(woven) => woven.chunks,
+            None => self.pieces().map(|piece| piece.extent().chunks).sum(),
+        }
     }
 
     /// Bytes of the data of all chunks.
     pub fn data_bytes(&self) -> u64 {
-        self.pieces().fold(0, |sum, piece| piece.extent().data_bytes.saturating_add(sum))
+        match &self.woven {
+            Some(woven) => woven.data_bytes,
+            None => self.pieces().fold(0, |sum, piece| piece.extent().data_bytes.saturating_add(sum)),
+        }
     }
 
     /// Adds what another source has of the series.
@@ -225,27 +345,30 @@ impl Joined {
         self.more.extend(other.more);
     }
 
-    /// Brings the chunks of several pieces into their order. From `withholds_from_ms` on, if given, the data of what a caller does not look at that follows one
-    /// replica is left out ([`crate::withhold`]).
+    /// Brings the chunks of several pieces into their order, once all are there. From `withholds_from_ms` on, if given, the data of what a caller does not look at
+    /// that follows one replica is left out ([`crate::withhold`]).
     pub fn settle(&mut self, withholds_from_ms: Option<i64>) {
-        if self.more.is_empty() {
+        if self.more.is_empty() || self.is_in_order() {
             return;
         }
+        let mut pieces: Vec<Piece> = self.pieces().cloned().collect();
+        pieces.sort_by_key(|piece| piece.extent().first);
+        let mut pieces = pieces.into_iter();
+        if let Some(first) = pieces.next() {
+            *self = Self { first, more: pieces.collect(), woven: None };
+        }
         if !self.is_in_order() {
-            let mut pieces: Vec<Piece> = self.pieces().cloned().collect();
-            pieces.sort_by_key(|piece| piece.extent().first);
-            let mut pieces = pieces.into_iter();
-            if let Some(first) = pieces.next() {
-                *self = Self { first, more: pieces.collect() };
-            }
-            if !self.is_in_order() {
-                *self = Self::from(self.interleaved(withholds_from_ms));
-            }
+            self.woven = Some(self.weave(withholds_from_ms));
         }
     }
 
     fn pieces(&self) -> impl Iterator<Item = &Piece> {
         std::iter::once(&self.first).chain(&self.more)
+    }
+
+    /// The piece of that number, counted from the first.
+    fn piece(&self, number: usize) -> Option<&Piece> {
+        number.checked_sub(1).map_or(Some(&self.first), |number| self.more.get(number))
     }
 
     /// Whether the times of the chunks increase from one to the next. So they do where sources are of different times.
@@ -259,84 +382,99 @@ impl Joined {
     }
 
     /// The chunks sorted, each once.
-    fn interleaved(&self, withholds_from_ms: Option<i64>) -> Piece {
-        let mut all: Vec<ChunkField<'_>> =
-            self.pieces().flat_map(|piece| Fields::of(piece.chunks())).map(ChunkField::of).collect();
-        all.sort_by(ChunkField::compare);
-        all.dedup_by(|a, b| a.compare(b) == Ordering::Equal);
-        let mut extent = Extent::default();
-        let mut chunks = Vec::with_capacity(all.iter().map(|chunk| chunk.field.len()).sum());
-        let kept_back =
-            withholds_from_ms.and_then(|from_ms| kept_back(all.iter().map(ChunkField::span), from_ms));
-        let mut kept_back = kept_back.unwrap_or_default().into_iter();
-        for chunk in &all {
-            let (min_ms, max_ms) = chunk.times;
-            let is_kept_back = kept_back.next() == Some(true);
-            match raw(chunk.body).filter(|_| is_kept_back) {
-                Some(raw) => {
-                    ChunkBytes { data: &[], ..raw }.append(&mut chunks);
-                    extent.add(min_ms, max_ms, 0);
-                }
-                None => {
-                    chunks.extend_from_slice(chunk.field);
-                    extent.add(min_ms, max_ms, data_bytes(chunk.body));
-                }
+    fn weave(&self, withholds_from_ms: Option<i64>) -> Woven {
+        let mut all = Vec::with_capacity(self.chunks());
+        for (piece, number) in self.pieces().zip(0..) {
+            let (chunks, mut start) = piece.chunks();
+            for chunk in chunks {
+                let place = std::mem::replace(&mut start, chunk.end)..chunk.end;
+                all.push(Strand { chunk, piece: number, field: piece.fields(place.clone()), place });
             }
         }
-        let mut packer = Packer::with_capacity(1, self.labels().len());
-        packer.push(self.labels(), chunks.len(), extent);
-        Piece { packed: packer.finish(chunks), index: 0 }
+        all.sort_by(Strand::compare);
+        all.dedup_by(|a, b| a.compare(b) == Ordering::Equal);
+        let kept_back = withholds_from_ms
+            .and_then(|from_ms| kept_back(all.iter().map(|strand| strand.chunk.span()), from_ms));
+        let mut kept_back = kept_back.unwrap_or_default().into_iter();
+        let mut without_data = Vec::new();
+        let (mut parts, mut data_bytes, mut size_bytes) = (Vec::with_capacity(all.len()), 0_u64, 0);
+        for strand in &all {
+            let part = if kept_back.next() == Some(true) {
+                let start = without_data.len();
+                strand.chunk.without_data().append(&mut without_data);
+                (None, start..without_data.len())
+            } else {
+                data_bytes = data_bytes.saturating_add(strand.chunk.data_bytes);
+                (Some(strand.piece), strand.place.clone())
+            };
+            size_bytes += part.1.len();
+            parts.push(part);
+        }
+        Woven { chunks: parts.len(), parts, without_data: without_data.into(), size_bytes, data_bytes }
     }
 
     /// Bytes of labels and chunks, encoded.
     pub fn size_bytes(&self) -> usize {
-        self.pieces().fold(self.labels().len(), |sum, piece| sum + piece.chunks().len())
+        let fields = match &self.woven {
+            Some(woven) => woven.size_bytes,
+            None => self.pieces().map(|piece| piece.place().len()).sum(),
+        };
+        self.labels().len() + fields
+    }
+
+    /// The fields of all chunks, and what they are parts of.
+    fn each_field<'a>(&'a self, mut each: impl FnMut(&'a Bytes, &'a [u8]) -> Option<()>) -> Option<()> {
+        let Some(woven) = &self.woven else {
+            return self
+                .pieces()
+                .try_for_each(|piece| each(&piece.packed.fields, piece.fields(piece.place())));
+        };
+        woven.parts.iter().try_for_each(|(number, place)| {
+            let of = match number {
+                Some(number) => &self.piece(*number)?.packed.fields,
+                None => &woven.without_data,
+            };
+            each(of, of.get(place.clone())?)
+        })
     }
 
     fn write(&self, size_bytes: usize, output: &mut impl BufMut) {
         output.put_u8(SERIES_KEY);
         encode_varint(size_bytes as u64, output);
         output.put_slice(self.labels());
-        self.pieces().for_each(|piece| output.put_slice(piece.chunks()));
+        self.each_field(|_, fields| {
+            output.put_slice(fields);
+            Some(())
+        });
     }
 
     /// As whoever receives it sees it; its text and data share the buffers it lies in.
     fn decoded(&self) -> Option<Series> {
         let mut series = Series { labels: Vec::new(), chunks: Vec::with_capacity(self.chunks()) };
         read_fields(&self.first.packed.labels, self.labels(), &mut series)?;
-        for piece in self.pieces() {
-            read_fields(&piece.packed.chunks, piece.chunks(), &mut series)?;
-        }
+        self.each_field(|of, fields| read_fields(of, fields, &mut series))?;
         Some(series)
     }
 }
 
-/// A chunk as a field of a series.
-struct ChunkField<'a> {
-    times: (i64, i64),
+/// A chunk that is to be sorted.
+struct Strand<'a> {
+    chunk: &'a PackedChunk,
+    piece: usize,
+    place: Range<usize>,
     field: &'a [u8],
-    body: &'a [u8],
 }
 
-impl<'a> ChunkField<'a> {
-    fn of((field, body): (&'a [u8], &'a [u8])) -> Self {
-        Self { times: times(body), field, body }
-    }
-
-    fn span(&self) -> Option<Span> {
-        let raw = raw(self.body)?;
-        span(raw.min_time_ms, raw.max_time_ms, raw.encoding, raw.hash, raw.data)
-    }
-
+impl Strand<'_> {
     fn compare(&self, other: &Self) -> Ordering {
-        self.times.cmp(&other.times).then_with(|| {
-            if self.body == other.body {
+        self.chunk.times().cmp(&other.chunk.times()).then_with(|| {
+            if self.field == other.field {
                 return Ordering::Equal;
             }
-            match (AggrChunk::decode(self.body), AggrChunk::decode(other.body)) {
+            match (AggrChunk::decode(body(self.field)), AggrChunk::decode(body(other.field))) {
                 (Ok(a), Ok(b)) => chunks::compare(&a, &b),
                 // Not of what is written here.
-                _ => self.body.cmp(other.body),
+                _ => self.field.cmp(other.field),
             }
         })
     }
