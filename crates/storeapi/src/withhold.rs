@@ -179,6 +179,7 @@ fn two_replicas(chunks: &[Span]) -> Option<([Replica; 2], Vec<usize>)> {
 }
 
 /// Where the penalty algorithm comes to rest.
+#[derive(Debug, PartialEq)]
 struct Settled {
     followed: usize,
     /// The last sample of the other replica that was looked at.
@@ -188,6 +189,11 @@ struct Settled {
 /// Follows two replicas of regular samples for a few steps, from `from_ms` on. `None` if they come to no rest, or if one of the steps would be another were a
 /// sample a little earlier or later, as samples are.
 fn settle(replicas: &mut [Replica; 2], from_ms: i64) -> Option<Settled> {
+    follow(replicas, from_ms, true)
+}
+
+/// The same; `concludes` says whether steps that are known to repeat are left out.
+fn follow(replicas: &mut [Replica; 2], from_ms: i64, concludes: bool) -> Option<Settled> {
     let [left, right] = replicas;
     let margin_ms = left.interval_ms.min(right.interval_ms) / MARGIN_SHARE;
     if !left.begin_at(from_ms, margin_ms) || !right.begin_at(from_ms, margin_ms) {
@@ -197,7 +203,7 @@ fn settle(replicas: &mut [Replica; 2], from_ms: i64) -> Option<Settled> {
     let mut last_ms = None;
     let mut settled = Settled { followed: 0, looked_at_ms: i64::MIN };
     let mut along = 0;
-    for _ in 0..STEPS {
+    for step in 0..STEPS {
         let (left_ms, right_ms) = (left.next_ms(left_from_ms), right.next_ms(right_from_ms));
         let used = usize::from(left_ms > right_ms);
         let now_ms = left_ms.min(right_ms);
@@ -219,6 +225,12 @@ fn settle(replicas: &mut [Replica; 2], from_ms: i64) -> Option<Settled> {
         }
         along += 1;
         settled.followed = used;
+        // A step along one replica, of its interval: the next is the same, and the other one is left alone for twice as long. So it goes on.
+        let interval_ms = if used == 0 { left.interval_ms } else { right.interval_ms };
+        if concludes && !is_looked_at && last_ms.is_some_and(|last_ms| now_ms - last_ms == interval_ms) {
+            along += STEPS - 1 - step;
+            break;
+        }
         let penalty_ms = last_ms.map_or(INITIAL_PENALTY_MS, |last_ms| 2 * (now_ms - last_ms));
         last_ms = Some(now_ms);
         (left_from_ms, right_from_ms) = match used {
