@@ -87,13 +87,7 @@ impl LabelFields {
             if field.fate == Fate::Removed {
                 continue;
             }
-            let before = field.before as usize;
-            self.added
-                .get(next..before)
-                .unwrap_or_default()
-                .iter()
-                .for_each(|(_, added)| output.extend(added));
-            next = next.max(before);
+            next = self.add_until(field.before, next, output);
             if field.fate == Fate::Replaced {
                 self.added.get(next).into_iter().for_each(|(_, added)| output.extend(added));
                 next += 1;
@@ -151,13 +145,7 @@ impl LabelFields {
         let mut next = 0;
         for (name, value) in labels.get(..=metric).unwrap_or_default() {
             let field = self.field(*name, *value)?;
-            let before = field.before as usize;
-            self.added
-                .get(next..before)
-                .unwrap_or_default()
-                .iter()
-                .for_each(|(_, added)| output.extend(added));
-            next = next.max(before);
+            next = self.add_until(field.before, next, output);
             let replacing = self.added.get(next).filter(|(added, _)| is_field_of(self.text_of(field), added));
             if let Some((_, added)) = replacing {
                 output.extend(added);
@@ -166,6 +154,14 @@ impl LabelFields {
             output.extend_from_slice(self.text_of(field));
         }
         Ok(Some(start..output.len()))
+    }
+
+    /// Appends the added labels from the one of number `next` on that sort before a label; gives the number of the next one.
+    fn add_until(&self, before: u32, next: usize, output: &mut Vec<u8>) -> usize {
+        let before = before as usize;
+        let added = self.added.get(next..before).unwrap_or_default();
+        added.iter().for_each(|(_, field)| output.extend_from_slice(field));
+        next.max(before)
     }
 
     fn text_of(&self, kept: Kept) -> &[u8] {

@@ -41,12 +41,12 @@ pub enum OnMissing {
 
 /// Merges until the inputs end, a failure ends the answer, or the receiver is gone.
 pub struct Merge<'a> {
-    pub on_missing: OnMissing,
-    pub metrics: &'a GatewayMetrics,
-    pub usage: &'a Usage,
-    pub output: mpsc::Sender<Group>,
+    on_missing: OnMissing,
+    metrics: &'a GatewayMetrics,
+    usage: &'a Usage,
+    output: mpsc::Sender<Group>,
     /// Where the caller follows one replica only: from when on.
-    pub withholds_from_ms: Option<i64>,
+    withholds_from_ms: Option<i64>,
     group: Group,
     counted: Counted,
 }
@@ -137,9 +137,10 @@ impl<'a> Merge<'a> {
         metrics: &'a GatewayMetrics,
         usage: &'a Usage,
         output: mpsc::Sender<Group>,
+        withholds_from_ms: Option<i64>,
     ) -> Self {
         let (group, counted) = (Vec::new(), Counted::default());
-        Self { on_missing, metrics, usage, output, withholds_from_ms: None, group, counted }
+        Self { on_missing, metrics, usage, output, withholds_from_ms, group, counted }
     }
 
     /// Sends every series of `inputs`.
@@ -337,8 +338,7 @@ mod tests {
                 inputs.push(Input { block, receiver });
             }
             let (metrics, usage) = (GatewayMetrics::register(&Metrics::new()), Usage::default());
-            let mut merge = Merge::new(on_missing, &metrics, &usage, output);
-            merge.withholds_from_ms = withholds_from_ms;
+            let mut merge = Merge::new(on_missing, &metrics, &usage, output, withholds_from_ms);
             if merge.run(inputs).await.is_ok() {
                 let _ = merge.finish().await;
             }

@@ -110,8 +110,8 @@ pub fn on_missing(partial_response_disabled: bool, strategy: i32) -> OnMissing {
 
 impl Call {
     async fn run(self, output: mpsc::Sender<Group>) {
-        let mut merge = Merge::new(self.on_missing, &self.serving.metrics, &self.usage, output);
-        merge.withholds_from_ms = self.withholds_from_ms;
+        let (metrics, withholds_from_ms) = (&self.serving.metrics, self.withholds_from_ms);
+        let mut merge = Merge::new(self.on_missing, metrics, &self.usage, output, withholds_from_ms);
         let counted = Counted::begin(&self);
         if self.merge(&mut merge).await.is_err() {
             // The receiver has been told, or there is none.
