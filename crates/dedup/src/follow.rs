@@ -422,3 +422,34 @@ impl Run {
         self.last_ms + 1 + self.penalty_ms
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn samples_at_even_steps_are_taken_as_they_are_one_by_one(
+            steps_ms in prop::collection::vec((9i64..16, prop::option::weighted(0.02, 1i64..100)), 0..40),
+            lead_ms in 0i64..2,
+            penalty_ms in 0i64..60,
+            other_ms in prop::option::of(0i64..500),
+            max_ms in 0i64..600,
+        ) {
+            let mut times_ms = vec![10];
+            for (step_ms, odd_ms) in steps_ms {
+                times_ms.push(times_ms.last().unwrap() + odd_ms.unwrap_or(step_ms));
+            }
+            let known = times_ms.windows(2).fold(Steps::NONE, |known, pair| known.and(pair[1] - pair[0]));
+            let outcome = |steps: Option<Steps>| {
+                let other_ms = other_ms.unwrap_or(i64::MIN);
+                let mut run = Run { lead_ms, last_ms: times_ms[0], penalty_ms, other_ms };
+                let (taken, end) = run.take(&times_ms[1..], max_ms, steps);
+                (taken, end as u8, run.last_ms, run.penalty_ms, run.other_ms)
+            };
+            prop_assert_eq!(outcome(Some(known)), outcome(None));
+        }
+    }
+}

@@ -243,8 +243,30 @@ fn follow(replicas: &mut [Replica; 2], from_ms: i64, concludes: bool) -> Option<
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::chunks;
+
+    proptest! {
+        #[test]
+        fn where_replicas_settle_is_known_before_all_steps_are_taken(
+            starts_ms in (0i64..40_000, 0i64..40_000),
+            intervals_ms in (1i64..40_000, 1i64..40_000),
+            is_alike: bool,
+            from_ms in -10_000i64..2_000_000,
+        ) {
+            let replica = |starts_ms, interval_ms| Replica {
+                starts_ms, first_ms: starts_ms, last_ms: starts_ms + 1000 * interval_ms, interval_ms, is_regular: true,
+            };
+            let other_ms = if is_alike { intervals_ms.0 } else { intervals_ms.1 };
+            let replicas = [replica(starts_ms.0, intervals_ms.0), replica(starts_ms.1, other_ms)];
+            prop_assert_eq!(
+                follow(&mut replicas.clone(), from_ms, true),
+                follow(&mut replicas.clone(), from_ms, false)
+            );
+        }
+    }
 
     /// Samples of which data only tells how many there are.
     fn chunk(min_ms: i64, max_ms: i64, samples: u16) -> AggrChunk {

@@ -201,6 +201,14 @@ mod tests {
                         })
                         .collect();
                     assert_eq!(windows.bounds(&times_ms, before_ms, after_ms), expected, "{windows:?}");
+                    if (before_ms, after_ms) == (0, 0) {
+                        let mut walk = windows.walk(&times_ms).unwrap();
+                        let walked: Vec<_> = (0..150).map(|_| walk.step()).collect();
+                        let ends = (0..150).map(|step| windows.window_ms(step).1);
+                        let expected: Vec<_> =
+                            ends.zip(expected).map(|(end_ms, (lo, hi))| (end_ms, lo, hi)).collect();
+                        assert_eq!(walked, expected, "{windows:?}");
+                    }
                 }
             }
         }

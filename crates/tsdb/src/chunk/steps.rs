@@ -47,3 +47,40 @@ impl Steps {
         if this.is_some() { Order::Ascending } else { Order::Unknown }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use parallax_model::{FloatColumn, TimeRange};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::chunk::{decode_xor_range, encode_xor};
+
+    proptest! {
+        #[test]
+        fn steps_are_those_between_the_samples(
+            steps_ms in prop::collection::vec(prop_oneof![8 => 14_990i64..15_010, 1 => 0i64..100_000, 1 => Just(1i64 << 41)], 0..60),
+            from in 0usize..60,
+            to in 0usize..60,
+        ) {
+            let mut samples = vec![(1_700_000_000_000, 0.0)];
+            for step_ms in steps_ms {
+                samples.push((samples.last().unwrap().0 + step_ms, samples.len() as f64));
+            }
+            let time_ms = |at: usize| samples[at.min(samples.len() - 1)].0;
+            let chunk = encode_xor(&samples).unwrap();
+            for range in [TimeRange::ALL, TimeRange::new(time_ms(from), time_ms(to))] {
+                let mut column = FloatColumn::default();
+                let found = decode_xor_range(&chunk, range, &mut column).unwrap();
+                let between = column.timestamps_ms.windows(2).fold(Steps::NONE, |all, pair| all.and(pair[1] - pair[0]));
+                if let Some(found) = found {
+                    prop_assert!(between.ascend());
+                    prop_assert!(found.least_ms <= between.least_ms && between.most_ms <= found.most_ms);
+                }
+                if range == TimeRange::ALL {
+                    prop_assert_eq!(found, Some(between).filter(Steps::ascend));
+                }
+            }
+        }
+    }
+}

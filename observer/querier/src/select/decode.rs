@@ -264,3 +264,63 @@ impl Drop for Decoder {
 fn samples_of(chunk: &Chunk) -> usize {
     chunk.data.first_chunk().map_or(1, |count| usize::from(u16::from_be_bytes(*count)).max(1))
 }
+
+#[cfg(test)]
+mod tests {
+    use parallax_dedup::{ChunkEncoding, Content};
+    use parallax_model::TimeRange;
+    use parallax_tsdb::chunk::encode_xor;
+
+    use super::*;
+
+    fn decoder(runtime: &Handle, helpers: usize) -> Decoder {
+        let dedup = Dedup::new(None, "", TimeRange::ALL, TimeRange::ALL);
+        let work = Work { dedup, preparation: None, withholds: false };
+        Decoder::new(work, runtime.clone(), Helpers::new(helpers), CancellationToken::new())
+    }
+
+    /// A series that makes half a job.
+    fn whole(number: usize) -> Whole {
+        let samples: Vec<(i64, f64)> = (0..JOB_SAMPLES as i64 / 2).map(|at| (at, number as f64)).collect();
+        let chunk = Chunk {
+            min_time_ms: 0,
+            max_time_ms: samples.len() as i64 - 1,
+            encoding: ChunkEncoding::Xor,
+            data: encode_xor(&samples).unwrap().into(),
+            content: Content::Raw,
+        };
+        Whole { labels: Labels::from_pairs([("n", format!("{number:03}"))]), chunks: vec![chunk] }
+    }
+
+    #[test]
+    fn jobs_come_back_in_their_order_whoever_does_them() {
+        let runtime = tokio::runtime::Builder::new_multi_thread().build().unwrap();
+        for helpers in [0, 1, 3] {
+            let mut decoder = decoder(runtime.handle(), helpers);
+            let (mut pushed, mut given) = (0, Vec::new());
+            loop {
+                while decoder.has_room() && pushed < 50 {
+                    decoder.push(whole(pushed), &[]);
+                    pushed += 1;
+                }
+                let Some(batch) = decoder.next() else { break };
+                given.extend(batch.unwrap().series.iter().map(|one| one.labels().to_string()));
+            }
+            let expected: Vec<String> = (0..50).map(|number| whole(number).labels.to_string()).collect();
+            assert_eq!(given, expected, "{helpers} helpers");
+        }
+    }
+
+    #[test]
+    fn who_begins_anew_is_given_nothing_of_before() {
+        let runtime = tokio::runtime::Builder::new_multi_thread().build().unwrap();
+        let mut decoder = decoder(runtime.handle(), 1);
+        (0..8).for_each(|number| decoder.push(whole(number), &[]));
+        decoder.restart();
+        (10..12).for_each(|number| decoder.push(whole(number), &[]));
+        let batch = decoder.next().unwrap().unwrap();
+        let given: Vec<Labels> = batch.series.iter().map(|one| one.labels().clone()).collect();
+        assert_eq!(given, [whole(10).labels, whole(11).labels]);
+        assert!(decoder.next().is_none());
+    }
+}
