@@ -72,13 +72,25 @@ impl Bits {
     pub(super) fn copy(&mut self, bytes: &[u8], mut from: u32, to: u32) {
         /// What a reader gives with one load.
         const PIECE_BITS: u32 = 56;
+        const WORD_BITS: u32 = 64;
         if self.used == 0 && from.is_multiple_of(8) {
             let whole = bytes.get(from as usize / 8..to as usize / 8).unwrap_or_default();
             self.bytes.extend_from_slice(whole);
             from += whole.len() as u32 * 8;
         }
+        // Nine bytes hold a word, wherever in the first of them it begins.
+        let words = to.saturating_sub(from) / WORD_BITS;
+        self.bytes.reserve(words as usize * 8);
+        let source = bytes.get(from as usize / 8..).unwrap_or_default();
+        let shift = from % 8;
+        for piece in source.windows(9).step_by(8).take(words as usize) {
+            let Some((head, [tail, ..])) = piece.split_first_chunk::<8>() else { break };
+            let word = u64::from_be_bytes(*head) << shift | u64::from(*tail) >> (8 - shift);
+            self.push(word, WORD_BITS);
+            from += WORD_BITS;
+        }
         let mut reader = BitReader::new(bytes, from as usize / 8);
-        reader.consume(from % 8);
+        reader.consume(shift);
         let mut left = to.saturating_sub(from);
         while left >= PIECE_BITS {
             self.push(reader.read(PIECE_BITS), PIECE_BITS);

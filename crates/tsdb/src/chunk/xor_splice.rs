@@ -14,7 +14,7 @@ use super::{MAX_SAMPLES, Order, Steps, sample_count};
 use crate::cursor::{put_uvarint, put_varint};
 use crate::error::TsdbError;
 
-/// Of each sample of a column where it ends in its chunk, and the window in use behind it.
+/// Of each sample of a column where it ends in its chunk, and the window in use behind it. May be longer than the column: what stands there means nothing.
 #[derive(Clone, Debug, Default)]
 pub struct XorTrace {
     /// In bits, from the beginning of the chunk.
@@ -23,10 +23,12 @@ pub struct XorTrace {
 }
 
 impl XorTrace {
-    /// Makes room for samples that have no trace, or forgets some.
-    pub fn resize(&mut self, len: usize) {
-        self.ends.resize(len, 0);
-        self.windows.resize(len, XorWindow::NONE);
+    /// Makes room for so many samples, if there is less.
+    pub fn reach(&mut self, len: usize) {
+        if self.ends.len() < len {
+            self.ends.resize(len, 0);
+            self.windows.resize(len, XorWindow::NONE);
+        }
     }
 
     /// Forgets the first samples.
@@ -36,7 +38,7 @@ impl XorTrace {
     }
 }
 
-/// As [`super::decode_xor`], with a trace, which is as long as the column before and after; of the first `most` samples, behind which damage goes unseen.
+/// As [`super::decode_xor`], with a trace, which is at least as long as the column afterwards; of the first `most` samples, behind which damage goes unseen.
 pub fn decode_xor_traced(
     bytes: &[u8],
     most: usize,
@@ -54,21 +56,20 @@ pub fn decode_xor_traced(
         return Err(TsdbError::invalid(WHAT, "it takes more than 512 MiB"));
     }
     let start = out.len();
-    let resize = |out: &mut FloatColumn, trace: &mut XorTrace, len: usize| {
-        out.timestamps_ms.resize(len, 0);
-        out.values.resize(len, 0.0);
-        trace.resize(len);
-    };
-    resize(out, trace, start + count);
+    let end = start + count;
+    out.timestamps_ms.resize(end, 0);
+    out.values.resize(end, 0.0);
+    trace.reach(end);
     let slots = Slots {
         times: out.timestamps_ms.get_mut(start..).unwrap_or_default(),
         values: out.values.get_mut(start..).unwrap_or_default(),
-        ends: trace.ends.get_mut(start..).unwrap_or_default(),
-        windows: trace.windows.get_mut(start..).unwrap_or_default(),
+        ends: trace.ends.get_mut(start..end).unwrap_or_default(),
+        windows: trace.windows.get_mut(start..end).unwrap_or_default(),
     };
     let outcome = newer::run(Decoding { bytes, slots });
     if outcome.is_err() {
-        resize(out, trace, start);
+        out.timestamps_ms.truncate(start);
+        out.values.truncate(start);
     }
     outcome
 }

