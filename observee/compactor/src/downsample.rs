@@ -114,7 +114,7 @@ impl Transform for Windows {
 
 /// The counts of the new windows must add up to the samples that went in, those left out aside.
 fn check_counts(before: &[BlockChunk], left_out: u64, after: &[BlockChunk]) -> Result<(), MergeFailure> {
-    let sum = |chunks: &[BlockChunk]| {
+    let sum = |chunks: &[BlockChunk]| -> Result<f64, MergeFailure> {
         chunks.iter().try_fold(0.0, |sum, chunk| {
             Ok(sum + raw_samples_of(chunk).map_err(MergeFailure::of_chunk(chunk))?)
         })

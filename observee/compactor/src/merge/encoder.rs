@@ -12,6 +12,7 @@ use parallax_tsdb::chunk::{
 };
 use parallax_tsdb::segment::Chunk;
 
+use super::overlap::MergeFailure;
 use super::samples::{SampleId, Samples, Value};
 
 /// The most samples of a chunk that is written anew: Prometheus' number.
@@ -54,7 +55,7 @@ impl ChunkEncoder {
         samples: &mut Samples,
         ids: &[SampleId],
         out: &mut Vec<BlockChunk>,
-    ) -> Result<(), TsdbError> {
+    ) -> Result<(), MergeFailure> {
         if samples.are_floats() {
             return self.push_floats(samples, ids, out);
         }
@@ -72,12 +73,12 @@ impl ChunkEncoder {
         samples: &mut Samples,
         mut ids: &[SampleId],
         out: &mut Vec<BlockChunk>,
-    ) -> Result<(), TsdbError> {
+    ) -> Result<(), MergeFailure> {
         while !ids.is_empty() {
             let is_open = matches!(self.open, Open::Floats | Open::Spliced(_));
             if !is_open || self.count >= MAX_CHUNK_SAMPLES {
                 self.finish(out)?;
-                if let Some(chunk) = samples.whole(ids, MAX_CHUNK_SAMPLES) {
+                if let Some(chunk) = samples.whole(ids, MAX_CHUNK_SAMPLES)? {
                     out.push(chunk);
                     ids = ids.get(MAX_CHUNK_SAMPLES..).unwrap_or_default();
                     continue;
@@ -206,7 +207,7 @@ fn push_run(
     samples: &mut Samples,
     ids: &[SampleId],
     room: usize,
-) -> Result<(usize, i64, i64), TsdbError> {
+) -> Result<(usize, i64, i64), MergeFailure> {
     let run = samples.run(ids, room)?.ok_or_else(let_go)?;
     let times = run.times_ms.get(run.from..run.to);
     let ends = times.and_then(|times| Some((*times.first()?, *times.last()?)));

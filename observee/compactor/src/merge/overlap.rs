@@ -57,6 +57,21 @@ impl MergeFailure {
         let (min_time_ms, max_time_ms) = (chunk.min_time_ms, chunk.max_time_ms);
         move |source| Self::Chunk { min_time_ms, max_time_ms, source }
     }
+
+    /// For whoever names the series itself.
+    pub(crate) fn into_error(self) -> TsdbError {
+        match self {
+            Self::Chunk { source, .. } | Self::Encoding(source) => source,
+            Self::Aggregates => TsdbError::invalid("chunk", "aggregate chunks overlap"),
+            Self::Account(missing) => TsdbError::invalid("chunk", missing),
+        }
+    }
+}
+
+impl From<TsdbError> for MergeFailure {
+    fn from(source: TsdbError) -> Self {
+        Self::Encoding(source)
+    }
 }
 
 /// Merges the chunks of one series into chunks that do not overlap, in order; every sample that went in is accounted for.
@@ -133,18 +148,18 @@ impl Scratch {
             let noted = match mode {
                 // Of two replicas that do not hold the same every other sample is kept: there is nothing to copy.
                 MergeMode::OneToOne => Noted::Samples,
-                MergeMode::Penalty => penalty::noted(&self.samples, &chunk, &mut self.picked),
+                MergeMode::Penalty => penalty::noted(&mut self.samples, &chunk, &mut self.picked)?,
             };
             let range = self.samples.decode(&chunk, noted).map_err(MergeFailure::of_chunk(&chunk))?;
             decoded += range.len();
             match mode {
                 MergeMode::OneToOne => one_to_one::add(&self.samples, range.clone(), &mut self.picked),
-                MergeMode::Penalty => penalty::add(&self.samples, &range, &mut self.picked),
+                MergeMode::Penalty => penalty::add(&mut self.samples, &range, &mut self.picked)?,
             }
             if self.samples.len() > most {
                 let written = self.picked.written();
                 kept += written.len();
-                self.encoder.push(&mut self.samples, written, out).map_err(MergeFailure::Encoding)?;
+                self.encoder.push(&mut self.samples, written, out)?;
                 self.picked.forget();
                 let earliest = self.picked.ids.iter().copied().min();
                 self.samples.let_go(earliest.unwrap_or(range.end));
@@ -154,8 +169,8 @@ impl Scratch {
         }
         kept += self.picked.ids.len();
         self.left_out += (decoded - kept) as u64;
-        self.encoder.push(&mut self.samples, &self.picked.ids, out).map_err(MergeFailure::Encoding)?;
-        self.encoder.finish(out).map_err(MergeFailure::Encoding)
+        self.encoder.push(&mut self.samples, &self.picked.ids, out)?;
+        Ok(self.encoder.finish(out)?)
     }
 }
 

@@ -10,71 +10,91 @@ use std::ops::Range;
 use parallax_tsdb::block::BlockChunk;
 use parallax_tsdb::chunk::sample_count;
 
-use super::encoder::MAX_CHUNK_SAMPLES;
+use super::overlap::MergeFailure;
 use super::picked::Picked;
-use super::samples::{Noted, SampleId, Samples};
+use super::samples::{Noted, SampleId, Samples, Unread};
 
 /// Before two samples are picked.
 const INITIAL_PENALTY_MS: i64 = 5000;
 
 /// What is best known of the next chunk. Another answer would be as right, and slower.
-pub(super) fn noted(samples: &Samples, chunk: &BlockChunk, picked: &mut Picked) -> Noted {
-    let time = |id: SampleId| samples.time_ms(id);
-    let reach_at_begin = settle(picked, chunk.min_time_ms, time);
-    let is_likely = if picked.ids.is_empty() {
-        // It is followed and as long as the chunks that are written, or left for another one at once.
-        sample_count(&chunk.chunk.data).is_ok_and(|count| count == MAX_CHUNK_SAMPLES)
-    } else {
-        // Others are followed from before it begins until after its end: it is left out, but for their gaps.
-        let (before, last) = last_two(&picked.ids, picked.ids.len(), time);
-        chunk.min_time_ms < reach_at_begin && chunk.max_time_ms < reach(before, last)
+pub(super) fn noted(
+    samples: &mut Samples,
+    chunk: &BlockChunk,
+    picked: &mut Picked,
+) -> Result<Noted, MergeFailure> {
+    let reach_ms = reading(samples, |samples| settle(picked, chunk.min_time_ms, samples))?;
+    let is_likely = match picked.ids.last() {
+        // It is left for another one at once, or followed: then it may be as long as the chunks that are written, and is copied.
+        None => true,
+        // Others are followed from before it begins until about its end: it is left out, but for their gaps.
+        Some(last) => {
+            let steps = sample_count(&chunk.chunk.data).unwrap_or(0).saturating_sub(1).max(1);
+            let step_ms = chunk.max_time_ms.saturating_sub(chunk.min_time_ms) / steps as i64;
+            let end_ms = return_after(samples.time_ms(*last), step_ms.saturating_mul(2));
+            chunk.min_time_ms < reach_ms && chunk.max_time_ms < end_ms
+        }
     };
-    if is_likely { Noted::Times } else { Noted::Places }
+    Ok(if is_likely { Noted::Beginning } else { Noted::Places })
+}
+
+/// Does what needs times, and reads those that it finds missing: of each chunk once.
+fn reading<T>(
+    samples: &mut Samples,
+    mut attempt: impl FnMut(&Samples) -> Result<T, Unread>,
+) -> Result<T, MergeFailure> {
+    loop {
+        match attempt(samples) {
+            Ok(done) => return Ok(done),
+            Err(unread) => samples.read_chunk_of(unread)?,
+        }
+    }
 }
 
 /// Notes which samples no chunk that begins at `begin_ms` or later can change; gives from when on another side may return behind these.
-fn settle(picked: &mut Picked, begin_ms: i64, time: impl Fn(SampleId) -> i64) -> i64 {
-    let mut at = picked.settled;
-    let (mut before, mut last) = last_two(&picked.ids, at, &time);
-    while let Some(id) = picked.ids.get(at) {
-        let now = time(*id);
-        if now > begin_ms || reach(before, last) > begin_ms {
+fn settle(picked: &mut Picked, begin_ms: i64, samples: &Samples) -> Result<i64, Unread> {
+    let (mut before, mut last) = last_two(&picked.ids, picked.settled, samples)?;
+    while reach(before, last) <= begin_ms
+        && let Some(id) = picked.ids.get(picked.settled)
+    {
+        let now = samples.known_ms(*id)?;
+        if now > begin_ms {
             break;
         }
         (before, last) = (last, Some(now));
-        at += 1;
+        picked.settled += 1;
     }
-    picked.settled = at;
-    reach(before, last)
+    Ok(reach(before, last))
 }
 
 /// Folds the samples of the next chunk, by first time, into what was picked so far.
-pub(super) fn add(samples: &Samples, chunk: &Range<SampleId>, picked: &mut Picked) {
+pub(super) fn add(
+    samples: &mut Samples,
+    chunk: &Range<SampleId>,
+    picked: &mut Picked,
+) -> Result<(), MergeFailure> {
     if chunk.is_empty() {
-        return;
+        return Ok(());
     }
-    let time = |id: SampleId| samples.time_ms(id);
-    settle(picked, time(chunk.start), time);
-    let ids = &mut picked.ids;
-    let (head, rest) = ids.split_at(picked.settled);
-    picked.tail.clear();
-    State::after(head, time).run(
-        rest,
-        Right { ids: chunk.clone(), times: samples.times_ms(chunk) },
-        time,
-        &mut picked.tail,
-    );
-    ids.truncate(picked.settled);
-    ids.append(&mut picked.tail);
+    reading(samples, |samples| {
+        settle(picked, samples.known_ms(chunk.start)?, samples)?;
+        let (head, rest) = picked.ids.split_at(picked.settled);
+        picked.tail.clear();
+        let right = Right { ids: chunk.clone(), times: samples.times_ms(chunk) };
+        State::after(head, samples)?.run(rest, right, samples, &mut picked.tail)
+    })?;
+    picked.ids.truncate(picked.settled);
+    picked.ids.append(&mut picked.tail);
+    Ok(())
 }
 
 /// The times of the last two samples that were picked before the place `at`.
-fn last_two(picked: &[SampleId], at: usize, time: impl Fn(SampleId) -> i64) -> (Option<i64>, Option<i64>) {
-    match picked.get(..at) {
-        Some([.., before, last]) => (Some(time(*before)), Some(time(*last))),
-        Some([last]) => (None, Some(time(*last))),
+fn last_two(picked: &[SampleId], at: usize, samples: &Samples) -> Result<(Option<i64>, Option<i64>), Unread> {
+    Ok(match picked.get(..at) {
+        Some([.., before, last]) => (Some(samples.known_ms(*before)?), Some(samples.known_ms(*last)?)),
+        Some([last]) => (None, Some(samples.known_ms(*last)?)),
         _ => (None, None),
-    }
+    })
 }
 
 /// From when on the other side may return after the last sample was picked, and one before it.
@@ -97,46 +117,48 @@ struct State {
 
 impl State {
     /// As it is after `head` was picked, all from the left.
-    fn after(head: &[SampleId], time: impl Fn(SampleId) -> i64) -> Self {
-        let (before, last) = last_two(head, head.len(), time);
-        Self { last, penalty_left: 0, penalty_right: last.map_or(0, |last| penalty(before, last)) }
+    fn after(head: &[SampleId], samples: &Samples) -> Result<Self, Unread> {
+        let (before, last) = last_two(head, head.len(), samples)?;
+        let penalty_right = last.map_or(0, |last| penalty(before, last));
+        Ok(Self { last, penalty_left: 0, penalty_right })
     }
 
     fn run(
         mut self,
         mut left: &[SampleId],
         mut right: Right<'_>,
-        time: impl Fn(SampleId) -> i64,
+        samples: &Samples,
         out: &mut Vec<SampleId>,
-    ) {
+    ) -> Result<(), Unread> {
         loop {
             if let Some(last) = self.last {
-                left = without_before(left, return_after(last, self.penalty_left), &time);
-                right.skip_before(return_after(last, self.penalty_right));
+                left = without_before(left, return_after(last, self.penalty_left), samples)?;
+                right.skip_before(return_after(last, self.penalty_right), samples)?;
             }
             match (left.first(), right.times.first()) {
-                (None, None) => return,
+                (None, None) => return Ok(()),
                 // Alone, a side goes on without a penalty.
                 (None, Some(_)) => {
                     out.extend(right.ids);
-                    return;
+                    return Ok(());
                 }
                 (Some(_), None) => {
                     out.extend_from_slice(left);
-                    return;
+                    return Ok(());
                 }
                 (Some(first), Some(right_ms)) => {
-                    let left_ms = time(*first);
-                    if left_ms <= *right_ms {
-                        let (taken, right_from) = self.follow(left, *right_ms, &time);
+                    let left_ms = samples.known_ms(*first)?;
+                    let right_ms = samples.known(right.ids.start, *right_ms)?;
+                    if left_ms <= right_ms {
+                        let (taken, right_from) = self.follow(left, right_ms, samples)?;
                         let (taken, others) = left.split_at(taken);
                         out.extend_from_slice(taken);
                         left = others;
-                        right.skip_before(right_from);
+                        right.skip_before(right_from, samples)?;
                     } else {
-                        let (taken, left_from) = self.follow_right(right.times, left_ms);
+                        let (taken, left_from) = self.follow_right(&right, left_ms, samples)?;
                         out.extend(right.take(taken));
-                        left = without_before(left, left_from, &time);
+                        left = without_before(left, left_from, samples)?;
                     }
                 }
             }
@@ -146,11 +168,16 @@ impl State {
     /// Picks from the left, whose next sample comes first, as long as the right, whose next one is at `right_ms`, cannot come before; gives how many samples, and from
     /// when on the right may return. Each pick moves that on or leaves it, so that it need not be looked at in between.
     #[inline]
-    fn follow(&mut self, left: &[SampleId], right_ms: i64, time: impl Fn(SampleId) -> i64) -> (usize, i64) {
+    fn follow(
+        &mut self,
+        left: &[SampleId],
+        right_ms: i64,
+        samples: &Samples,
+    ) -> Result<(usize, i64), Unread> {
         let mut right_from = i64::MIN;
         let mut taken = 0;
         for id in left {
-            let now = time(*id);
+            let now = samples.known_ms(*id)?;
             if now > right_ms.max(right_from) {
                 break;
             }
@@ -160,30 +187,36 @@ impl State {
             taken += 1;
         }
         self.penalty_left = 0;
-        (taken, right_from)
+        Ok((taken, right_from))
     }
 
-    /// As [`Self::follow`], from the right, whose samples are at these times and whose next one comes first, while the next one of the left is at `left_ms`.
+    /// As [`Self::follow`], from the right, whose next sample comes first, while the next one of the left is at `left_ms`, before which the left does not return in any case.
     #[inline]
-    fn follow_right(&mut self, right: &[i64], left_ms: i64) -> (usize, i64) {
-        let mut left_from = i64::MIN;
+    fn follow_right(
+        &mut self,
+        right: &Right<'_>,
+        left_ms: i64,
+        samples: &Samples,
+    ) -> Result<(usize, i64), Unread> {
+        let mut left_from = left_ms;
         let mut taken = 0;
-        for now in right {
+        for now in right.times {
+            let now = samples.known(right.id(taken), *now)?;
             // Of two equal ones the left one is taken.
-            if *now >= left_ms.max(left_from) {
+            if now >= left_from {
                 break;
             }
-            self.penalty_left = penalty(self.last, *now);
-            left_from = left_from.max(return_after(*now, self.penalty_left));
-            self.last = Some(*now);
+            self.penalty_left = penalty(self.last, now);
+            left_from = left_from.max(return_after(now, self.penalty_left));
+            self.last = Some(now);
             taken += 1;
         }
         self.penalty_right = 0;
-        (taken, left_from)
+        Ok((taken, left_from))
     }
 }
 
-/// The samples of a chunk that are still to come, and their times.
+/// The samples of a chunk that are still to come, and their times, of which that of the last one is always known.
 struct Right<'a> {
     ids: Range<SampleId>,
     times: &'a [i64],
@@ -191,9 +224,26 @@ struct Right<'a> {
 
 impl Right<'_> {
     #[inline]
-    fn skip_before(&mut self, from: i64) {
-        let skipped = self.times.iter().take_while(|time| **time < from).count();
+    fn skip_before(&mut self, from: i64, samples: &Samples) -> Result<(), Unread> {
+        if self.times.last().is_some_and(|last| *last < from) {
+            self.take(self.times.len());
+            return Ok(());
+        }
+        let mut skipped = 0;
+        for time in self.times {
+            if samples.known(self.id(skipped), *time)? >= from {
+                break;
+            }
+            skipped += 1;
+        }
         self.take(skipped);
+        Ok(())
+    }
+
+    /// The number of the sample at a place.
+    #[inline(always)]
+    fn id(&self, place: usize) -> SampleId {
+        self.ids.start.wrapping_add(place as SampleId)
     }
 
     fn take(&mut self, count: usize) -> Range<SampleId> {
@@ -209,9 +259,23 @@ impl Right<'_> {
 
 /// What is left without the samples before a time.
 #[inline]
-fn without_before(samples: &[SampleId], from: i64, time: impl Fn(SampleId) -> i64) -> &[SampleId] {
-    let skipped = samples.iter().take_while(|id| time(**id) < from).count();
-    samples.get(skipped..).unwrap_or_default()
+fn without_before<'a>(left: &'a [SampleId], from: i64, samples: &Samples) -> Result<&'a [SampleId], Unread> {
+    let (Some(first), Some(last)) = (left.first(), left.last()) else { return Ok(left) };
+    if samples.known_ms(*first)? >= from {
+        return Ok(left);
+    }
+    // Of a side that is not followed all is left behind, most of the time, and not all of its times are known.
+    if samples.known_ms(*last)? < from {
+        return Ok(&[]);
+    }
+    let mut skipped = 0;
+    for id in left {
+        if samples.known_ms(*id)? >= from {
+            break;
+        }
+        skipped += 1;
+    }
+    Ok(left.get(skipped..).unwrap_or_default())
 }
 
 #[inline]

@@ -2,6 +2,8 @@
 //!
 //! Merging moves numbers, never histograms. Numbers only grow while the chunks of a cluster are decoded, and the earliest samples can be let go, so that
 //! what is held is what still matters. The memory is reused from one series to the next. The way back into chunks is [`super::encoder`]'s.
+//!
+//! Of a chunk that will most likely be left out, but for its first samples, only these are read, until somebody asks for more.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -12,9 +14,12 @@ use parallax_tsdb::TsdbError;
 use parallax_tsdb::block::BlockChunk;
 use parallax_tsdb::chunk::{
     ChunkEncoding, FloatHistogramReader, HistogramReader, Order, XorRun, XorTrace, decode_xor,
-    decode_xor_times, decode_xor_traced, ends_exactly,
+    decode_xor_times, decode_xor_traced, ends_exactly, sample_count,
 };
 use parallax_tsdb::segment::Chunk;
+
+use super::encoder::MAX_CHUNK_SAMPLES;
+use super::overlap::MergeFailure;
 
 /// A sample's number.
 pub(crate) type SampleId = u32;
@@ -23,7 +28,7 @@ pub(crate) type SampleId = u32;
 #[repr(u8)]
 enum Kind {
     Float,
-    /// A float of which the time was read, and no more.
+    /// A float of which the time was read at most.
     Time,
     Histogram,
     FloatHistogram,
@@ -43,8 +48,8 @@ pub enum Noted {
     Samples,
     /// Where each stands in its chunk, too, so that it can be copied from there.
     Places,
-    /// Times alone, as long as nobody asks for more: of a chunk that will most likely be copied as a whole, or left out.
-    Times,
+    /// As places, of the first few samples; of the others only the time of the last, as long as nobody asks for more.
+    Beginning,
 }
 
 /// A chunk of floats whose places are noted, or will be when somebody asks for one, and of which some samples are held.
@@ -52,21 +57,32 @@ pub enum Noted {
 struct Traced {
     ids: Range<SampleId>,
     data: Bytes,
-    /// Whether nothing follows the last sample.
+    min_time_ms: i64,
+    max_time_ms: i64,
+    /// Whether nothing follows the last sample; false as long as not all times were read.
     is_exact: bool,
-    /// Of the samples before this one more is known than the times.
+    /// The times before that of this sample are known, and that of the last one.
+    timed_to: SampleId,
+    /// Of the samples before this one all is known.
     read_to: SampleId,
 }
 
-/// So many samples are read at once, if not all.
-const FEW_SAMPLES: usize = 16;
+/// So many samples are read of a chunk of which only the beginning is wanted.
+const FEW_SAMPLES: usize = 4;
+
+/// Stands for a time that was not read; to be asked about, since a sample may have it.
+const UNREAD_MS: i64 = i64::MIN;
+
+/// The time of this sample was not read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Unread(pub(super) SampleId);
 
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Samples {
     /// Times of all samples, and the values of floats. Of a histogram the bits of the value are its place among those of its kind.
     column: FloatColumn,
-    /// As long as the column, if places are noted.
+    /// At least as long as the column, if places are noted.
     trace: XorTrace,
     /// In the order of their numbers.
     traced: VecDeque<Traced>,
@@ -129,7 +145,6 @@ impl Samples {
     pub fn clear(&mut self) {
         self.column.timestamps_ms.clear();
         self.column.values.clear();
-        self.trace.resize(0);
         self.traced.clear();
         self.kinds.clear();
         self.histograms.clear();
@@ -147,7 +162,25 @@ impl Samples {
         self.column.timestamps_ms.get(self.index(id)).copied().unwrap_or(i64::MAX)
     }
 
-    /// The times of samples that are held.
+    /// As [`Self::time_ms`], if it was read.
+    #[inline]
+    pub(super) fn known_ms(&self, id: SampleId) -> Result<i64, Unread> {
+        self.known(id, self.time_ms(id))
+    }
+
+    /// What [`Self::times_ms`] gave for a sample, if it was read.
+    #[inline(always)]
+    pub(super) fn known(&self, id: SampleId, time_ms: i64) -> Result<i64, Unread> {
+        if time_ms == UNREAD_MS && self.is_unread(id) { Err(Unread(id)) } else { Ok(time_ms) }
+    }
+
+    #[cold]
+    fn is_unread(&self, id: SampleId) -> bool {
+        let chunk = self.traced_at(id).and_then(|place| self.traced.get(place));
+        chunk.is_some_and(|chunk| (chunk.timed_to..chunk.ids.end.saturating_sub(1)).contains(&id))
+    }
+
+    /// The times of samples that are held, as far as they were read ([`Self::known`]).
     pub(super) fn times_ms(&self, ids: &Range<SampleId>) -> &[i64] {
         self.column.timestamps_ms.get(self.index(ids.start)..self.index(ids.end)).unwrap_or_default()
     }
@@ -155,7 +188,7 @@ impl Samples {
     /// Adds the samples of a chunk; gives their numbers, which are in order of time.
     ///
     /// # Errors
-    /// A chunk that does not decode, whose samples are not in strict order, or that does not cover the time that it is said to.
+    /// A chunk that does not decode, whose samples are not in strict order, or that does not cover the time that it is said to, as far as it is read.
     pub fn decode(&mut self, chunk: &BlockChunk, noted: Noted) -> Result<Range<SampleId>, TsdbError> {
         let start = self.column.len();
         let data = &chunk.chunk.data;
@@ -165,22 +198,17 @@ impl Samples {
             ChunkEncoding::Xor => {
                 order = match noted {
                     Noted::Samples => decode_xor(data, &mut self.column)?,
-                    Noted::Places => {
-                        // Samples of other kinds have no places.
-                        self.trace.resize(start);
-                        let order = decode_xor_traced(data, usize::MAX, &mut self.column, &mut self.trace)?;
-                        let end = self.trace.ends.get(start..).unwrap_or_default().last();
-                        is_exact = end.is_some_and(|end| ends_exactly(data, u64::from(*end)));
+                    Noted::Places | Noted::Beginning => {
+                        let most = if noted == Noted::Beginning { beginning(data) } else { usize::MAX };
+                        let order = decode_xor_traced(data, most, &mut self.column, &mut self.trace)?;
+                        is_exact = ends_with(
+                            data,
+                            self.trace.ends.get(start..self.column.len()).unwrap_or_default(),
+                        );
                         order
                     }
-                    Noted::Times => {
-                        let found = decode_xor_times(data, &mut self.column.timestamps_ms)?;
-                        self.column.values.resize(self.column.timestamps_ms.len(), 0.0);
-                        is_exact = found.is_exact;
-                        found.order
-                    }
                 };
-                if noted == Noted::Times { Kind::Time } else { Kind::Float }
+                Kind::Float
             }
             ChunkEncoding::Histogram => {
                 for sample in HistogramReader::new(data)? {
@@ -199,80 +227,135 @@ impl Samples {
             encoding => return Err(TsdbError::unsupported("chunk", 0, "encoding", encoding.as_byte())),
         };
         self.kinds.resize(self.column.len(), kind);
-        let times = self.column.timestamps_ms.get(start..).unwrap_or_default();
-        let in_order =
-            order == Order::Ascending || times.windows(2).all(|pair| matches!(pair, [a, b] if a < b));
-        let covers = (times.first(), times.last()) == (Some(&chunk.min_time_ms), Some(&chunk.max_time_ms));
-        if !in_order || !covers {
-            let reason = if in_order {
-                format!(
-                    "a chunk does not cover the time from {} to {} ms",
-                    chunk.min_time_ms, chunk.max_time_ms
-                )
-            } else {
-                "the samples of a chunk are not in order of time".to_owned()
-            };
-            return Err(TsdbError::corrupt("chunk", 0, reason));
+        let read = self.column.len();
+        if kind == Kind::Float && noted == Noted::Beginning {
+            self.leave_unread(start + sample_count(data)?, chunk.max_time_ms);
         }
+        let times = self.column.timestamps_ms.get(start..).unwrap_or_default();
+        // Behind those that were read only the last time is known.
+        let unread = self.column.len() - read;
+        check_times(times, unread, order, (chunk.min_time_ms, chunk.max_time_ms))?;
         let id = |index: usize| {
             let id = SampleId::try_from(index).ok().and_then(|index| self.first.checked_add(index));
             id.ok_or_else(|| TsdbError::invalid("chunk", "too many samples overlap"))
         };
         let ids = id(start)?..id(self.column.len())?;
-        if kind == Kind::Time || kind == Kind::Float && noted == Noted::Places {
-            let read_to = if kind == Kind::Time { ids.start } else { ids.end };
-            self.traced.push_back(Traced { ids: ids.clone(), data: data.clone(), is_exact, read_to });
+        if kind == Kind::Float && noted != Noted::Samples {
+            let read_to = id(read)?;
+            self.traced.push_back(Traced {
+                ids: ids.clone(),
+                data: data.clone(),
+                min_time_ms: chunk.min_time_ms,
+                max_time_ms: chunk.max_time_ms,
+                is_exact: is_exact && unread == 0,
+                timed_to: read_to,
+                read_to,
+            });
         }
         Ok(ids)
     }
 
-    /// Reads what is not known of the samples of a chunk that are held, up to `to`.
-    fn read(&mut self, place: usize, to: SampleId) -> Result<(), TsdbError> {
-        let Some(chunk) = self.traced.get_mut(place).filter(|chunk| chunk.read_to < to) else {
+    /// Makes room for samples up to `len` that are not read, of which the last has this time.
+    fn leave_unread(&mut self, len: usize, last_ms: i64) {
+        if len <= self.column.len() {
+            return;
+        }
+        self.column.timestamps_ms.resize(len - 1, UNREAD_MS);
+        self.column.timestamps_ms.push(last_ms);
+        self.column.values.resize(len, 0.0);
+        self.kinds.resize(len, Kind::Time);
+        self.trace.reach(len);
+    }
+
+    /// Reads the times of the chunk that a sample stands in, and all of it if it will not be copied as a whole.
+    pub(super) fn read_chunk_of(&mut self, unread: Unread) -> Result<(), MergeFailure> {
+        let place = self.traced_at(unread.0);
+        let chunk = place.and_then(|place| Some((place, self.traced.get(place)?)));
+        match chunk.map(|(place, chunk)| (place, chunk.timed_to < chunk.ids.end, chunk.ids.len())) {
+            Some((place, true, MAX_CHUNK_SAMPLES)) => self.read_times(place),
+            Some((place, true, _)) => self.read(place),
+            _ => Err(TsdbError::invalid("chunk", "a sample has no time").into()),
+        }
+    }
+
+    /// Reads the times of a chunk that are not known.
+    fn read_times(&mut self, place: usize) -> Result<(), MergeFailure> {
+        let Some(chunk) = self.traced.get(place).filter(|chunk| chunk.timed_to < chunk.ids.end) else {
             return Ok(());
         };
-        // Of a replica that is left for another soon only the first samples are needed.
-        let is_begun = chunk.read_to > chunk.ids.start;
-        let wanted = to.saturating_sub(chunk.ids.start) as usize;
-        let most = if is_begun || wanted > FEW_SAMPLES { chunk.ids.len() } else { FEW_SAMPLES };
-        let end = chunk.ids.end.min(chunk.ids.start.saturating_add(most as SampleId));
-        chunk.read_to = end;
-        let (start, data) = (chunk.ids.start, chunk.data.clone());
+        let refused = chunk.refused();
+        self.reread.timestamps_ms.clear();
+        let read = decode_xor_times(&chunk.data, &mut self.reread.timestamps_ms);
+        let checked = read.and_then(|found| {
+            check_times(&self.reread.timestamps_ms, 0, found.order, (chunk.min_time_ms, chunk.max_time_ms))?;
+            Ok(found.is_exact)
+        });
+        let is_exact = checked.map_err(refused)?;
+        let (held, gone) = self.held(place);
+        copy_behind(&mut self.column.timestamps_ms, held, &self.reread.timestamps_ms, gone);
+        if let Some(chunk) = self.traced.get_mut(place) {
+            (chunk.timed_to, chunk.is_exact) = (chunk.ids.end, is_exact);
+        }
+        Ok(())
+    }
+
+    /// Reads what is not known of a chunk.
+    fn read(&mut self, place: usize) -> Result<(), MergeFailure> {
+        let Some(chunk) = self.traced.get(place).filter(|chunk| chunk.read_to < chunk.ids.end) else {
+            return Ok(());
+        };
+        let refused = chunk.refused();
         self.reread.timestamps_ms.clear();
         self.reread.values.clear();
-        self.retraced.resize(0);
-        decode_xor_traced(&data, most, &mut self.reread, &mut self.retraced)?;
-        // The first samples may be gone.
-        let held = self.first.max(start).min(end);
-        let gone = (held - start) as usize;
-        let range = self.index(held)..self.index(end);
-        self.trace.resize(self.trace.ends.len().max(self.column.len()));
-        copy_behind(&mut self.column.values, range.clone(), &self.reread.values, gone);
-        copy_behind(&mut self.trace.ends, range.clone(), &self.retraced.ends, gone);
-        copy_behind(&mut self.trace.windows, range.clone(), &self.retraced.windows, gone);
-        self.kinds.get_mut(range).unwrap_or_default().fill(Kind::Float);
+        let read = decode_xor_traced(&chunk.data, usize::MAX, &mut self.reread, &mut self.retraced);
+        let range_ms = (chunk.min_time_ms, chunk.max_time_ms);
+        let checked = read.and_then(|order| check_times(&self.reread.timestamps_ms, 0, order, range_ms));
+        let is_exact =
+            ends_with(&chunk.data, self.retraced.ends.get(..self.reread.len()).unwrap_or_default());
+        checked.map_err(refused)?;
+        let (held, gone) = self.held(place);
+        copy_behind(&mut self.column.timestamps_ms, held.clone(), &self.reread.timestamps_ms, gone);
+        copy_behind(&mut self.column.values, held.clone(), &self.reread.values, gone);
+        copy_behind(&mut self.trace.ends, held.clone(), &self.retraced.ends, gone);
+        copy_behind(&mut self.trace.windows, held.clone(), &self.retraced.windows, gone);
+        self.kinds.get_mut(held).unwrap_or_default().fill(Kind::Float);
+        if let Some(chunk) = self.traced.get_mut(place) {
+            let end = chunk.ids.end;
+            (chunk.timed_to, chunk.read_to, chunk.is_exact) = (end, end, is_exact);
+        }
         Ok(())
+    }
+
+    /// Where in the columns what is held of a chunk stands, and how many of its first samples are gone.
+    fn held(&self, place: usize) -> (Range<usize>, usize) {
+        let ids = self.traced.get(place).map_or(0..0, |chunk| chunk.ids.clone());
+        let held = self.first.max(ids.start).min(ids.end);
+        (self.index(held)..self.index(ids.end), (held - ids.start) as usize)
     }
 
     /// Reads all that is not known of any sample that is held.
-    pub(super) fn read_all(&mut self) -> Result<(), TsdbError> {
-        for place in 0..self.traced.len() {
-            let end = self.traced.get(place).map_or(0, |chunk| chunk.ids.end);
-            self.read(place, end)?;
-        }
-        Ok(())
+    pub(super) fn read_all(&mut self) -> Result<(), MergeFailure> {
+        (0..self.traced.len()).try_for_each(|place| self.read(place))
     }
 
     /// The chunk whose samples some numbers begin with, if it has `count` of them, all are meant, and there is nothing else in it.
-    pub(super) fn whole(&self, ids: &[SampleId], count: usize) -> Option<BlockChunk> {
-        let ids = ids.get(..count)?;
-        let chunk = self.traced.get(self.traced_at(*ids.first()?)?)?;
-        if !chunk.is_exact || chunk.ids.len() != count || !ids.iter().copied().eq(chunk.ids.clone()) {
-            return None;
+    pub(super) fn whole(
+        &mut self,
+        ids: &[SampleId],
+        count: usize,
+    ) -> Result<Option<BlockChunk>, MergeFailure> {
+        let ids = ids.get(..count).unwrap_or_default();
+        let Some(place) = ids.first().and_then(|first| self.traced_at(*first)) else { return Ok(None) };
+        let is_whole = |chunk: &&Traced| ids.iter().copied().eq(chunk.ids.clone());
+        if self.traced.get(place).filter(is_whole).is_none() {
+            return Ok(None);
         }
-        let chunk_of = Chunk { encoding: ChunkEncoding::Xor, data: chunk.data.clone() };
-        let times = self.times_ms(&chunk.ids);
-        Some(BlockChunk { min_time_ms: *times.first()?, max_time_ms: *times.last()?, chunk: chunk_of })
+        self.read_times(place)?;
+        Ok(self.traced.get(place).filter(|chunk| chunk.is_exact).map(|chunk| BlockChunk {
+            min_time_ms: chunk.min_time_ms,
+            max_time_ms: chunk.max_time_ms,
+            chunk: Chunk { encoding: ChunkEncoding::Xor, data: chunk.data.clone() },
+        }))
     }
 
     /// The place of the chunk that a sample stands in.
@@ -282,14 +365,17 @@ impl Samples {
     }
 
     /// The run in one chunk that some numbers begin with, of `most` samples at most; `None` if it is not known where they stand. There are that many of them.
-    pub(super) fn run(&mut self, ids: &[SampleId], most: usize) -> Result<Option<XorRun<'_>>, TsdbError> {
+    pub(super) fn run(&mut self, ids: &[SampleId], most: usize) -> Result<Option<XorRun<'_>>, MergeFailure> {
         let Some(first) = ids.first().copied() else { return Ok(None) };
         let Some(place) = self.traced_at(first) else { return Ok(None) };
-        let end = self.traced.get(place).map_or(first, |chunk| chunk.ids.end);
-        let following = ids.iter().copied().zip(first..end).take(most);
-        let count = following.take_while(|(id, next)| id == next).count();
+        let (end, read_to) =
+            self.traced.get(place).map_or((first, 0), |chunk| (chunk.ids.end, chunk.read_to));
+        let most = most.min(end.saturating_sub(first) as usize).min(ids.len());
+        let count = following(ids.get(..most).unwrap_or_default());
         // It is not longer than its chunk.
-        self.read(place, first.saturating_add(count as SampleId))?;
+        if first.saturating_add(count as SampleId) > read_to {
+            self.read(place)?;
+        }
         Ok(self.run_at(place, first, count))
     }
 
@@ -364,6 +450,58 @@ impl Samples {
     fn index(&self, id: SampleId) -> usize {
         id.wrapping_sub(self.first) as usize
     }
+}
+
+impl Traced {
+    /// Makes errors of decoding errors of this chunk.
+    fn refused(&self) -> impl FnOnce(TsdbError) -> MergeFailure + use<> {
+        let (min_time_ms, max_time_ms) = (self.min_time_ms, self.max_time_ms);
+        move |source| MergeFailure::Chunk { min_time_ms, max_time_ms, source }
+    }
+}
+
+/// How many numbers, from the first on, follow each other.
+fn following(ids: &[SampleId]) -> usize {
+    /// Compared at once.
+    const BLOCK: usize = 16;
+    let Some(first) = ids.first().copied() else { return 0 };
+    let is_at = |id: &SampleId, place: usize| *id == first.wrapping_add(place as SampleId);
+    let mut count = 0;
+    for block in ids.as_chunks::<BLOCK>().0 {
+        if !block.iter().enumerate().fold(true, |all, (at, id)| all & is_at(id, count + at)) {
+            break;
+        }
+        count += BLOCK;
+    }
+    let rest = ids.get(count..).unwrap_or_default();
+    count + rest.iter().enumerate().take_while(|(at, id)| is_at(id, count + at)).count()
+}
+
+/// How many samples are read of a chunk of which only the beginning is wanted. A count that the bytes cannot hold must not claim memory: whoever decodes all finds it.
+fn beginning(data: &[u8]) -> usize {
+    let fits = |count: &usize| *count <= data.len().saturating_mul(4);
+    if sample_count(data).is_ok_and(|count| fits(&count)) { FEW_SAMPLES } else { usize::MAX }
+}
+
+/// Whether the last of some samples ends where the chunk does.
+fn ends_with(data: &[u8], ends: &[u32]) -> bool {
+    ends.last().is_some_and(|end| ends_exactly(data, u64::from(*end)))
+}
+
+/// Compares times with what is said of their chunk. `unread` of them in front of the last one are not known, that one included.
+fn check_times(times_ms: &[i64], unread: usize, order: Order, range_ms: (i64, i64)) -> Result<(), TsdbError> {
+    let read = times_ms.get(..times_ms.len().saturating_sub(unread)).unwrap_or_default();
+    let in_order = order == Order::Ascending || read.windows(2).all(|pair| matches!(pair, [a, b] if a < b));
+    if !in_order {
+        return Err(TsdbError::corrupt("chunk", 0, "the samples of a chunk are not in order of time"));
+    }
+    let (min_ms, max_ms) = range_ms;
+    let ends = read.last().is_some_and(|last| if unread == 0 { *last == max_ms } else { *last < max_ms });
+    if ends && read.first() == Some(&min_ms) {
+        return Ok(());
+    }
+    let reason = format!("a chunk does not cover the time from {min_ms} to {max_ms} ms");
+    Err(TsdbError::corrupt("chunk", 0, reason))
 }
 
 /// Copies what stands behind the first `gone` values to a range.

@@ -8,6 +8,7 @@ use parallax_tsdb::block::BlockChunk;
 use parallax_tsdb::chunk::ChunkEncoding;
 
 use crate::downsample::without_windows;
+use crate::merge::MergeFailure;
 use crate::merge::encoder::ChunkEncoder;
 use crate::merge::samples::{Noted, SampleId, Samples};
 
@@ -30,7 +31,7 @@ pub(super) fn remove(chunks: &mut Vec<BlockChunk>, deleted: &[TimeRange]) -> Res
         samples.clear();
         let ids = samples.decode(&chunk, Noted::Samples)?;
         let ids: Vec<SampleId> = ids.filter(|id| !is_deleted(samples.time_ms(*id))).collect();
-        encoder.push(&mut samples, &ids, &mut kept)?;
+        encoder.push(&mut samples, &ids, &mut kept).map_err(MergeFailure::into_error)?;
         encoder.finish(&mut kept)?;
     }
     *chunks = kept;

@@ -204,3 +204,29 @@ fn a_replica_of_another_kind_fills_the_gap_of_the_one_that_is_followed() {
     assert_eq!((of(ChunkEncoding::Histogram), expected), (expected, 39));
     assert_eq!(out.last().unwrap().max_time_ms, last_ms);
 }
+
+/// Damage that checksums do not show.
+#[test]
+fn a_chunk_that_turns_out_to_be_damaged_when_it_is_needed_is_blamed() {
+    // The first is followed; then it has a gap, which the others fill.
+    let first: Vec<i64> = (0..60).chain(90..150).map(|n| n * 15_000).collect();
+    let second: Vec<i64> = (0..150).map(|n| 1_000 + n * 15_000).collect();
+    let damaged = |times: &[i64]| {
+        let mut chunk = floats(times);
+        let mut data = chunk.chunk.data.to_vec();
+        let half = data.len() / 2;
+        data.truncate(half);
+        chunk.chunk.data = data.into();
+        chunk
+    };
+    for (sources, at_fault) in [
+        (vec![vec![damaged(&first)], vec![floats(&second)]], &first),
+        (vec![vec![floats(&first)], vec![damaged(&second)]], &second),
+    ] {
+        let job = SeriesJob { sources, ..SeriesJob::default() };
+        let mut out = Vec::new();
+        let failure = merge_series(job, MergeMode::Penalty, &mut Scratch::default(), &mut out).unwrap_err();
+        let MergeFailure::Chunk { min_time_ms, max_time_ms, .. } = failure else { panic!("{failure:?}") };
+        assert_eq!((min_time_ms, max_time_ms), (at_fault[0], *at_fault.last().unwrap()));
+    }
+}

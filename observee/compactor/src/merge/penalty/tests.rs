@@ -115,28 +115,44 @@ fn chunk_of(times: &[i64]) -> BlockChunk {
     BlockChunk { min_time_ms, max_time_ms, chunk: Chunk { encoding: ChunkEncoding::Xor, data } }
 }
 
+/// How much is read of chunks before somebody asks for more.
+#[derive(Clone, Copy, Debug)]
+enum Reading {
+    All,
+    Beginnings,
+    AsNoted,
+}
+
 /// What folding gives; with `let_go` what is settled is given out and forgotten after each chunk.
-fn folded_by(chunks: &[Vec<i64>], let_go: bool) -> Vec<Sample> {
+fn folded_by(chunks: &[Vec<i64>], let_go: bool, reading: Reading) -> Vec<Sample> {
     let mut samples = Samples::default();
     let mut picked = Picked::default();
     let mut places = Vec::new();
     let mut out = Vec::new();
     for (place, times) in chunks.iter().enumerate() {
-        let range = samples.decode(&chunk_of(times), Noted::Samples).unwrap();
+        let chunk = chunk_of(times);
+        let noted = match reading {
+            Reading::All => Noted::Samples,
+            Reading::Beginnings => Noted::Beginning,
+            Reading::AsNoted => noted(&mut samples, &chunk, &mut picked).unwrap(),
+        };
+        let range = samples.decode(&chunk, noted).unwrap();
         places.extend(times.iter().map(|_| place));
-        add(&samples, &range, &mut picked);
+        add(&mut samples, &range, &mut picked).unwrap();
         if let_go {
-            out.extend(picked.written().iter().map(|id| (samples.time_ms(*id), places[*id as usize])));
+            let sample = |id: &SampleId| (samples.known_ms(*id).unwrap(), places[*id as usize]);
+            out.extend(picked.written().iter().map(sample));
             picked.forget();
             samples.let_go(picked.ids.iter().copied().min().unwrap_or(0));
         }
     }
-    out.extend(picked.ids.iter().map(|id| (samples.time_ms(*id), places[*id as usize])));
+    samples.read_all().unwrap();
+    out.extend(picked.ids.iter().map(|id| (samples.known_ms(*id).unwrap(), places[*id as usize])));
     out
 }
 
 fn folded(chunks: &[Vec<i64>]) -> Vec<Sample> {
-    folded_by(chunks, false)
+    folded_by(chunks, false, Reading::All)
 }
 
 /// A chunk: where it begins, and the distances of its samples, some of which are gaps.
@@ -158,8 +174,11 @@ proptest! {
         // The heap hands chunks over by their first times, then by their last.
         chunks.sort_by_key(|times| (times[0], *times.last().unwrap()));
         let expected = model(&chunks);
-        prop_assert_eq!(&folded(&chunks), &expected);
-        prop_assert_eq!(folded_by(&chunks, true), expected);
+        for reading in [Reading::All, Reading::Beginnings, Reading::AsNoted] {
+            for let_go in [false, true] {
+                prop_assert_eq!(&folded_by(&chunks, let_go, reading), &expected, "{:?}, {}", reading, let_go);
+            }
+        }
     }
 }
 
@@ -172,4 +191,32 @@ fn one_replica_is_followed_and_its_gap_is_filled() {
     let places: Vec<usize> = picked.iter().map(|(_, place)| *place).collect();
     assert_eq!(times, [0, 15, 30, 45, 79, 94, 109, 124, 139, 154, 169]);
     assert_eq!(places, [0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1]);
+}
+
+#[test]
+fn of_a_replica_that_is_left_for_another_only_the_beginning_is_read() {
+    let a: Vec<i64> = (0..100).map(|n| n * 15_000).collect();
+    let b: Vec<i64> = a.iter().map(|time| time + 7_000).collect();
+    let mut samples = Samples::default();
+    let mut picked = Picked::default();
+    for times in [&a, &b] {
+        let chunk = chunk_of(times);
+        let noted = noted(&mut samples, &chunk, &mut picked).unwrap();
+        let range = samples.decode(&chunk, noted).unwrap();
+        add(&mut samples, &range, &mut picked).unwrap();
+    }
+    assert!(picked.ids.iter().copied().eq(std::iter::once(0).chain(100..200)));
+    assert_eq!(samples.known_ms(50), Err(Unread(50)));
+    assert_eq!((samples.known_ms(1), samples.known_ms(99)), (Ok(15_000), Ok(99 * 15_000)));
+}
+
+#[test]
+fn a_sample_at_the_least_time_there_is_is_known() {
+    let times = [i64::MIN, 5, 10, 15, 20, 25];
+    let mut samples = Samples::default();
+    samples.decode(&chunk_of(&times), Noted::Beginning).unwrap();
+    assert_eq!(samples.known_ms(0), Ok(i64::MIN));
+    assert_eq!(samples.known_ms(4), Err(Unread(4)));
+    samples.read_all().unwrap();
+    assert_eq!(samples.times_ms(&(0..6)), times);
 }
