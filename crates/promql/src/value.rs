@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use parallax_model::{FloatHistogram, Labels, SeriesData};
+use parallax_model::{FloatColumn, FloatHistogram, HistogramColumn, Labels};
 
 /// One sample's value. Never a staleness marker.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,6 +19,47 @@ pub struct VectorSample {
     pub labels: Labels,
     pub timestamp_ms: i64,
     pub sample: Sample,
+}
+
+/// One element of a matrix.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct MatrixSeries {
+    pub labels: Labels,
+    pub floats: Points,
+    pub histograms: HistogramColumn,
+}
+
+impl MatrixSeries {
+    pub fn sample_count(&self) -> usize {
+        self.floats.len() + self.histograms.len()
+    }
+}
+
+/// Floats and their times, as many of one as of the other. Series that have a float at every step of a query share the times: those would take as much as the floats.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Points {
+    pub timestamps_ms: Arc<[i64]>,
+    pub values: Vec<f64>,
+}
+
+impl Points {
+    pub fn len(&self) -> usize {
+        self.values.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.values.is_empty()
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (i64, f64)> + '_ {
+        self.timestamps_ms.iter().copied().zip(self.values.iter().copied())
+    }
+}
+
+impl From<FloatColumn> for Points {
+    fn from(column: FloatColumn) -> Self {
+        Self { timestamps_ms: column.timestamps_ms.into(), values: column.values }
+    }
 }
 
 /// The answer of a query.
@@ -38,7 +79,7 @@ pub enum QueryValue {
     /// In the order the outermost sorting function or `topk` gave; otherwise in the order of evaluation.
     Vector(Vec<VectorSample>),
     /// Sorted by labels; no series without samples; floats and histograms each in order of time.
-    Matrix(Vec<SeriesData>),
+    Matrix(Vec<MatrixSeries>),
 }
 
 impl QueryValue {

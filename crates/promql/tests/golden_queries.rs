@@ -11,7 +11,7 @@ use parallax_model::{CounterResetHint, FloatHistogram, Labels, SeriesData, TimeR
 use parallax_promql::engine::{Engine, EngineOptions, Interrupt, QueryError, QueryOutcome, QueryRange};
 use parallax_promql::memory_source::MemorySource;
 use parallax_promql::parse::{ParserOptions, parse};
-use parallax_promql::value::{QueryValue, Sample};
+use parallax_promql::value::{MatrixSeries, QueryValue, Sample};
 use parallax_tsdb::block::BlockReader;
 use parallax_tsdb::chunk::decode_chunk;
 use serde_json::Value;
@@ -252,7 +252,7 @@ fn by_labels(result: &Value) -> BTreeMap<Labels, &Value> {
     result.as_array().expect("a list of series").iter().map(|series| (labels(series), series)).collect()
 }
 
-fn compare_series(labels: &str, ours: &SeriesData, theirs: &Value) -> Result<(), String> {
+fn compare_series(labels: &str, ours: &MatrixSeries, theirs: &Value) -> Result<(), String> {
     let none = Vec::new();
     let values = theirs["values"].as_array().unwrap_or(&none);
     let histograms = theirs["histograms"].as_array().unwrap_or(&none);

@@ -4,14 +4,14 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
 use parallax_model::float::stale_nan;
-use parallax_model::{FloatHistogram, Labels, MatchOp, Matcher, SeriesData, Span, TimeRange};
+use parallax_model::{FloatColumn, FloatHistogram, Labels, MatchOp, Matcher, SeriesData, Span, TimeRange};
 use parallax_promql::engine::{Engine, EngineOptions, Interrupt, QueryError, QueryOutcome, QueryRange};
 use parallax_promql::memory_source::MemorySource;
 use parallax_promql::parse::{ParserOptions, parse};
 use parallax_promql::source::{
     Cut, Pushed, PushedAnswer, Question, Scope, Selection, SeriesStream, Source, SourceError,
 };
-use parallax_promql::value::{QueryValue, Sample};
+use parallax_promql::value::{MatrixSeries, QueryValue, Sample};
 use proptest::prelude::*;
 
 const CLUSTERS: [&str; 4] = ["eu-1", "eu-2", "us-1", "us-2"];
@@ -147,7 +147,12 @@ fn evaluate(
     let options = EngineOptions { lookback_ms: times.lookback_ms, ..options };
     let outcome = run(source, options, question.text(), range).map_err(|error| error.to_string())?;
     let QueryValue::Matrix(series) = outcome.value else { return Err("no matrix".to_owned()) };
-    Ok((series, [outcome.warnings, outcome.infos].concat()))
+    let sent = |one: MatrixSeries| {
+        let (timestamps_ms, values) = (one.floats.timestamps_ms.to_vec(), one.floats.values);
+        let floats = FloatColumn { timestamps_ms, values };
+        SeriesData { labels: one.labels, floats, histograms: one.histograms }
+    };
+    Ok((series.into_iter().map(sent).collect(), [outcome.warnings, outcome.infos].concat()))
 }
 
 fn run(

@@ -6,13 +6,11 @@
 use std::time::{Duration, Instant};
 
 use parallax_dedup::Algorithm;
-use parallax_model::{
-    CounterResetHint, FloatColumn, FloatHistogram, HistogramColumn, Labels, Resolution, SeriesData, Span,
-};
+use parallax_model::{CounterResetHint, FloatHistogram, Resolution, Span};
 use parallax_promql::ast::ValueType;
 use parallax_promql::engine::{QueryError, QueryOutcome, QueryRange, StatsOptions};
 use parallax_promql::parse::parse;
-use parallax_promql::value::{QueryValue, Sample, VectorSample};
+use parallax_promql::value::{MatrixSeries, QueryValue, Sample, VectorSample};
 use parallax_storeapi::proto::prometheus::histogram::{Count, ResetHint, ZeroCount};
 use parallax_storeapi::proto::prometheus::{BucketSpan, Histogram, Sample as WireSample, TimeSeries};
 use parallax_storeapi::proto::thanos::{
@@ -270,9 +268,8 @@ fn series_of(value: QueryValue) -> Box<dyn Iterator<Item = TimeSeries> + Send> {
         // Refused before it is evaluated.
         QueryValue::String { .. } => Box::new(std::iter::empty()),
         QueryValue::Scalar { timestamp_ms, value } => {
-            let floats = FloatColumn { timestamps_ms: vec![timestamp_ms], values: vec![value] };
-            let (labels, histograms) = (Labels::empty(), HistogramColumn::default());
-            Box::new(std::iter::once(time_series(&SeriesData { labels, floats, histograms })))
+            let samples = vec![WireSample { value, timestamp: timestamp_ms }];
+            Box::new(std::iter::once(TimeSeries { samples, ..TimeSeries::default() }))
         }
         QueryValue::Vector(samples) => Box::new(samples.into_iter().map(|sample| element(&sample))),
         QueryValue::Matrix(series) => Box::new(series.into_iter().map(|one| time_series(&one))),
@@ -289,8 +286,8 @@ fn element(element: &VectorSample) -> TimeSeries {
     series
 }
 
-fn time_series(series: &SeriesData) -> TimeSeries {
-    let SeriesData { labels, floats, histograms } = series;
+fn time_series(series: &MatrixSeries) -> TimeSeries {
+    let MatrixSeries { labels, floats, histograms } = series;
     let histograms = histograms.timestamps_ms.iter().zip(&histograms.values);
     TimeSeries {
         labels: labels::to_wire(labels),

@@ -1,9 +1,10 @@
 //! The top of a query: plan, open, run, and make a value of the rows that come out.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parallax_model::float::is_stale;
-use parallax_model::{FloatColumn, HistogramColumn, SeriesData};
+use parallax_model::{FloatColumn, HistogramColumn};
 
 use super::{EngineOptions, Interrupt, PlanNode, QueryError, QueryOutcome, QueryRange, QueryStats, Timings};
 use crate::ast::{Expr, ExprKind, ValueType};
@@ -17,7 +18,7 @@ use crate::exec::{Context, Grid, drain};
 use crate::functions::extended::extend;
 use crate::plan::{Around, Outline, PlannedRange, Planner, name_of, narrowed, strip_parens};
 use crate::source::{Selection, Source};
-use crate::value::{QueryValue, VectorSample};
+use crate::value::{MatrixSeries, Points, QueryValue, VectorSample};
 
 /// Evaluates `expr`, which `text` was parsed to, over `range`.
 pub(super) fn evaluate(
@@ -195,25 +196,27 @@ fn vector_sample(row: &Row, timestamp_ms: i64) -> Option<VectorSample> {
 }
 
 /// Makes series of rows, each row going before the next series comes.
-fn all_series(rows: Vec<Row>, grid: &Grid, context: &Context<'_>) -> Result<Vec<SeriesData>, QueryError> {
+fn all_series(rows: Vec<Row>, grid: &Grid, context: &Context<'_>) -> Result<Vec<MatrixSeries>, QueryError> {
+    let times: Arc<[i64]> = (0..grid.steps).map(|step| grid.time_ms(step)).collect();
     let mut all = Vec::with_capacity(rows.len());
     for row in rows {
         context.spend(row.steps())?;
-        all.push(series(row, grid));
+        all.push(series(row, grid, &times));
     }
     Ok(all)
 }
 
-fn series(row: Row, grid: &Grid) -> SeriesData {
-    let mut series = SeriesData { labels: row.labels, ..SeriesData::default() };
-    if row.present.is_full() {
-        let times = (0..row.floats.len()).map(|step| grid.time_ms(step)).collect();
-        series.floats = FloatColumn { timestamps_ms: times, values: row.floats };
-    } else {
-        series.floats = FloatColumn::with_capacity(row.present.count());
+/// The series of a row; `times` are those of all steps.
+fn series(row: Row, grid: &Grid, times: &Arc<[i64]>) -> MatrixSeries {
+    let mut series = MatrixSeries { labels: row.labels, ..MatrixSeries::default() };
+    if row.present.is_full() && row.floats.len() == times.len() {
+        series.floats = Points { timestamps_ms: times.clone(), values: row.floats };
+    } else if row.present.any() {
+        let mut floats = FloatColumn::with_capacity(row.present.count());
         for step in row.present.ones() {
-            series.floats.push(grid.time_ms(step), row.floats.get(step).copied().unwrap_or_default());
+            floats.push(grid.time_ms(step), row.floats.get(step).copied().unwrap_or_default());
         }
+        series.floats = floats.into();
     }
     for (step, histogram) in row.histograms {
         series.histograms.push(grid.time_ms(step), histogram);
@@ -221,7 +224,7 @@ fn series(row: Row, grid: &Grid) -> SeriesData {
     series
 }
 
-fn sorted_matrix(mut series: Vec<SeriesData>, context: &Context<'_>) -> Result<QueryValue, QueryError> {
+fn sorted_matrix(mut series: Vec<MatrixSeries>, context: &Context<'_>) -> Result<QueryValue, QueryError> {
     series.retain(|series| series.sample_count() > 0);
     // What selectors give is sorted already.
     if !series.is_sorted_by(|a, b| a.labels <= b.labels) {
@@ -231,11 +234,11 @@ fn sorted_matrix(mut series: Vec<SeriesData>, context: &Context<'_>) -> Result<Q
 }
 
 /// Counts a range vector that is the query's result as what its operator handed on.
-fn count_result(matrix: &[SeriesData], counters: &Counters, busy: Duration) {
-    let weight = |series: &SeriesData| {
+fn count_result(matrix: &[MatrixSeries], counters: &Counters, busy: Duration) {
+    let weight = |series: &MatrixSeries| {
         series.floats.len() + series.histograms.values.iter().map(|h| h.sample_weight()).sum::<usize>()
     };
-    let size_bytes = |series: &SeriesData| {
+    let size_bytes = |series: &MatrixSeries| {
         let histograms = series.histograms.values.iter().map(|h| histogram_size_bytes(h)).sum::<usize>();
         series.labels.size_bytes() + series.floats.len() * size_of::<(i64, f64)>() + histograms
     };
@@ -249,7 +252,7 @@ fn range_vector(
     grid: Grid,
     tally: &Tally,
     context: &Context<'_>,
-) -> Result<Vec<SeriesData>, QueryError> {
+) -> Result<Vec<MatrixSeries>, QueryError> {
     let end_ms = planned.reference.time_ms(&grid, 0);
     let start_ms = end_ms.saturating_sub(planned.range_ms);
     let mut matrix = Vec::new();
@@ -264,14 +267,14 @@ fn range_vector(
                 decoded.each(|piece| {
                     // The samples themselves are the result: nothing was to be prepared.
                     let Piece::Samples(stored) = piece else { return Ok(()) };
-                    let mut kept = SeriesData { labels: stored.labels.clone(), ..SeriesData::default() };
+                    let mut kept = MatrixSeries { labels: stored.labels.clone(), ..MatrixSeries::default() };
                     if planned.extension == crate::ast::RangeExtension::None {
-                        kept.floats = floats_within(&stored.floats, start_ms, end_ms);
+                        kept.floats = floats_within(&stored.floats, start_ms, end_ms).into();
                         kept.histograms = histograms_within(&stored.histograms, start_ms, end_ms);
                     } else {
                         let window = (start_ms, end_ms);
                         let lookback_ms = context.options.lookback_ms;
-                        kept.floats = extend(stored, planned.extension, window, lookback_ms)?;
+                        kept.floats = extend(stored, planned.extension, window, lookback_ms)?.into();
                     }
                     let weights = kept.histograms.values.iter().map(|h| h.sample_weight());
                     let looked_at = kept.floats.len() + weights.sum::<usize>();

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use parallax_model::float::is_stale;
-use parallax_model::{FloatHistogram, Labels, SeriesData, Span};
+use parallax_model::{FloatHistogram, Labels, Span};
 
 use super::expect::Expectations;
 use crate::engine::QueryRange;
 use crate::series_notation::SequenceValue;
-use crate::value::{QueryValue, Sample, VectorSample};
+use crate::value::{MatrixSeries, QueryValue, Sample, VectorSample};
 
 /// How far floats may differ, relative to their sum.
 const EPSILON: f64 = 0.000_001;
@@ -66,7 +66,7 @@ impl Expectations {
         none_missing(&missing)
     }
 
-    fn check_matrix(&self, matrix: &[SeriesData], times: QueryRange) -> Result<(), String> {
+    fn check_matrix(&self, matrix: &[MatrixSeries], times: QueryRange) -> Result<(), String> {
         let is_sorted = matrix.iter().zip(matrix.iter().skip(1)).all(|(one, next)| one.labels <= next.labels);
         if !is_sorted {
             return Err("the series of a matrix must be sorted by labels".to_owned());
@@ -89,7 +89,7 @@ fn none_missing(missing: &BTreeMap<&Labels, (usize, &[SequenceValue])>) -> Resul
     }
 }
 
-fn check_series(values: &[SequenceValue], found: &SeriesData, times: QueryRange) -> Result<(), String> {
+fn check_series(values: &[SequenceValue], found: &MatrixSeries, times: QueryRange) -> Result<(), String> {
     let fail =
         |what: &str| Err(format!("{what} for {:?}: expected {values:?}, but got {found:?}", found.labels));
     let step_ms = times.step_ms;
@@ -125,7 +125,7 @@ pub(super) fn step_of(answer: &QueryValue, at_ms: i64, instant: &QueryValue) -> 
     let QueryValue::Matrix(matrix) = answer else {
         return Err(format!("a range query must answer with a matrix, but got {answer:?}"));
     };
-    let sample_of = |series: &SeriesData| {
+    let sample_of = |series: &MatrixSeries| {
         let float = series.floats.iter().find(|(at, _)| *at == at_ms).map(|(_, value)| Sample::Float(value));
         let histogram = series.histograms.iter().find(|(at, _)| *at == at_ms);
         float.or(histogram.map(|(_, value)| Sample::Histogram(value.clone())))

@@ -25,50 +25,95 @@ pub(super) fn write_float(output: &mut Vec<u8>, value: f64) {
     }
 }
 
-/// The number, if it is whole, not negative and below 2^53: what counters hold.
-fn as_small_whole(value: f64) -> Option<u64> {
-    const END: f64 = 9_007_199_254_740_992.0;
-    // Not for -0, which has a sign to show.
-    let is_small = value.is_sign_positive() && value < END;
-    let whole = value as u64;
-    (is_small && whole as f64 == value).then_some(whole)
+/// Appends `value` and `end`, as one piece where that can be done: most values are whole and short.
+#[inline]
+pub(super) fn write_float_and(output: &mut Vec<u8>, value: f64, end: [u8; 3]) {
+    match as_small_whole(value).and_then(Eight::new) {
+        Some(digits) => digits.write_and(output, end),
+        None => {
+            write_float(output, value);
+            output.extend_from_slice(&end);
+        }
+    }
 }
 
-/// Two digits each, from `00` to `99`.
-const PAIRS: [[u8; 2]; 100] = {
-    let mut pairs = [[b'0'; 2]; 100];
-    let mut number = 0;
-    while number < 100 {
-        pairs[number] = [b'0' + (number / 10) as u8, b'0' + (number % 10) as u8];
-        number += 1;
+/// The number, if it is whole, not negative and below 2^52: what counters hold.
+#[inline]
+fn as_small_whole(value: f64) -> Option<u64> {
+    // The last bit of numbers from here on is worth 1: what is added to it is rounded to a whole number, and stands in the lower bits.
+    const END: f64 = 4_503_599_627_370_496.0;
+    // As bits, for those of what has a sign are larger, and so are those of NaN.
+    if value.to_bits() >= END.to_bits() {
+        return None;
     }
-    pairs
-};
+    let raised = value + END;
+    (raised - END == value).then(|| raised.to_bits() - END.to_bits())
+}
 
 /// Appends a whole number in decimal.
 fn write_whole(output: &mut Vec<u8>, number: u64) {
-    const EIGHT_DIGITS: u64 = 100_000_000;
-    let (above, below) = (number / EIGHT_DIGITS, eight_digits((number % EIGHT_DIGITS) as u32));
-    if above > 0 {
-        write_whole(output, above);
-        output.extend_from_slice(&below);
-        return;
+    match Eight::new(number) {
+        Some(digits) => digits.write(output),
+        None => {
+            write_whole(output, number / Eight::END);
+            output.extend_from_slice(&Eight::of(number % Eight::END).text().to_le_bytes());
+        }
     }
-    // Moved up over the zeros in front: eight bytes are appended faster than as many as there are.
-    let word = u64::from_be_bytes(below);
-    let zeros = (word ^ u64::from_be_bytes([b'0'; 8])).leading_zeros().min(63) / 8;
-    output.extend_from_slice(&(word << (8 * zeros)).to_be_bytes());
-    output.truncate(output.len() - zeros as usize);
 }
 
-/// The digits of a number below 10^8, zeros in front.
-fn eight_digits(number: u32) -> [u8; 8] {
-    let (high, low) = (number / 10_000, number % 10_000);
-    let [a, b] = PAIRS[(high / 100) as usize];
-    let [c, d] = PAIRS[(high % 100) as usize];
-    let [e, f] = PAIRS[(low / 100) as usize];
-    let [g, h] = PAIRS[(low % 100) as usize];
-    [a, b, c, d, e, f, g, h]
+/// The eight digits of a number, zeros in front: one in each byte, the first one in the lowest.
+#[derive(Clone, Copy)]
+struct Eight(u64);
+
+impl Eight {
+    const END: u64 = 100_000_000;
+
+    /// `None` if it takes more than eight digits.
+    #[inline]
+    fn new(number: u64) -> Option<Self> {
+        (number < Self::END).then(|| Self::of(number))
+    }
+
+    /// Of a number that is small enough: halves are parted in all parts at once, by a multiplication that is exact for numbers so small and a shift.
+    #[inline]
+    fn of(number: u64) -> Self {
+        let fours = (number / 10_000) | ((number % 10_000) << 32);
+        let hundreds = ((fours * 10_486) >> 20) & 0x7f_0000_007f;
+        let twos = hundreds | ((fours - 100 * hundreds) << 16);
+        let tens = ((twos * 103) >> 10) & 0xf_000f_000f_000f;
+        Self(tens | ((twos - 10 * tens) << 8))
+    }
+
+    /// The digits as text, in the order of memory on a little-endian machine.
+    #[inline]
+    fn text(self) -> u64 {
+        self.0 | u64::from_ne_bytes([b'0'; 8])
+    }
+
+    /// Zeros in front; the last digit is none.
+    #[inline]
+    fn leading_zeros(self) -> u32 {
+        (self.0 | 1 << 63).trailing_zeros() / 8
+    }
+
+    /// Appends the number. All eight bytes, for that is one move, and then those that are too many go.
+    #[inline]
+    fn write(self, output: &mut Vec<u8>) {
+        let zeros = self.leading_zeros();
+        let end = output.len() + (8 - zeros) as usize;
+        output.extend_from_slice(&(self.text() >> (8 * zeros)).to_le_bytes());
+        output.truncate(end);
+    }
+
+    /// Appends the number and `tail`, in the same way.
+    #[inline]
+    fn write_and(self, output: &mut Vec<u8>, [a, b, c]: [u8; 3]) {
+        let zeros = self.leading_zeros();
+        let end = output.len() + (11 - zeros) as usize;
+        let tail = u128::from(u32::from_le_bytes([a, b, c, 0])) << 64;
+        output.extend_from_slice(&((tail | u128::from(self.text())) >> (8 * zeros)).to_le_bytes());
+        output.truncate(end);
+    }
 }
 
 /// Rust writes `1e-7` where Go writes `1e-07`: a sign and two digits at least.
@@ -93,8 +138,8 @@ pub(super) fn write_seconds(output: &mut Vec<u8>, time_ms: i64) {
     let (seconds, millis) = (magnitude / 1000, magnitude % 1000);
     write_whole(output, seconds);
     if millis != 0 {
-        let [tens, ones] = PAIRS[(millis % 100) as usize];
-        output.extend_from_slice(&[b'.', b'0' + (millis / 100) as u8, tens, ones]);
+        let [.., hundreds, tens, ones] = Eight::of(millis).text().to_le_bytes();
+        output.extend_from_slice(&[b'.', hundreds, tens, ones]);
     }
 }
 
@@ -142,6 +187,14 @@ mod tests {
             (101.0, "101"),
             (1_000_200.0, "1000200"),
             (-12.0, "-12"),
+            (99_999_999.0, "99999999"),
+            (100_000_000.0, "100000000"),
+            (1_000_000_007.0, "1000000007"),
+            (4_503_599_627_370_495.0, "4503599627370495"),
+            (4_503_599_627_370_495.5, "4503599627370495.5"),
+            (4_503_599_627_370_496.0, "4503599627370496"),
+            (0.5, "0.5"),
+            (1_000_000.000_000_1, "1000000.0000001"),
             (9_007_199_254_740_991.0, "9007199254740991"),
             (9_007_199_254_740_992.0, "9007199254740992"),
         ] {
@@ -155,6 +208,17 @@ mod tests {
             let value = f64::from_bits(bits);
             let back: f64 = float(value).parse().unwrap();
             proptest::prop_assert!(back.to_bits() == bits || (back.is_nan() && value.is_nan()));
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn what_follows_a_float_stands_behind_it(bits in proptest::num::u64::ANY, whole in 0u64..1 << 54, digits in 0u32..17) {
+            for value in [f64::from_bits(bits), whole as f64, (whole % 10u64.pow(digits)) as f64, -(whole as f64)] {
+                let mut output = b"x".to_vec();
+                write_float_and(&mut output, value, *b"\"],");
+                proptest::prop_assert_eq!(String::from_utf8(output).unwrap(), format!("x{}\"],", float(value)));
+            }
         }
     }
 

@@ -2,10 +2,12 @@
 //!
 //! Source of the shapes: Prometheus `web/api/v1/json_codec.go`.
 
-use parallax_model::{FloatColumn, Labels, SeriesData};
-use parallax_promql::value::{QueryValue, Sample, VectorSample};
+use std::sync::Arc;
 
-use super::float::{write_float, write_seconds};
+use parallax_model::Labels;
+use parallax_promql::value::{MatrixSeries, Points, QueryValue, Sample, VectorSample};
+
+use super::float::{write_float, write_float_and, write_seconds};
 use super::histogram::write_histogram;
 
 /// Appends `text` as a JSON string.
@@ -88,7 +90,7 @@ pub(super) fn write_value(output: &mut Vec<u8>, value: &QueryValue) {
 
 /// The series of a matrix, written piece by piece: an answer is as long as a few hundred megabytes, and need never be in memory as a whole.
 pub(super) struct MatrixPieces {
-    rest: std::vec::IntoIter<SeriesData>,
+    rest: std::vec::IntoIter<MatrixSeries>,
     stamps: Stamps,
     is_first: bool,
 }
@@ -100,11 +102,11 @@ impl MatrixPieces {
     const MIN_SAMPLES: usize = 4096;
 
     /// Whether a matrix is worth more than one piece.
-    pub(super) fn are_worth(series: &[SeriesData]) -> bool {
-        series.iter().map(SeriesData::sample_count).sum::<usize>() >= Self::MIN_SAMPLES
+    pub(super) fn are_worth(series: &[MatrixSeries]) -> bool {
+        series.iter().map(MatrixSeries::sample_count).sum::<usize>() >= Self::MIN_SAMPLES
     }
 
-    pub(super) fn new(series: Vec<SeriesData>) -> Self {
+    pub(super) fn new(series: Vec<MatrixSeries>) -> Self {
         Self { rest: series.into_iter(), stamps: Stamps::default(), is_first: true }
     }
 }
@@ -128,9 +130,12 @@ impl Iterator for MatrixPieces {
     }
 }
 
-/// The beginnings of points (`[1782870000,"`), for the series of an answer nearly all have the same times.
+/// The beginnings of points (`[1782870000,"`) at the times of the series before: nearly all series of an answer have the same ones.
 #[derive(Default)]
-struct Stamps(Vec<Stamp>);
+struct Stamps {
+    times_ms: Arc<[i64]>,
+    stamps: Vec<Stamp>,
+}
 
 struct Stamp {
     time_ms: i64,
@@ -151,31 +156,43 @@ impl Stamp {
         stamp.text.copy_from_slice(&text);
         stamp
     }
+
+    /// Appends all of it, for that is one move, and takes off what is too much.
+    #[inline]
+    fn write(&self, output: &mut Vec<u8>) {
+        let end = output.len() + self.size;
+        output.extend_from_slice(&self.text);
+        output.truncate(end);
+    }
 }
 
 impl Stamps {
     /// More times than an answer may have points are not kept.
     const MAX: usize = 16 << 10;
+    /// What follows the value of each point but the last.
+    const END: [u8; 3] = *b"\"],";
 
     /// Appends a list of points.
-    fn write(&mut self, output: &mut Vec<u8>, floats: &FloatColumn) {
-        if floats.len() > self.0.len() && floats.len() <= Self::MAX {
-            self.0 = floats.timestamps_ms.iter().map(|time_ms| Stamp::new(*time_ms)).collect();
+    fn write(&mut self, output: &mut Vec<u8>, points: &Points) {
+        if points.len() > self.stamps.len() && points.len() <= Self::MAX {
+            self.times_ms = points.timestamps_ms.clone();
+            self.stamps = points.timestamps_ms.iter().map(|time_ms| Stamp::new(*time_ms)).collect();
         }
         output.push(b'[');
-        let mut known = self.0.iter();
-        for (time_ms, value) in floats.iter() {
-            match known.find(|stamp| stamp.time_ms >= time_ms) {
-                Some(stamp) if stamp.time_ms == time_ms => {
-                    // All of it, for that is one move.
-                    let end = output.len() + stamp.size;
-                    output.extend_from_slice(&stamp.text);
-                    output.truncate(end);
-                }
-                _ => write_stamp(output, time_ms),
+        if Arc::ptr_eq(&self.times_ms, &points.timestamps_ms) {
+            for (stamp, value) in self.stamps.iter().zip(&points.values) {
+                stamp.write(output);
+                write_float_and(output, *value, Self::END);
             }
-            write_float(output, value);
-            output.extend_from_slice(b"\"],");
+        } else {
+            let mut known = self.stamps.iter();
+            for (time_ms, value) in points.iter() {
+                match known.find(|stamp| stamp.time_ms >= time_ms) {
+                    Some(stamp) if stamp.time_ms == time_ms => stamp.write(output),
+                    _ => write_stamp(output, time_ms),
+                }
+                write_float_and(output, value, Self::END);
+            }
         }
         // The last comma, if there is a point.
         output.pop_if(|last| *last == b',');
@@ -214,7 +231,7 @@ fn write_vector_sample(output: &mut Vec<u8>, element: &VectorSample) {
     output.push(b'}');
 }
 
-fn write_series(output: &mut Vec<u8>, series: &SeriesData, stamps: &mut Stamps) {
+fn write_series(output: &mut Vec<u8>, series: &MatrixSeries, stamps: &mut Stamps) {
     output.extend_from_slice(b"{\"metric\":");
     write_labels(output, &series.labels);
     if !series.floats.is_empty() {
@@ -251,11 +268,11 @@ mod tests {
     fn a_matrix_in_pieces_is_the_same_matrix() {
         let series = |number: i64| {
             let labels = Labels::from_pairs([("n", number.to_string())]);
-            let mut series = SeriesData { labels, ..SeriesData::default() };
-            (0..500).for_each(|at| series.floats.push(at * 1_000, number as f64));
-            series
+            let values = vec![number as f64; 500];
+            let floats = Points { timestamps_ms: (0..500).map(|at| at * 1_000).collect(), values };
+            MatrixSeries { labels, floats, ..MatrixSeries::default() }
         };
-        let all: Vec<SeriesData> = (0..40).map(series).collect();
+        let all: Vec<MatrixSeries> = (0..40).map(series).collect();
         assert!(MatrixPieces::are_worth(&all) && !MatrixPieces::are_worth(&all[..8]));
         let mut whole = Vec::new();
         write_value(&mut whole, &QueryValue::Matrix(all.clone()));
@@ -274,14 +291,19 @@ mod tests {
         ) {
             let mut stamps = Stamps::default();
             for times in all {
-                let mut floats = FloatColumn::default();
-                times.iter().for_each(|time| floats.push(time * step_ms, *time as f64 / 2.0));
-                let (mut together, mut single) = (b"x".to_vec(), b"x".to_vec());
-                stamps.write(&mut together, &floats);
-                write_list(&mut single, floats.iter(), |output, (time_ms, value)| {
+                let (timestamps_ms, values) =
+                    times.iter().map(|time| (time * step_ms, *time as f64 / 2.0)).unzip::<_, _, Vec<_>, _>();
+                let points = Points { timestamps_ms: timestamps_ms.into(), values };
+                let mut single = b"x".to_vec();
+                write_list(&mut single, points.iter(), |output, (time_ms, value)| {
                     write_point(output, time_ms, value);
                 });
-                prop_assert_eq!(String::from_utf8(together), String::from_utf8(single));
+                // The second time its times are known.
+                for _ in 0..2 {
+                    let mut together = b"x".to_vec();
+                    stamps.write(&mut together, &points);
+                    prop_assert_eq!(String::from_utf8_lossy(&together), String::from_utf8_lossy(&single));
+                }
             }
         }
     }
@@ -297,10 +319,11 @@ mod tests {
 
     #[test]
     fn a_matrix_has_a_list_per_kind_of_sample() {
-        let mut series =
-            SeriesData { labels: Labels::from_pairs([("__name__", "up")]), ..SeriesData::default() };
-        series.floats.push(1_500, 1.0);
-        series.floats.push(2_000, f64::INFINITY);
+        let series = MatrixSeries {
+            labels: Labels::from_pairs([("__name__", "up")]),
+            floats: Points { timestamps_ms: [1_500, 2_000].into(), values: vec![1.0, f64::INFINITY] },
+            ..MatrixSeries::default()
+        };
         let mut output = Vec::new();
         write_value(&mut output, &QueryValue::Matrix(vec![series]));
         assert_eq!(
