@@ -81,6 +81,11 @@ impl Annotations {
         }
     }
 
+    /// Says all that `others` say, after what has been said already.
+    pub fn append(&mut self, others: Self) {
+        others.list.into_iter().for_each(|one| self.add(one.level, one.position, one.text));
+    }
+
     /// Warnings and infos as texts. `query` turns places into `(line:column)`; without it, one line is
     /// assumed; with an empty one there are no places.
     pub fn render(&self, query: Option<&str>) -> (Vec<String>, Vec<String>) {

@@ -8,6 +8,7 @@ pub(crate) mod analyze;
 pub(crate) mod binary;
 pub(crate) mod bitmap;
 pub(crate) mod gather;
+pub(crate) mod histogram_call;
 pub(crate) mod histogram_stats;
 pub(crate) mod info;
 pub(crate) mod leaf;
@@ -98,6 +99,12 @@ impl<'q> Context<'q> {
 pub(crate) trait Operator {
     /// The next rows, none of them empty; `None` at the end, and ever after. A batch may be empty.
     fn next_batch(&mut self, context: &Context<'_>) -> Result<Option<Batch>, QueryError>;
+
+    /// Whether rows that begin with the same labels come together: after them, once one has come that begins otherwise, no more do. That is known of the rows handed on so far, and
+    /// holds for them and all that are still to come.
+    fn keeps_prefixes_together(&self) -> bool {
+        false
+    }
 }
 
 pub(crate) type BoxedOperator = Box<dyn Operator>;

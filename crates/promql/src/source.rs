@@ -137,9 +137,10 @@ pub struct PushedAnswer {
     pub warnings: Vec<String>,
 }
 
-/// The series of one selection. A series is whole in one batch, and no series comes twice.
+/// The series of one selection, in strictly ascending order of their labels over all batches: so a series is whole in one batch, and no series comes twice. The engine relies on that
+/// order: what no series to come can add to it evaluates at once, and gives up.
 pub trait SeriesStream: Send {
-    /// The next series, in the order of their labels; `None` at the end. Blocks until there are some.
+    /// The next series; `None` at the end. Blocks until there are some.
     ///
     /// # Errors
     /// If the rest cannot be read, the deadline passed, or a budget is spent.

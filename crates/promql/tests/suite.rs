@@ -3,6 +3,7 @@
 mod engine;
 mod fuzz_smoke;
 mod golden_queries;
+mod histogram_calls;
 mod interrupts;
 mod narrowing;
 mod parse;

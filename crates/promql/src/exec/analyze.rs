@@ -170,6 +170,10 @@ impl Operator for Measured {
         }
         batch
     }
+
+    fn keeps_prefixes_together(&self) -> bool {
+        self.inner.keeps_prefixes_together()
+    }
 }
 
 /// What a row takes in memory, labels shared with others included.

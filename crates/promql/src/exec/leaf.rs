@@ -42,6 +42,10 @@ impl Operator for Broadcast {
         };
         batch.into_iter().map(repeat).collect::<Result<Batch, _>>().map(Some)
     }
+
+    fn keeps_prefixes_together(&self) -> bool {
+        self.input.keeps_prefixes_together()
+    }
 }
 
 /// A scalar argument, evaluated when it is first needed.

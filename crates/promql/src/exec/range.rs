@@ -4,6 +4,7 @@
 //! forward, so a series is walked once; functions with state of their own (`functions::over_time`) profit.
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -34,6 +35,8 @@ pub(crate) struct RangeCall {
     pub windows: Windows,
     pub input: RangeInput,
     pub extension: RangeExtension,
+    /// Whether all series have the same metric name.
+    pub has_one_name: bool,
     pub scalars: Vec<BoxedOperator>,
     /// Only count and sum of histograms are needed.
     pub stats_only: bool,
@@ -48,6 +51,8 @@ pub(crate) struct RangeCall {
 pub(crate) struct RangeState {
     scalars: Option<Vec<Vec<f64>>>,
     seen: HashSet<u64>,
+    /// Whether a series lost more labels than its name.
+    has_dropped_more: Cell<bool>,
 }
 
 /// The live samples of one series.
@@ -96,6 +101,13 @@ impl Operator for RangeCall {
         }
         Ok(Some(batch))
     }
+
+    /// Series come in the order of their labels, in which those with the same first labels stand together: with a name that all of them have as well as without. The other labels that may go
+    /// sort right behind the name. A series with one comes before all that go on like it and have none, so that up to the first of them nothing is torn apart.
+    fn keeps_prefixes_together(&self) -> bool {
+        let drops_only_the_name = self.has_one_name && !self.state.has_dropped_more.get();
+        matches!(self.input, RangeInput::Series(_)) && drops_only_the_name
+    }
 }
 
 impl RangeCall {
@@ -135,7 +147,14 @@ impl RangeCall {
     /// The labels of a result.
     fn labels(&self, labels: Labels, context: &Context<'_>) -> Labels {
         let is_metric = !self.windows.function.drops_name() || context.options.delayed_name_removal;
-        if is_metric { labels } else { without_metadata(&labels) }
+        if is_metric {
+            return labels;
+        }
+        let kept = without_metadata(&labels);
+        if kept.len() + 1 < labels.len() {
+            self.state.has_dropped_more.set(true);
+        }
+        kept
     }
 
     fn row(&self, columns: &Columns<'_>, context: &Context<'_>) -> Result<Row, QueryError> {

@@ -80,6 +80,11 @@ impl Operator for Selector {
         })?;
         Ok(Some(batch))
     }
+
+    /// Series come in the order of their labels.
+    fn keeps_prefixes_together(&self) -> bool {
+        true
+    }
 }
 
 impl Lookback {

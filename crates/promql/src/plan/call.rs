@@ -10,7 +10,8 @@ use super::{Around, PlannedRange, Planner, nothing, strip_parens};
 use crate::ast::{Call, Expr, ExprKind, PosRange, RangeExtension, ValueType};
 use crate::engine::QueryError;
 use crate::exec::analyze::CountRule;
-use crate::exec::gather::{Gather, HistogramPlaces, HistogramRead, absent, histogram_function};
+use crate::exec::gather::{Gather, absent};
+use crate::exec::histogram_call::{HistogramCall, HistogramPlaces, HistogramRead};
 use crate::exec::info::{InfoCall, TARGET_INFO};
 use crate::exec::leaf::Values;
 use crate::exec::map::{Map, RowFunction, drop_name};
@@ -316,13 +317,10 @@ impl<'e> Planner<'e> {
             (HistogramRead::Fraction(first, self.scalar(argument(call, 1)?, grid)?), 2)
         };
         let places = HistogramPlaces { first: argument(call, 0)?.pos, vector: argument(call, vector)?.pos };
+        let is_number = |expr: &Expr| matches!(strip_parens(expr).kind, ExprKind::Number(_));
+        let has_plain_arguments = call.arguments.iter().take(vector).all(is_number);
         let input = self.vector(call, vector, grid)?;
-        Ok(Box::new(Gather::new(
-            vec![input],
-            Box::new(move |sides, context| {
-                histogram_function(read, sides.into_iter().flatten().collect(), places, context)
-            }),
-        )))
+        Ok(Box::new(HistogramCall { input, read, places, has_plain_arguments, done: false }))
     }
 
     fn info(&mut self, call: &'e Call, grid: Grid) -> Result<BoxedOperator, QueryError> {
@@ -390,6 +388,7 @@ impl<'e> Planner<'e> {
             windows: Windows { function, grid, reference, range_ms },
             input,
             extension,
+            has_one_name: has_one_name(range_argument),
             scalars,
             stats_only: self.stats_only(),
             position,
