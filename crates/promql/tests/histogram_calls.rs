@@ -131,7 +131,11 @@ fn the_buckets_of_histograms_that_are_whole_are_not_held() {
     let peak = |source, query| ask(source, &options, query, RANGE).unwrap().stats.peak_samples;
     let steps = usize::try_from((RANGE.end_ms - RANGE.start_ms) / RANGE.step_ms + 1).unwrap();
     let grown = |query| peak(&many, query) - peak(&few, query);
-    // The rows of the result, or else those of all buckets.
-    assert_eq!(grown("histogram_quantile(0.9, rate(x_bucket[2m]))"), 1000 * steps);
-    assert_eq!(grown("histogram_quantile(scalar(vector(0.9)), rate(x_bucket[2m]))"), 4 * 1000 * steps);
+    // The rows of the result and at most a batch, of which the last one may be a shorter one; or else the rows of all buckets.
+    let (early, late) = (
+        "histogram_quantile(0.9, rate(x_bucket[2m]))",
+        "histogram_quantile(scalar(vector(0.9)), rate(x_bucket[2m]))",
+    );
+    assert!(grown(early) < 1500 * steps, "{}", grown(early));
+    assert!(grown(late) >= 4 * 1000 * steps, "{}", grown(late));
 }
