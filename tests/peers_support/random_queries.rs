@@ -113,8 +113,6 @@ const OF_VECTOR: &[&str] = &[
     "rad",
     "timestamp",
     "absent",
-    "sort",
-    "sort_desc",
 ];
 /// Asked of plain counters only: of NaN, of huge or of tiny values they give what the processor that Prometheus runs on makes of
 /// them, or turn a last bit into another number.
@@ -382,9 +380,13 @@ impl QueryGenerator {
 
     fn function_with_parameters(&mut self, depth: usize) -> String {
         let inner = self.floats(depth);
-        match self.random.below(10) {
-            9 => format!("sort_by_label_desc({inner}, \"job\", \"code\", \"instance\", \"method\")"),
-            8 => format!("sort_by_label({inner}, \"instance\", \"code\", \"method\", \"job\")"),
+        match self.random.below(9) {
+            8 => {
+                // Series that all have these labels: of nothing and something Prometheus finds neither less, and the order is chance.
+                let function = self.random.pick(&["sort_by_label", "sort_by_label_desc"]);
+                let name = self.random.pick(&["http_requests_total", "rate(http_requests_total[5m])"]);
+                format!("{function}({name}, \"code\", \"instance\", \"method\", \"job\")")
+            }
             0 => format!("clamp({inner}, {}, 500)", self.random.pick(&["0", "21.5", "-1", "600"])),
             1 => format!("clamp_min({inner}, {})", self.random.pick(&["1", "-Inf", "22"])),
             2 => format!("clamp_max({inner}, {})", self.random.pick(&["1", "1e9", "+Inf"])),

@@ -18,13 +18,25 @@ const IDENTIFYING_LABELS: [&str; 2] = ["instance", "job"];
 
 /// Which info metrics to take, and which of their labels.
 pub(crate) struct InfoCall {
-    /// Matchers on the info metric's name.
-    pub names: Vec<Matcher>,
+    /// Matchers on the name of what is an info metric itself, and gets no labels.
+    names: Vec<Matcher>,
+    /// Whether the query asks for these names; else they are what is taken if nothing is asked.
+    asks_names: bool,
     /// Matchers on its other labels: only these labels are copied; without any, all are.
-    pub data: Vec<Matcher>,
+    data: Vec<Matcher>,
 }
 
 impl InfoCall {
+    /// With the matchers of the second argument, if there is one. As in Prometheus, an argument that names no metric makes none an info metric.
+    pub fn new(asked: Option<&[Matcher]>) -> Self {
+        let Some(asked) = asked else {
+            let names = vec![Matcher::equal(METRIC_NAME, TARGET_INFO)];
+            return Self { names, asks_names: false, data: Vec::new() };
+        };
+        let (names, data) = asked.iter().cloned().partition(|matcher| matcher.name() == METRIC_NAME);
+        Self { names, asks_names: true, data }
+    }
+
     /// `base` with labels of `infos`, whose values are the times of their samples in milliseconds.
     ///
     /// # Errors
@@ -35,6 +47,7 @@ impl InfoCall {
         infos: Vec<Row>,
         context: &Context<'_>,
     ) -> Result<Vec<Row>, QueryError> {
+        let is_lost = self.loses_what_has_no_target(&base);
         let infos = Self::of_same_targets(&base, infos, |row| self.is_info(row));
         let mut by_target: HashMap<Labels, BTreeMap<&str, Vec<&Row>>> = HashMap::new();
         for info in &infos {
@@ -54,6 +67,9 @@ impl InfoCall {
                 results.push(row);
                 continue;
             }
+            if is_lost {
+                continue;
+            }
             let target = row.labels.keeping(&IDENTIFYING_LABELS);
             self.enrich_row(&row, by_target.get(&target).unwrap_or(&none), &mut results)?;
         }
@@ -62,6 +78,14 @@ impl InfoCall {
 
     fn is_info(&self, row: &Row) -> bool {
         self.names.iter().any(|matcher| matcher.matches(row.labels.value_of(METRIC_NAME)))
+    }
+
+    /// Whether none of the rows has a target while a name is asked for: Prometheus then takes the name for a label that is not there, and keeps nothing.
+    fn loses_what_has_no_target(&self, base: &[Row]) -> bool {
+        let has_target = |row: &Row| IDENTIFYING_LABELS.iter().any(|name| row.labels.contains(name));
+        self.asks_names
+            && !self.names.iter().all(Matcher::matches_empty)
+            && !base.iter().any(|row| !self.is_info(row) && has_target(row))
     }
 
     /// The info rows whose identifying labels occur among the base rows.

@@ -325,14 +325,15 @@ impl<'e> Planner<'e> {
 
     fn info(&mut self, call: &'e Call, grid: Grid) -> Result<BoxedOperator, QueryError> {
         let base = self.vector(call, 0, grid)?;
-        let mut matchers = match call.arguments.get(1).map(strip_parens).map(|expr| &expr.kind) {
-            Some(ExprKind::Vector(selector)) => selector.matchers.clone(),
-            _ => Vec::new(),
+        let asked = match call.arguments.get(1).map(strip_parens).map(|expr| &expr.kind) {
+            Some(ExprKind::Vector(selector)) => Some(&selector.matchers),
+            _ => None,
         };
+        let mut matchers = asked.cloned().unwrap_or_default();
         if !matchers.iter().any(|matcher| matcher.name() == METRIC_NAME) {
             matchers.insert(0, Matcher::equal(METRIC_NAME, TARGET_INFO));
         }
-        let (names, data) = matchers.iter().cloned().partition(|matcher| matcher.name() == METRIC_NAME);
+        let info = InfoCall::new(asked.map(Vec::as_slice));
         let reference = first_selector(argument(call, 0)?)
             .map(|selector| self.reference(&selector.modifiers))
             .transpose()?
@@ -351,7 +352,6 @@ impl<'e> Planner<'e> {
                 Ok(Box::new(Selector { reader, lookback, stats_only: false, tally }))
             },
         )?;
-        let info = InfoCall { names, data };
         Ok(Box::new(Gather::new(
             vec![base, infos],
             Box::new(move |sides, context| {
