@@ -18,7 +18,7 @@ use super::stream::Delivery;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Arrived {
     pub series: usize,
-    /// As the chunks say.
+    /// As the chunks say, and one of each at least.
     pub samples: usize,
     /// Of the chunks.
     pub data_bytes: usize,
@@ -29,7 +29,8 @@ impl Arrived {
         let Delivery::Series(all, _) = delivery else { return };
         self.series += all.len();
         for (_, part) in all.iter().flat_map(|series| &series.chunks).flat_map(chunks::parts) {
-            self.samples += chunks::samples(part);
+            // As a job of decoding counts them: what is small here is never shared with a helper, for whom an I/O thread cannot wait.
+            self.samples += chunks::samples(part).max(1);
             self.data_bytes += part.data.len();
         }
     }
