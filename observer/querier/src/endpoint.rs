@@ -11,10 +11,10 @@ mod lately;
 mod metadata;
 mod set;
 mod sets;
+mod snapshot;
 mod state;
 mod unusable;
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -34,6 +34,7 @@ use group::{Choice, Group, GroupCounters};
 pub use metadata::{Metadata, TsdbInfo};
 pub use set::{EndpointSet, Problem};
 pub use sets::EndpointSets;
+pub(crate) use snapshot::Snapshot;
 pub use state::EndpointStatus;
 use state::Shared;
 use unusable::Unusable;
@@ -243,16 +244,6 @@ impl Endpoint {
         &self.foreign
     }
 
-    /// How long it has been since it last said what it holds, if its last Info poll failed; nothing while it is well.
-    pub(crate) fn silent_for(&self, now: Instant) -> Duration {
-        self.shared.read().silent_for(now)
-    }
-
-    /// The time that it said it holds, at any poll of the last while; `None` if it never had the Store API.
-    pub(crate) fn held_lately(&self) -> Option<TimeRange> {
-        self.shared.read().lately.range()
-    }
-
     /// The clusters that it is expected to hold, sorted: the one it is declared as, or those that are delegated to it.
     pub fn expected(&self) -> &[String] {
         &self.expected
@@ -261,25 +252,6 @@ impl Endpoint {
     /// What it may send.
     pub(crate) fn limits(&self) -> EndpointLimits {
         self.limits
-    }
-
-    /// Whether it said less of what it holds than before, a short while ago.
-    pub(crate) fn said_less_lately(&self, now: Instant) -> bool {
-        self.shared.read().said_less_lately(now)
-    }
-
-    /// Whether it is asked nothing, since none of what it advertises is chosen.
-    pub(crate) fn is_left_out(&self) -> bool {
-        self.metadata().is_some_and(|known| known.is_left_out())
-    }
-
-    /// Whether all that it advertises of `cluster` is not chosen.
-    pub(crate) fn leaves_out(&self, cluster: &str) -> bool {
-        let label = &self.options.cluster_label;
-        let is_of_it = |set: &Labels| set.get(label) == Some(cluster);
-        self.metadata().is_some_and(|known| {
-            known.left_out.iter().any(is_of_it) && !known.label_sets.iter().any(is_of_it)
-        })
     }
 
     /// What is declared of its cluster.
@@ -291,28 +263,6 @@ impl Endpoint {
     pub(crate) fn labels_of(&self, cluster: &str) -> Labels {
         let own = Labels::from_pairs([(self.options.cluster_label.as_str(), cluster)]);
         self.declared.labels.overlaid_with(&own)
-    }
-
-    /// Those of the expected clusters that it did not advertise last: none if it holds nothing yet and may.
-    pub fn not_advertised(&self) -> Vec<&str> {
-        if self.expected.is_empty() {
-            return Vec::new();
-        }
-        let label = &self.options.cluster_label;
-        let (known, is_healthy) = {
-            let state = self.shared.read();
-            (state.metadata.clone(), state.is_healthy())
-        };
-        let sets = known.as_deref().map_or(&[][..], |known| &known.label_sets);
-        let is_empty = known.as_deref().is_some_and(|known| known.has_store && known.range.is_empty())
-            && sets.is_empty();
-        if self.may_be_empty && is_healthy && is_empty {
-            return Vec::new();
-        }
-        let left_out = known.as_deref().map_or(&[][..], |known| &known.left_out);
-        let advertised: BTreeSet<&str> =
-            sets.iter().chain(left_out).filter_map(|set| set.get(label)).collect();
-        self.expected.iter().map(String::as_str).filter(|cluster| !advertised.contains(cluster)).collect()
     }
 
     /// Why it would be no use to ask now, or `None` to ask it.
@@ -342,50 +292,14 @@ impl Endpoint {
 
     /// The one cluster it stands for, or its own name.
     pub(crate) fn cluster_name(&self) -> String {
-        if let Some(cluster) = &self.cluster {
-            return cluster.clone();
-        }
-        let advertised = self.advertised();
-        match advertised.first() {
-            Some(only) if advertised.len() == 1 => only.clone(),
-            _ => self.name.clone(),
-        }
-    }
-
-    /// The clusters it is expected to hold, or last advertised.
-    pub(crate) fn clusters(&self) -> BTreeSet<String> {
-        if self.expected.is_empty() {
-            return self.advertised();
-        }
-        self.expected.iter().filter(|cluster| !self.leaves_out(cluster)).cloned().collect()
-    }
-
-    /// Those of its clusters that are wanted: of the ones that it is expected to hold, or else of those that it last advertised.
-    pub(crate) fn clusters_where(&self, is_wanted: impl Fn(&Labels) -> bool) -> BTreeSet<String> {
-        if !self.expected.is_empty() {
-            let is_wanted =
-                |cluster: &&String| is_wanted(&self.labels_of(cluster)) && !self.leaves_out(cluster);
-            let expected = self.expected.iter().filter(is_wanted);
-            return expected.cloned().collect();
-        }
-        let known = self.metadata();
-        let sets = known.iter().flat_map(|known| &known.label_sets).filter(|set| is_wanted(set));
-        sets.filter_map(|set| set.get(&self.options.cluster_label).map(str::to_owned)).collect()
+        self.cluster.clone().unwrap_or_else(|| self.snapshot(Instant::now()).cluster_name())
     }
 
     /// Counts further calls under the one cluster that it advertises, if it is declared as none.
     pub(crate) fn count_by_cluster(&self) {
         if self.cluster.is_none() {
-            let advertised = self.advertised();
-            let only = advertised.first().filter(|_| advertised.len() == 1);
-            self.calls.belong_to(only.map(String::as_str));
+            self.calls.belong_to(self.snapshot(Instant::now()).advertises_only().as_deref());
         }
-    }
-
-    fn advertised(&self) -> BTreeSet<String> {
-        let known = self.metadata();
-        let sets = known.iter().flat_map(|known| &known.label_sets);
-        sets.filter_map(|set| set.get(&self.options.cluster_label).map(str::to_owned)).collect()
     }
 
     /// How far the shipping of blocks is behind there, as far as it has said so.

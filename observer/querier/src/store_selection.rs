@@ -15,7 +15,7 @@ use parallax_storeapi::matchers::may_match;
 
 use crate::claim::ForeignLabels;
 use crate::coverage::{Gap, GapKind};
-use crate::endpoint::{Endpoint, EndpointSet, Metadata};
+use crate::endpoint::{Endpoint, EndpointSet, Metadata, Snapshot};
 
 /// What the caller of a query may narrow endpoints by, beside the query itself: Thanos' `storeMatch[]`. Each element is a list of
 /// matchers on `__address__` and external labels; one of the lists has to match.
@@ -45,9 +45,20 @@ pub struct Selected {
     pub endpoint: Arc<Endpoint>,
     /// `None` if it never answered Info.
     pub metadata: Option<Arc<Metadata>>,
+    /// Whether it was well then, and advertised all that it is expected to hold.
+    pub was_as_expected: bool,
 }
 
 impl Selected {
+    pub(crate) fn at(endpoint: &Arc<Endpoint>, now: Instant) -> Self {
+        Self::as_in(endpoint, endpoint.snapshot(now))
+    }
+
+    fn as_in(endpoint: &Arc<Endpoint>, snapshot: Snapshot<'_>) -> Self {
+        let was_as_expected = snapshot.is_as_expected();
+        Self { endpoint: Arc::clone(endpoint), metadata: snapshot.metadata, was_as_expected }
+    }
+
     pub fn supports_sharding(&self) -> bool {
         self.metadata.as_ref().is_some_and(|known| known.supports_sharding)
     }
@@ -103,33 +114,53 @@ impl Question<'_> {
 
     /// Whether a declared endpoint that says something else now said that it has this, a short while ago: what it flaps about is asked for, so that its
     /// cluster does not vanish without a word.
-    fn was_covered_by(&self, endpoint: &Endpoint, known: &Metadata) -> bool {
+    fn was_covered_by(&self, snapshot: &Snapshot<'_>, known: &Metadata) -> bool {
         self.side.is_none()
-            && !endpoint.expected().is_empty()
-            && endpoint.held_lately().is_some_and(|held| held.overlaps(&self.range))
+            && !snapshot.endpoint.expected().is_empty()
+            && snapshot.held_lately.is_some_and(|held| held.overlaps(&self.range))
             && self.may_match(&known.label_sets)
     }
 
     /// Whether the endpoint says exactly what it holds, and that nothing of it is wanted; and has not said otherwise a short while ago.
-    fn is_ruled_out_by(&self, endpoint: &Endpoint, known: &Metadata, now: Instant) -> bool {
-        let (now_ms, silence_ms) =
-            (jiff::Timestamp::now().as_millisecond(), millis(endpoint.silent_for(now)));
+    fn is_ruled_out_by(&self, snapshot: &Snapshot<'_>, known: &Metadata) -> bool {
+        let (now_ms, silence_ms) = (jiff::Timestamp::now().as_millisecond(), millis(snapshot.silent_for));
         self.side.is_none()
             && known.rules_out(self.range, now_ms, silence_ms, |sets| self.may_match(sets))
-            && !endpoint.said_less_lately(now)
+            && !snapshot.said_less_lately
     }
 
-    /// The expected clusters that are wanted.
-    fn wanted<'e>(&self, endpoint: &'e Endpoint) -> Vec<&'e str> {
-        let names = endpoint.expected().iter().map(String::as_str);
-        let is_chosen = |name: &&str| !endpoint.leaves_out(name);
-        names.filter(is_chosen).filter(|name| self.may_match(&[endpoint.labels_of(name)])).collect()
+    fn wants(&self, endpoint: &Endpoint, cluster: &str) -> bool {
+        self.may_match(&[endpoint.labels_of(cluster)])
     }
 
-    /// Those of them that the endpoint does not advertise.
-    fn missed<'e>(&self, endpoint: &'e Endpoint) -> Vec<&'e str> {
-        let names = endpoint.not_advertised().into_iter();
-        names.filter(|name| self.may_match(&[endpoint.labels_of(name)])).collect()
+    /// Whether the endpoint may have something that is wanted.
+    fn concerns(&self, snapshot: &Snapshot<'_>) -> bool {
+        let endpoint = snapshot.endpoint;
+        match &snapshot.metadata {
+            Some(known) => {
+                !known.is_all_foreign()
+                    && !known.is_left_out()
+                    && (self.is_answered_by(known) && self.is_covered_by(known, snapshot.silent_for)
+                        || self.was_covered_by(snapshot, known))
+                    && self.may_concern(endpoint, known)
+                    && !self.is_ruled_out_by(snapshot, known)
+            }
+            // Nothing is known: only the expected clusters can rule it out.
+            None => {
+                endpoint.expected().is_empty() || snapshot.expected().any(|name| self.wants(endpoint, name))
+            }
+        }
+    }
+
+    /// The expected clusters that are wanted and that the endpoint does not advertise. Who offers no rules does not miss those of the expected cluster.
+    fn missed<'e>(&self, snapshot: &Snapshot<'e>) -> Vec<&'e str> {
+        let could = |known: &Arc<Metadata>| self.side.is_none() || self.is_answered_by(known);
+        if !snapshot.metadata.as_ref().is_some_and(could) {
+            return Vec::new();
+        }
+        let mut names = snapshot.not_advertised();
+        names.retain(|name| self.wants(snapshot.endpoint, name));
+        names
     }
 }
 
@@ -153,11 +184,14 @@ pub fn choose(set: &EndpointSet, question: &Question<'_>, store_matchers: &Store
     let mut selection = Selection::default();
     for endpoint in set.endpoints().iter() {
         endpoint.refresh_if_local();
-        if !is_wanted(endpoint, endpoint.metadata().as_deref(), store_matchers) {
+        let snapshot = endpoint.snapshot(now);
+        if !is_wanted(&snapshot, store_matchers) {
             continue;
         }
         let gaps_before = selection.gaps.len();
-        consider(endpoint, question, now, &mut selection);
+        if is_asked(&snapshot, question, &mut selection.gaps) {
+            selection.ask.push(Selected::as_in(endpoint, snapshot));
+        }
         if endpoint.declared().required && selection.gaps.len() > gaps_before {
             selection.required.insert(endpoint.name().to_owned());
         }
@@ -165,88 +199,141 @@ pub fn choose(set: &EndpointSet, question: &Question<'_>, store_matchers: &Store
     selection
 }
 
-/// Adds what `question` has to do with one endpoint.
-fn consider(endpoint: &Arc<Endpoint>, question: &Question<'_>, now: Instant, selection: &mut Selection) {
-    let metadata = endpoint.metadata();
-    let relevant = match &metadata {
-        Some(known) => {
-            !known.is_all_foreign()
-                && !known.is_left_out()
-                && (question.is_answered_by(known) && question.is_covered_by(known, endpoint.silent_for(now))
-                    || question.was_covered_by(endpoint, known))
-                && question.may_concern(endpoint, known)
-                && !question.is_ruled_out_by(endpoint, known, now)
-        }
-        // Nothing is known: only the expected clusters can rule it out.
-        None => endpoint.expected().is_empty() || !question.wanted(endpoint).is_empty(),
-    };
-    if let Some(reason) = refused(endpoint, metadata.as_deref(), question) {
-        selection.gaps.extend(gaps(endpoint, question, &[], GapKind::Refused, &reason));
-        return;
+/// Whether one endpoint has to be asked; what cannot be, and what it does not have, are added to `gaps`.
+fn is_asked(snapshot: &Snapshot<'_>, question: &Question<'_>, gaps: &mut Vec<Gap>) -> bool {
+    let endpoint = snapshot.endpoint;
+    if let Some(reason) = refused(snapshot, question) {
+        gaps.extend(missing(snapshot, question, &[], GapKind::Refused, &reason));
+        return false;
     }
-    // Who offers no rules does not miss those of the expected cluster.
-    let could =
-        metadata.as_ref().is_some_and(|known| question.side.is_none() || question.is_answered_by(known));
-    let missed = if could { question.missed(endpoint) } else { Vec::new() };
+    let missed = question.missed(snapshot);
     for cluster in &missed {
-        let reason = absent_reason(endpoint);
-        selection.gaps.push(endpoint.gap_of((*cluster).to_owned(), GapKind::Missing, reason));
+        let reason = absent_reason(snapshot);
+        gaps.push(endpoint.gap_of((*cluster).to_owned(), GapKind::Missing, reason));
     }
-    if !relevant {
-        return;
+    if !question.concerns(snapshot) {
+        return false;
     }
-    match endpoint.why_not_now(now) {
-        Some((kind, reason)) => {
-            selection.gaps.extend(gaps(endpoint, question, &missed, kind, &reason));
-        }
-        None => selection.ask.push(Selected { endpoint: Arc::clone(endpoint), metadata }),
+    match &snapshot.why_not_now {
+        Some((kind, reason)) => gaps.extend(missing(snapshot, question, &missed, *kind, reason)),
+        None => return true,
     }
+    false
 }
 
 /// What is missing of an endpoint that is not asked, but for the clusters that are `told` already: each of its clusters that is wanted, those it is declared as or else those
 /// it last advertised, or whatever it stands for.
-fn gaps(
-    endpoint: &Endpoint,
+fn missing(
+    snapshot: &Snapshot<'_>,
     question: &Question<'_>,
     told: &[&str],
     kind: GapKind,
     reason: &str,
 ) -> Vec<Gap> {
-    let wanted = endpoint.clusters_where(|set| question.may_match(std::slice::from_ref(set)));
+    let wanted = snapshot.clusters_where(|set| question.may_match(std::slice::from_ref(set)));
     if wanted.is_empty() {
-        return vec![endpoint.gap(kind, reason)];
+        return vec![snapshot.gap(kind, reason)];
     }
     let untold = wanted.into_iter().filter(|cluster| !told.contains(&cluster.as_str()));
-    untold.map(|cluster| endpoint.gap_of(cluster, kind, reason)).collect()
+    untold.map(|cluster| snapshot.endpoint.gap_of(cluster, kind, reason)).collect()
 }
 
-fn absent_reason(endpoint: &Endpoint) -> String {
-    let foreign = || endpoint.metadata().and_then(|known| known.foreign.clone());
+fn absent_reason(snapshot: &Snapshot<'_>) -> String {
+    let foreign = || snapshot.metadata.as_ref()?.foreign.clone();
     let absent = || "it is up but does not advertise this cluster".to_owned();
-    endpoint.status().last_error.or_else(foreign).unwrap_or_else(absent)
+    snapshot.last_error.clone().or_else(foreign).unwrap_or_else(absent)
 }
 
 /// Why nothing of the endpoint is believed, where the question could have concerned its declared cluster.
-fn refused(endpoint: &Endpoint, metadata: Option<&Metadata>, question: &Question<'_>) -> Option<String> {
-    let claim = endpoint.claim().filter(|claim| claim.mode() == ForeignLabels::Refuse)?;
-    let reason = metadata?.foreign.clone()?;
+fn refused(snapshot: &Snapshot<'_>, question: &Question<'_>) -> Option<String> {
+    let claim = snapshot.endpoint.claim().filter(|claim| claim.mode() == ForeignLabels::Refuse)?;
+    let reason = snapshot.metadata.as_ref()?.foreign.clone()?;
     question.may_match(&claim.own_sets()).then(|| format!("{reason}; nothing of it is believed"))
 }
 
-fn is_wanted(endpoint: &Endpoint, metadata: Option<&Metadata>, store_matchers: &StoreMatchers) -> bool {
+fn is_wanted(snapshot: &Snapshot<'_>, store_matchers: &StoreMatchers) -> bool {
     if store_matchers.is_empty() {
         return true;
     }
+    let (endpoint, metadata) = (snapshot.endpoint, snapshot.metadata.as_deref());
     let mut label_sets = metadata.map(|known| known.label_sets.clone()).unwrap_or_default();
     // No set at all says that it may hold anything, the expected cluster included, unless it never spoke.
     let may_hold_anything = metadata
         .is_some_and(|known| known.label_sets.is_empty() && known.foreign.is_none() && !known.is_left_out());
     if !may_hold_anything {
-        label_sets.extend(endpoint.not_advertised().into_iter().map(|cluster| endpoint.labels_of(cluster)));
+        label_sets.extend(snapshot.not_advertised().into_iter().map(|cluster| endpoint.labels_of(cluster)));
     }
     store_matchers.iter().any(|all| {
         let (address, labels): (Vec<Matcher>, Vec<Matcher>) =
             all.iter().cloned().partition(|matcher| matcher.name() == ADDRESS_LABEL);
         address.iter().all(|matcher| matcher.matches(endpoint.name())) && may_match(&labels, &label_sets)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use parallax_model::MatchOp;
+    use parallax_net::Context;
+    use parallax_storeapi::labels::set_to_wire;
+    use parallax_storeapi::proto::thanos::info::{InfoResponse, StoreInfo};
+
+    use super::*;
+    use crate::endpoint::{Connection, EndpointConfig, EndpointOptions};
+
+    /// An endpoint of `cluster`, which says nothing by itself.
+    fn silent(cluster: &str) -> EndpointConfig {
+        let nobody = Connection::Unusable("nobody answers here".to_owned());
+        EndpointConfig::new("store:10901", nobody).with_cluster(cluster)
+    }
+
+    fn saying(cluster: &str, store: Option<StoreInfo>) -> InfoResponse {
+        let label_sets = vec![set_to_wire(&Labels::from_pairs([("cluster", cluster)]))];
+        InfoResponse { label_sets, store, ..InfoResponse::default() }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_changes_while_it_is_looked_at_is_asked_or_missing() {
+        let context = Context::for_test();
+        let set = EndpointSet::start(
+            vec![silent("us-1")],
+            EndpointOptions::default(),
+            &context.metrics,
+            context.shutdown.clone(),
+        );
+        let set = set.unwrap();
+        set.polled_once().await;
+        let endpoint = Arc::clone(&set.endpoints()[0]);
+        let held = || Some(StoreInfo { min_time: 0, max_time: 1000, ..StoreInfo::default() });
+        let says = |info| endpoint.shared().polled(Instant::now(), Ok(endpoint.read_info(info).unwrap()));
+        says(saying("us-1", held()));
+        let matchers = [Matcher::new(MatchOp::Equal, "__name__", "up").unwrap()];
+        let is_done = AtomicBool::new(false);
+        let (mut asked, mut missing) = (0_u32, 0_u32);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_done.load(Ordering::Relaxed) {
+                    // Neither alone is silent: of the first the cluster is missing, the second is asked for what it held a moment ago.
+                    says(saying("eu-1", held()));
+                    says(saying("us-1", None));
+                }
+            });
+            let began = Instant::now();
+            let mut questions = 0;
+            while (questions < 50_000 || asked == 0 || missing == 0) && began.elapsed().as_secs() < 60 {
+                questions += 1;
+                let selection = select(&set, TimeRange::new(0, 1000), &matchers, &[]);
+                asked += u32::try_from(selection.ask.len()).unwrap();
+                missing += u32::try_from(selection.gaps.len()).unwrap();
+                if asked + missing < questions {
+                    break;
+                }
+            }
+            is_done.store(true, Ordering::Relaxed);
+            assert_eq!(asked + missing, questions, "one was answered without a word");
+        });
+        assert!(asked > 0 && missing > 0, "{asked} asked, {missing} missing");
+        context.shutdown.cancel();
+    }
 }

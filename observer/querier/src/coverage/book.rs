@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parallax_telemetry::Metrics;
 use prometheus_client::encoding::EncodeLabelSet;
@@ -150,12 +150,13 @@ impl CoverageBook {
 
 /// For each cluster how many of its endpoints are well, and how many there are.
 fn clusters_of(sets: &[Arc<EndpointSet>]) -> BTreeMap<String, (u64, u64)> {
-    let mut clusters: BTreeMap<String, (u64, u64)> = BTreeMap::new();
+    let (mut clusters, now): (BTreeMap<String, (u64, u64)>, _) = (BTreeMap::new(), Instant::now());
     for set in sets {
         for endpoint in set.endpoints().iter() {
-            let (is_healthy, missing) = (endpoint.is_healthy(), endpoint.not_advertised());
-            for cluster in endpoint.clusters() {
-                let is_well = is_healthy && !missing.contains(&cluster.as_str());
+            let snapshot = endpoint.snapshot(now);
+            let missing = snapshot.not_advertised();
+            for cluster in snapshot.clusters() {
+                let is_well = snapshot.is_healthy && !missing.contains(&cluster.as_str());
                 let (well, all) = clusters.entry(cluster).or_default();
                 *well += u64::from(is_well);
                 *all += 1;

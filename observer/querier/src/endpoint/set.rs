@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parallax_model::TimeRange;
 use parallax_net::ClientCalls;
@@ -274,14 +274,15 @@ impl EndpointSet {
 
     /// Expected clusters that no healthy endpoint advertises, sorted.
     pub fn missing_clusters(&self) -> Vec<String> {
-        let endpoints = self.endpoints();
+        let (endpoints, now) = (self.endpoints(), Instant::now());
         let (mut expected, mut present) = (BTreeSet::new(), BTreeSet::new());
         for endpoint in endpoints.iter() {
-            let (is_healthy, missing) = (endpoint.is_healthy(), endpoint.not_advertised());
-            for cluster in endpoint.expected().iter().filter(|cluster| !endpoint.leaves_out(cluster)) {
-                expected.insert(cluster.as_str());
-                if is_healthy && !missing.contains(&cluster.as_str()) {
-                    present.insert(cluster.as_str());
+            let snapshot = endpoint.snapshot(now);
+            let missing = snapshot.not_advertised();
+            for cluster in snapshot.expected() {
+                expected.insert(cluster);
+                if snapshot.is_healthy && !missing.contains(&cluster) {
+                    present.insert(cluster);
                 }
             }
         }
@@ -330,7 +331,8 @@ impl StoreList for EndpointSet {
             declared: Declared::default(),
         };
         let endpoints = self.endpoints();
-        let chosen = endpoints.iter().filter(|endpoint| !endpoint.is_left_out());
+        let chosen =
+            endpoints.iter().filter(|endpoint| !endpoint.metadata().is_some_and(|known| known.is_left_out()));
         chosen
             .map(|endpoint| shown(endpoint.status()))
             .chain(self.problems().into_iter().map(problem))
@@ -338,10 +340,12 @@ impl StoreList for EndpointSet {
     }
 
     fn regions(&self) -> BTreeMap<String, String> {
-        let mut regions = BTreeMap::new();
+        let (mut regions, now) = (BTreeMap::new(), Instant::now());
         for endpoint in self.endpoints().iter() {
             if let Some(region) = &endpoint.declared().region {
-                regions.extend(endpoint.clusters().into_iter().map(|cluster| (cluster, region.clone())));
+                regions.extend(
+                    endpoint.snapshot(now).clusters().into_iter().map(|cluster| (cluster, region.clone())),
+                );
             }
         }
         regions

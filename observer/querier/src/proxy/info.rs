@@ -6,6 +6,7 @@
 //! for that cluster, or nobody would hear that it is missing. An endpoint that may hold anything is advertised as an empty label set.
 
 use std::collections::{BTreeSet, HashSet};
+use std::time::Instant;
 
 use parallax_model::{Labels, TimeRange};
 use parallax_storeapi::SideService;
@@ -15,21 +16,23 @@ use parallax_storeapi::proto::thanos::info::{
 };
 
 use super::QUERIER;
-use crate::endpoint::{Endpoint, EndpointSet};
+use crate::endpoint::{EndpointSet, Snapshot};
 
 pub(super) fn aggregate(endpoints: &EndpointSet, selector_labels: &Labels) -> InfoResponse {
     let mut label_sets = BTreeSet::new();
     let mut range: Option<TimeRange> = None;
     let mut tsdb_infos = Vec::new();
+    let now = Instant::now();
     for endpoint in endpoints.endpoints().iter() {
         endpoint.refresh_if_local();
-        let Some((sets, covered)) = part_of(endpoint) else { continue };
+        let snapshot = endpoint.snapshot(now);
+        let Some((sets, covered)) = part_of(&snapshot) else { continue };
         label_sets.extend(sets.iter().map(|set| set.overlaid_with(selector_labels)));
         range = Some(match range {
             None => covered,
             Some(range) => TimeRange::new(range.min_ms.min(covered.min_ms), range.max_ms.max(covered.max_ms)),
         });
-        tsdb_infos.extend(infos_of(endpoint, &sets, covered).into_iter().map(|(labels, range)| TsdbInfo {
+        tsdb_infos.extend(infos_of(&snapshot, &sets, covered).into_iter().map(|(labels, range)| TsdbInfo {
             labels: Some(set_to_wire(&labels.overlaid_with(selector_labels))),
             min_time: range.min_ms,
             max_time: range.max_ms,
@@ -78,8 +81,8 @@ fn exemplars(endpoints: &EndpointSet) -> ExemplarsInfo {
 }
 
 /// What covers everything that one endpoint may hold: its own word if that does, else what it says beside all of `sets` for all of the time that is `covered`.
-fn infos_of(endpoint: &Endpoint, sets: &[Labels], covered: TimeRange) -> Vec<(Labels, TimeRange)> {
-    let Some(known) = endpoint.metadata() else {
+fn infos_of(snapshot: &Snapshot<'_>, sets: &[Labels], covered: TimeRange) -> Vec<(Labels, TimeRange)> {
+    let Some(known) = &snapshot.metadata else {
         return sets.iter().map(|set| (set.clone(), covered)).collect();
     };
     let mut infos: Vec<_> = known.tsdb_infos.iter().map(|info| (info.labels.clone(), info.range)).collect();
@@ -93,11 +96,10 @@ fn infos_of(endpoint: &Endpoint, sets: &[Labels], covered: TimeRange) -> Vec<(La
 }
 
 /// The label sets and the time of one endpoint; `None` if it has no Store API.
-fn part_of(endpoint: &Endpoint) -> Option<(Vec<Labels>, TimeRange)> {
-    let known = endpoint.metadata();
-    let missing: Vec<Labels> =
-        endpoint.not_advertised().into_iter().map(|cluster| endpoint.labels_of(cluster)).collect();
-    let (mut sets, mut range) = match &known {
+fn part_of(snapshot: &Snapshot<'_>) -> Option<(Vec<Labels>, TimeRange)> {
+    let missing = snapshot.not_advertised().into_iter();
+    let missing: Vec<Labels> = missing.map(|cluster| snapshot.endpoint.labels_of(cluster)).collect();
+    let (mut sets, mut range) = match &snapshot.metadata {
         Some(known) if !known.has_store || known.is_left_out() => return None,
         // A store of blocks before its first block.
         Some(known) if missing.is_empty() && known.label_sets.is_empty() && known.range.is_empty() => {

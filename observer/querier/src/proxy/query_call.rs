@@ -55,7 +55,7 @@ impl Proxy {
     pub(super) fn passes_queries_to(&self) -> Option<Selected> {
         let all = self.inner.endpoints.endpoints();
         let [only] = &all[..] else { return None };
-        let selected = Selected { endpoint: Arc::clone(only), metadata: only.metadata() };
+        let selected = Selected::at(only, Instant::now());
         (self.inner.config.selector_labels.is_empty() && selected.can_evaluate()).then_some(selected)
     }
 
@@ -114,9 +114,7 @@ impl Selected {
             // What is evaluated there would have all of it.
             && known.left_out.is_empty()
             && !injects
-            && self.endpoint.is_healthy()
-            && self.endpoint.not_advertised().is_empty()
-            && self.endpoint.why_not_now(Instant::now()).is_none()
+            && self.was_as_expected
     }
 }
 
