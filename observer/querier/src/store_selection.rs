@@ -293,6 +293,54 @@ mod tests {
         InfoResponse { label_sets, store, ..InfoResponse::default() }
     }
 
+    /// Polled once, and then hardly ever; no failure is slow, however busy the machine is.
+    async fn polled(config: EndpointConfig, context: &Context) -> Arc<EndpointSet> {
+        let hour = Duration::from_secs(60 * 60);
+        let options =
+            EndpointOptions { info_interval: hour, slow_failure: hour, ..EndpointOptions::default() };
+        let set =
+            EndpointSet::start(vec![config], options, &context.metrics, context.shutdown.clone()).unwrap();
+        set.polled_once().await;
+        set
+    }
+
+    fn says(set: &EndpointSet, info: InfoResponse) {
+        let endpoint = &set.endpoints()[0];
+        endpoint.shared().polled(Instant::now(), Ok(endpoint.read_info(info).unwrap()));
+    }
+
+    fn held() -> Option<StoreInfo> {
+        Some(StoreInfo { min_time: 0, max_time: 1000, ..StoreInfo::default() })
+    }
+
+    #[tokio::test]
+    async fn who_replaces_an_endpoint_that_is_down_is_asked_for_what_came_since() {
+        const HOUR: Duration = Duration::from_secs(60 * 60);
+        let context = Context::for_test();
+        let set = polled(silent("us-1"), &context).await;
+        says(&set, saying("us-1", held()));
+        let former = Arc::clone(&set.endpoints()[0]);
+        former.shared().polled(Instant::now(), Err("connection refused".to_owned()));
+        let later = Instant::now() + 3 * HOUR;
+        let (matchers, hour_ms) = ([vec![Matcher::equal("__name__", "up")]], 60 * 60 * 1000);
+        let question = |range| Question { side: None, range, selectors: &matchers };
+        let is_asked_at = |from_hour: i64| {
+            let endpoint = Arc::clone(&set.endpoints()[0]);
+            let range = TimeRange::new(from_hour * hour_ms, i64::MAX);
+            let mut gaps = Vec::new();
+            let is_asked = is_asked(&endpoint.snapshot(later), &question(range), &mut gaps);
+            assert!(gaps.is_empty(), "{gaps:?}");
+            is_asked
+        };
+        assert!(is_asked_at(2));
+        set.replace(vec![silent("us-1").with_revision("other members")], Vec::new());
+        // Its first poll has not begun: nothing was waited for.
+        assert!(!Arc::ptr_eq(&former, &set.endpoints()[0]) && set.status()[0].last_check.is_none());
+        assert!(is_asked_at(2) && !is_asked_at(100), "as the one before");
+        assert_eq!(set.status()[0].last_error.as_deref(), Some("connection refused"));
+        context.shutdown.cancel();
+    }
+
     #[tokio::test(flavor = "multi_thread")]
     async fn what_changes_while_it_is_looked_at_is_asked_or_missing() {
         let context = Context::for_test();

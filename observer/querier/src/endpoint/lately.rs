@@ -11,7 +11,7 @@ use parallax_model::TimeRange;
 pub(super) const COUNTS_FOR: Duration = Duration::from_secs(60);
 
 /// See the module.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Lately {
     began: Option<Instant>,
     now: Option<TimeRange>,

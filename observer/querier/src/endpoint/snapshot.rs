@@ -20,11 +20,11 @@ pub(crate) struct Snapshot<'a> {
     pub metadata: Option<Arc<Metadata>>,
     /// Whether the last Info poll succeeded.
     pub is_healthy: bool,
-    /// Of the last poll, if it failed.
+    /// Of the last poll, if it failed: until the first one, of whom it replaced.
     pub last_error: Option<String>,
     /// How long it has been since it last said what it holds, if its last Info poll failed; nothing while it is well.
     pub silent_for: Duration,
-    /// The time that it said it holds, at any poll of the last while; `None` if it never had the Store API.
+    /// The time that it said it holds, at any poll of the last while; `None` if it had no Store API.
     pub held_lately: Option<TimeRange>,
     /// Whether it said less of what it holds than before, a short while ago.
     pub said_less_lately: bool,

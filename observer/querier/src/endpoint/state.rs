@@ -59,16 +59,25 @@ impl Shared {
         self.polled.send_replace(true);
     }
 
-    /// Takes over what another one for the same endpoint knows.
+    /// Takes over what another one for the same endpoint knows, and that it was down. How asking it went is not known of this one.
     pub(crate) fn inherit(&self, former: &Self) {
-        let (metadata, learned_at, shipping) = {
+        let mut inherited = {
             let former = former.read();
-            (former.metadata.clone(), former.learned_at, former.shipping.clone())
+            State {
+                metadata: former.metadata.clone(),
+                learned_at: former.learned_at,
+                lately: former.lately.clone(),
+                said_less_at: former.said_less_at,
+                shipping: former.shipping.clone(),
+                last_check: None,
+                last_error: former.last_error.clone(),
+                failed_after: None,
+                breaker: None,
+            }
         };
-        let mut state = self.write();
-        (state.metadata, state.learned_at, state.shipping) = (metadata, learned_at, shipping);
         // Who answers there now has not said so.
-        state.covers(false);
+        inherited.covers(false);
+        *self.write() = inherited;
     }
 
     pub(crate) async fn polled_once(&self) {
@@ -90,7 +99,7 @@ pub(crate) struct State {
     /// What it last said of shipping, if it ever did.
     pub shipping: Option<Heard>,
     pub last_check: Option<Timestamp>,
-    /// Of the last poll, if it failed.
+    /// Of the last poll, if it failed: until the first one, of whom it replaced.
     pub last_error: Option<String>,
     /// How long the last poll took to fail.
     failed_after: Option<Duration>,
@@ -179,6 +188,7 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::endpoint::TsdbInfo;
 
     fn metadata() -> Metadata {
         Metadata::from_info(Default::default()).unwrap()
@@ -205,6 +215,34 @@ mod tests {
         assert_eq!(state.silent_for(later), Duration::ZERO);
         state.polled(Instant::now(), Err("connection refused".to_owned()));
         assert!(state.silent_for(later) > Duration::ZERO);
+    }
+
+    #[test]
+    fn who_replaces_an_endpoint_that_is_down_knows_so_and_is_asked() {
+        let options = EndpointOptions { slow_failure: Duration::ZERO, ..EndpointOptions::default() };
+        let (former, next) = (Shared::default(), Shared::default());
+        let mut held = metadata();
+        (held.has_store, held.range) = (true, TimeRange::new(100, 200));
+        held.tsdb_infos = vec![TsdbInfo { labels: Labels::empty(), range: held.range }];
+        let less = Metadata { tsdb_infos: Vec::new(), ..held.clone() };
+        former.polled(Instant::now(), Ok(held));
+        former.write().covers(true);
+        former.polled(Instant::now(), Ok(less));
+        former.polled(Instant::now(), Err("connection refused".to_owned()));
+        former.write().hung(Instant::now(), &options, "nothing came for 1s");
+        next.inherit(&former);
+        let (now, later) = (Instant::now(), Instant::now() + Duration::from_secs(3 * 60 * 60));
+        let state = next.read();
+        assert!(state.silent_for(later) >= Duration::from_secs(3 * 60 * 60));
+        assert_eq!(state.lately.range(), Some(TimeRange::new(100, 200)));
+        assert!(state.said_less_at == former.read().said_less_at);
+        assert!(state.said_less_at.is_some());
+        assert_eq!(state.last_error.as_deref(), Some("connection refused"));
+        assert!(!state.is_healthy() && state.last_check.is_none());
+        assert_eq!(state.why_not_now(now, &options), None, "this one was not asked yet");
+        drop(state);
+        next.polled(Instant::now(), Ok(metadata()));
+        assert!(next.read().is_healthy() && next.read().silent_for(later) == Duration::ZERO);
     }
 
     #[test]
