@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use parallax_model::{Labels, Matcher, TimeRange};
 use parallax_storeapi::SideService;
@@ -102,14 +102,13 @@ impl Question<'_> {
         declared.labels.is_empty() || self.may_match(&declared.complete(&known.label_sets))
     }
 
-    fn is_covered_by(&self, known: &Metadata, silence: Duration) -> bool {
+    fn is_covered_by(&self, snapshot: &Snapshot<'_>, known: &Metadata) -> bool {
         let held = match self.side {
             None => known.range,
             Some(SideService::Exemplars) => known.exemplars_range,
             Some(_) => TimeRange::ALL,
         };
-        let held = TimeRange::new(held.min_ms, held.max_ms.saturating_add(millis(silence)));
-        held.overlaps(&self.range) && self.may_match(&known.label_sets)
+        snapshot.grown(held).overlaps(&self.range) && self.may_match(&known.label_sets)
     }
 
     /// Whether a declared endpoint that says something else now said that it has this, a short while ago: what it flaps about is asked for, so that its
@@ -123,7 +122,7 @@ impl Question<'_> {
 
     /// Whether the endpoint says exactly what it holds, and that nothing of it is wanted; and has not said otherwise a short while ago.
     fn is_ruled_out_by(&self, snapshot: &Snapshot<'_>, known: &Metadata) -> bool {
-        let (now_ms, silence_ms) = (jiff::Timestamp::now().as_millisecond(), millis(snapshot.silent_for));
+        let (now_ms, silence_ms) = (jiff::Timestamp::now().as_millisecond(), snapshot.silence_ms());
         self.side.is_none()
             && known.rules_out(self.range, now_ms, silence_ms, |sets| self.may_match(sets))
             && !snapshot.said_less_lately
@@ -140,7 +139,7 @@ impl Question<'_> {
             Some(known) => {
                 !known.is_all_foreign()
                     && !known.is_left_out()
-                    && (self.is_answered_by(known) && self.is_covered_by(known, snapshot.silent_for)
+                    && (self.is_answered_by(known) && self.is_covered_by(snapshot, known)
                         || self.was_covered_by(snapshot, known))
                     && self.may_concern(endpoint, known)
                     && !self.is_ruled_out_by(snapshot, known)
@@ -162,10 +161,6 @@ impl Question<'_> {
         names.retain(|name| self.wants(snapshot.endpoint, name));
         names
     }
-}
-
-fn millis(duration: Duration) -> i64 {
-    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// Chooses endpoints for a query of series over `range` with `matchers`.
@@ -273,6 +268,7 @@ fn is_wanted(snapshot: &Snapshot<'_>, store_matchers: &StoreMatchers) -> bool {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::Duration;
 
     use parallax_model::MatchOp;
     use parallax_net::Context;

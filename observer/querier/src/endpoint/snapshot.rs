@@ -84,6 +84,19 @@ impl<'a> Snapshot<'a> {
         endpoint.expected.iter().map(String::as_str).filter(|cluster| !advertised.contains(cluster)).collect()
     }
 
+    /// How long it has been silent.
+    pub fn silence_ms(&self) -> i64 {
+        i64::try_from(self.silent_for.as_millis()).unwrap_or(i64::MAX)
+    }
+
+    /// The time that it may hold by now, if `held` is what it last said: it would have gone on to hold what came since. What holds nothing yet stays empty.
+    pub fn grown(&self, held: TimeRange) -> TimeRange {
+        match held.is_empty() {
+            true => held,
+            false => TimeRange::new(held.min_ms, held.max_ms.saturating_add(self.silence_ms())),
+        }
+    }
+
     /// Whether it is well, could be asked, and advertises all that it is expected to hold.
     pub fn is_as_expected(&self) -> bool {
         self.is_healthy && self.why_not_now.is_none() && self.not_advertised().is_empty()
