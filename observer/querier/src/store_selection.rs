@@ -2,8 +2,8 @@
 //!
 //! An endpoint is asked if its time overlaps the query's and one of its label sets contradicts no matcher. A peer of ours also says exactly which labels it has for which
 //! time (`TSDBInfo`, which of Thanos' components may say less than there is), and is not asked for what it cannot have. One that cannot be asked and would
-//! have been, by what it last said or by the cluster it is expected to hold, is a gap. The time of one that fails grows with its silence: it
-//! would have gone on to hold what came since.
+//! have been, by what it last said or by the cluster it is expected to hold, is a gap. So is the cluster of one that has lost the Store API. The time of one that
+//! fails grows with its silence: it would have gone on to hold what came since.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -161,6 +161,21 @@ impl Question<'_> {
         names.retain(|name| self.wants(snapshot.endpoint, name));
         names
     }
+
+    /// The expected clusters that are wanted and that the endpoint advertises, while it has lost the Store API and there is nothing to ask it for.
+    fn lost<'e>(&self, snapshot: &Snapshot<'e>) -> Vec<&'e str> {
+        let could = |known: &Arc<Metadata>| {
+            self.side.is_none()
+                && self.may_match(&known.label_sets)
+                && self.may_concern(snapshot.endpoint, known)
+        };
+        if !snapshot.has_lost_store() || !snapshot.metadata.as_ref().is_some_and(could) {
+            return Vec::new();
+        }
+        let missed: BTreeSet<&str> = snapshot.not_advertised().into_iter().collect();
+        let advertised = snapshot.expected().filter(|name| !missed.contains(name));
+        advertised.filter(|name| self.wants(snapshot.endpoint, name)).collect()
+    }
 }
 
 /// Chooses endpoints for a query of series over `range` with `matchers`.
@@ -207,6 +222,11 @@ fn is_asked(snapshot: &Snapshot<'_>, question: &Question<'_>, gaps: &mut Vec<Gap
         gaps.push(endpoint.gap_of((*cluster).to_owned(), GapKind::Missing, reason));
     }
     if !question.concerns(snapshot) {
+        for cluster in question.lost(snapshot) {
+            let said = || "it is up but says that it has no Store API now".to_owned();
+            let reason = snapshot.last_error.clone().unwrap_or_else(said);
+            gaps.push(endpoint.gap_of(cluster.to_owned(), GapKind::Missing, reason));
+        }
         return false;
     }
     match &snapshot.why_not_now {
@@ -276,7 +296,8 @@ mod tests {
     use parallax_storeapi::proto::thanos::info::{InfoResponse, StoreInfo};
 
     use super::*;
-    use crate::endpoint::{Connection, EndpointConfig, EndpointOptions};
+    use crate::coverage::CoverageBook;
+    use crate::endpoint::{Connection, Declared, EndpointConfig, EndpointOptions};
 
     /// An endpoint of `cluster`, which says nothing by itself.
     fn silent(cluster: &str) -> EndpointConfig {
@@ -307,6 +328,87 @@ mod tests {
 
     fn held() -> Option<StoreInfo> {
         Some(StoreInfo { min_time: 0, max_time: 1000, ..StoreInfo::default() })
+    }
+
+    /// Who is asked for series of `cluster` within a time that is held, and whose part is missing.
+    fn asked_and_missing(set: &EndpointSet, cluster: &str) -> (usize, Vec<String>) {
+        let selection = select(set, TimeRange::new(0, 1000), &[Matcher::equal("cluster", cluster)], &[]);
+        assert_eq!(selection.fatal(), selection.gaps.first(), "it is required");
+        assert!(selection.gaps.iter().all(|gap| gap.kind == GapKind::Missing), "{:?}", selection.gaps);
+        let said = selection.gaps.into_iter().map(|gap| format!("{}: {}", gap.cluster, gap.reason));
+        (selection.ask.len(), said.collect())
+    }
+
+    #[tokio::test]
+    async fn a_declared_endpoint_that_says_it_has_no_store_api_is_missing() {
+        let context = Context::for_test();
+        let required = Declared { required: true, ..Declared::default() };
+        let lost = || vec!["us-1: it is up but says that it has no Store API now".to_owned()];
+        let cases = [
+            ("sidecar", false, true),
+            ("store", false, true),
+            ("receive", false, true),
+            ("query", false, true),
+            // It may have no TSDB of its own.
+            ("rule", false, false),
+            ("rule", true, true),
+            ("of another make", false, false),
+            ("of another make", true, true),
+        ];
+        for (component, had_store, is_missing) in cases {
+            let set = polled(silent("us-1").with_declared(required.clone()), &context).await;
+            if had_store {
+                says(&set, saying("us-1", held()));
+                assert_eq!(asked_and_missing(&set, "us-1"), (1, vec![]), "{component}");
+                says(&set, saying("us-1", None));
+                assert_eq!(asked_and_missing(&set, "us-1"), (1, vec![]), "{component} may flap");
+            }
+            says(&set, InfoResponse { component_type: component.to_owned(), ..saying("us-1", None) });
+            // A while later.
+            set.endpoints()[0].shared().write().lately = Default::default();
+            let expected = if is_missing { lost() } else { Vec::new() };
+            assert_eq!(asked_and_missing(&set, "us-1"), (0, expected), "{component}, {had_store}");
+            assert_eq!(asked_and_missing(&set, "eu-1"), (0, vec![]), "{component}, {had_store}");
+            let rules = Question { side: Some(SideService::Rules), range: TimeRange::ALL, selectors: &[] };
+            assert!(choose(&set, &rules, &[]).gaps.is_empty(), "it never offered rules");
+
+            assert_eq!(set.missing_clusters().len(), usize::from(is_missing), "{component}, {had_store}");
+            let book = CoverageBook::new(&context.metrics);
+            book.sample(1000, &[Arc::clone(&set)]);
+            let up = book.samples(0, 1000)["us-1"][0].up;
+            assert_eq!(up, if is_missing { 0.0 } else { 1.0 }, "{component}, {had_store}");
+
+            says(&set, saying("us-1", held()));
+            assert_eq!(asked_and_missing(&set, "us-1"), (1, vec![]), "{component}, {had_store}");
+        }
+        context.shutdown.cancel();
+    }
+
+    #[tokio::test]
+    async fn who_has_lost_the_store_api_misses_what_is_wanted_of_its_clusters() {
+        let context = Context::for_test();
+        let delegated = ["ap-1", "eu-1", "us-1"].map(str::to_owned);
+        let hub = silent("hub").with_delegated(&delegated);
+        let set = polled(hub, &context).await;
+        let mut info = saying("us-1", None);
+        info.label_sets.extend(saying("eu-1", None).label_sets);
+        info.component_type = "query".to_owned();
+        says(&set, info);
+        let missing = |matchers: &[Matcher]| {
+            let selection = select(&set, TimeRange::new(0, 1000), matchers, &[]);
+            assert!(selection.ask.is_empty());
+            selection.gaps.into_iter().map(|gap| (gap.cluster, gap.reason)).collect::<Vec<_>>()
+        };
+        let of = |cluster: &str| missing(&[Matcher::equal("cluster", cluster)]);
+        let said = |cluster: &str, reason: &str| (cluster.to_owned(), format!("it is up but {reason}"));
+        let (never, lost) = ("does not advertise this cluster", "says that it has no Store API now");
+        assert_eq!(missing(&[]), [said("ap-1", never), said("eu-1", lost), said("us-1", lost)], "each once");
+        assert_eq!(of("eu-1"), [said("eu-1", lost)]);
+        assert_eq!(of("ap-1"), [said("ap-1", never)]);
+        assert_eq!(of("af-1"), []);
+        set.endpoints()[0].shared().polled(Instant::now(), Err("connection refused".to_owned()));
+        assert_eq!(of("eu-1"), [("eu-1".to_owned(), "connection refused".to_owned())]);
+        context.shutdown.cancel();
     }
 
     #[tokio::test]

@@ -154,7 +154,7 @@ fn clusters_of(sets: &[Arc<EndpointSet>]) -> BTreeMap<String, (u64, u64)> {
     for set in sets {
         for endpoint in set.endpoints().iter() {
             let snapshot = endpoint.snapshot(now);
-            let missing = snapshot.not_advertised();
+            let missing = snapshot.absent();
             for cluster in snapshot.clusters() {
                 let is_well = snapshot.is_healthy && !missing.contains(&cluster.as_str());
                 let (well, all) = clusters.entry(cluster).or_default();

@@ -6,6 +6,9 @@ use parallax_model::{Labels, TimeRange};
 use parallax_storeapi::proto::thanos::info::{InfoResponse, TsdbInfo as WireTsdbInfo};
 use parallax_storeapi::{Error, SideService, labels};
 
+/// What Thanos' components, and ours, are called that have the Store API whenever they can read what they hold. A ruler may do without.
+const STORES_BY_NATURE: [&str; 4] = ["sidecar", "store", "receive", "query"];
+
 /// A readable Info answer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Metadata {
@@ -71,6 +74,11 @@ impl Metadata {
             foreign: None,
             left_out: Vec::new(),
         })
+    }
+
+    /// Whether what it is has the Store API, also where it says that it has none.
+    pub(crate) fn is_store_by_nature(&self) -> bool {
+        STORES_BY_NATURE.contains(&self.component.as_str())
     }
 
     /// Whether all that it advertises is another cluster's.

@@ -272,13 +272,13 @@ impl EndpointSet {
         self.endpoints().iter().map(|endpoint| endpoint.status()).collect()
     }
 
-    /// Expected clusters that no healthy endpoint advertises, sorted.
+    /// Expected clusters that no healthy endpoint advertises and has series of, sorted.
     pub fn missing_clusters(&self) -> Vec<String> {
         let (endpoints, now) = (self.endpoints(), Instant::now());
         let (mut expected, mut present) = (BTreeSet::new(), BTreeSet::new());
         for endpoint in endpoints.iter() {
             let snapshot = endpoint.snapshot(now);
-            let missing = snapshot.not_advertised();
+            let missing = snapshot.absent();
             for cluster in snapshot.expected() {
                 expected.insert(cluster);
                 if snapshot.is_healthy && !missing.contains(&cluster) {

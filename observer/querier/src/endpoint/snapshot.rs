@@ -26,6 +26,8 @@ pub(crate) struct Snapshot<'a> {
     pub silent_for: Duration,
     /// The time that it said it holds, at any poll of the last while; `None` if it had no Store API.
     pub held_lately: Option<TimeRange>,
+    /// Whether it ever said that it has the Store API.
+    had_store: bool,
     /// Whether it said less of what it holds than before, a short while ago.
     pub said_less_lately: bool,
     /// Why it would be no use to ask now, or `None` to ask it.
@@ -42,6 +44,7 @@ impl Endpoint {
             last_error: state.last_error.clone(),
             silent_for: state.silent_for(now),
             held_lately: state.lately.range(),
+            had_store: state.had_store,
             said_less_lately: state.said_less_lately(now),
             why_not_now: state.why_not_now(now, &self.options),
         }
@@ -82,6 +85,21 @@ impl<'a> Snapshot<'a> {
         let advertised: BTreeSet<&str> =
             sets.iter().chain(self.left_out()).filter_map(|set| self.cluster_of(set)).collect();
         endpoint.expected.iter().map(String::as_str).filter(|cluster| !advertised.contains(cluster)).collect()
+    }
+
+    /// Whether it is declared as a cluster and says that it has no Store API, though it has had it, or has it by its nature. A sidecar of Thanos says so while its
+    /// Prometheus is down.
+    pub fn has_lost_store(&self) -> bool {
+        let has_lost = |known: &Metadata| !known.has_store && (self.had_store || known.is_store_by_nature());
+        !self.endpoint.expected.is_empty() && self.metadata.as_deref().is_some_and(has_lost)
+    }
+
+    /// Those of the expected clusters of which it has no series to give now.
+    pub fn absent(&self) -> Vec<&'a str> {
+        match self.has_lost_store() {
+            true => self.expected().collect(),
+            false => self.not_advertised(),
+        }
     }
 
     /// How long it has been silent.

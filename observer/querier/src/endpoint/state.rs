@@ -68,6 +68,7 @@ impl Shared {
                 learned_at: former.learned_at,
                 lately: former.lately.clone(),
                 said_less_at: former.said_less_at,
+                had_store: former.had_store,
                 shipping: former.shipping.clone(),
                 last_check: None,
                 last_error: former.last_error.clone(),
@@ -96,6 +97,8 @@ pub(crate) struct State {
     pub lately: super::lately::Lately,
     /// When it last said less of what it holds than before.
     said_less_at: Option<Instant>,
+    /// Whether it ever said that it has the Store API.
+    pub had_store: bool,
     /// What it last said of shipping, if it ever did.
     pub shipping: Option<Heard>,
     pub last_check: Option<Timestamp>,
@@ -139,6 +142,7 @@ impl State {
     pub fn learned(&mut self, metadata: Metadata) {
         let now = Instant::now();
         self.lately.said(metadata.has_store.then_some(metadata.range), now);
+        self.had_store |= metadata.has_store;
         let mut metadata = metadata;
         if let Some(former) = &self.metadata {
             // Whoever says something else now has to say again that it says everything.
@@ -235,7 +239,7 @@ mod tests {
         let state = next.read();
         assert!(state.silent_for(later) >= Duration::from_secs(3 * 60 * 60));
         assert_eq!(state.lately.range(), Some(TimeRange::new(100, 200)));
-        assert!(state.said_less_at == former.read().said_less_at);
+        assert!(state.had_store && state.said_less_at == former.read().said_less_at);
         assert!(state.said_less_at.is_some());
         assert_eq!(state.last_error.as_deref(), Some("connection refused"));
         assert!(!state.is_healthy() && state.last_check.is_none());
@@ -243,6 +247,7 @@ mod tests {
         drop(state);
         next.polled(Instant::now(), Ok(metadata()));
         assert!(next.read().is_healthy() && next.read().silent_for(later) == Duration::ZERO);
+        assert!(next.read().had_store, "whatever it says now");
     }
 
     #[test]

@@ -2,8 +2,8 @@
 //!
 //! Invariant: its TSDBInfos cover all that may be beneath it, whoever is there, and it says so where Thanos' are not known to (`ShippingResponse`).
 //!
-//! An endpoint that is down counts with what it last said, grown by its silence, or with the cluster it is expected to hold: the querier above has to keep asking
-//! for that cluster, or nobody would hear that it is missing. An endpoint that may hold anything is advertised as an empty label set.
+//! An endpoint that is down counts with what it last said, grown by its silence, or with the cluster it is expected to hold, and so does one that has lost the
+//! Store API: the querier above has to keep asking for that cluster, or nobody would hear that it is missing. An endpoint that may hold anything is advertised as an empty label set.
 
 use std::collections::{BTreeSet, HashSet};
 use std::time::Instant;
@@ -98,7 +98,8 @@ fn infos_of(snapshot: &Snapshot<'_>, sets: &[Labels], covered: TimeRange) -> Vec
     };
     let said = || known.tsdb_infos.iter().map(|info| (&info.labels, open(info.range)));
     let mut infos: Vec<_> = said().map(|(labels, range)| (labels.clone(), range)).collect();
-    if known.tsdb_infos_cover && snapshot.grown(known.range) == covered {
+    // Who says none rules nothing out.
+    if known.tsdb_infos_cover && !infos.is_empty() && snapshot.grown(known.range) == covered {
         return infos;
     }
     let covered = open(covered);
@@ -108,12 +109,12 @@ fn infos_of(snapshot: &Snapshot<'_>, sets: &[Labels], covered: TimeRange) -> Vec
     infos
 }
 
-/// The label sets and the time of one endpoint; `None` if it has no Store API.
+/// The label sets and the time of one endpoint; `None` if it has no Store API, and need not have it.
 fn part_of(snapshot: &Snapshot<'_>) -> Option<(Vec<Labels>, TimeRange)> {
     let missing = snapshot.not_advertised().into_iter();
     let missing: Vec<Labels> = missing.map(|cluster| snapshot.endpoint.labels_of(cluster)).collect();
     let (mut sets, mut range) = match &snapshot.metadata {
-        Some(known) if !known.has_store || known.is_left_out() => return None,
+        Some(known) if known.is_left_out() || !known.has_store && !snapshot.has_lost_store() => return None,
         // A store of blocks before its first block.
         Some(known) if missing.is_empty() && known.label_sets.is_empty() && known.range.is_empty() => {
             return None;
@@ -188,6 +189,15 @@ mod tests {
         }
     }
 
+    fn without_store(cluster: &str, component: &str) -> InfoResponse {
+        let component_type = component.to_owned();
+        InfoResponse {
+            label_sets: vec![set_to_wire(&of(cluster))],
+            component_type,
+            ..InfoResponse::default()
+        }
+    }
+
     fn infos(info: &InfoResponse) -> Vec<(Labels, TimeRange)> {
         let read = |one: &TsdbInfo| {
             let labels = set_from_wire(one.labels.as_ref().unwrap()).unwrap();
@@ -242,6 +252,24 @@ mod tests {
             goes_down(&set, 0);
             let info = aggregate_at(&set, &Labels::empty(), Instant::now() + SILENCE);
             assert_eq!((range(&info), infos(&info)), (held, vec![(of("us-1"), held)]));
+        }
+        context.shutdown.cancel();
+    }
+
+    #[tokio::test]
+    async fn who_has_lost_the_store_api_is_asked_for_by_the_querier_above() {
+        let context = Context::for_test();
+        let past = TimeRange::new(0, HOUR_MS);
+        for (component, counts) in [("sidecar", true), ("rule", false)] {
+            let set = endpoints(&["eu-1", "us-1"], &context).await;
+            says(&set, 0, blocks("eu-1", past), true);
+            says(&set, 1, without_store("us-1", component), true);
+            let info = aggregate_at(&set, &Labels::empty(), Instant::now());
+            let mut expected = vec![(of("eu-1"), past)];
+            expected.extend(counts.then(|| (of("us-1"), TimeRange::ALL)));
+            assert_eq!(infos(&info), expected, "{component}");
+            assert_eq!(info.label_sets.len(), expected.len());
+            assert_eq!(asks_above(info, "us-1", 4 * HOUR_MS, &context).await, counts, "{component}");
         }
         context.shutdown.cancel();
     }
