@@ -1,6 +1,6 @@
 //! Arithmetic and comparisons: between a vector and a scalar, and between two vectors.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use parallax_model::{Labels, LabelsBuilder, METRIC_NAME};
 
@@ -10,7 +10,7 @@ use super::row::{Row, without_metadata};
 use super::{Bitmap, Context};
 use crate::ast::{BinaryOp, Cardinality, PosRange, VectorMatching};
 use crate::engine::QueryError;
-use crate::functions::arithmetic::{calculate, changes_metric, combine, holds, is_comparison};
+use crate::functions::arithmetic::{PairNote, calculate, changes_metric, combine, holds, is_comparison};
 use crate::value::Sample;
 
 /// A binary operator and how it is applied.
@@ -32,7 +32,11 @@ pub(crate) fn with_scalar(call: BinaryCall, mut scalar: LazyScalar, swapped: boo
             let scalar = Sample::Float(values.get(step).copied().unwrap_or(f64::NAN));
             let vector = Sample::Histogram(histogram);
             let (left, right) = if swapped { (&scalar, &vector) } else { (&vector, &scalar) };
-            let Some((value, kept)) = combine(call.op, left, right, call.position, context) else { continue };
+            let combined = combine(call.op, left, right);
+            if let Some(note) = combined.note {
+                note.annotate(call.op, call.position, context);
+            }
+            let Some((value, kept)) = combined.value else { continue };
             if call.return_bool {
                 result.set_float(step, f64::from(u8::from(kept)));
             } else if kept {
@@ -130,7 +134,7 @@ pub(crate) fn between_vectors(
         known.ones.push(at);
     }
     check_one_side(&matches, &ones, &many, swapped, context)?;
-    let joiner = Joiner { call, matching, swapped, context };
+    let mut joiner = Joiner { call, matching, swapped, context, notes: BTreeMap::new() };
     let mut results = Vec::new();
     for row in &many {
         context.spend(row.steps())?;
@@ -175,6 +179,9 @@ pub(crate) fn between_vectors(
             }
         }
     }
+    for note in joiner.notes.into_values() {
+        note.annotate(call.op, call.position, context);
+    }
     results.retain(|row| !row.is_empty());
     merge_rows(results, context)
 }
@@ -184,11 +191,13 @@ struct Joiner<'a, 'q> {
     matching: &'a VectorMatching,
     swapped: bool,
     context: &'a Context<'q>,
+    /// What there is to say of each step: as in Prometheus, only of the last pair that gives cause.
+    notes: BTreeMap<usize, PairNote>,
 }
 
 impl Joiner<'_, '_> {
     /// The result of two rows, and the steps at which both took part, whether or not a filter keeps them.
-    fn join(&self, many: &Row, one: &Row) -> (Row, Bitmap) {
+    fn join(&mut self, many: &Row, one: &Row) -> (Row, Bitmap) {
         let call = self.call;
         let mut result = Row::empty(self.labels(&many.labels, &one.labels), many.steps());
         result.drop_name = call.return_bool;
@@ -218,13 +227,16 @@ impl Joiner<'_, '_> {
     }
 
     /// The steps at which at least one side has a histogram.
-    fn join_histograms(&self, left: &Row, right: &Row, result: &mut Row, partners: &mut Bitmap) {
+    fn join_histograms(&mut self, left: &Row, right: &Row, result: &mut Row, partners: &mut Bitmap) {
         let mut steps = left.occupied().and(&right.occupied());
         steps.subtract(&left.present.and(&right.present));
         for step in steps.ones() {
             let (Some(left), Some(right)) = (left.sample(step), right.sample(step)) else { continue };
-            let combined = combine(self.call.op, &left, &right, self.call.position, self.context);
-            let Some((value, kept)) = combined else { continue };
+            let combined = combine(self.call.op, &left, &right);
+            if let Some(note) = combined.note {
+                self.notes.insert(step, note);
+            }
+            let Some((value, kept)) = combined.value else { continue };
             partners.set(step);
             if self.call.return_bool {
                 result.set_float(step, f64::from(u8::from(kept)));
@@ -292,12 +304,12 @@ impl Joiner<'_, '_> {
         self.matching.fill_left
     }
 
-    fn filled_one(&self, many: &Row) -> Option<Row> {
+    fn filled_one(&mut self, many: &Row) -> Option<Row> {
         let fill = Row::scalar(vec![self.fill_of_one()?; many.steps()]);
         Some(self.join(many, &fill).0)
     }
 
-    fn filled_many(&self, one: &Row) -> Option<Row> {
+    fn filled_many(&mut self, one: &Row) -> Option<Row> {
         let mut fill = Row::scalar(vec![self.fill_of_many()?; one.steps()]);
         fill.labels = Signature::new(self.matching).of(&one.labels);
         Some(self.join(&fill, one).0)

@@ -67,38 +67,64 @@ pub(crate) fn scalar_result(op: BinaryOp, left: f64, right: f64) -> f64 {
     if is_comparison(op) { f64::from(u8::from(holds(op, left, right))) } else { calculate(op, left, right) }
 }
 
-/// What two samples give: the value, and whether a comparison holds. `None`, annotated, if the operator does
-/// not apply to them.
-pub(crate) fn combine(
-    op: BinaryOp,
-    left: &Sample,
-    right: &Sample,
-    at: PosRange,
-    context: &Context<'_>,
-) -> Option<(Sample, bool)> {
+/// What two samples give.
+pub(crate) struct Combined {
+    /// The value, and whether a comparison holds. `None`, with a note, if the operator does not apply to them.
+    pub value: Option<(Sample, bool)>,
+    pub note: Option<PairNote>,
+}
+
+impl Combined {
+    const fn of(value: Sample, holds: bool) -> Self {
+        Self { value: Some((value, holds)), note: None }
+    }
+
+    const fn nothing(note: PairNote) -> Self {
+        Self { value: None, note: Some(note) }
+    }
+}
+
+/// What there is to say of two samples.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PairNote {
+    IncompatibleTypes { left: &'static str, right: &'static str },
+    IncompatibleLayout,
+    CounterResetsCollided(HistogramOperation),
+    CustomBoundsReconciled(HistogramOperation),
+}
+
+impl PairNote {
+    /// Annotates the operator `op` that stands at `at`.
+    pub fn annotate(self, op: BinaryOp, at: PosRange, context: &Context<'_>) {
+        context.annotate(|notes| match self {
+            Self::IncompatibleTypes { left, right } => notes.incompatible_types(left, op.symbol(), right, at),
+            Self::IncompatibleLayout => notes.incompatible_bucket_layout(op.symbol(), at),
+            Self::CounterResetsCollided(operation) => notes.counter_resets_collided(operation, at),
+            Self::CustomBoundsReconciled(operation) => notes.custom_bounds_reconciled(operation, at),
+        });
+    }
+}
+
+/// Applies the operator to two samples.
+pub(crate) fn combine(op: BinaryOp, left: &Sample, right: &Sample) -> Combined {
     match (left, right) {
         (Sample::Float(left), Sample::Float(right)) if !is_trim(op) => {
-            Some((Sample::Float(calculate(op, *left, *right)), holds(op, *left, *right)))
+            Combined::of(Sample::Float(calculate(op, *left, *right)), holds(op, *left, *right))
         }
         (Sample::Float(factor), Sample::Histogram(histogram)) if op == BinaryOp::Mul => {
-            Some((changed(histogram, |h| h.scale(*factor)), true))
+            Combined::of(changed(histogram, |h| h.scale(*factor)), true)
         }
         (Sample::Histogram(histogram), Sample::Float(factor)) if op == BinaryOp::Mul => {
-            Some((changed(histogram, |h| h.scale(*factor)), true))
+            Combined::of(changed(histogram, |h| h.scale(*factor)), true)
         }
         (Sample::Histogram(histogram), Sample::Float(divisor)) if op == BinaryOp::Div => {
-            Some((changed(histogram, |h| h.divide(*divisor)), true))
+            Combined::of(changed(histogram, |h| h.divide(*divisor)), true)
         }
         (Sample::Histogram(histogram), Sample::Float(bound)) if is_trim(op) => {
-            Some((changed(histogram, |h| h.trim(*bound, op == BinaryOp::TrimUpper)), true))
+            Combined::of(changed(histogram, |h| h.trim(*bound, op == BinaryOp::TrimUpper)), true)
         }
-        (Sample::Histogram(left), Sample::Histogram(right)) => {
-            combine_histograms(op, left, right, at, context)
-        }
-        _ => {
-            incompatible(op, kind(left), kind(right), at, context);
-            None
-        }
+        (Sample::Histogram(left), Sample::Histogram(right)) => combine_histograms(op, left, right),
+        _ => Combined::nothing(PairNote::IncompatibleTypes { left: kind(left), right: kind(right) }),
     }
 }
 
@@ -113,10 +139,6 @@ const fn kind(sample: &Sample) -> &'static str {
     }
 }
 
-fn incompatible(op: BinaryOp, left: &str, right: &str, at: PosRange, context: &Context<'_>) {
-    context.annotate(|notes| notes.incompatible_types(left, op.symbol(), right, at));
-}
-
 fn changed(histogram: &FloatHistogram, change: impl FnOnce(&mut FloatHistogram)) -> Sample {
     let mut result = histogram.clone();
     change(&mut result);
@@ -124,40 +146,30 @@ fn changed(histogram: &FloatHistogram, change: impl FnOnce(&mut FloatHistogram))
     Sample::Histogram(Arc::new(result))
 }
 
-fn combine_histograms(
-    op: BinaryOp,
-    left: &Arc<FloatHistogram>,
-    right: &Arc<FloatHistogram>,
-    at: PosRange,
-    context: &Context<'_>,
-) -> Option<(Sample, bool)> {
+fn combine_histograms(op: BinaryOp, left: &Arc<FloatHistogram>, right: &Arc<FloatHistogram>) -> Combined {
     let (operation, subtract) = match op {
-        BinaryOp::Equal => return Some((Sample::Histogram(left.clone()), left.same_data(right))),
-        BinaryOp::NotEqual => return Some((Sample::Histogram(left.clone()), !left.same_data(right))),
+        BinaryOp::Equal => return Combined::of(Sample::Histogram(left.clone()), left.same_data(right)),
+        BinaryOp::NotEqual => return Combined::of(Sample::Histogram(left.clone()), !left.same_data(right)),
         BinaryOp::Add => (HistogramOperation::Addition, false),
         BinaryOp::Sub => (HistogramOperation::Subtraction, true),
         _ => {
-            incompatible(op, "histogram", "histogram", at, context);
-            return None;
+            let (left, right) = ("histogram", "histogram");
+            return Combined::nothing(PairNote::IncompatibleTypes { left, right });
         }
     };
     let mut result = (**left).clone();
     let combined = if subtract { result.sub(right) } else { result.add(right) };
     let Ok(reconciled) = combined else {
-        context.annotate(|notes| notes.incompatible_bucket_layout(op.symbol(), at));
-        return None;
+        return Combined::nothing(PairNote::IncompatibleLayout);
     };
     if reconciled.counter_resets_collided {
         // As Prometheus 3.9 has it, the element is then left out.
-        context.annotate(|notes| notes.counter_resets_collided(operation, at));
-        return None;
-    }
-    if reconciled.custom_bounds {
-        context.annotate(|notes| notes.custom_bounds_reconciled(operation, at));
+        return Combined::nothing(PairNote::CounterResetsCollided(operation));
     }
     if subtract {
         result.counter_reset_hint = CounterResetHint::Gauge;
     }
     result.compact();
-    Some((Sample::Histogram(Arc::new(result)), true))
+    let note = reconciled.custom_bounds.then_some(PairNote::CustomBoundsReconciled(operation));
+    Combined { note, ..Combined::of(Sample::Histogram(Arc::new(result)), true) }
 }
