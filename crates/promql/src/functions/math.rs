@@ -50,21 +50,51 @@ pub(crate) fn round(value: f64, nearest: f64) -> f64 {
     (value * inverse + 0.5).floor() / inverse
 }
 
-/// `value` held between the bounds, with infinities stronger than NaN as in Go's `math.Max` and `math.Min`.
+/// `value` held between the bounds.
 pub(crate) fn clamp(value: f64, min: f64, max: f64) -> f64 {
     larger(min, smaller(max, value))
 }
 
-fn larger(a: f64, b: f64) -> f64 {
+/// As Go's `math.Max`: infinity is stronger than NaN, and of two zeros 0 is larger than −0.
+pub(crate) fn larger(a: f64, b: f64) -> f64 {
     if a == f64::INFINITY || b == f64::INFINITY {
         f64::INFINITY
     } else if a.is_nan() || b.is_nan() {
         f64::NAN
+    } else if a == 0.0 && b == 0.0 {
+        if a.is_sign_negative() { b } else { a }
     } else {
         a.max(b)
     }
 }
 
-fn smaller(a: f64, b: f64) -> f64 {
+/// As Go's `math.Min`.
+pub(crate) fn smaller(a: f64, b: f64) -> f64 {
     -larger(-a, -b)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{larger, smaller};
+
+    #[test]
+    fn the_larger_and_the_smaller_are_those_of_go() {
+        let (inf, nan) = (f64::INFINITY, f64::NAN);
+        for (a, b, max, min) in [
+            (1.0, 2.0, 2.0, 1.0),
+            (0.0, -0.0, 0.0, -0.0),
+            (-0.0, -0.0, -0.0, -0.0),
+            (0.0, 0.0, 0.0, 0.0),
+            (nan, 1.0, nan, nan),
+            (nan, inf, inf, nan),
+            (nan, -inf, nan, -inf),
+        ] {
+            for (a, b) in [(a, b), (b, a)] {
+                for (found, wanted) in [(larger(a, b), max), (smaller(a, b), min)] {
+                    let is_same = found.to_bits() == wanted.to_bits() || (found.is_nan() && wanted.is_nan());
+                    assert!(is_same, "{a} and {b}: {found}, not {wanted}");
+                }
+            }
+        }
+    }
 }
