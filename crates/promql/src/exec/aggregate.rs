@@ -15,6 +15,7 @@ use crate::ast::{AggregateOp, Grouping, PosRange};
 use crate::cut::PartialRow;
 use crate::engine::QueryError;
 use crate::functions::kahan::{KahanMean, KahanSum};
+use crate::functions::math::{larger, smaller};
 use crate::functions::mixed::HistogramFold;
 use crate::functions::quantile::quantile;
 
@@ -103,8 +104,8 @@ impl Operator for Fold {
             Some(parameter) => parameter.values(context)?.to_vec(),
             None => Vec::new(),
         };
-        for q in quantiles.iter().filter(|q| !(0.0..=1.0).contains(*q)) {
-            context.annotate(|notes| notes.invalid_quantile(*q, self.places.parameter));
+        for q in worst_quantiles(&quantiles) {
+            context.annotate(|notes| notes.invalid_quantile(q, self.places.parameter));
         }
         let (op, operand) = (self.op, self.places.operand);
         let mut groups = Groups::new(op, self.key.clone(), self.steps);
@@ -130,6 +131,15 @@ impl Operator for Fold {
         }
         Ok(Some(batch))
     }
+}
+
+/// Of the parameters at all steps those that are warned of: NaN, the largest if it is too large, and the smallest if it is too small. NaN hides the other two, unless they are
+/// infinite.
+fn worst_quantiles(quantiles: &[f64]) -> impl Iterator<Item = f64> {
+    let nan = quantiles.iter().copied().find(|q| q.is_nan());
+    let largest = quantiles.iter().copied().reduce(larger).filter(|q| *q > 1.0);
+    let smallest = quantiles.iter().copied().reduce(smaller).filter(|q| *q < 0.0);
+    [nan, largest, smallest].into_iter().flatten()
 }
 
 /// All groups of one aggregation, in the order in which they were first seen.
