@@ -10,6 +10,7 @@ mod binary;
 mod check;
 mod duration;
 mod error;
+mod float;
 mod literal;
 mod metric;
 mod options;
@@ -17,6 +18,7 @@ mod regex_error;
 mod selector;
 
 pub use error::ParseError;
+pub(crate) use float::float;
 pub(crate) use literal::number;
 pub(crate) use metric::parse_labels;
 pub use options::ParserOptions;

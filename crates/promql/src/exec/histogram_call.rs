@@ -18,6 +18,7 @@ use crate::engine::QueryError;
 use crate::functions::histograms::{
     ClassicBucket, classic_fraction, classic_quantile, native_fraction, native_quantile,
 };
+use crate::parse::float;
 
 /// The label that says what a bucket counts at most.
 const BOUND: &str = "le";
@@ -148,7 +149,7 @@ impl Seen {
             return;
         }
         let bound = row.labels.value_of(BOUND);
-        let Some(upper) = parse_bound(bound) else {
+        let Ok(upper) = float(bound) else {
             let metric = name_for_notes(&row.labels, context);
             self.notes.bad_bounds.bad_bucket_label(metric, bound, places.vector);
             return;
@@ -220,15 +221,6 @@ fn starts_with<'a>(labels: &Labels, prefix: impl Iterator<Item = (&'a str, &'a s
 /// The metric's name as annotations mention it: only while names are still there.
 fn name_for_notes<'a>(labels: &'a Labels, context: &Context<'_>) -> &'a str {
     if context.options.delayed_name_removal { labels.value_of(METRIC_NAME) } else { "" }
-}
-
-/// A bucket's bound as Prometheus reads it: a float in Go's notation.
-fn parse_bound(text: &str) -> Option<f64> {
-    match text {
-        "+Inf" | "Inf" | "inf" | "+inf" => Some(f64::INFINITY),
-        "-Inf" | "-inf" => Some(f64::NEG_INFINITY),
-        _ => text.parse().ok(),
-    }
 }
 
 /// Where a classic and a native histogram of the same name meet, neither is evaluated.

@@ -1,5 +1,6 @@
 //! Values of number and duration tokens.
 
+use super::float::{float, underscores_are_between_digits};
 use super::{ParseError, Parser};
 use crate::lex::quoting::quote;
 use crate::lex::{Token, TokenKind};
@@ -62,22 +63,10 @@ fn split_while(text: &str, belongs: impl Fn(char) -> bool) -> (&str, &str) {
 
 /// A number as Go's `ParseInt` with base 0 reads it, or else as its `ParseFloat` does.
 pub(crate) fn number(text: &str) -> Result<f64, String> {
-    let fail = |reason: &str| Err(format!("strconv.ParseFloat: parsing {}: {reason}", quote(text)));
     if let Some(integer) = integer(text) {
         return Ok(integer as f64);
     }
-    let lower = text.to_ascii_lowercase();
-    match lower.as_str() {
-        "inf" => return Ok(f64::INFINITY),
-        "nan" => return Ok(f64::NAN),
-        _ if !underscores_are_between_digits(text) => return fail("invalid syntax"),
-        _ => {}
-    }
-    match lower.replace('_', "").parse::<f64>() {
-        Ok(value) if value.is_infinite() => fail("value out of range"),
-        Ok(value) => Ok(value),
-        Err(_) => fail("invalid syntax"),
-    }
+    float(text).map_err(|reason| format!("strconv.ParseFloat: parsing {}: {reason}", quote(text)))
 }
 
 /// Decimal, `0x` hexadecimal or `0` octal digits that fit 64 bits.
@@ -92,19 +81,6 @@ fn integer(text: &str) -> Option<i64> {
         (None, Some(octal)) if !octal.is_empty() => i64::from_str_radix(octal, 8).ok(),
         _ => digits.parse().ok(),
     }
-}
-
-/// An underscore must stand between digits, or between the base prefix (a leading `0` counts) and a digit.
-fn underscores_are_between_digits(text: &str) -> bool {
-    let hex = text.starts_with("0x") || text.starts_with("0X");
-    let is_digit = |byte: u8| if hex { byte.is_ascii_hexdigit() } else { byte.is_ascii_digit() };
-    let bytes = text.as_bytes();
-    bytes.iter().enumerate().filter(|(_, byte)| **byte == b'_').all(|(i, _)| {
-        let before = i.checked_sub(1).and_then(|i| bytes.get(i).copied());
-        let after = bytes.get(i + 1).copied();
-        let behind_prefix = hex && i == 2;
-        (behind_prefix || before.is_some_and(is_digit)) && after.is_some_and(is_digit)
-    })
 }
 
 #[cfg(test)]
