@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use parallax_model::{Labels, SeriesData};
+use parallax_model::{FloatHistogram, Labels, SeriesData};
 use parallax_promql::engine::{
     Engine, EngineOptions, Interrupt, QueryError, QueryOutcome, QueryRange, StatsOptions,
 };
+use parallax_promql::memory_source::MemorySource;
 use parallax_promql::parse::{ParserOptions, parse};
 use parallax_promql::source::{Delivered, Selection, SeriesStream, Source, SourceError};
 use parallax_promql::value::{QueryValue, Sample};
@@ -314,5 +315,68 @@ fn what_will_be_selected_can_be_told_before() {
         let told = engine.selections(&expr, HOUR, &Interrupt::none()).expect(query);
         assert_eq!(*source.0.lock().unwrap(), told, "{query}");
         assert!(!told.is_empty(), "{query}");
+    }
+}
+
+#[test]
+fn notes_of_range_functions_over_subqueries_stand_at_the_beginning() {
+    let mut source = MemorySource::new();
+    let (float, histogram) =
+        (Labels::from_pairs([("__name__", "f")]), Labels::from_pairs([("__name__", "h")]));
+    for at in 0..60 {
+        source.push_float(&float, at * 60_000, at as f64);
+        source.push_histogram(&histogram, at * 60_000, Arc::new(FloatHistogram::default()));
+    }
+    let info = |place: &str| {
+        let text =
+            "PromQL info: metric might not be a counter, name does not end in _total/_sum/_count/_bucket:";
+        (Vec::new(), vec![format!("{text} \"f\" {place}")])
+    };
+    let gauge = |place: &str| {
+        (
+            vec![format!("PromQL warning: this native histogram metric is not a gauge: \"h\" {place}")],
+            Vec::new(),
+        )
+    };
+    let quantile = |place: &str| {
+        (vec![format!("PromQL warning: quantile value should be between 0 and 1, got 2 {place}")], Vec::new())
+    };
+    for (query, notes) in [
+        ("1 + rate(f[10m:1m])", info("(1:1)")),
+        ("increase((f[10m:1m]))", info("(1:1)")),
+        ("\n rate(f[10m:1m])", info("(1:1)")),
+        ("1 + rate(f[10m])", info("(1:10)")),
+        ("1 + rate((f[10m]))", info("(1:11)")),
+        ("delta(h[10m:1m])", gauge("(1:1)")),
+        ("delta(h[10m])", gauge("(1:7)")),
+        ("quantile_over_time(2, f[10m:1m])", quantile("(1:20)")),
+    ] {
+        let expr = parse(query, &ParserOptions::all_features()).expect(query);
+        let range = QueryRange::instant(3_000_000);
+        let outcome =
+            Engine::default().query_text(&source, query, &expr, range, &Interrupt::none()).expect(query);
+        assert_eq!((outcome.warnings, outcome.infos), notes, "{query}");
+    }
+}
+
+#[test]
+fn calendars_cut_the_time_of_a_query_towards_zero() {
+    for (query, at_ms, wanted) in [
+        ("year()", -500, 1970.0),
+        ("year()", -1_000, 1969.0),
+        ("minute()", -1, 0.0),
+        ("minute()", -1_500, 59.0),
+        ("year()", 1_500, 1970.0),
+    ] {
+        let expr = parse(query, &ParserOptions::default()).expect(query);
+        let range = QueryRange::instant(at_ms);
+        let outcome =
+            Engine::default().query(&MemorySource::new(), &expr, range, &Interrupt::none()).expect(query);
+        let QueryValue::Vector(vector) = outcome.value else { panic!("no vector: {:?}", outcome.value) };
+        let values: Vec<&Sample> = vector.iter().map(|element| &element.sample).collect();
+        assert!(
+            matches!(values[..], [Sample::Float(value)] if *value == wanted),
+            "{query} {at_ms}: {values:?}"
+        );
     }
 }

@@ -40,7 +40,8 @@ impl<'e> Planner<'e> {
         }
         if let Some(function) = calendar::by_name(name) {
             if call.arguments.is_empty() {
-                let at = |step| function(grid.time_ms(step).div_euclid(1000) as f64);
+                // Cut towards zero, also before the epoch.
+                let at = |step| function((grid.time_ms(step) / 1000) as f64);
                 return Ok(Box::new(Values::new((0..grid.steps).map(at).collect())));
             }
             return self.float_map(call, grid, function);
@@ -383,7 +384,10 @@ impl<'e> Planner<'e> {
         for scalar in call.arguments.iter().map(strip_parens).filter(|expr| !is_range(expr)) {
             scalars.push(self.plan(scalar, grid, Around::default())?);
         }
-        let position: PosRange = argument(call, 0)?.pos;
+        let first = argument(call, 0)?;
+        // Prometheus evaluates a subquery into a selector that stands nowhere.
+        let is_subquery = matches!(first.kind, ExprKind::Subquery(_));
+        let position = if is_subquery { PosRange::default() } else { first.pos };
         let operator = Box::new(RangeCall {
             windows: Windows { function, grid, reference, range_ms },
             input,
