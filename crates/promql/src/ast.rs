@@ -119,6 +119,24 @@ pub struct DurationExpr {
     pub kind: DurationKind,
 }
 
+impl DurationExpr {
+    /// Where Prometheus sees it: from the first operand to the last, without the parentheses around them and without the names of functions.
+    pub(crate) fn place(&self) -> PosRange {
+        match &self.kind {
+            DurationKind::Paren(inner) => inner.place(),
+            DurationKind::Binary { left, right, .. }
+            | DurationKind::Min(left, right)
+            | DurationKind::Max(left, right) => {
+                PosRange { start: left.place().start, end: right.place().end }
+            }
+            DurationKind::Unary { operand, .. } => {
+                PosRange { start: self.pos.start, end: operand.place().end }
+            }
+            _ => self.pos,
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub enum DurationKind {
     /// Milliseconds; a literal number of seconds is already multiplied. May be negative for an offset.

@@ -91,6 +91,9 @@ pub enum QueryError {
     /// The expression cannot be evaluated over this data (HTTP 422, `execution`).
     #[error("{0}")]
     Execution(String),
+    /// The expression means nothing at these times, whatever the data (HTTP 400, `bad_data`).
+    #[error("{0}")]
+    BadQuery(String),
     /// HTTP 503, `timeout`.
     #[error("query timed out in {waiting_for}")]
     Timeout { waiting_for: String },

@@ -411,11 +411,12 @@ impl<'e> Planner<'e> {
         around: Around<'e>,
     ) -> Result<PlannedRange, QueryError> {
         let reference = self.reference(&subquery.modifiers)?;
-        let range_ms = duration::positive_ms(&subquery.range, self.range)?;
+        // Of several that are wrong the first of offset, step and range is named.
         let step_ms = match &subquery.step {
             Some(step) => duration::positive_ms(step, self.range)?,
             None => self.options.default_subquery_step_ms,
         };
+        let range_ms = duration::positive_ms(&subquery.range, self.range)?;
         let step_ms = if step_ms > 0 { step_ms } else { self.options.default_subquery_step_ms.max(1) };
         let before_ms = reference.time_ms(&grid, 0).saturating_sub(range_ms);
         let first_ms = (before_ms.div_euclid(step_ms) + 1).saturating_mul(step_ms);

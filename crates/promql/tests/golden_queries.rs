@@ -180,6 +180,11 @@ fn compare(record: &Value, source: &MemorySource) -> Result<(), String> {
             equal("status", &422, &status)?;
             equal("error", text.as_str(), response["error"].as_str().unwrap_or_default())
         }
+        Err(QueryError::BadQuery(text)) => {
+            equal("status", &400, &status)?;
+            let text = format!("invalid parameter \"query\": {text}");
+            equal("error", text.as_str(), response["error"].as_str().unwrap_or_default())
+        }
         Err(error) => Err(format!("failed: {error}")),
     }
 }

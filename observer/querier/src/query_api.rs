@@ -201,6 +201,7 @@ fn positive(seconds: i64) -> Option<Duration> {
 fn status_of(error: RunError) -> Status {
     match error {
         RunError::Query(error) => match error {
+            QueryError::BadQuery(_) => Status::invalid_argument(format!("query: {error}")),
             QueryError::Timeout { .. } => Status::deadline_exceeded(error.to_string()),
             QueryError::Canceled => Status::cancelled(error.to_string()),
             QueryError::Execution(_) | QueryError::TooManySamples | QueryError::Storage(_) => {

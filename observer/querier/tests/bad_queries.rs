@@ -243,8 +243,22 @@ async fn parameters_of_functions_that_make_no_sense_are_said() {
         ("up @ NaN", StatusCode::BAD_REQUEST, "timestamp out of bounds"),
         ("up[0s]", StatusCode::BAD_REQUEST, "duration must be greater than 0"),
         ("rate(up[5m/0])", StatusCode::BAD_REQUEST, "division by zero"),
-        ("rate(up[5m/(1-1)])", failed, "division by zero"),
         ("rate(up[-5m])", StatusCode::BAD_REQUEST, "greater than 0"),
+        (
+            "up offset 9223372037",
+            StatusCode::BAD_REQUEST,
+            "\\\"query\\\": 1:11: parse error: duration out of range",
+        ),
+        (
+            "up offset -9223372037",
+            StatusCode::BAD_REQUEST,
+            "\\\"query\\\": 1:11: parse error: duration out of range",
+        ),
+        (
+            "up offset --9223372037",
+            StatusCode::BAD_REQUEST,
+            "\\\"query\\\": 1:13: parse error: duration out of range",
+        ),
     ] {
         let parameters = format!("query={}&time=15", encoded(query));
         for method in [Method::GET, Method::POST] {
@@ -252,6 +266,47 @@ async fn parameters_of_functions_that_make_no_sense_are_said() {
             if answered != status || !body.contains(said) {
                 wrong.push(format!("{query}: {answered}, not {status} {said}: {body:.400}"));
             }
+        }
+    }
+    nothing_is(wrong);
+}
+
+#[tokio::test]
+async fn durations_that_come_out_wrong_make_a_bad_query() {
+    let api = api(ParserOptions::all_features());
+    let mut wrong = Vec::new();
+    for (query, said) in [
+        ("rate(up[5m/(1-1)])", "8:15: division by zero"),
+        ("up offset (0/(1-1))", "11:17: division by zero"),
+        ("rate(up[5s%(1-1)])", "8:15: modulo by zero"),
+        ("rate((up[((5s%(1-1)))]))", "11:18: modulo by zero"),
+        ("rate(up[-5s+4s])", "8:14: duration must be greater than 0"),
+        ("rate(up[-(5s+4s)])", "8:15: duration must be greater than 0"),
+        ("rate(up[(-(5s+4s))])", "9:16: duration must be greater than 0"),
+        ("rate(up[+(1s-2s)])", "10:15: duration must be greater than 0"),
+        ("rate(up[min(-5s+1s,-4s)])", "12:22: duration must be greater than 0"),
+        ("rate(up[-min(5s,4s)])", "8:18: duration must be greater than 0"),
+        ("rate(up[-(2^1000)])", "8:16: duration must be greater than 0"),
+        ("rate(up[1m:(1s-1s)])", "12:17: duration must be greater than 0"),
+        ("rate(up[(1s-1s):(2s-2s)])", "17:22: duration must be greater than 0"),
+        ("up offset (2^1000)", "11:17: duration is out of range"),
+        ("up offset -(2^1000)", "10:18: duration is out of range"),
+        ("up offset ((2^1000)+(1))", "12:22: duration is out of range"),
+    ] {
+        let said = format!("invalid parameter \\\"query\\\": {said}");
+        refused(&mut wrong, &api, query, StatusCode::BAD_REQUEST, &said).await;
+    }
+    // Over a range there is a step.
+    for (path, times, status) in [
+        ("/api/v1/query", "time=15", StatusCode::BAD_REQUEST),
+        ("/api/v1/query_range", "start=10&end=20&step=5", StatusCode::OK),
+    ] {
+        let parameters = format!("query={}&{times}", encoded("sum_over_time(up[step()])"));
+        let (answered, body) = ask(&api, Method::POST, path, &parameters).await;
+        let said = "17:23: duration must be greater than 0";
+        let is_told = body.contains(said) == (status == StatusCode::BAD_REQUEST);
+        if answered != status || !is_told {
+            wrong.push(format!("{path}: {answered}, not {status}: {body:.300}"));
         }
     }
     nothing_is(wrong);

@@ -24,20 +24,11 @@ impl Duration {
         }
     }
 
-    /// Where Prometheus sees it begin: `min(…)` and `max(…)` with their first argument.
-    fn first_pos(&self) -> PosRange {
-        fn first(expr: &DurationExpr) -> PosRange {
-            match &expr.kind {
-                DurationKind::Min(left, _)
-                | DurationKind::Max(left, _)
-                | DurationKind::Binary { left, .. }
-                | DurationKind::Paren(left) => first(left),
-                _ => expr.pos,
-            }
-        }
+    /// Where Prometheus sees it.
+    fn place(&self) -> PosRange {
         match self {
             Self::Literal { pos, .. } => *pos,
-            Self::Expression(expr) => first(expr),
+            Self::Expression(expr) => expr.place(),
         }
     }
 
@@ -91,6 +82,8 @@ impl<'a> Parser<'a> {
                 let operand = match next {
                     _ if double_sign => self.duration(UNARY_POWER)?,
                     TokenKind::LeftParen => self.duration_in_parentheses()?.0,
+                    // Whether it is in range is asked of both, at the sign.
+                    TokenKind::Number | TokenKind::Duration => self.duration_literal()?,
                     _ => self.duration_operand()?,
                 };
                 let signed = self.signed(token, op == BinaryOp::Sub, operand)?;
@@ -132,7 +125,7 @@ impl<'a> Parser<'a> {
             }
             self.next()?;
             let right = self.duration(power(binary) + u8::from(op != DurationOp::Pow))?;
-            self.require_duration_expressions(left.first_pos())?;
+            self.require_duration_expressions(left.place())?;
             match op {
                 DurationOp::Div if right.is_literal_zero() => {
                     return Err(self.error(token.pos, "division by zero"));
@@ -148,14 +141,19 @@ impl<'a> Parser<'a> {
         }
     }
 
+    /// A number or a duration that comes next, however large.
+    fn duration_literal(&mut self) -> Result<Duration, ParseError> {
+        let token = self.next()?;
+        let seconds = self.number_or_duration(token)?;
+        Ok(Duration::Literal { pos: token.pos, seconds, has_unit: token.kind == TokenKind::Duration })
+    }
+
     fn duration_operand(&mut self) -> Result<Duration, ParseError> {
         let token = self.peek()?;
         match token.kind {
             TokenKind::Number | TokenKind::Duration => {
-                self.next()?;
-                let seconds = self.number_or_duration(token)?;
-                let has_unit = token.kind == TokenKind::Duration;
-                self.in_range(token.pos, Duration::Literal { pos: token.pos, seconds, has_unit })
+                let literal = self.duration_literal()?;
+                self.in_range(token.pos, literal)
             }
             TokenKind::Call(Preprocessor::Step) => self.query_time(token, DurationKind::Step),
             TokenKind::Call(Preprocessor::Range) => self.query_time(token, DurationKind::Range),
@@ -188,7 +186,7 @@ impl<'a> Parser<'a> {
         let open = self.expect(TokenKind::LeftParen)?;
         let inner = self.duration(0)?;
         let close = self.expect(TokenKind::RightParen)?;
-        let inner_pos = inner.first_pos();
+        let inner_pos = inner.place();
         let pos = PosRange { start: open.pos.start, end: close.pos.end };
         let duration = match inner {
             Duration::Expression(inner) if !matches!(inner.kind, DurationKind::Paren(_)) => {

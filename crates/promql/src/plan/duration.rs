@@ -2,16 +2,21 @@
 
 use crate::ast::{DurationExpr, DurationKind, DurationOp};
 use crate::engine::{QueryError, QueryRange};
+use crate::functions::math::{larger, smaller};
 
 /// Milliseconds of an offset: any sign.
 ///
 /// # Errors
-/// If arithmetic divides by zero or leaves the range of milliseconds.
+/// [`QueryError::BadQuery`] if arithmetic divides by zero or leaves the range of milliseconds.
 pub(crate) fn offset_ms(duration: &DurationExpr, range: QueryRange) -> Result<i64, QueryError> {
-    if let DurationKind::Literal(millis) = duration.kind {
-        return Ok(millis);
+    match duration.kind {
+        DurationKind::Literal(millis) => Ok(millis),
+        _ => millis(duration, seconds(duration, range)?),
     }
-    let seconds = seconds(duration, range)?;
+}
+
+/// What arithmetic gave, in milliseconds.
+fn millis(duration: &DurationExpr, seconds: f64) -> Result<i64, QueryError> {
     let millis = seconds * 1000.0;
     if !millis.is_finite() || millis.abs() > i64::MAX as f64 {
         return Err(failed(duration, "duration is out of range"));
@@ -24,16 +29,19 @@ pub(crate) fn offset_ms(duration: &DurationExpr, range: QueryRange) -> Result<i6
 /// # Errors
 /// As [`offset_ms`], or if arithmetic gives nothing positive.
 pub(crate) fn positive_ms(duration: &DurationExpr, range: QueryRange) -> Result<i64, QueryError> {
-    let millis = offset_ms(duration, range)?;
-    let literal = matches!(duration.kind, DurationKind::Literal(_));
-    if !literal && seconds(duration, range)? <= 0.0 {
+    if let DurationKind::Literal(millis) = duration.kind {
+        return Ok(millis);
+    }
+    let seconds = seconds(duration, range)?;
+    if seconds <= 0.0 {
         return Err(failed(duration, "duration must be greater than 0"));
     }
-    Ok(millis)
+    millis(duration, seconds)
 }
 
 fn failed(duration: &DurationExpr, what: &str) -> QueryError {
-    QueryError::Execution(format!("{}:{}: {what}", duration.pos.start, duration.pos.end))
+    let place = duration.place();
+    QueryError::BadQuery(format!("{}:{}: {what}", place.start, place.end))
 }
 
 fn seconds(duration: &DurationExpr, range: QueryRange) -> Result<f64, QueryError> {
@@ -47,8 +55,8 @@ fn seconds(duration: &DurationExpr, range: QueryRange) -> Result<f64, QueryError
             if *negate { -value } else { value }
         }
         DurationKind::Paren(inner) => seconds(inner, range)?,
-        DurationKind::Min(left, right) => seconds(left, range)?.min(seconds(right, range)?),
-        DurationKind::Max(left, right) => seconds(left, range)?.max(seconds(right, range)?),
+        DurationKind::Min(left, right) => smaller(seconds(left, range)?, seconds(right, range)?),
+        DurationKind::Max(left, right) => larger(seconds(left, range)?, seconds(right, range)?),
         DurationKind::Binary { op, left, right } => {
             let (left, right) = (seconds(left, range)?, seconds(right, range)?);
             match op {

@@ -85,6 +85,7 @@ impl ApiError {
 impl From<QueryError> for ApiError {
     fn from(error: QueryError) -> Self {
         let kind = match &error {
+            QueryError::BadQuery(_) => return Self::bad_parameter("query", error),
             QueryError::Timeout { .. } => ErrorKind::Timeout,
             QueryError::Canceled => ErrorKind::Canceled,
             QueryError::Execution(_) | QueryError::TooManySamples | QueryError::Storage(_) => {
