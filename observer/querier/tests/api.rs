@@ -120,6 +120,30 @@ async fn what_grafana_asks_on_save_and_test_is_answered() {
 }
 
 #[tokio::test]
+async fn only_scalars_are_written_without_exponents() {
+    let api = api(FakeStore::default());
+    let range = "/api/v1/query_range?start=4&end=4&step=1&query=";
+    for (uri, data) in [
+        (
+            "/api/v1/query?time=4&query=1e21",
+            r#"{"resultType":"scalar","result":[4,"1000000000000000000000"]}"#,
+        ),
+        ("/api/v1/query?time=4&query=9.99e-7", r#"{"resultType":"scalar","result":[4,"0.000000999"]}"#),
+        (
+            "/api/v1/query?time=4&query=vector(1e21)",
+            r#"{"resultType":"vector","result":[{"metric":{},"value":[4,"1e+21"]}]}"#,
+        ),
+        (
+            &format!("{range}1e21"),
+            r#"{"resultType":"matrix","result":[{"metric":{},"values":[[4,"1e+21"]]}]}"#,
+        ),
+    ] {
+        let body = get(&api, uri).await.body;
+        assert_eq!(body, format!(r#"{{"status":"success","data":{data}}}"#), "{uri}");
+    }
+}
+
+#[tokio::test]
 async fn a_vector_is_deduplicated_unless_asked_otherwise() {
     let frames = || vec![up("0", &[(10_000, 1.0)]), up("1", &[(10_001, 1.0)])];
     let uri = "/api/v1/query?query=up&time=12.5";

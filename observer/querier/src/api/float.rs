@@ -1,7 +1,7 @@
 //! Numbers as Prometheus prints them.
 //!
 //! Values are Go's shortest form that reads back the same (`strconv.FormatFloat(v, 'f' or 'e', -1, 64)`): with an
-//! exponent only below 1e-6 and from 1e21 on. Timestamps are seconds with up to three decimals.
+//! exponent only below 1e-6 and from 1e21 on, and in scalars never. Timestamps are seconds with up to three decimals.
 
 use std::io::Write as _;
 
@@ -11,12 +11,19 @@ use parallax_model::float::settle_tie_as_go;
 pub(super) fn write_float(output: &mut Vec<u8>, value: f64) {
     if let Some(whole) = as_small_whole(value) {
         write_whole(output, whole);
-    } else if value.is_nan() {
+    } else if value.is_finite() && value != 0.0 && (value.abs() < 1e-6 || value.abs() >= 1e21) {
+        write_with_exponent(output, value);
+    } else {
+        write_all_digits(output, value);
+    }
+}
+
+/// Appends `value` without quotes and never with an exponent: how Prometheus writes scalars.
+pub(super) fn write_all_digits(output: &mut Vec<u8>, value: f64) {
+    if value.is_nan() {
         output.extend_from_slice(b"NaN");
     } else if value.is_infinite() {
         output.extend_from_slice(if value > 0.0 { b"+Inf" } else { b"-Inf" });
-    } else if value != 0.0 && (value.abs() < 1e-6 || value.abs() >= 1e21) {
-        write_with_exponent(output, value);
     } else {
         // Writing to a Vec cannot fail.
         let start = output.len();
@@ -199,6 +206,26 @@ mod tests {
             (9_007_199_254_740_992.0, "9007199254740992"),
         ] {
             assert_eq!(float(value), text);
+        }
+    }
+
+    #[test]
+    fn scalars_print_all_digits() {
+        for (value, text) in [
+            (0.0, "0".to_owned()),
+            (-0.0, "-0".to_owned()),
+            (1.5, "1.5".to_owned()),
+            (1e21, format!("1{}", "0".repeat(21))),
+            (-1.25e300, format!("-125{}", "0".repeat(298))),
+            (9.99e-7, "0.000000999".to_owned()),
+            (f64::from_bits(1), format!("0.{}5", "0".repeat(323))),
+            (f64::INFINITY, "+Inf".to_owned()),
+            (f64::NEG_INFINITY, "-Inf".to_owned()),
+            (f64::NAN, "NaN".to_owned()),
+        ] {
+            let mut output = Vec::new();
+            write_all_digits(&mut output, value);
+            assert_eq!(String::from_utf8(output).unwrap(), text);
         }
     }
 

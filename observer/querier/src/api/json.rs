@@ -7,7 +7,7 @@ use std::sync::Arc;
 use parallax_model::Labels;
 use parallax_promql::value::{MatrixSeries, Points, QueryValue, Sample, VectorSample};
 
-use super::float::{write_float, write_float_and, write_seconds};
+use super::float::{write_all_digits, write_float, write_float_and, write_seconds};
 use super::histogram::write_histogram;
 
 /// Appends `text` as a JSON string.
@@ -72,7 +72,11 @@ pub(super) fn write_value(output: &mut Vec<u8>, value: &QueryValue) {
     write_string(output, value.type_name());
     output.extend_from_slice(b",\"result\":");
     match value {
-        QueryValue::Scalar { timestamp_ms, value } => write_point(output, *timestamp_ms, *value),
+        QueryValue::Scalar { timestamp_ms, value } => {
+            write_stamp(output, *timestamp_ms);
+            write_all_digits(output, *value);
+            output.extend_from_slice(b"\"]");
+        }
         QueryValue::String { timestamp_ms, value } => {
             output.push(b'[');
             write_seconds(output, *timestamp_ms);
