@@ -20,7 +20,7 @@ pub mod upload;
 pub mod verify;
 
 pub use catalog::{Catalog, CatalogEntry};
-pub use delete::delete_block;
+pub use delete::{PartialBlock, delete_block};
 pub use error::BlockError;
 pub use fetcher::{FULL_LIST_INTERVAL, Fetcher, FetcherConfig, Problem, SyncedBlocks};
 pub use filter::{BlockState, Filter, Selector};

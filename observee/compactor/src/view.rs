@@ -74,7 +74,7 @@ impl View {
                 continue;
             }
             match read_mark::<DeletionMark>(bucket, block).await {
-                Ok(Some(mark)) if age_ms(&mark, now_ms) > millis(delete_delay) => view.expired.push(block),
+                Ok(Some(mark)) if is_expired(&mark, now_ms, delete_delay) => view.expired.push(block),
                 Ok(None) => view.partial.push(block),
                 Ok(Some(_)) => {}
                 Err(error) => tracing::warn!(%block, %error, "partial block is left alone"),
@@ -138,6 +138,11 @@ async fn add_index_size(bucket: &Bucket, meta: &mut Arc<BlockMeta>) -> Result<()
         thanos.files.push(file);
     }
     Ok(())
+}
+
+/// Whether a marked block is to be deleted now.
+pub(crate) fn is_expired(mark: &DeletionMark, now_ms: i64, delete_delay: Duration) -> bool {
+    age_ms(mark, now_ms) > millis(delete_delay)
 }
 
 fn age_ms(mark: &DeletionMark, now_ms: i64) -> i64 {

@@ -3,21 +3,49 @@
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
-use parallax_block::delete::{delete_block, last_written_ms};
-use parallax_block::mark::Mark;
-use parallax_block::{BlockId, DeletionMark};
+use parallax_block::mark::{Mark, read_mark};
+use parallax_block::{BlockError, BlockId, DeletionMark, PartialBlock, delete_block};
 
 use super::{Action, Pass};
+use crate::compactor::Compactor;
 use crate::compactor::making::check_stays;
 use crate::garbage::{OUTDATED, covered, is_marked_as_covered, not_covered};
-use crate::view::millis;
-use crate::{CompactError, Remedy};
+use crate::view::{is_expired, millis};
+use crate::{CompactError, CompactorConfig, Remedy};
 
 /// How old the newest object of a partial upload must be before it is taken for given up: Thanos' time.
 pub const PARTIAL_UPLOAD_AGE: Duration = Duration::from_secs(48 * 3600);
 
 /// Blocks deleted at once.
 const DELETE_CONCURRENCY: usize = 8;
+
+/// Why a block is to be deleted.
+#[derive(Clone, Copy, Debug)]
+enum Reason {
+    Marked,
+    GivenUp,
+}
+
+impl Reason {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Marked => "marked",
+            Self::GivenUp => "partial",
+        }
+    }
+}
+
+/// What becomes of a block that is to be deleted.
+#[derive(Clone, Copy, Debug)]
+enum Fate {
+    Deleted,
+    /// It would be deleted if this were no dry run.
+    Planned,
+    /// It is not time yet.
+    Stays(&'static str),
+    /// The bucket has changed since the view was read.
+    Spared(&'static str),
+}
 
 impl Pass<'_> {
     /// Deletes blocks whose deletion mark is older than the delay. Of those that were marked as covered only what is covered: where two workers have each marked a block for the
@@ -45,26 +73,14 @@ impl Pass<'_> {
                 Err(error) => tracing::warn!(%block, %error, "a deletion mark was not taken away"),
             }
         }
-        self.delete(expired, "marked").await;
+        self.delete(expired, Reason::Marked).await;
         self.metrics().cleanup_loops.inc();
     }
 
     /// Deletes what was uploaded of blocks that never got their `meta.json`, once nobody can still be at it.
     pub(super) async fn delete_partial(&mut self) {
-        let mut given_up = Vec::new();
-        for block in std::mem::take(&mut self.view.partial) {
-            match last_written_ms(&self.compactor.config.bucket, block).await {
-                Ok(Some(written_ms))
-                    if self.view.now_ms.saturating_sub(written_ms) > millis(PARTIAL_UPLOAD_AGE) =>
-                {
-                    self.metrics().partial_deletions.inc();
-                    given_up.push(block);
-                }
-                Ok(_) => {}
-                Err(error) => tracing::warn!(%block, %error, "partial block is left alone"),
-            }
-        }
-        self.delete(given_up, "partial").await;
+        let partial = std::mem::take(&mut self.view.partial);
+        self.delete(partial, Reason::GivenUp).await;
         self.metrics().cleanup_loops.inc();
     }
 
@@ -78,25 +94,30 @@ impl Pass<'_> {
         }
     }
 
-    async fn delete(&mut self, blocks: Vec<BlockId>, kind: &str) {
-        if self.compactor.config.dry_run {
-            for block in blocks {
-                self.plan(Action::Delete, block, kind.to_owned());
-            }
-            return;
-        }
-        let bucket = &self.compactor.config.bucket;
-        let mut outcomes = futures::stream::iter(blocks)
-            .map(|block| async move { (block, delete_block(bucket, block).await) })
-            .buffer_unordered(DELETE_CONCURRENCY);
-        while let Some((block, outcome)) = outcomes.next().await {
-            match outcome {
-                Ok(()) => {
+    /// Deletes those blocks of which the reason still holds when their turn comes: the view may be old by then.
+    async fn delete(&mut self, blocks: Vec<BlockId>, reason: Reason) {
+        let (compactor, now_ms) = (self.compactor, self.view.now_ms);
+        let kind = reason.name();
+        let mut fates = futures::stream::iter(blocks)
+            .map(|block| async move {
+                let fate = match reason {
+                    Reason::Marked => delete_marked(compactor, block, now_ms).await,
+                    Reason::GivenUp => delete_given_up(compactor, block, now_ms).await,
+                };
+                (block, fate)
+            })
+            .buffered(DELETE_CONCURRENCY);
+        while let Some((block, fate)) = fates.next().await {
+            match fate {
+                Ok(Fate::Deleted) => {
                     tracing::info!(%block, kind, "deleted block");
                     self.report.deleted += 1;
                     self.view.blocks.remove(&block);
                     self.compactor.metrics.cleaned.inc();
                 }
+                Ok(Fate::Planned) => self.plan(Action::Delete, block, kind.to_owned()),
+                Ok(Fate::Stays(reason)) => tracing::debug!(%block, kind, reason, "block is left alone"),
+                Ok(Fate::Spared(reason)) => tracing::info!(%block, kind, reason, "block is not deleted"),
                 Err(error) => {
                     tracing::warn!(%block, kind, %error, "block could not be deleted; it is tried again");
                     self.compactor.metrics.cleanup_failures.inc();
@@ -156,5 +177,34 @@ impl Pass<'_> {
             self.view.blocks.remove(&block);
         }
         Ok(())
+    }
+}
+
+/// Deletes a block unless its mark was taken away, or placed anew, since the view was read.
+async fn delete_marked(compactor: &Compactor, block: BlockId, now_ms: i64) -> Result<Fate, BlockError> {
+    let CompactorConfig { bucket, delete_delay, dry_run, .. } = &compactor.config;
+    match read_mark::<DeletionMark>(bucket, block).await? {
+        None => Ok(Fate::Spared("its deletion mark is gone by now")),
+        Some(mark) if !is_expired(&mark, now_ms, *delete_delay) => {
+            Ok(Fate::Spared("its deletion mark is a younger one"))
+        }
+        Some(_) if *dry_run => Ok(Fate::Planned),
+        Some(_) => delete_block(bucket, block).await.map(|()| Fate::Deleted),
+    }
+}
+
+/// Deletes a block without `meta.json` that nobody has written to for long, judged by what the bucket has of it now.
+async fn delete_given_up(compactor: &Compactor, block: BlockId, now_ms: i64) -> Result<Fate, BlockError> {
+    let CompactorConfig { bucket, dry_run, .. } = &compactor.config;
+    let since_ms = now_ms.saturating_sub(millis(PARTIAL_UPLOAD_AGE));
+    match PartialBlock::look(bucket, block, since_ms).await? {
+        PartialBlock::Whole => Ok(Fate::Spared("it has its meta.json by now")),
+        PartialBlock::Young => Ok(Fate::Stays("somebody may still be uploading it")),
+        PartialBlock::Gone => Ok(Fate::Stays("nothing of it is there")),
+        PartialBlock::GivenUp(_) if *dry_run => Ok(Fate::Planned),
+        PartialBlock::GivenUp(given_up) => {
+            compactor.metrics.partial_deletions.inc();
+            given_up.delete(bucket).await.map(|()| Fate::Deleted)
+        }
     }
 }

@@ -3,6 +3,7 @@
 mod api;
 mod bad_input;
 mod bucket_faults;
+mod cleaning;
 mod clock;
 mod covering;
 mod downsampled;
