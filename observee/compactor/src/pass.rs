@@ -204,7 +204,13 @@ impl<'a> Pass<'a> {
     /// The time by the pass's clock. Marks and blocks carry the time when they are made, not when a long pass began: the delay before
     /// deletion counts from there.
     fn clock_ms(&self) -> i64 {
-        self.view.now_ms.saturating_add(millis(self.compactor.config.clock.since(self.read_at)))
+        self.clock()()
+    }
+
+    /// [`Self::clock_ms`] for jobs that wait for each other: each asks when it begins.
+    fn clock(&self) -> impl Fn() -> i64 + Copy + use<'a> {
+        let (clock, read_at, read_ms) = (&self.compactor.config.clock, self.read_at, self.view.now_ms);
+        move || read_ms.saturating_add(millis(clock.since(read_at)))
     }
 
     fn metrics(&self) -> &'a CompactorMetrics {

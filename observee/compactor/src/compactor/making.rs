@@ -27,6 +27,7 @@ pub(crate) struct Making<'a> {
     /// Those of the sources that were already marked for deletion when it was planned.
     pub(crate) marked: BTreeSet<BlockId>,
     pub(crate) lease: Option<Lease>,
+    /// When the job began, in milliseconds since the epoch.
     pub(crate) now_ms: i64,
 }
 

@@ -122,8 +122,7 @@ impl Pass<'_> {
 
     /// Compacts several groups at once, and takes note of what came out.
     async fn take(&mut self, steps: Vec<Step>, failed: &mut BTreeSet<String>) -> Result<(), CompactError> {
-        let (compactor, mode) = (self.compactor, self.compactor.config.mode);
-        let now_ms = self.clock_ms();
+        let (compactor, mode, clock) = (self.compactor, self.compactor.config.mode, self.clock());
         let steps: Vec<_> = steps
             .into_iter()
             .map(|step| {
@@ -134,6 +133,7 @@ impl Pass<'_> {
             .collect();
         let mut running = futures::stream::iter(steps)
             .map(|(step, marked, lease)| async move {
+                let now_ms = clock();
                 let making = Making { sources: &step.blocks, marked, lease, now_ms };
                 let (group, blocks) = (&step.group, &step.blocks);
                 let prepare =

@@ -94,8 +94,7 @@ impl Pass<'_> {
         from: Resolution,
         to: Resolution,
     ) -> Result<(), CompactError> {
-        let compactor = self.compactor;
-        let now_ms = self.clock_ms();
+        let (compactor, clock) = (self.compactor, self.clock());
         let due: Vec<_> = due
             .into_iter()
             .map(|meta| {
@@ -106,6 +105,7 @@ impl Pass<'_> {
             .collect();
         let mut running = futures::stream::iter(due)
             .map(|(meta, marked, lease)| async move {
+                let now_ms = clock();
                 let making = Making { sources: std::slice::from_ref(&meta), marked, lease, now_ms };
                 let source = &meta;
                 let prepare = |job: Job| async move { job.prepare_downsampling(source, to, now_ms).await };

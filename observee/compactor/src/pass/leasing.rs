@@ -21,11 +21,23 @@ pub(super) enum Turn {
 }
 
 impl Pass<'_> {
-    /// Asks for a group; `most` is how many the pass works on at once. Without leases every group is ours.
+    /// Asks for a group, or again for one that the pass holds; `most` is how many it works on at once. Without leases every group is ours.
     pub(super) async fn turn(&mut self, key: &str, most: usize) -> Result<Turn, CompactError> {
         let Some(leases) = &self.compactor.leases else { return Ok(Turn::Ours) };
-        if self.leases.contains_key(key) {
-            return Ok(Turn::Ours);
+        if let Some(lease) = self.leases.get(key) {
+            // Nobody has renewed it since the last job of its group, which may have waited for a slower one of another.
+            match leases.renew(lease, self.clock_ms()).await {
+                Ok(true) => return Ok(Turn::Ours),
+                Ok(false) => {
+                    tracing::debug!(group = key, "another worker has taken over this group");
+                    self.leases.remove(key);
+                }
+                // It may end, and that only means that somebody else may do the same.
+                Err(error) => {
+                    tracing::warn!(group = key, %error, "a lease was not renewed");
+                    return Ok(Turn::Ours);
+                }
+            }
         }
         if self.leases.len() >= most.max(1) {
             return Ok(Turn::Later);

@@ -91,6 +91,21 @@ async fn marks_and_uploads_carry_the_time_when_they_happen() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_group_that_waits_for_another_is_compacted_at_the_time_when_its_turn_comes() {
+    let bucket = TestBucket::new();
+    bucket.add_two_hours_each(10, 5, "a");
+    bucket.add_two_hours_each(30, 5, "b");
+    let compactor = interrupted(&bucket, Duration::from_secs(3 * 3600), || ());
+    assert_eq!(compactor.pass(NOW_MS).await.unwrap().compactions, 2);
+    let made = bucket.living().into_iter().filter(|meta| meta.compaction.level == 2);
+    let mut made: Vec<(i64, Option<i64>)> =
+        made.map(|meta| (meta.ulid.time_ms(), meta.upload_time_ms())).collect();
+    made.sort_unstable();
+    let later_ms = NOW_MS + 3 * HOUR_MS;
+    assert_eq!(made, [(NOW_MS, Some(NOW_MS)), (later_ms, Some(later_ms))]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn progress_says_what_is_left_what_was_done_and_how_long_the_rest_takes() {
     let bucket = TestBucket::new();
     fill(&bucket);

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use parallax_block::{BlockId, BlockMeta};
 use parallax_bucket::{Access, Bucket, BucketConfig};
 use parallax_compactor::{Compactor, CompactorConfig, Job, JobConfig};
@@ -192,6 +193,20 @@ impl TestBucket {
             }
         }
         metas
+    }
+
+    /// All objects with their names, for a bucket elsewhere.
+    pub fn objects(&self) -> Vec<(String, Bytes)> {
+        let (mut objects, mut paths) = (Vec::new(), vec![self.path()]);
+        while let Some(path) = paths.pop() {
+            if path.is_dir() {
+                paths.extend(std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()));
+                continue;
+            }
+            let name = path.strip_prefix(self.path()).unwrap().to_str().unwrap().to_owned();
+            objects.push((name, Bytes::from(std::fs::read(&path).unwrap())));
+        }
+        objects
     }
 
     pub fn job(&self) -> Job {

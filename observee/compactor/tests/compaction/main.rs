@@ -10,6 +10,7 @@ mod downsampled;
 mod fixture;
 mod golden;
 mod hooked;
+mod leases;
 mod limits;
 mod marked;
 mod one_to_one;

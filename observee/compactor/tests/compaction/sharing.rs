@@ -7,7 +7,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use parallax_block::BlockId;
 use parallax_bucket::{Bucket, RetryPolicy};
 use parallax_compactor::{Clock, Compactor, CompactorConfig, LeaseConfig};
@@ -49,14 +48,8 @@ fn fill(bucket: &TestBucket) {
 }
 
 async fn fill_world(world: &World, bucket: &TestBucket) {
-    let mut files = vec![bucket.path()];
-    while let Some(path) = files.pop() {
-        if path.is_dir() {
-            files.extend(std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()));
-            continue;
-        }
-        let name = path.strip_prefix(bucket.path()).unwrap().to_str().unwrap().to_owned();
-        world.fill(&name, Bytes::from(std::fs::read(&path).unwrap())).await;
+    for (name, bytes) in bucket.objects() {
+        world.fill(&name, bytes).await;
     }
 }
 
