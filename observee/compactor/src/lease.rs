@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parallax_block::BlockId;
-use parallax_bucket::{Bucket, BucketError};
+use parallax_bucket::{Bucket, BucketError, Revision};
 use xxhash_rust::xxh64::xxh64;
 
 use crate::clock::Clock;
@@ -81,31 +81,46 @@ impl Leases {
         Self { bucket, config, clock, seen: Mutex::default() }
     }
 
-    /// Whether the bucket can be shared: whether it has conditional writes.
+    /// Whether the bucket can be shared: whether it has conditional writes, and refuses those whose condition does not hold. (Some stores pass over conditions that they do
+    /// not know, and write.)
     ///
     /// # Errors
     /// [`BucketError::Unconditional`] if not; others if the bucket did not let us find out.
     pub async fn probe(&self, now_ms: i64) -> Result<(), BucketError> {
         let token = token(now_ms);
         let object = format!("{LEASE_DIRECTORY}/probe-{token}.json");
-        let bytes = Bytes::from(token);
-        let outcome = async {
-            let revision = match self.bucket.put_if_absent(&object, bytes.clone()).await {
-                Ok(revision) => revision,
-                // Ours, with an answer that was lost: nobody else knows the name.
-                Err(error) if error.is_condition() || error.is_uncertain() => {
-                    self.bucket.get_with_revision(&object, MAX_RECORD_BYTES).await?.1
-                }
-                Err(error) => return Err(error),
-            };
-            match self.bucket.put_if_unchanged(&object, bytes, &revision).await {
-                Err(error) if !error.is_condition() && !error.is_uncertain() => Err(error),
-                _ => Ok(()),
-            }
-        };
-        let outcome = outcome.await;
+        let outcome = self.write_on_condition(&object, &token).await;
         let deleted = self.bucket.delete(&object).await;
         outcome.and(deleted)
+    }
+
+    /// Writes what may be written, and what must be refused.
+    async fn write_on_condition(&self, object: &str, token: &str) -> Result<(), BucketError> {
+        // Some stores tell revisions by contents.
+        let bytes = |version: u32| Bytes::from(format!("{token} {version}"));
+        let first = match self.bucket.put_if_absent(object, bytes(1)).await {
+            Ok(revision) => revision,
+            // Ours, with an answer that was lost: nobody else knows the name.
+            Err(error) if error.is_condition() || error.is_uncertain() => {
+                self.bucket.get_with_revision(object, MAX_RECORD_BYTES).await?.1
+            }
+            Err(error) => return Err(error),
+        };
+        self.check_refused(self.bucket.put_if_absent(object, bytes(2)).await)?;
+        self.bucket.put_if_unchanged(object, bytes(3), &first).await?;
+        self.check_refused(self.bucket.put_if_unchanged(object, bytes(4), &first).await)
+    }
+
+    /// Whether a write was refused because of its condition, which does not hold.
+    fn check_refused(&self, written: Result<Revision, BucketError>) -> Result<(), BucketError> {
+        match written {
+            Ok(_) => Err(BucketError::Unconditional {
+                bucket: self.bucket.name().to_owned(),
+                what: "refuse a write whose condition does not hold",
+            }),
+            Err(error) if error.is_condition() => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     /// How often a lease is to be renewed.

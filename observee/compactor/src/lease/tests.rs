@@ -1,7 +1,14 @@
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use futures::stream::BoxStream;
 use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMode,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+};
 use parallax_bucket::{Access, BucketConfig, RetryPolicy};
 
 use super::*;
@@ -84,4 +91,77 @@ async fn a_bucket_without_conditional_writes_cannot_be_shared() {
     let error = worker(&bucket, "a").0.probe(0).await.unwrap_err();
     assert!(matches!(error, BucketError::Unconditional { .. }), "{error}");
     assert!(bucket.list("", 10).await.unwrap().is_empty(), "the probe leaves nothing behind");
+}
+
+/// Writes whatever the condition, if it does not know that kind.
+#[derive(Debug)]
+struct Ignoring {
+    inner: InMemory,
+    knows: fn(&PutMode) -> bool,
+}
+
+impl std::fmt::Display for Ignoring {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ignoring")
+    }
+}
+
+#[async_trait::async_trait]
+impl ObjectStore for Ignoring {
+    async fn put_opts(
+        &self,
+        location: &Path,
+        payload: PutPayload,
+        mut opts: PutOptions,
+    ) -> Result<PutResult> {
+        if !(self.knows)(&opts.mode) {
+            opts.mode = PutMode::Overwrite;
+        }
+        self.inner.put_opts(location, payload, opts).await
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        location: &Path,
+        opts: PutMultipartOptions,
+    ) -> Result<Box<dyn MultipartUpload>> {
+        self.inner.put_multipart_opts(location, opts).await
+    }
+
+    async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        self.inner.get_opts(location, options).await
+    }
+
+    async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
+        self.inner.get_ranges(location, ranges).await
+    }
+
+    fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+        self.inner.delete_stream(locations)
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.inner.list(prefix)
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        self.inner.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        self.inner.copy_opts(from, to, options).await
+    }
+}
+
+#[tokio::test]
+async fn a_bucket_that_writes_whatever_the_condition_cannot_be_shared() {
+    let kinds: [fn(&PutMode) -> bool; 3] =
+        [|_| false, |mode| *mode == PutMode::Create, |mode| matches!(mode, PutMode::Update(_))];
+    for knows in kinds {
+        let store = Ignoring { inner: InMemory::new(), knows };
+        let bucket = Bucket::new(Arc::new(store), "", "ignoring").unwrap().with_retry(RetryPolicy::NEVER);
+        let error = worker(&bucket, "a").0.probe(0).await.unwrap_err();
+        assert!(matches!(error, BucketError::Unconditional { .. }), "{error}");
+        assert!(bucket.list("", 10).await.unwrap().is_empty(), "the probe leaves nothing behind");
+    }
 }
