@@ -170,6 +170,33 @@ async fn where_the_clusters_label_is_taken_off_nothing_can_be_told_by_it() {
 }
 
 #[tokio::test]
+async fn where_the_clusters_label_is_taken_off_an_endpoint_is_asked_for_its_own_all_the_same() {
+    let removed = vec!["cluster".to_owned()];
+    let own = Matcher::equal("cluster", "eu-1");
+    for more in [vec![], vec![own.clone()]] {
+        let request = SeriesRequest { without_replica_labels: removed.clone(), ..asking(&more) };
+        for mode in [ForeignLabels::Drop, ForeignLabels::Refuse] {
+            // A hub that holds more than is delegated to it: what it sends unasked nobody could tell from its own.
+            let advertised = [set(&[("cluster", "eu-1")])];
+            let store = liar(&advertised, &[up(&[("cluster", "eu-1"), ("job", "a")])]);
+            let mesh = hub_over(store.clone(), &["eu-1"], mode).await;
+            let answer = ask(&mesh, request.clone()).await.unwrap();
+            assert_eq!((sets(&answer), answer.warnings), (vec![up(&[("job", "a")])], vec![]), "{mode:?}");
+            let asked = store.asked.lock().unwrap().pop().unwrap();
+            let asked = matchers::from_wire(&asked.matchers).unwrap();
+            assert_eq!(asked, [Matcher::equal("__name__", "up"), own.clone()], "{mode:?}");
+        }
+        let store = liar(&[], &[up(&[("job", "a")]), up(&[("cluster", "us-1"), ("job", "b")])]);
+        let mesh = declared(store.clone(), ForeignLabels::Inject).await;
+        let answer = ask(&mesh, request).await.unwrap();
+        let both = ["a", "b"].map(|job| up(&[("job", job)])).to_vec();
+        assert_eq!((sets(&answer), answer.warnings), (both, vec![]));
+        let asked = store.asked.lock().unwrap().pop().unwrap();
+        assert_eq!(asked.matchers, asking(&[]).matchers, "it does not know the label");
+    }
+}
+
+#[tokio::test]
 async fn an_endpoint_that_advertises_only_another_cluster_is_missing_and_not_asked() {
     let store = liar(&[set(&[("cluster", "us-1")])], &[up(&[("cluster", "us-1")])]);
     let mesh = declared(store.clone(), ForeignLabels::Drop).await;

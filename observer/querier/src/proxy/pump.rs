@@ -260,6 +260,7 @@ struct Shaper {
     /// Only if the endpoint does not remove replica labels itself, or is given its cluster's label.
     resorter: Option<Resorter>,
     checker: Checker,
+    /// Decides what the endpoint is asked for, whatever labels are taken off.
     claim: Option<Claim>,
     /// Only if some of what the endpoint advertises is not chosen.
     narrowing: Option<Narrowing>,
@@ -268,25 +269,22 @@ struct Shaper {
 impl Shaper {
     fn new(selected: &Selected, request: &SeriesRequest) -> Result<Self, Status> {
         let without = &request.without_replica_labels;
-        // Where the label is taken off, nothing can be told by it.
-        let claim =
-            selected.endpoint.claim().filter(|claim| !without.iter().any(|name| name == claim.label()));
-        let injects = claim.as_ref().is_some_and(|claim| claim.mode() == ForeignLabels::Inject);
+        let claim = selected.endpoint.claim();
+        // Where the label is taken off, nothing can be told by it, and nothing is to be injected.
+        let told = claim.clone().filter(|claim| !without.iter().any(|name| name == claim.label()));
+        let injects = told.as_ref().is_some_and(|claim| claim.mode() == ForeignLabels::Inject);
         let narrowing = selected.metadata.as_deref().and_then(Narrowing::of);
         // What is sifted here has to come with all its labels.
         let is_sifted = narrowing.as_ref().is_some_and(|narrowing| narrowing.sieve.is_some());
         let removes = without.is_empty() || (selected.supports_without_replica_labels() && !is_sifted);
         let shards = selected.supports_sharding() && !injects && !is_sifted;
-        let own = claim.as_ref().filter(|_| injects).map_or_else(Labels::empty, Claim::own);
+        let own = told.as_ref().filter(|_| injects).map_or_else(Labels::empty, Claim::own);
         let counter = selected.endpoint.foreign_counter().clone();
         Ok(Self {
             endpoint: selected.clone(),
             shard: ShardMatcher::new(request.shard_info.as_ref().filter(|_| !shards))?,
             resorter: (!removes || injects).then(|| Resorter::new(&own, without)),
-            checker: Checker::new(
-                selected.endpoint.is_local(),
-                claim.clone().map(|claim| Held { claim, counter }),
-            ),
+            checker: Checker::new(selected.endpoint.is_local(), told.map(|claim| Held { claim, counter })),
             claim,
             narrowing,
         })
