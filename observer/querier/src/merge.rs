@@ -38,6 +38,8 @@ pub enum Merged {
     Warning(String),
     Hints(Any),
     Gap(Gap),
+    /// The queue of this source ended without saying why, and the gap that leaves.
+    Lost(usize, Gap),
 }
 
 /// One store's queue.
@@ -73,7 +75,7 @@ impl Source {
                 Some(Delivery::Hints(hints)) => Next::Aside(Merged::Hints(hints)),
                 Some(Delivery::Failed(gap)) => Next::End(Some(gap)),
                 Some(Delivery::Done) => Next::End(None),
-                None => Next::End(Some(self.lost.clone())),
+                None => Next::Lost(self.lost.clone()),
             });
         }
     }
@@ -83,6 +85,7 @@ enum Next {
     Head(Series),
     Aside(Merged),
     End(Option<Gap>),
+    Lost(Gap),
 }
 
 /// The merged stream.
@@ -129,6 +132,10 @@ impl Merge {
                     if let Some(gap) = gap {
                         return Poll::Ready(Some(Merged::Gap(gap)));
                     }
+                }
+                Poll::Ready(Next::Lost(gap)) => {
+                    self.waiting.swap_remove(index);
+                    return Poll::Ready(Some(Merged::Lost(source, gap)));
                 }
             }
         }
@@ -298,7 +305,7 @@ mod tests {
             [
                 Merged::Warning("careful".to_owned()),
                 Merged::Series(series("a", &[0])),
-                Merged::Gap(lost()),
+                Merged::Lost(0, lost()),
                 Merged::Series(series("b", &[0])),
             ]
         );

@@ -19,8 +19,11 @@ use parallax_querier::{
     Connection, Declared, EndpointConfig, EndpointOptions, EndpointSet, Gap, GapKind, Proxy, ProxyConfig,
 };
 use parallax_storeapi::frames::{self, Collected};
-use parallax_storeapi::proto::thanos::{LabelNamesRequest, LabelValuesRequest, SeriesRequest};
-use parallax_storeapi::{Store, matchers, with_deadline};
+use parallax_storeapi::proto::thanos::info::InfoResponse;
+use parallax_storeapi::proto::thanos::{
+    LabelNamesRequest, LabelNamesResponse, LabelValuesRequest, LabelValuesResponse, SeriesRequest,
+};
+use parallax_storeapi::{SeriesStream, Store, matchers, with_deadline};
 use parallax_telemetry::Metrics;
 use parallax_testkit::fake_store::{FakeStore, Fault};
 use tokio_util::sync::CancellationToken;
@@ -145,6 +148,55 @@ async fn without_a_required_cluster_there_is_no_answer_though_partial_ones_are_a
         // Whoever does not need it does not hear of it.
         let other = ask(&mesh, up(&[("cluster", "eu-1")])).await.unwrap();
         assert_eq!((other.series.len(), other.warnings.len()), (3, 0));
+    }
+}
+
+/// A component of this process with a defect.
+struct Panicking(FakeStore);
+
+#[parallax_storeapi::async_trait]
+impl Store for Panicking {
+    async fn info(&self) -> Result<InfoResponse, Status> {
+        self.0.info().await
+    }
+
+    async fn series(&self, _: Request<SeriesRequest>) -> Result<SeriesStream, Status> {
+        panic!("as a defect would");
+    }
+
+    async fn label_names(&self, request: Request<LabelNamesRequest>) -> Result<LabelNamesResponse, Status> {
+        self.0.label_names(request).await
+    }
+
+    async fn label_values(
+        &self,
+        request: Request<LabelValuesRequest>,
+    ) -> Result<LabelValuesResponse, Status> {
+        self.0.label_values(request).await
+    }
+}
+
+#[tokio::test]
+async fn a_required_cluster_whose_call_panics_is_no_answer_either() {
+    for (declared, is_required) in [(Declared::default(), false), (required(), true)] {
+        let (eu, us) = (Arc::new(store("eu-1")), Arc::new(Panicking(store("us-1"))));
+        let us = EndpointConfig::new("us-1:10901", Connection::Local(us)).with_cluster("us-1");
+        let configs = vec![endpoint("eu-1", &eu, Declared::default()), us.with_declared(declared)];
+        let mesh = mesh(configs, ProxyConfig::default()).await;
+        let answer = ask(&mesh, up(&[])).await;
+        let gap = match &answer {
+            Ok(answer) => gaps(answer).remove(0),
+            Err(status) => Gap::parse(status.message()).unwrap(),
+        };
+        assert_eq!((gap.cluster.as_str(), gap.kind), ("us-1", GapKind::Partial), "{gap}");
+        assert_eq!(gap.reason.contains("this cluster is required"), is_required, "{gap}");
+        assert_eq!(
+            answer.map(|answer| answer.series.len()).map_err(|status| status.code()),
+            match is_required {
+                true => Err(Code::Aborted),
+                false => Ok(3),
+            }
+        );
     }
 }
 

@@ -17,6 +17,7 @@ use super::attest::Attested;
 use super::pump::Pump;
 use super::{Call, Proxy};
 use crate::coverage::{Coverage, Gap, GapKind, to_hint};
+use crate::endpoint::Endpoint;
 use crate::merge::{Merge, Merged, Source};
 use crate::received::Kind;
 
@@ -49,6 +50,7 @@ impl Proxy {
         let is_of_few = selection.ask.len() <= ENDPOINTS_BEGUN_HERE;
         let mut tasks = Vec::with_capacity(selection.ask.len());
         let mut sources = Vec::with_capacity(selection.ask.len());
+        let endpoints = selection.ask.iter().map(|selected| Arc::clone(&selected.endpoint)).collect();
         for (index, selected) in selection.ask.into_iter().enumerate() {
             let (sender, queue) = mpsc::channel(config.look_ahead.max(1));
             let lost = selected.endpoint.gap(GapKind::Partial, "its task ended unexpectedly");
@@ -66,6 +68,7 @@ impl Proxy {
             proxy: self.clone(),
             gaps: selection.gaps.into(),
             merge: Some(Merge::new(sources)),
+            endpoints,
             series_left: u64::try_from(request.limit).ok().filter(|limit| *limit > 0),
             call,
             attested,
@@ -83,6 +86,8 @@ struct Answer {
     gaps: VecDeque<Gap>,
     /// `None` once it has ended.
     merge: Option<Merge>,
+    /// Whom the merge's sources are of.
+    endpoints: Vec<Arc<Endpoint>>,
     /// Series that may still be sent; `None` for no limit. Thanos counts warnings too: there, naming what is missing costs series that are not.
     series_left: Option<u64>,
     call: Arc<Call>,
@@ -95,6 +100,10 @@ struct Answer {
 
 impl Answer {
     fn frame(&mut self, merged: Merged) -> Result<SeriesResponse, Status> {
+        let merged = match merged {
+            Merged::Lost(index, gap) => Merged::Gap(self.lost(index, gap)),
+            other => other,
+        };
         let failure = match merged {
             Merged::Series(series) => {
                 self.series_left = self.series_left.map(|left| left.saturating_sub(1));
@@ -103,7 +112,7 @@ impl Answer {
             Merged::Hints(hints) => return Ok(frames::hints(hints)),
             Merged::Warning(text) if !self.call.abort => return Ok(frames::warning(text)),
             Merged::Warning(text) => Status::aborted(text),
-            Merged::Gap(gap) => {
+            Merged::Gap(gap) | Merged::Lost(_, gap) => {
                 self.proxy.count(&self.call, &gap);
                 match self.call.failure(&gap) {
                     None => return Ok(frames::warning(gap.to_string())),
@@ -115,6 +124,16 @@ impl Answer {
         // Of an answer that fails, the error says what there is to say.
         self.is_told = true;
         Err(failure)
+    }
+
+    /// The gap of the endpoint `index`, whose task ended before it could leave it.
+    fn lost(&self, index: usize, gap: Gap) -> Gap {
+        let gap = match self.endpoints.get(index) {
+            Some(endpoint) => self.call.left_by(endpoint, gap),
+            None => gap,
+        };
+        self.attested.gap(index, &gap);
+        gap
     }
 
     fn end(&mut self) {
