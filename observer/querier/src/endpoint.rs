@@ -196,6 +196,11 @@ impl Endpoint {
         self.is_local
     }
 
+    /// Whether it is a component of ours, as far as it has shown that.
+    pub(crate) fn is_peer(&self) -> bool {
+        self.is_local || self.shared.read().is_peer
+    }
+
     /// What it last said of itself, or `None` if it never did.
     pub fn metadata(&self) -> Option<Arc<Metadata>> {
         self.shared.read().metadata.clone()

@@ -15,7 +15,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::Semaphore;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
-use tonic::Request;
+use tonic::{Code, Request};
 
 use crate::endpoint::{Endpoint, EndpointOptions, Metadata};
 use crate::proxy::reason_of;
@@ -148,10 +148,15 @@ impl Poller {
                 let heard = Heard::read(&answer, self.endpoint.claim().as_ref(), Instant::now());
                 let mut state = self.endpoint.shared().write();
                 state.shipping = Some(heard);
+                state.is_peer = true;
                 state.covers(answer.tsdb_infos_cover);
             }
             Ok(Err(status)) => {
-                self.endpoint.shared().write().covers(false);
+                let mut state = self.endpoint.shared().write();
+                state.covers(false);
+                // Another program than before, perhaps; any other failure says nothing of who it is.
+                state.is_peer &= status.code() != Code::Unimplemented;
+                drop(state);
                 let endpoint = self.endpoint.name();
                 tracing::debug!(endpoint, error = reason_of(&status), "endpoint says nothing of shipping");
                 self.polls_without_shipping.store(POLLS_WITHOUT_SHIPPING, Ordering::Relaxed);

@@ -70,6 +70,7 @@ impl Shared {
                 said_less_at: former.said_less_at,
                 had_store: former.had_store,
                 shipping: former.shipping.clone(),
+                is_peer: former.is_peer,
                 last_check: None,
                 last_error: former.last_error.clone(),
                 failed_after: None,
@@ -101,6 +102,8 @@ pub(crate) struct State {
     pub had_store: bool,
     /// What it last said of shipping, if it ever did.
     pub shipping: Option<Heard>,
+    /// Whether it is a peer of ours: it answers what Thanos does not know.
+    pub is_peer: bool,
     pub last_check: Option<Timestamp>,
     /// Of the last poll, if it failed: until the first one, of whom it replaced.
     pub last_error: Option<String>,

@@ -1,7 +1,7 @@
 //! What each endpoint of one call vouched for, gathered while it answers.
 //!
-//! Invariant: an endpoint is complete only if it ended well and is no querier that said nothing of what lies beneath it. Those that had not ended when the
-//! answer was given up are late.
+//! Invariant: an endpoint is complete only if it ended well and is no querier that said nothing of what lies beneath it. A report that comes through a querier of others
+//! is one of ours beneath it speaking for itself: it says nothing of the clusters that it does not name. Those that had not ended when the answer was given up are late.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
@@ -28,6 +28,8 @@ struct Account {
     clusters: BTreeSet<String>,
     tier: String,
     store: String,
+    /// Whether what it says of those beneath it is all that there is to say.
+    is_peer: bool,
     range: TimeRange,
     gaps: Vec<Gap>,
     warnings: Vec<String>,
@@ -52,6 +54,7 @@ impl Attested {
                 clusters: clusters(selected, selectors, cluster_label),
                 tier: selected.metadata.as_ref().map(|known| known.component.clone()).unwrap_or_default(),
                 store: selected.endpoint.name().to_owned(),
+                is_peer: selected.endpoint.is_peer(),
                 range: selected.metadata.as_ref().map_or(asked, |known| known.range.intersect(&asked)),
                 gaps: Vec::new(),
                 warnings: Vec::new(),
@@ -132,13 +135,19 @@ impl Account {
     }
 
     fn tell(&self, was_enough: bool, has_ended: bool, parts: &mut Vec<Part>) {
-        let mut named: BTreeSet<&str> = BTreeSet::new();
+        let beneath = self.beneath.as_ref().map_or(&[][..], Coverage::parts);
+        let mut named: BTreeSet<&str> = beneath.iter().map(|part| part.cluster.as_str()).collect();
+        let known_missing: BTreeSet<&str> = beneath
+            .iter()
+            .filter(|part| part.state > State::Unattested)
+            .map(|part| part.cluster.as_str())
+            .collect();
         // A querier's words about others, in the form that survives queriers of Thanos in between.
         let passed_up: Vec<Gap> = self.warnings.iter().filter_map(|text| Gap::parse(text)).collect();
         let own_gap = self.gaps.iter().find(|gap| gap.endpoint == self.store);
         for gap in passed_up.iter().chain(self.gaps.iter().filter(|gap| gap.endpoint != self.store)) {
             named.insert(&gap.cluster);
-            if self.beneath.is_none() {
+            if !known_missing.contains(gap.cluster.as_str()) {
                 parts.push(Part::of_gap(gap, "", self.range));
             }
         }
@@ -154,11 +163,9 @@ impl Account {
             }
             (None, None) => (State::Complete, String::new()),
         };
-        if let Some(beneath) = &self.beneath {
-            parts.extend(beneath.parts().iter().cloned());
-            if state == State::Complete {
-                return;
-            }
+        parts.extend(beneath.iter().cloned());
+        if self.beneath.is_some() && self.is_peer && state == State::Complete {
+            return;
         }
         let odd = self.warnings.iter().find(|text| Gap::parse(text).is_none());
         for cluster in &self.clusters {
@@ -198,4 +205,81 @@ fn clusters(selected: &Selected, selectors: &[Vec<Matcher>], cluster_label: &str
         }
     }
     named
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn part(cluster: &str, state: State) -> Part {
+        Part {
+            cluster: cluster.to_owned(),
+            tier: "sidecar".to_owned(),
+            store: format!("{cluster}:1"),
+            state,
+            min_time_ms: 0,
+            max_time_ms: 1000,
+            reason: String::new(),
+        }
+    }
+
+    /// A querier over these clusters that answered to its end, with a report of one of ours beneath it.
+    fn querier(clusters: &[&str], is_peer: bool, beneath: &[Part], warnings: &[&str]) -> Account {
+        Account {
+            clusters: clusters.iter().map(|name| (*name).to_owned()).collect(),
+            tier: QUERIER.to_owned(),
+            store: "thanos:1".to_owned(),
+            is_peer,
+            range: TimeRange::new(0, 1000),
+            gaps: Vec::new(),
+            warnings: warnings.iter().map(|text| (*text).to_owned()).collect(),
+            beneath: Some(Coverage::new(beneath.to_vec(), 0)),
+            has_ended: true,
+        }
+    }
+
+    fn told(account: &Account) -> Coverage {
+        let mut parts = Vec::new();
+        account.tell(false, account.has_ended, &mut parts);
+        Coverage::new(parts, 0)
+    }
+
+    fn states(coverage: &Coverage) -> Vec<(&str, State)> {
+        coverage.clusters().into_iter().collect()
+    }
+
+    const C_IS_LATE: &str = "parallax: cluster \"c\" late: x:1: nothing came for 1.0 s";
+
+    #[test]
+    fn a_report_through_a_querier_of_others_speaks_for_the_clusters_that_it_names() {
+        let complete = [part("a", State::Complete)];
+        let coverage = told(&querier(&["a", "b", "c"], false, &complete, &[C_IS_LATE]));
+        let expected = [("a", State::Complete), ("b", State::Unattested), ("c", State::Late)];
+        assert_eq!(states(&coverage), expected);
+        let late = coverage.parts().iter().find(|part| part.cluster == "c").unwrap();
+        assert_eq!((late.store.as_str(), late.reason.as_str()), ("x:1", "nothing came for 1.0 s"));
+
+        let odd = told(&querier(&["a", "b"], false, &complete, &["half a disk"]));
+        assert_eq!(states(&odd), [("a", State::Complete), ("b", State::Partial)]);
+        assert_eq!(odd.parts()[1].reason, "half a disk");
+    }
+
+    #[test]
+    fn a_report_of_a_peer_speaks_for_all_that_lies_beneath_it() {
+        let coverage = told(&querier(&["a", "b"], true, &[part("a", State::Complete)], &[]));
+        assert_eq!(states(&coverage), [("a", State::Complete)], "nothing of b was needed");
+    }
+
+    #[test]
+    fn what_a_report_has_and_a_warning_says_too_is_told_once() {
+        for is_peer in [true, false] {
+            let beneath = [part("a", State::Complete), part("c", State::Late)];
+            let coverage = told(&querier(&["a", "c"], is_peer, &beneath, &[C_IS_LATE]));
+            assert_eq!(coverage.parts(), beneath, "{is_peer}");
+        }
+        // One of two peers beneath a querier of others vouches for c, and the other one's report is lost.
+        let beneath = [part("c", State::Complete)];
+        let coverage = told(&querier(&["c"], false, &beneath, &[C_IS_LATE]));
+        assert_eq!(states(&coverage), [("c", State::Partial)]);
+    }
 }
