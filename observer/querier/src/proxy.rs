@@ -171,12 +171,11 @@ impl Proxy {
 
     /// Selects endpoints. Where no partial answer is allowed, a gap, and having no endpoint at all, is an error.
     fn select(&self, call: &Call, matchers: &[Matcher], range: TimeRange) -> Result<Selection, Status> {
-        let mut selection = select(&self.inner.endpoints, range, matchers, &call.store_matchers);
-        if let Some(among) = &call.among {
-            selection.ask.retain(|selected| among.has(selected.endpoint.name()));
-            selection.gaps.retain(|gap| among.has(&gap.endpoint));
-            selection.required.retain(|endpoint| among.has(endpoint));
-        }
+        let select = || select(&self.inner.endpoints, range, matchers, &call.store_matchers);
+        let selection = match &call.among {
+            None => select(),
+            Some(among) => among.selection(matchers, select),
+        };
         self.admit(call, selection)
     }
 

@@ -280,15 +280,14 @@ impl QueryPushdown {
             let among = Among::Only(Arc::default());
             return Some(Part { among, state: Arc::default(), scope, query: Arc::clone(self) });
         };
-        let name = |target: &Target| target.selected.endpoint.name().to_owned();
+        let selected = |target: &Target| target.selected.clone();
         let among = match scope {
-            Scope::All | Scope::Rest(_) => Among::Except(Arc::new(state.targets.iter().map(name).collect())),
+            Scope::All | Scope::Rest(_) => Among::Except(state.targets.iter().map(selected).collect()),
             Scope::Declined(_) => {
                 let declined = state.declined();
                 let targets = state.targets.iter().enumerate();
-                let names =
-                    targets.filter(|(index, _)| declined.contains(index)).map(|(_, target)| name(target));
-                Among::Only(Arc::new(names.collect()))
+                let targets = targets.filter(|(index, _)| declined.contains(index));
+                Among::Only(targets.map(|(_, target)| selected(target)).collect())
             }
         };
         Some(Part { among, state, scope, query: Arc::clone(self) })

@@ -10,8 +10,8 @@ mod fake_side;
 #[allow(dead_code, reason = "each test file needs a part of it")]
 mod hub;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use cluster_store::{ClusterStore, Manner, SeriesOfFloats, Tampered};
@@ -21,8 +21,14 @@ use parallax_model::{Labels, TimeRange};
 use parallax_querier::{
     Connection, Distribution, EndpointConfig, EndpointSet, Proxy, ProxyConfig, QuerierConfig,
 };
-use parallax_storeapi::Store;
+use parallax_storeapi::proto::thanos::info::InfoResponse;
+use parallax_storeapi::proto::thanos::{
+    LabelNamesRequest, LabelNamesResponse, LabelValuesRequest, LabelValuesResponse, QueryRangeRequest,
+    QueryRangeResponse, SeriesRequest,
+};
+use parallax_storeapi::{FrameStream, SeriesStream, SideServices, Store, async_trait};
 use serde_json::{Value, json};
+use tonic::{Request, Status};
 
 const SCRAPE_MS: i64 = 15_000;
 
@@ -73,7 +79,7 @@ struct Leaf {
     endpoint: EndpointConfig,
     queries: Arc<AtomicUsize>,
     reads: Arc<AtomicUsize>,
-    _hub: Hub,
+    hub: Hub,
 }
 
 async fn leaf(cluster: &str, number: u64, manner: Manner) -> Leaf {
@@ -91,7 +97,7 @@ async fn leaf_of(cluster: &str, hub: Hub, reads: Arc<AtomicUsize>, manner: Manne
     let queries = Arc::new(AtomicUsize::new(0));
     let tampered = Tampered { inner: hub.querier.clone(), manner, queries: queries.clone() };
     let endpoint = served(Arc::new(tampered), &hub.context).await.with_cluster(cluster);
-    Leaf { endpoint, queries, reads, _hub: hub }
+    Leaf { endpoint, queries, reads, hub }
 }
 
 fn sidecar(name: &str, store: ClusterStore) -> EndpointConfig {
@@ -240,6 +246,71 @@ async fn whatever_an_endpoint_does_the_answer_is_the_same() {
         let before = queries(&us);
         hub.get(&range_uri(QUERIES[0])).await;
         assert_eq!(queries(&us), before, "{manner:?}: what was declined is not asked again at once");
+    }
+}
+
+/// Whom a hub has to ask from now on.
+type Move = (Arc<EndpointSet>, Vec<EndpointConfig>);
+
+/// A querier whose hub finds others in its place while it is asked to evaluate, and that then declines.
+struct Moving {
+    inner: Arc<dyn Store>,
+    to: OnceLock<Move>,
+}
+
+#[async_trait]
+impl Store for Moving {
+    async fn info(&self) -> Result<InfoResponse, Status> {
+        self.inner.info().await
+    }
+
+    async fn series(&self, request: Request<SeriesRequest>) -> Result<SeriesStream, Status> {
+        self.inner.series(request).await
+    }
+
+    async fn label_names(&self, request: Request<LabelNamesRequest>) -> Result<LabelNamesResponse, Status> {
+        self.inner.label_names(request).await
+    }
+
+    async fn label_values(
+        &self,
+        request: Request<LabelValuesRequest>,
+    ) -> Result<LabelValuesResponse, Status> {
+        self.inner.label_values(request).await
+    }
+
+    fn side(&self) -> &dyn SideServices {
+        self
+    }
+}
+
+#[async_trait]
+impl SideServices for Moving {
+    async fn query_range(
+        &self,
+        _: Request<QueryRangeRequest>,
+    ) -> Result<FrameStream<QueryRangeResponse>, Status> {
+        if let Some((endpoints, configs)) = self.to.get() {
+            endpoints.replace(configs.clone(), Vec::new());
+        }
+        Err(Status::unavailable("it is being moved"))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_whose_endpoint_is_replaced_while_it_declines_is_in_the_answer() {
+    let (eu, us) = (leaf("eu-1", 1, Manner::Honest).await, leaf("us-1", 2, Manner::Honest).await);
+    let uri = range_uri("sum(x_total)");
+    let expected = Hub::over(vec![eu.endpoint.clone(), us.endpoint.clone()]).await.whole(&uri).await;
+    let moved = EndpointConfig { name: "moved".to_owned(), ..us.endpoint.clone() };
+    for after in [vec![eu.endpoint.clone(), moved], vec![eu.endpoint.clone()]] {
+        let moving = Arc::new(Moving { inner: us.hub.querier.clone(), to: OnceLock::new() });
+        let endpoint = served(moving.clone(), &us.hub.context).await.with_cluster("us-1");
+        let hub = distributed(vec![eu.endpoint.clone(), endpoint]).await;
+        assert!(moving.to.set((hub.querier.endpoints().clone(), after)).is_ok());
+        // The query has begun with the endpoint as it was, which still answers.
+        let found = hub.whole(&uri).await;
+        assert_alike(&uri, &expected, &found);
     }
 }
 
