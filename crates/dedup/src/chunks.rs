@@ -50,7 +50,8 @@ impl Content {
 }
 
 impl Chunk {
-    pub(crate) fn is_withheld(&self) -> bool {
+    /// Whether its store kept the bytes back.
+    pub fn is_withheld(&self) -> bool {
         self.data.is_empty()
     }
 

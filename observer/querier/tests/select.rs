@@ -463,6 +463,30 @@ async fn series_of_which_too_much_was_kept_back_are_asked_for_again_and_come_onc
 }
 
 #[tokio::test]
+async fn a_damaged_chunk_is_made_up_for_by_what_was_kept_back_of_the_other_replica() {
+    let (left, right) = (scraped(1_000, 10_000, 480_000), scraped(3_000, 10_000, 480_000));
+    let mut all: Vec<Series> = ["a", "b", "c"].map(|name| two_replicas(name, &left, &right)).into();
+    // In the middle of the replica that is followed.
+    let damaged = all[1].chunks.iter_mut().find(|chunk| chunk.min_time == left[16].0).unwrap();
+    let raw = damaged.raw.as_mut().unwrap();
+    raw.data.truncate(raw.data.len() / 2);
+    raw.hash = parallax_storeapi::chunks::hash(&raw.data);
+    for function in ["", "rate"] {
+        let (withheld, whole, store) = with_and_without(all.clone(), function).await;
+        assert_eq!(withheld.series, whole.series, "{function}");
+        assert_eq!(whole.warnings.len(), 1, "{:?}", whole.warnings);
+        assert_eq!(withheld.warnings, whole.warnings);
+        assert_eq!(
+            (store.calls.load(Ordering::SeqCst), store.withholding_calls.load(Ordering::SeqCst)),
+            (2, 1)
+        );
+        // The other replica's samples, where the damaged ones were.
+        let (_, samples) = &whole.series[1];
+        assert!(samples.iter().any(|(time_ms, _)| (left[16].0..=left[23].0).contains(time_ms)), "{function}");
+    }
+}
+
+#[tokio::test]
 async fn a_chunk_that_has_no_data_at_all_is_left_out_in_the_end() {
     let mut broken = two_replicas("up", &scraped(1_000, 10_000, 480_000), &scraped(3_000, 10_000, 480_000));
     broken.chunks.iter_mut().filter_map(|chunk| chunk.raw.as_mut()).for_each(|raw| raw.data.clear());

@@ -146,7 +146,12 @@ impl Job {
             }
             let samples = match dedup.series_in(&chunks, &mut scratch) {
                 Ok(samples) => samples,
-                Err(DedupError::Withheld { .. }) if *withholds => {
+                // Where one chunk is damaged, others count that a store had no reason to send.
+                Err(error)
+                    if *withholds
+                        && (matches!(error, DedupError::Withheld { .. })
+                            || chunks.iter().any(Chunk::is_withheld)) =>
+                {
                     batch.lacking = Some(labels);
                     break;
                 }
@@ -170,14 +175,24 @@ fn readable(
     mut chunks: Vec<Chunk>,
     left_out: &mut Vec<(Labels, String)>,
 ) -> Samples {
-    chunks.retain(|chunk| match dedup.series(std::slice::from_ref(chunk)) {
-        Ok(_) => true,
-        Err(error) => {
-            left_out.push((labels.clone(), error.to_string()));
-            false
+    // A replica alone is decoded as far as the output goes, and beside others as far as the query goes.
+    let mut alone = dedup.clone();
+    let mut outcome = Ok(Samples::default());
+    for range in [dedup.output_range, dedup.query_range] {
+        alone.output_range = range;
+        chunks.retain(|chunk| match alone.series(std::slice::from_ref(chunk)) {
+            Ok(_) => true,
+            Err(error) => {
+                left_out.push((labels.clone(), error.to_string()));
+                false
+            }
+        });
+        outcome = dedup.series(&chunks);
+        if outcome.is_ok() {
+            break;
         }
-    });
-    dedup.series(&chunks).unwrap_or_else(|error| {
+    }
+    outcome.unwrap_or_else(|error| {
         left_out.push((labels.clone(), error.to_string()));
         Samples::default()
     })
@@ -290,6 +305,39 @@ mod tests {
             content: Content::Raw,
         };
         Whole { labels: Labels::from_pairs([("n", format!("{number:03}"))]), chunks: vec![chunk] }
+    }
+
+    #[test]
+    fn of_two_replicas_a_chunk_is_left_out_that_is_damaged_behind_the_output() {
+        let chunk = |times_ms: std::ops::RangeInclusive<i64>| {
+            let samples: Vec<(i64, f64)> =
+                times_ms.step_by(10_000).map(|time_ms| (time_ms, time_ms as f64)).collect();
+            Chunk {
+                min_time_ms: samples[0].0,
+                max_time_ms: samples[samples.len() - 1].0,
+                encoding: ChunkEncoding::Xor,
+                data: encode_xor(&samples).unwrap().into(),
+                content: Content::Raw,
+            }
+        };
+        let (left, right) = (chunk(0..=90_000), chunk(3_000..=403_000));
+        let mut damaged = chunk(100_000..=400_000);
+        damaged.data.truncate(damaged.data.len() - 2);
+        let query_range = TimeRange::new(0, 1_000_000);
+        let dedup =
+            Dedup::new(Some(parallax_dedup::Algorithm::Penalty), "", query_range, TimeRange::new(0, 100_000));
+        assert!(
+            dedup.series(std::slice::from_ref(&damaged)).is_ok(),
+            "alone it is read no further than that"
+        );
+
+        let mut left_out = Vec::new();
+        let chunks = vec![left.clone(), damaged, right.clone()];
+        let samples = readable(&dedup, &Labels::empty(), chunks, &mut left_out);
+        assert_eq!(left_out.len(), 1, "{left_out:?}");
+        assert!(left_out[0].1.contains("[100000, 400000]"), "{left_out:?}");
+        assert_eq!(samples, dedup.series(&[left, right]).unwrap());
+        assert_eq!(samples.len(), 10);
     }
 
     #[test]
