@@ -19,7 +19,6 @@ mod request;
 mod stream;
 mod withholding;
 
-use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -47,6 +46,7 @@ pub use decode::Helpers;
 use decode::{Decoder, Work};
 pub(crate) use early::{Arrived, Brief};
 pub(crate) use interest::Interest;
+use read_ahead::InHand;
 pub(crate) use request::strategy;
 pub use request::{StoreMatchers, wire_matchers};
 pub(crate) use stream::labels_of;
@@ -294,41 +294,40 @@ struct Pump {
 impl Pump {
     async fn run(self, message: SeriesRequest, deliveries: &mpsc::Sender<Delivery>) {
         let deadline = tokio::time::Instant::from_std(self.options.deadline);
-        let mut ahead = VecDeque::new();
-        let outcome = tokio::time::timeout_at(deadline, self.forward(message, deliveries, &mut ahead)).await;
-        if matches!(&outcome, Ok(Err(_))) {
-            // The query fails when the engine comes to this: what has come only takes room until then.
-            ahead.clear();
-        }
-        // What has come needs no more of the stores' time, however late the engine comes to it.
-        for delivery in ahead {
-            if deliveries.send(delivery).await.is_err() {
-                return;
-            }
-        }
-        let timeout = || SourceError::Timeout { waiting_for: "stores".to_owned() };
-        let error = match outcome {
-            Ok(Ok(())) => None,
-            Ok(Err(error)) => Some(error),
-            Err(_) => Some(timeout()),
-        };
-        let last = match error {
-            None => Delivery::End,
-            // What arrived in time is an answer, where a partial one is allowed.
-            Some(SourceError::Timeout { .. }) if self.options.partial_response => {
-                let warning =
-                    "stores did not finish within the time of this query: data may be missing".to_owned();
-                if deliveries.send(Delivery::Warning(warning)).await.is_err() {
-                    return;
+        let mut in_hand = InHand::default();
+        let forwarded = self.forward(message, deliveries, &mut in_hand);
+        let outcome = match tokio::time::timeout_at(deadline, forwarded).await {
+            Ok(outcome) => {
+                if outcome.is_err() {
+                    // The query fails when the engine comes to this: what has come only takes room until then.
+                    in_hand.clear();
                 }
+                outcome
+            }
+            // What has come needs no more of the stores' time, however late the engine comes to it.
+            Err(_) if in_hand.ends_whole() => Ok(()),
+            Err(_) => Err(SourceError::Timeout { waiting_for: "stores".to_owned() }),
+        };
+        let last = match outcome {
+            Ok(()) => Delivery::End,
+            // What arrived in time is an answer, where a partial one is allowed.
+            Err(SourceError::Timeout { .. }) if self.options.partial_response => {
+                self.coverage.cut_short(NOT_IN_TIME);
+                in_hand.push(Delivery::Warning(format!("{NOT_IN_TIME}: data may be missing")));
                 Delivery::End
             }
-            Some(error) => Delivery::Failed(error),
+            Err(error) => {
+                in_hand.clear();
+                Delivery::Failed(error)
+            }
         };
+        in_hand.push(last);
         // An engine that no longer listens needs no end.
-        let _ = deliveries.send(last).await;
+        let _ = in_hand.send(deliveries).await;
     }
 }
+
+const NOT_IN_TIME: &str = "stores did not finish within the time of this query";
 
 /// What a store's status means to a query.
 pub fn source_error(status: Status) -> SourceError {
@@ -337,5 +336,202 @@ pub fn source_error(status: Status) -> SourceError {
         Code::Cancelled => SourceError::Canceled,
         Code::ResourceExhausted => SourceError::Limit(status.message().to_owned()),
         _ => SourceError::Storage(status.message().to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::time::Duration;
+
+    use futures::{FutureExt, StreamExt, stream};
+    use parallax_model::{Labels, TimeRange};
+    use parallax_storeapi::proto::thanos::info::InfoResponse;
+    use parallax_storeapi::proto::thanos::{
+        LabelNamesRequest, LabelNamesResponse, LabelValuesRequest, LabelValuesResponse, Series,
+        SeriesResponse, chunk,
+    };
+    use parallax_storeapi::{SeriesStream as Frames, chunks, frames, labels};
+    use parallax_tsdb::chunk::encode_xor;
+    use tonic::Request;
+
+    use super::*;
+    use crate::coverage::{Coverage, Gap, GapKind, Part, State};
+
+    /// Answers one call after the other, with what it vouches for.
+    struct Scripted(Mutex<VecDeque<(Coverage, Frames)>>);
+
+    #[parallax_storeapi::async_trait]
+    impl Store for Scripted {
+        async fn info(&self) -> Result<InfoResponse, Status> {
+            Ok(InfoResponse::default())
+        }
+
+        async fn series(&self, request: Request<SeriesRequest>) -> Result<Frames, Status> {
+            let (coverage, frames) = self.0.lock().unwrap().pop_front().unwrap();
+            request.extensions().get::<CoverageEntry>().unwrap().leave(coverage);
+            Ok(frames)
+        }
+
+        async fn label_names(&self, _: Request<LabelNamesRequest>) -> Result<LabelNamesResponse, Status> {
+            Err(Status::unimplemented(""))
+        }
+
+        async fn label_values(&self, _: Request<LabelValuesRequest>) -> Result<LabelValuesResponse, Status> {
+            Err(Status::unimplemented(""))
+        }
+    }
+
+    fn source(
+        calls: impl IntoIterator<Item = (Coverage, Frames)>,
+        budget: &Arc<Budget>,
+        deadline: Instant,
+        log: &CoverageLog,
+    ) -> StoreSource {
+        let options = SelectOptions {
+            replica_labels: vec!["replica".to_owned()],
+            algorithm: Algorithm::Penalty,
+            partial_response: true,
+            store_matchers: Vec::new(),
+            max_resolution_ms: 0,
+            shard: None,
+            deadline,
+            max_concurrent_opens: 4,
+        };
+        let store = Arc::new(Scripted(Mutex::new(calls.into_iter().collect())));
+        StoreSource::new(store, Handle::current(), options, budget.clone(), CancellationToken::new())
+            .with_coverage(log.clone())
+    }
+
+    fn selection() -> Selection {
+        let range = TimeRange::new(0, 500_000);
+        Selection {
+            matchers: vec![Matcher::equal("__name__", "up")],
+            range,
+            query_range: range,
+            step_ms: 15_000,
+            range_ms: 0,
+            function: String::new(),
+            grouping: Vec::new(),
+            grouping_by: false,
+            preparation: None,
+            scope: Default::default(),
+        }
+    }
+
+    /// `up` of a job, with its data or without.
+    fn up(job: usize, is_kept_back: bool) -> Result<SeriesResponse, Status> {
+        let labels = Labels::from_pairs([("__name__", "up".to_owned()), ("job", format!("{job:02}"))]);
+        let mut chunk = chunks::chunk(chunk::Encoding::Xor, encode_xor(&[(10_000, 1.0)]).unwrap().into());
+        if is_kept_back {
+            chunk.data.clear();
+        }
+        let chunks = vec![chunks::raw(10_000, 10_000, chunk)];
+        Ok(frames::series(Series { labels: labels::to_wire(&labels), chunks }))
+    }
+
+    fn coverage(clusters: &[(&str, State)]) -> Coverage {
+        let part = |(cluster, state): &(&str, State)| Part {
+            cluster: (*cluster).to_owned(),
+            tier: "sidecar".to_owned(),
+            store: format!("{cluster}:10901"),
+            state: *state,
+            min_time_ms: 0,
+            max_time_ms: 500_000,
+            reason: String::new(),
+        };
+        Coverage::new(clusters.iter().map(part), 0)
+    }
+
+    /// How many series there are, and the warnings.
+    async fn drained(mut stream: Box<dyn SeriesStream>) -> (usize, Vec<String>) {
+        let reading = tokio::task::spawn_blocking(move || {
+            let mut series = 0;
+            while let Some(batch) = stream.next_batch().unwrap() {
+                series += batch.len();
+            }
+            (series, stream.take_warnings())
+        });
+        reading.await.unwrap()
+    }
+
+    /// Runs a test with a deadline that is over before the first timer begins.
+    fn without_time(test: impl AsyncFnOnce(Instant)) {
+        let deadline = Instant::now();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(test(deadline));
+    }
+
+    #[test]
+    fn what_came_is_in_the_answer_though_the_time_is_up_and_is_complete_if_it_is_all() {
+        for goes_on in [false, true] {
+            without_time(async |deadline| {
+                // One more than there is room for while nobody reads.
+                let came = stream::iter((0..=QUEUED_FRAMES).map(|job| up(job, false)));
+                let frames: Frames =
+                    if goes_on { Box::pin(came.chain(stream::pending())) } else { Box::pin(came) };
+                let (budget, log) = (Budget::new(0), CoverageLog::default());
+                let whole = coverage(&[("a", State::Complete)]);
+                let source = source([(whole.clone(), frames)], &budget, deadline, &log);
+                source.open_early(selection()).await;
+                let (series, warnings) = drained(source.select(&selection()).unwrap()).await;
+                assert_eq!(series, QUEUED_FRAMES + 1);
+                let left = log.coverage().unwrap();
+                if goes_on {
+                    assert!(warnings.len() == 1 && warnings[0].starts_with(NOT_IN_TIME), "{warnings:?}");
+                    let part = &left.parts()[0];
+                    assert_eq!((part.state, part.reason.as_str()), (State::Late, NOT_IN_TIME));
+                } else {
+                    assert_eq!((warnings, left), (Vec::new(), whole));
+                }
+            });
+        }
+    }
+
+    #[test]
+    fn what_was_let_go_and_cannot_be_asked_for_again_is_late() {
+        without_time(async |deadline| {
+            let (budget, log) = (Budget::new(100), CoverageLog::default());
+            // A selection that is wanted waits for what others hold.
+            let ((_want, unread), read) = (Interest::in_selection(), Interest::always());
+            let _kept = budget.hold_for(&unread, 20).await.unwrap();
+            let waiting = budget.hold_for(&read, 90);
+            tokio::pin!(waiting);
+            assert!(waiting.as_mut().now_or_never().is_none());
+
+            let call = (coverage(&[("a", State::Complete)]), frames::from_vec(vec![up(0, false)]));
+            let stream = source([call], &budget, deadline, &log).select(&selection()).unwrap();
+            while log.coverage().is_none() {
+                tokio::task::yield_now().await;
+            }
+            let (series, warnings) = drained(stream).await;
+            assert_eq!((series, warnings.len()), (0, 1), "{warnings:?}");
+            assert_eq!(log.coverage().unwrap().state(), State::Late);
+        });
+    }
+
+    #[tokio::test]
+    async fn series_that_are_not_read_again_still_lack_what_was_missing_when_they_came() {
+        let gap = Gap {
+            cluster: "b".to_owned(),
+            kind: GapKind::Missing,
+            endpoint: "b:10901".to_owned(),
+            reason: "connection refused".to_owned(),
+        };
+        let warning = Ok(frames::warning(gap.to_string()));
+        let first = frames::from_vec(vec![warning, up(0, false), up(1, true), up(2, false)]);
+        let again = frames::from_vec((0..3).map(|job| up(job, false)).collect());
+        let calls = [
+            (coverage(&[("a", State::Complete), ("b", State::Missing)]), first),
+            (coverage(&[("a", State::Complete), ("b", State::Complete)]), again),
+        ];
+        let (budget, log) = (Budget::new(0), CoverageLog::default());
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let source = source(calls, &budget, deadline, &log);
+        let (series, warnings) = drained(source.select(&selection()).unwrap()).await;
+        assert_eq!((series, warnings), (3, vec![gap.to_string()]));
+        let left = log.coverage().unwrap();
+        let clusters: Vec<(&str, State)> = left.clusters().into_iter().collect();
+        assert_eq!(clusters, [("a", State::Complete), ("b", State::Partial)]);
     }
 }

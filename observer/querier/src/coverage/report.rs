@@ -134,6 +134,20 @@ impl Coverage {
         Self::new(parts, omitted)
     }
 
+    /// With everything late that somebody may have vouched for: it is not known how much of it is in the answer.
+    pub(crate) fn cut_short(mut self, reason: &str) -> Self {
+        for part in self.parts.iter_mut().filter(|part| part.state <= State::Unattested) {
+            part.state = State::Late;
+            reason.clone_into(&mut part.reason);
+        }
+        self
+    }
+
+    /// Of something that nobody named.
+    pub(crate) fn unknown() -> Self {
+        Self::new([], 1)
+    }
+
     pub fn parts(&self) -> &[Part] {
         &self.parts
     }

@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures::{FutureExt as _, StreamExt};
 use parallax_promql::source::SourceError;
 use parallax_storeapi::proto::thanos::SeriesRequest;
 use parallax_storeapi::proto::thanos::series_response::Result as Frame;
@@ -39,18 +39,68 @@ enum End {
     LetGo,
 }
 
+/// What has come of a selection and is not the engine's yet. It outlives the stores' time.
+#[derive(Default)]
+pub(super) struct InHand {
+    deliveries: VecDeque<Delivery>,
+    rest: Rest,
+}
+
+/// What there is beside what has come.
+#[derive(Default)]
+enum Rest {
+    /// Something that was not waited for to its end, or was let go.
+    #[default]
+    Missing,
+    /// What the stream still gives. Nothing of it is elsewhere.
+    In(SeriesStream),
+    Nothing,
+}
+
+impl InHand {
+    pub(super) fn push(&mut self, delivery: Delivery) {
+        self.deliveries.push_back(delivery);
+    }
+
+    pub(super) fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Waits for nothing more and lets the stream go; tells whether nothing more was to come.
+    pub(super) fn ends_whole(&mut self) -> bool {
+        match std::mem::take(&mut self.rest) {
+            Rest::Missing => false,
+            Rest::In(mut frames) => {
+                matches!(tokio::task::coop::unconstrained(frames.next()).now_or_never(), Some(None))
+            }
+            Rest::Nothing => true,
+        }
+    }
+
+    /// Gives the engine what has come. What it has no room for stays here if this is dropped.
+    pub(super) async fn send(&mut self, deliveries: &mpsc::Sender<Delivery>) -> Result<(), SourceError> {
+        while !self.deliveries.is_empty() {
+            let place = deliveries.reserve().await.map_err(|_| SourceError::Canceled)?;
+            if let Some(delivery) = self.deliveries.pop_front() {
+                place.send(delivery);
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Pump {
-    /// Carries frames to the engine. Those in `ahead` have not been sent yet when it ends, well or not.
+    /// Carries frames to the engine. Those `in_hand` have not been sent yet when it ends, well or not.
     pub(super) async fn forward(
         &self,
         message: SeriesRequest,
         deliveries: &mpsc::Sender<Delivery>,
-        ahead: &mut VecDeque<Delivery>,
+        in_hand: &mut InHand,
     ) -> Result<(), SourceError> {
-        let mut frames = loop {
-            let end = self.read_ahead(message.clone(), ahead).await?;
+        let frames = loop {
+            let end = self.read_ahead(message.clone(), in_hand).await?;
             if matches!(end, End::LetGo) {
-                ahead.clear();
+                in_hand.clear();
                 wanted(&self.wanted).await?;
             }
             // What this one holds is wanted from here on: who waits for it to be let go looks again.
@@ -61,15 +111,15 @@ impl Pump {
                 End::LetGo => {}
             }
         };
-        while let Some(delivery) = ahead.pop_front() {
-            deliveries.send(delivery).await.map_err(|_| SourceError::Canceled)?;
+        in_hand.rest = Rest::In(frames);
+        loop {
+            in_hand.send(deliveries).await?;
+            // Missing for as long as a frame is waited for, or room for it.
+            let Rest::In(mut frames) = std::mem::take(&mut in_hand.rest) else { return Ok(()) };
+            let Some(frame) = frames.next().await else { return Ok(()) };
+            in_hand.deliveries.extend(self.delivery(frame.map_err(source_error)?.result).await?);
+            in_hand.rest = Rest::In(frames);
         }
-        while let Some(frame) = frames.next().await {
-            if let Some(delivery) = self.delivery(frame.map_err(source_error)?.result).await? {
-                deliveries.send(delivery).await.map_err(|_| SourceError::Canceled)?;
-            }
-        }
-        Ok(())
     }
 
     async fn open(&self, message: SeriesRequest) -> Result<SeriesStream, SourceError> {
@@ -90,12 +140,8 @@ impl Pump {
         self.store.series(request).await.map_err(source_error)
     }
 
-    /// Opens the stream and reads frames into `ahead` until the engine wants them.
-    async fn read_ahead(
-        &self,
-        message: SeriesRequest,
-        ahead: &mut VecDeque<Delivery>,
-    ) -> Result<End, SourceError> {
+    /// Opens the stream and takes frames `in_hand` until the engine wants them.
+    async fn read_ahead(&self, message: SeriesRequest, in_hand: &mut InHand) -> Result<End, SourceError> {
         // Held until the first frame is there, not longer, and not needed by a selection that is waited for: one that waits for another one's
         // reader would never end.
         let opens = Arc::clone(&self.opens);
@@ -118,6 +164,7 @@ impl Pump {
             let Some(frame) = frame else {
                 // It costs its stores nothing from here on.
                 drop(frames);
+                in_hand.rest = Rest::Nothing;
                 return tokio::select! {
                     biased;
                     wanted = wanted(&self.wanted) => wanted.map(|()| End::Whole),
@@ -130,14 +177,14 @@ impl Pump {
             if unread_bytes <= MAX_UNREAD_BYTES
                 && let Some(held) = self.budget.hold_share(&self.interest, size_bytes, UNREAD_SHARE)
             {
-                ahead.extend(delivery(frame, held));
+                in_hand.deliveries.extend(delivery(frame, held));
                 continue;
             }
             tokio::select! {
                 biased;
                 wanted = wanted(&self.wanted) => {
                     wanted?;
-                    ahead.extend(self.delivery(frame).await?);
+                    in_hand.deliveries.extend(self.delivery(frame).await?);
                     return Ok(End::Wanted(frames));
                 }
                 () = self.budget.needed() => return Ok(End::LetGo),

@@ -17,6 +17,7 @@ use super::budget::Held;
 use super::decode::{Decoder, Whole};
 use super::early::{Arrived, Brief};
 use super::withholding::Asked;
+use crate::coverage::Gap;
 use crate::resolution::{ReadResolutions, ResolutionLog};
 
 /// What travels from the request to the engine.
@@ -59,6 +60,8 @@ pub(super) struct SelectedSeries {
     /// What the chunks of `open` take.
     held: Vec<Arc<Held>>,
     warnings: Vec<String>,
+    /// What the series lack that came until they are read again.
+    gaps: Vec<Gap>,
     is_done: bool,
 }
 
@@ -85,6 +88,7 @@ impl SelectedSeries {
             open: None,
             held: Vec::new(),
             warnings: Vec::new(),
+            gaps: Vec::new(),
             is_done: false,
         }
     }
@@ -118,7 +122,12 @@ impl SelectedSeries {
     fn take(&mut self, delivery: Delivery) -> Result<(), SourceError> {
         match delivery {
             Delivery::Series(series, held) => self.accept(series, held)?,
-            Delivery::Warning(warning) => self.warn(warning),
+            Delivery::Warning(warning) => {
+                if self.asked.withholds() {
+                    self.gaps.extend(Gap::parse(&warning));
+                }
+                self.warn(warning);
+            }
             Delivery::Failed(error) => {
                 self.is_done = true;
                 return Err(error);
@@ -195,6 +204,8 @@ impl SelectedSeries {
         if let Some(brief) = &self.brief {
             return Err(brief.give_up());
         }
+        // What lies before `from` is not read again: what it lacks stays missing.
+        self.asked.stays_without(&std::mem::take(&mut self.gaps));
         self.arrived.clear();
         self.queue = self.asked.begin_again();
         self.decoder.restart();

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::task::Poll;
 
 use futures::FutureExt as _;
+use parallax_model::TimeRange;
 use parallax_storeapi::proto::thanos::SeriesRequest;
 use prometheus_client::metrics::counter::Counter;
 use tokio::runtime::Handle;
@@ -18,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::stream::Delivery;
 use super::{Pump, QUEUED_FRAMES};
+use crate::coverage::{Coverage, Gap, Part};
 
 /// Selections for which nobody is asked after one had to be read again: where series have gaps, or come from several stores, the next would, too.
 const PAUSE: u32 = 64;
@@ -126,6 +128,16 @@ impl Asked {
     /// A store kept back what is needed: everything is to be asked for, by whoever asks.
     pub fn lacks(&self) {
         self.withholding.failed();
+    }
+
+    /// What comes of the request stays in the answer without these, whatever comes when it is sent once more.
+    pub fn stays_without(&self, gaps: &[Gap]) {
+        if gaps.is_empty() {
+            return;
+        }
+        let range = TimeRange::new(self.message.min_time, self.message.max_time);
+        let parts = gaps.iter().map(|gap| Part::of_gap(gap, "", range));
+        self.pump.coverage.leave_for_good(Coverage::new(parts, 0));
     }
 
     /// Sends the request once more, for everything.
