@@ -205,14 +205,19 @@ impl Decoder {
         Self { work, runtime, helpers, canceled, open, queue, outcomes }
     }
 
-    /// Forgets every job, for all series come again, and then with everything.
+    /// Forgets every job, for all series come again, and then with everything. Waits for those that are under way, which hold their chunks until they end.
     pub(super) fn restart(&mut self) {
         let Work { dedup, preparation, .. } = &*self.work;
         let (dedup, preparation) = (dedup.clone(), preparation.clone());
         self.work = Arc::new(Work { dedup, preparation, withholds: false });
         self.open = Job::empty();
-        self.outcomes.clear();
-        self.queue.lock().clear();
+        let waiting = std::mem::take(&mut *self.queue.lock());
+        let mut under_way = std::mem::take(&mut self.outcomes);
+        under_way.truncate(under_way.len().saturating_sub(waiting.len()));
+        drop(waiting);
+        for outcome in under_way {
+            let _ = outcome.blocking_recv();
+        }
     }
 
     /// Whether more series are of use now.
@@ -287,6 +292,7 @@ mod tests {
     use parallax_tsdb::chunk::encode_xor;
 
     use super::*;
+    use crate::select::Budget;
 
     fn decoder(runtime: &Handle, helpers: usize) -> Decoder {
         let dedup = Dedup::new(None, "", TimeRange::ALL, TimeRange::ALL);
@@ -370,5 +376,28 @@ mod tests {
         let given: Vec<Labels> = batch.series.iter().map(|one| one.labels().clone()).collect();
         assert_eq!(given, [whole(10).labels, whole(11).labels]);
         assert!(decoder.next().is_none());
+    }
+
+    #[test]
+    fn who_begins_anew_has_given_back_all_that_was_held_before() {
+        let runtime = tokio::runtime::Builder::new_multi_thread().build().unwrap();
+        let mut decoder = decoder(runtime.handle(), 0);
+        let budget = Budget::new(100);
+        for number in 0..4 {
+            decoder.push(whole(number), &[Arc::new(budget.hold(25).unwrap())]);
+        }
+        // One of two jobs is under way, and ends after the other one was forgotten.
+        let queue = decoder.queue.clone();
+        let Waiting { job, outcome, .. } = queue.take().unwrap();
+        let helper = std::thread::spawn(move || {
+            while !queue.lock().is_empty() {
+                std::thread::yield_now();
+            }
+            drop(job);
+            let _ = outcome.send(Ok(Batch::default()));
+        });
+        decoder.restart();
+        assert!(budget.hold(100).is_ok());
+        helper.join().unwrap();
     }
 }

@@ -206,11 +206,14 @@ impl SelectedSeries {
         }
         // What lies before `from` is not read again: what it lacks stays missing.
         self.asked.stays_without(&std::mem::take(&mut self.gaps));
+        // What is held of the first request is given back before the second one holds anything.
         self.arrived.clear();
-        self.queue = self.asked.begin_again();
+        self.queue.close();
+        while self.queue.try_recv().is_ok() {}
         self.decoder.restart();
         self.open = None;
         self.held.clear();
+        self.queue = self.asked.begin_again();
         self.is_done = false;
         self.from = Some(from);
         Ok(())
