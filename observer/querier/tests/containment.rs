@@ -11,7 +11,7 @@ use parallax_net::{GrpcServer, GrpcServerConfig, GrpcTarget};
 use parallax_promql::source::{Selection, Source};
 use parallax_querier::select::{Budget, SelectOptions, StoreSource};
 use parallax_querier::{
-    Connection, EndpointConfig, EndpointLimits, EndpointOptions, EndpointSet, Gap, GapKind, Proxy,
+    Connection, Declared, EndpointConfig, EndpointLimits, EndpointOptions, EndpointSet, Gap, GapKind, Proxy,
     ProxyConfig,
 };
 use parallax_storeapi::frames::{self, Collected};
@@ -251,53 +251,98 @@ async fn a_chunk_damaged_on_its_way_is_found_by_its_hash() {
     assert!(reason.contains(r#"job="b""#) && reason.contains("does not have the hash"), "{reason}");
 }
 
+/// How many series can be decoded, or what the error is; and the warnings.
+async fn decoded_of(mesh: &Mesh, partial_response: bool) -> (Result<usize, String>, Vec<String>) {
+    let options = SelectOptions {
+        replica_labels: Vec::new(),
+        algorithm: parallax_dedup::Algorithm::Penalty,
+        partial_response,
+        store_matchers: Vec::new(),
+        shard: None,
+        max_resolution_ms: 0,
+        deadline: Instant::now() + Duration::from_secs(60),
+        max_concurrent_opens: 4,
+    };
+    let proxy = Arc::new(mesh.proxy.clone());
+    let (runtime, budget) = (tokio::runtime::Handle::current(), Budget::new(0));
+    let source = StoreSource::new(proxy.clone(), runtime, options, budget, CancellationToken::new())
+        .with_blame(Some(proxy));
+    let range = TimeRange::new(0, 10_000_000);
+    let mut stream = source
+        .select(&Selection {
+            matchers: vec![Matcher::equal("__name__", "up")],
+            range,
+            query_range: range,
+            step_ms: 15_000,
+            range_ms: 0,
+            function: String::new(),
+            grouping: Vec::new(),
+            grouping_by: false,
+            preparation: None,
+            scope: Default::default(),
+        })
+        .unwrap();
+    let reading = tokio::task::spawn_blocking(move || {
+        let mut series = 0;
+        let end = loop {
+            match stream.next_batch() {
+                Ok(Some(batch)) => series += batch.len(),
+                Ok(None) => break Ok(series),
+                Err(error) => break Err(error.to_string()),
+            }
+        };
+        (end, stream.take_warnings())
+    });
+    reading.await.unwrap()
+}
+
+#[tokio::test]
+async fn a_chunk_that_cannot_be_decoded_fails_the_query_if_only_a_required_cluster_has_such_series() {
+    let required = || Declared { required: true, ..Declared::default() };
+    let us = |name: &str, series: Vec<SeriesResponse>, declared: Declared| {
+        EndpointConfig::new(name, Connection::Local(Scripted::sending("us-1", series)))
+            .with_cluster("us-1")
+            .with_declared(declared)
+    };
+    // More than are told one by one come from elsewhere before it.
+    let eu = |index: usize| {
+        let mut bad = bad_up("a", 9);
+        let labels = [("__name__", "up"), ("cluster", "eu-1"), ("job", &format!("{index:02}"))]
+            .map(|(n, v)| (n, v.to_owned()));
+        bad.labels = labels::to_wire(&Labels::from_pairs(labels));
+        frames::series(bad)
+    };
+    let bad = || vec![frames::series(bad_up("a", 9))];
+    let others = Scripted::sending("eu-1", (0..15).map(eu).collect());
+    let eu = || EndpointConfig::new("eu:10901", Connection::Local(others.clone())).with_cluster("eu-1");
+    let first = || us("us:10901", bad(), required());
+    for (beside, is_error) in [
+        (None, true),
+        (Some(us("us:10902", Vec::new(), required())), true),
+        // It may have sent that chunk as well.
+        (Some(us("us:10902", Vec::new(), Declared::default())), false),
+    ] {
+        let configs = [eu(), first()].into_iter().chain(beside).collect();
+        let mesh = mesh_with(configs, options(), ProxyConfig::default()).await;
+        let (end, warnings) = decoded_of(&mesh, true).await;
+        if is_error {
+            let gap = Gap::parse(&end.unwrap_err()).unwrap();
+            assert_eq!((gap.cluster.as_str(), gap.kind), ("us-1", GapKind::Partial));
+            assert!(gap.reason.contains("decode Xor chunk") && gap.reason.contains("is required"), "{gap}");
+        } else {
+            assert_eq!((end, warnings.len()), (Ok(0), 11), "{warnings:?}");
+            assert!(!warnings.iter().any(|warning| warning.contains("is required")), "{warnings:?}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_chunk_that_cannot_be_decoded_is_the_gap_of_the_endpoint_that_has_such_series() {
     // Its hash fits: it was broken from the start.
     let frames = vec![frames::series(bad_up("a", 9))];
     let mesh = beside_good(Scripted::sending("us-1", frames), ProxyConfig::default()).await;
     for partial_response in [true, false] {
-        let options = SelectOptions {
-            replica_labels: Vec::new(),
-            algorithm: parallax_dedup::Algorithm::Penalty,
-            partial_response,
-            store_matchers: Vec::new(),
-            shard: None,
-            max_resolution_ms: 0,
-            deadline: Instant::now() + Duration::from_secs(60),
-            max_concurrent_opens: 4,
-        };
-        let proxy = Arc::new(mesh.proxy.clone());
-        let (runtime, budget) = (tokio::runtime::Handle::current(), Budget::new(0));
-        let source = StoreSource::new(proxy.clone(), runtime, options, budget, CancellationToken::new())
-            .with_blame(Some(proxy));
-        let range = TimeRange::new(0, 10_000_000);
-        let mut stream = source
-            .select(&Selection {
-                matchers: vec![Matcher::equal("__name__", "up")],
-                range,
-                query_range: range,
-                step_ms: 15_000,
-                range_ms: 0,
-                function: String::new(),
-                grouping: Vec::new(),
-                grouping_by: false,
-                preparation: None,
-                scope: Default::default(),
-            })
-            .unwrap();
-        let reading = tokio::task::spawn_blocking(move || {
-            let mut series = 0;
-            let end = loop {
-                match stream.next_batch() {
-                    Ok(Some(batch)) => series += batch.len(),
-                    Ok(None) => break Ok(series),
-                    Err(error) => break Err(error.to_string()),
-                }
-            };
-            (end, stream.take_warnings())
-        });
-        let (end, warnings) = reading.await.unwrap();
+        let (end, warnings) = decoded_of(&mesh, partial_response).await;
         let text = if partial_response {
             assert_eq!((end, warnings.len()), (Ok(3), 1), "{warnings:?}");
             warnings[0].clone()

@@ -1,7 +1,7 @@
 //! What becomes of series that turn out to be unreadable when they are decoded, long after they were merged.
 //!
-//! Invariant: where a partial answer is allowed, they are left out and a gap names the series and the endpoint that may have sent it; otherwise the query fails
-//! with that text. The rest of the answer stands.
+//! Invariant: where a partial answer is allowed, they are left out and a gap names the series and the endpoint that may have sent it; otherwise, and where only
+//! what is required can have sent it, the query fails with that text. The rest of the answer stands.
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,6 +18,9 @@ const MAX_TOLD: u64 = 10;
 pub trait Blame: fmt::Debug + Send + Sync {
     /// The gap that a malformed series leaves; counted.
     fn blame(&self, labels: &Labels, reason: String) -> Gap;
+
+    /// Whether nobody can have sent the series but endpoints without all of which there is no answer.
+    fn is_required(&self, labels: &Labels) -> bool;
 }
 
 /// What one selection leaves out.
@@ -35,10 +38,12 @@ impl Containment {
     /// Leaves something of the series `labels` out; a warning, if it is to be told.
     ///
     /// # Errors
-    /// Where no partial answer is allowed.
+    /// Where no partial answer is allowed, or none without this series.
     pub fn leave_out(&mut self, labels: &Labels, reason: &str) -> Result<Option<String>, SourceError> {
         self.left_out += 1;
-        if self.left_out > MAX_TOLD && self.partial_response {
+        let is_allowed =
+            self.partial_response && !self.blame.as_ref().is_some_and(|blame| blame.is_required(labels));
+        if self.left_out > MAX_TOLD && is_allowed {
             return Ok(None);
         }
         let reason = format!("series {labels}: {reason}; it is left out");
@@ -51,11 +56,7 @@ impl Containment {
                 reason: bounded(reason),
             },
         };
-        if self.partial_response {
-            Ok(Some(gap.to_string()))
-        } else {
-            Err(SourceError::Storage(gap.to_string()))
-        }
+        if is_allowed { Ok(Some(gap.to_string())) } else { Err(SourceError::Storage(gap.to_string())) }
     }
 
     /// What was left out without being told, once everything has been read.
