@@ -51,7 +51,7 @@ impl SegmentsReader {
             let bytes = window.at(offset, wanted)?;
             match parse_entry(window.object(), offset, &bytes).map_err(damaged)? {
                 ParsedEntry::Whole { encoding, data, .. } => {
-                    break Chunk { encoding, data: bytes.slice_ref(data) };
+                    break Chunk { encoding, data: window.keep(&bytes, data) };
                 }
                 ParsedEntry::NeedMore { total_bytes }
                     if total_bytes > bytes.len() && bytes.len() >= wanted =>
@@ -133,3 +133,6 @@ fn first_sample_ms(encoding: ChunkEncoding, data: &[u8]) -> Result<Option<i64>, 
         ChunkEncoding::Aggregate | ChunkEncoding::None => Ok(None),
     }
 }
+
+#[cfg(test)]
+mod tests;

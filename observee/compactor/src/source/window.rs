@@ -32,6 +32,9 @@ const MAX_INDEX_WINDOW_BYTES: u64 = 512 << 10;
 const MAX_LOCAL_CHUNK_WINDOW_BYTES: u64 = 512 << 10;
 const MAX_LOCAL_INDEX_WINDOW_BYTES: u64 = 128 << 10;
 
+/// A piece stays in memory for the sake of what is kept of it if it is not larger than this many times that.
+const PINNED_PER_KEPT_BYTE: usize = 16;
+
 impl Reading {
     /// Windows for a merge of so many blocks.
     pub fn new(bucket: Bucket, runtime: Handle, blocks: usize) -> Self {
@@ -63,6 +66,8 @@ pub struct Window {
     bytes: Bytes,
     /// What `bytes` are, or stand for.
     memory: Bytes,
+    /// Of `memory` so much was kept by others.
+    kept_bytes: usize,
     /// Begins where `bytes` end, once it is there.
     following: Option<Bytes>,
     /// Will be `following`.
@@ -98,6 +103,7 @@ impl Window {
             start: 0,
             bytes: Bytes::new(),
             memory: Bytes::new(),
+            kept_bytes: 0,
             following: None,
             ahead: None,
         })
@@ -146,9 +152,27 @@ impl Window {
         self.bytes = Bytes::from_owner(self.memory.clone());
     }
 
+    /// A part of what [`Self::at`] gave last, for those who keep it while the window goes on.
+    ///
+    /// A slice has its whole piece stay in memory, of which its holder knows nothing. So the first few parts of a piece are copies: slices are only given once so much of it was
+    /// kept that it is worth its size.
+    pub fn keep(&mut self, found: &Bytes, part: &[u8]) -> Bytes {
+        // What stood across two pieces is a copy of its own.
+        if !self.memory.as_ptr_range().contains(&found.as_ptr()) {
+            return found.slice_ref(part);
+        }
+        self.kept_bytes = self.kept_bytes.saturating_add(part.len());
+        if self.kept_bytes.saturating_mul(PINNED_PER_KEPT_BYTE) < self.memory.len() {
+            Bytes::copy_from_slice(part)
+        } else {
+            found.slice_ref(part)
+        }
+    }
+
     fn hold(&mut self, bytes: Bytes) {
         self.memory.clone_from(&bytes);
         self.bytes = bytes;
+        self.kept_bytes = 0;
     }
 
     fn held(&self, offset: u64, len: usize) -> Option<Bytes> {
@@ -263,5 +287,32 @@ mod tests {
                 position = offset + len as u64;
             }
         }
+    }
+
+    #[test]
+    fn a_piece_is_pinned_only_once_enough_of_it_is_kept() {
+        const PIECE_BYTES: usize = 1600;
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let bucket = Bucket::new(Arc::new(InMemory::new()), "", "memory").unwrap();
+        let block: BlockId = BLOCK.parse().unwrap();
+        let content: Vec<u8> = (0..3 * PIECE_BYTES).map(|at| (at * 7 % 251) as u8).collect();
+        runtime.block_on(bucket.put(&block.object("index"), content.clone().into())).unwrap();
+        let reading = Reading::new(bucket, runtime.handle().clone(), 1);
+        let mut window = Window::open(&reading, block, "index", PIECE_BYTES as u64).unwrap();
+        // Whether a part is a slice of the piece that the window is on.
+        let mut keep = |at: usize, len: usize| {
+            let found = window.at(at as u64, len).unwrap();
+            let kept = window.keep(&found, &found[..len]);
+            assert_eq!(kept, content[at..at + len]);
+            window.memory.as_ptr_range().contains(&kept.as_ptr())
+        };
+        assert_eq!([0, 40, 80, 120].map(|at| keep(at, 40)), [false, false, true, true], "of 100 bytes on");
+        // A copy of its own, which says nothing of either piece.
+        assert!(!keep(PIECE_BYTES - 100, 200));
+        // The next piece is counted by itself, and one that is read again from another place too.
+        assert_eq!([0, 40, 80].map(|at| keep(PIECE_BYTES + at, 40)), [false, false, true]);
+        assert!(!keep(0, 40));
+        assert!(keep(PIECE_BYTES + 200, 100), "enough at once");
     }
 }
