@@ -20,9 +20,9 @@ use parallax_tsdb::postings::SeriesRef;
 use parallax_tsdb::{TsdbError, crc};
 use tokio::runtime::Handle;
 
-use crate::CompactError;
 use crate::merge::{Digest, SeriesDigest};
 use crate::source::{Reading, SourceBlock, SymbolLabels, Window};
+use crate::{CompactError, Remedy};
 
 /// An entry of the postings table is first read with this many bytes.
 const ENTRY_GUESS_BYTES: usize = 256;
@@ -39,7 +39,7 @@ pub(crate) const SPLIT_FROM_SERIES: u64 = 4096;
 /// Verifies the block `meta.ulid` in the directory `staging`; `symbols` are those that it was written with, and `digest` is that of its series.
 ///
 /// # Errors
-/// [`CompactError::Output`] with the first thing that is wrong.
+/// [`CompactError::Output`] with the first thing that is wrong. What may go away by itself, such as trouble of the local disk, says nothing of the block, and is given as it is.
 pub(crate) fn verify_staged(
     staging: &Path,
     runtime: &Handle,
@@ -48,9 +48,13 @@ pub(crate) fn verify_staged(
     digest: &Digest,
     split_from_series: u64,
 ) -> Result<(), CompactError> {
-    verify(staging, runtime, meta, symbols, digest, split_from_series).map_err(|error| match error {
-        CompactError::Interrupted => error,
-        error => CompactError::Output { reason: error.to_string() },
+    verify(staging, runtime, meta, symbols, digest, split_from_series).map_err(|error| {
+        let is_of_block = match &error {
+            // Symbols that do not decode were written wrong.
+            CompactError::Staging(source) => !matches!(source, TsdbError::Io { .. }),
+            error => error.remedy() == Remedy::Quarantine,
+        };
+        if is_of_block { CompactError::Output { reason: error.to_string() } } else { error }
     })
 }
 
@@ -64,7 +68,7 @@ fn verify(
 ) -> Result<(), CompactError> {
     let wrong = |reason: String| CompactError::Output { reason };
     let bucket = Bucket::open(&BucketConfig::filesystem(staging), Access::Read)
-        .map_err(|error| wrong(error.to_string()))?;
+        .map_err(|source| CompactError::Bucket { block: meta.ulid, source })?;
     let reading = Reading::new(bucket, runtime.clone(), 1);
     let mut blocks = vec![open(&reading, meta, symbols)?];
     if meta.stats.num_series >= split_from_series.max(2)

@@ -130,3 +130,24 @@ fn both_parts_of_a_block_are_read_to_their_ends() {
         verify().unwrap();
     }
 }
+
+#[test]
+fn trouble_of_the_disk_is_not_taken_for_a_fault_of_the_block() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let (meta, digest) = stage(dir.path(), 2.0);
+    let verify = || verify_staged(dir.path(), runtime.handle(), &meta, &symbols(), &digest, u64::MAX);
+    let path = dir.path().join(ID).join("chunks/000001");
+    let sound = std::fs::read(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    let gone = verify().unwrap_err();
+    assert!(matches!(&gone, CompactError::Output { .. }), "{gone}");
+    // A link to itself is there, and cannot be opened.
+    std::os::unix::fs::symlink(&path, &path).unwrap();
+    let error = verify().unwrap_err();
+    assert!(matches!(&error, CompactError::Bucket { .. }), "{error}");
+    assert_eq!(error.remedy(), Remedy::Retry);
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(&path, sound).unwrap();
+    verify().unwrap();
+}
