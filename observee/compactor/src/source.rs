@@ -28,6 +28,8 @@ pub struct SeriesJob {
     pub labels: SymbolLabels,
     /// Not empty, and none of them is; in order of time each.
     pub sources: Vec<Vec<BlockChunk>>,
+    /// Where the block of each of them ends: it has no samples from then on. Not known if it is missing.
+    pub ends_ms: Vec<i64>,
     /// Where the series stands in each of the sources, for messages.
     pub origins: Vec<Origin>,
 }

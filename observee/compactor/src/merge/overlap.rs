@@ -34,9 +34,17 @@ pub struct Scratch {
     samples: Samples,
     picked: Picked,
     encoder: ChunkEncoder,
-    cluster: Vec<BlockChunk>,
+    cluster: Vec<Member>,
     /// Samples of the present series that were not kept.
     left_out: u64,
+}
+
+/// A chunk of a cluster.
+#[derive(Debug)]
+struct Member {
+    chunk: BlockChunk,
+    /// Where the next chunk of its source begins, or else its block ends: it has no samples from then on.
+    until_ms: i64,
 }
 
 /// Why the chunks of a series do not merge.
@@ -84,13 +92,14 @@ pub fn merge_series(
     let before = Account::of(job.sources.iter().flatten())?;
     scratch.left_out = 0;
     let begun = out.len();
-    merge_sources(job.sources, mode, scratch, out)?;
+    merge_sources(job.sources, &job.ends_ms, mode, scratch, out)?;
     let after = Account::of(out.iter().skip(begun))?;
     before.check(after, scratch.left_out, mode)
 }
 
 fn merge_sources(
     mut sources: Vec<Vec<BlockChunk>>,
+    ends_ms: &[i64],
     mode: MergeMode,
     scratch: &mut Scratch,
     out: &mut Vec<BlockChunk>,
@@ -100,27 +109,29 @@ fn merge_sources(
         return Ok(());
     }
     let mut heap = GoHeap::new();
-    for source in sources {
+    let ends_ms = ends_ms.iter().copied().chain(std::iter::repeat(i64::MAX));
+    for (source, end_ms) in sources.into_iter().zip(ends_ms) {
         let mut chunks = source.into_iter();
         if let Some(first) = chunks.next() {
-            heap.push(Head { chunk: first, rest: chunks }, Head::is_before);
+            heap.push(Head { chunk: first, rest: chunks, end_ms }, Head::is_before);
         }
     }
     while let Some(first) = next(&mut heap) {
-        let mut end_ms = first.max_time_ms;
+        let mut end_ms = first.chunk.max_time_ms;
         scratch.cluster.clear();
         scratch.cluster.push(first);
         while heap.peek().is_some_and(|head| head.chunk.min_time_ms <= end_ms) {
-            let Some(chunk) = next(&mut heap) else { break };
-            if scratch.cluster.last() == Some(&chunk) {
-                scratch.left_out += samples_of(&chunk).map_err(MergeFailure::of_chunk(&chunk))?;
+            let Some(member) = next(&mut heap) else { break };
+            let chunk = &member.chunk;
+            if scratch.cluster.last().is_some_and(|last| last.chunk == *chunk) {
+                scratch.left_out += samples_of(chunk).map_err(MergeFailure::of_chunk(chunk))?;
                 continue;
             }
             end_ms = end_ms.max(chunk.max_time_ms);
-            scratch.cluster.push(chunk);
+            scratch.cluster.push(member);
         }
         if scratch.cluster.len() == 1 {
-            out.append(&mut scratch.cluster);
+            out.extend(scratch.cluster.drain(..).map(|member| member.chunk));
         } else {
             scratch.merge_cluster(mode, MAX_HELD_SAMPLES, out)?;
         }
@@ -136,7 +147,7 @@ impl Scratch {
         most_held: usize,
         out: &mut Vec<BlockChunk>,
     ) -> Result<(), MergeFailure> {
-        if self.cluster.iter().any(|chunk| !Samples::takes(chunk.chunk.encoding)) {
+        if self.cluster.iter().any(|member| !Samples::takes(member.chunk.chunk.encoding)) {
             return Err(MergeFailure::Aggregates);
         }
         self.samples.clear();
@@ -144,7 +155,7 @@ impl Scratch {
         self.encoder.clear();
         let (mut decoded, mut kept) = (0, 0);
         let mut most = most_held;
-        for chunk in self.cluster.drain(..) {
+        for Member { chunk, until_ms } in self.cluster.drain(..) {
             let noted = match mode {
                 // Of two replicas that do not hold the same every other sample is kept: there is nothing to copy.
                 MergeMode::OneToOne => Noted::Samples,
@@ -154,7 +165,10 @@ impl Scratch {
             decoded += range.len();
             match mode {
                 MergeMode::OneToOne => one_to_one::add(&self.samples, range.clone(), &mut self.picked),
-                MergeMode::Penalty => penalty::add(&mut self.samples, &range, &mut self.picked)?,
+                MergeMode::Penalty => {
+                    self.samples.doubt_end(&chunk, &range, until_ms);
+                    penalty::add(&mut self.samples, &range, &mut self.picked)?;
+                }
             }
             if self.samples.len() > most {
                 let written = self.picked.written();
@@ -167,6 +181,9 @@ impl Scratch {
                 most = most_held.max(2 * self.samples.len());
             }
         }
+        if mode == MergeMode::Penalty {
+            penalty::finish(&mut self.samples, &mut self.picked)?;
+        }
         kept += self.picked.ids.len();
         self.left_out += (decoded - kept) as u64;
         self.encoder.push(&mut self.samples, &self.picked.ids, out)?;
@@ -178,6 +195,8 @@ impl Scratch {
 struct Head {
     chunk: BlockChunk,
     rest: std::vec::IntoIter<BlockChunk>,
+    /// Where its block ends.
+    end_ms: i64,
 }
 
 impl Head {
@@ -186,12 +205,14 @@ impl Head {
     }
 }
 
-fn next(heap: &mut GoHeap<Head>) -> Option<BlockChunk> {
-    let Head { chunk, mut rest } = heap.pop(Head::is_before)?;
+fn next(heap: &mut GoHeap<Head>) -> Option<Member> {
+    let Head { chunk, mut rest, end_ms } = heap.pop(Head::is_before)?;
+    let mut until_ms = end_ms;
     if let Some(chunk) = rest.next() {
-        heap.push(Head { chunk, rest }, Head::is_before);
+        until_ms = chunk.min_time_ms;
+        heap.push(Head { chunk, rest, end_ms }, Head::is_before);
     }
-    Some(chunk)
+    Some(Member { chunk, until_ms })
 }
 
 #[cfg(test)]

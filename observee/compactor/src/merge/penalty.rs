@@ -4,6 +4,9 @@
 //! next two samples, the left one of equals; the side that was not taken may not return for twice the distance of the last two samples picked (5 s
 //! before there are two). Nothing is done about counter resets. Source of the algorithm: Thanos `pkg/dedup/{chunk_iter,iter}.go`, which folds lazily; the
 //! outcome is the same, since a fold's outcome does not depend on who asks for it.
+//!
+//! A chunk that is left out unread ends where the index says. Should it end later, what stands there would be missing where the samples that are kept have a gap, or end. So
+//! wherever they do, the end is read of each chunk that has room for more ([`Samples::doubt_end`]).
 
 use std::ops::Range;
 
@@ -23,7 +26,7 @@ pub(super) fn noted(
     chunk: &BlockChunk,
     picked: &mut Picked,
 ) -> Result<Noted, MergeFailure> {
-    let reach_ms = reading(samples, |samples| settle(picked, chunk.min_time_ms, samples))?;
+    let reach_ms = settle(picked, chunk.min_time_ms, samples)?;
     let is_likely = match picked.ids.last() {
         // It is left for another one at once, or followed: then it may be as long as the chunks that are written, and is copied.
         None => true,
@@ -52,19 +55,41 @@ fn reading<T>(
 }
 
 /// Notes which samples no chunk that begins at `begin_ms` or later can change; gives from when on another side may return behind these.
-fn settle(picked: &mut Picked, begin_ms: i64, samples: &Samples) -> Result<i64, Unread> {
-    let (mut before, mut last) = last_two(&picked.ids, picked.settled, samples)?;
-    while reach(before, last) <= begin_ms
-        && let Some(id) = picked.ids.get(picked.settled)
-    {
-        let now = samples.known_ms(*id)?;
+///
+/// # Errors
+/// A chunk of which more than is said stands in a gap of these samples, or behind them if nothing else begins before `begin_ms`.
+fn settle(picked: &mut Picked, begin_ms: i64, samples: &mut Samples) -> Result<i64, MergeFailure> {
+    let (mut before, mut last) = reading(samples, |samples| last_two(&picked.ids, picked.settled, samples))?;
+    let mut reach_ms = reach(before, last);
+    while reach_ms <= begin_ms {
+        let Some(id) = picked.ids.get(picked.settled) else {
+            samples.check_ends(reach_ms, begin_ms)?;
+            break;
+        };
+        let now = reading(samples, |samples| samples.known_ms(*id))?;
         if now > begin_ms {
             break;
         }
+        if now > reach_ms {
+            samples.check_ends(reach_ms, now)?;
+        }
         (before, last) = (last, Some(now));
+        reach_ms = reach(before, last);
         picked.settled += 1;
     }
-    Ok(reach(before, last))
+    if let Some(last) = last {
+        samples.trust_ends_before(last);
+    }
+    Ok(reach_ms)
+}
+
+/// To be called when no chunk is to come.
+pub(super) fn finish(samples: &mut Samples, picked: &mut Picked) -> Result<(), MergeFailure> {
+    // Else all times would be looked at for nothing.
+    if samples.have_doubts() {
+        settle(picked, i64::MAX, samples)?;
+    }
+    Ok(())
 }
 
 /// Folds the samples of the next chunk, by first time, into what was picked so far.
@@ -76,8 +101,9 @@ pub(super) fn add(
     if chunk.is_empty() {
         return Ok(());
     }
+    let begin_ms = reading(samples, |samples| samples.known_ms(chunk.start))?;
+    settle(picked, begin_ms, samples)?;
     reading(samples, |samples| {
-        settle(picked, samples.known_ms(chunk.start)?, samples)?;
         let (head, rest) = picked.ids.split_at(picked.settled);
         picked.tail.clear();
         let right = Right { ids: chunk.clone(), times: samples.times_ms(chunk) };

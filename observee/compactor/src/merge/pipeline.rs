@@ -179,6 +179,7 @@ fn read(
             if !chunks.is_empty() {
                 batch_bytes += chunks.iter().map(|chunk| chunk.chunk.data.len()).sum::<usize>();
                 job.sources.push(chunks);
+                job.ends_ms.push(block.end_ms());
                 job.origins.push(block.origin());
             }
         }

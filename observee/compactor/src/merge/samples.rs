@@ -3,7 +3,8 @@
 //! Merging moves numbers, never histograms. Numbers only grow while the chunks of a cluster are decoded, and the earliest samples can be let go, so that
 //! what is held is what still matters. The memory is reused from one series to the next. The way back into chunks is [`super::encoder`]'s.
 //!
-//! Of a chunk that will most likely be left out, but for its first samples, only these are read, until somebody asks for more.
+//! Of a chunk that will most likely be left out, but for its first samples, only these are read, until somebody asks for more. Where it ends the index says;
+//! whoever leaves it out asks whether that is true ([`Samples::check_ends`]) where it would matter.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -67,6 +68,19 @@ struct Traced {
     read_to: SampleId,
 }
 
+/// A chunk whose end was not read, and may stand elsewhere.
+#[derive(Debug)]
+struct Doubt {
+    /// Its first sample.
+    first: SampleId,
+    chunk: BlockChunk,
+    /// It ends before.
+    until_ms: i64,
+}
+
+/// Behind a chunk there is room for more samples of it if it is longer than so many of its steps.
+const ROOM_STEPS: i64 = 2;
+
 /// So many samples are read of a chunk of which only the beginning is wanted.
 const FEW_SAMPLES: usize = 4;
 
@@ -86,6 +100,8 @@ pub struct Samples {
     trace: XorTrace,
     /// In the order of their numbers.
     traced: VecDeque<Traced>,
+    /// Held apart from samples: these may be let go before.
+    doubts: Vec<Doubt>,
     kinds: Vec<Kind>,
     histograms: Kept<Histogram>,
     float_histograms: Kept<FloatHistogram>,
@@ -146,6 +162,7 @@ impl Samples {
         self.column.timestamps_ms.clear();
         self.column.values.clear();
         self.traced.clear();
+        self.doubts.clear();
         self.kinds.clear();
         self.histograms.clear();
         self.float_histograms.clear();
@@ -267,6 +284,56 @@ impl Samples {
         self.trace.reach(len);
     }
 
+    /// Notes that a chunk, that of these samples, may have more of them behind the end that is said, but none from `until_ms` on: if its end was not read, and there is room.
+    ///
+    /// Chunks of one source do not overlap, and the first time of each is known to be true. So where one follows the other closely, as they mostly do, there is nothing to doubt.
+    pub(super) fn doubt_end(&mut self, chunk: &BlockChunk, ids: &Range<SampleId>, until_ms: i64) {
+        let is_unread = |traced: &Traced| traced.ids == *ids && traced.timed_to < ids.end;
+        if !self.traced.back().is_some_and(is_unread) {
+            return;
+        }
+        let steps = ids.len().saturating_sub(1).max(1);
+        let step_ms = chunk.max_time_ms.saturating_sub(chunk.min_time_ms) / steps as i64;
+        if until_ms.saturating_sub(chunk.max_time_ms) > step_ms.saturating_mul(ROOM_STEPS) {
+            self.doubts.push(Doubt { first: ids.start, chunk: chunk.clone(), until_ms });
+        }
+    }
+
+    pub(super) fn have_doubts(&self) -> bool {
+        !self.doubts.is_empty()
+    }
+
+    /// Forgets doubts about chunks that cannot reach beyond this time: nobody will ask about what lies before.
+    pub(super) fn trust_ends_before(&mut self, time_ms: i64) {
+        if self.have_doubts() {
+            self.doubts.retain(|doubt| doubt.until_ms > time_ms);
+        }
+    }
+
+    /// Reads the times of chunks that are said to end before `to_ms` and may reach beyond `from_ms`, of each once.
+    ///
+    /// # Errors
+    /// A chunk that does not end where it is said to.
+    #[inline]
+    pub(super) fn check_ends(&mut self, from_ms: i64, to_ms: i64) -> Result<(), MergeFailure> {
+        if self.have_doubts() { self.check_doubts(from_ms, to_ms) } else { Ok(()) }
+    }
+
+    #[cold]
+    fn check_doubts(&mut self, from_ms: i64, to_ms: i64) -> Result<(), MergeFailure> {
+        let matters = |doubt: &Doubt| doubt.chunk.max_time_ms < to_ms && doubt.until_ms > from_ms;
+        while let Some(place) = self.doubts.iter().position(matters) {
+            let Doubt { chunk, .. } = self.doubts.swap_remove(place);
+            self.reread.timestamps_ms.clear();
+            let read = decode_xor_times(&chunk.chunk.data, &mut self.reread.timestamps_ms);
+            let range_ms = (chunk.min_time_ms, chunk.max_time_ms);
+            let checked =
+                read.and_then(|found| check_times(&self.reread.timestamps_ms, 0, found.order, range_ms));
+            checked.map_err(MergeFailure::of_chunk(&chunk))?;
+        }
+        Ok(())
+    }
+
     /// Reads the times of the chunk that a sample stands in, and all of it if it will not be copied as a whole.
     pub(super) fn read_chunk_of(&mut self, unread: Unread) -> Result<(), MergeFailure> {
         let place = self.traced_at(unread.0);
@@ -295,6 +362,8 @@ impl Samples {
         copy_behind(&mut self.column.timestamps_ms, held, &self.reread.timestamps_ms, gone);
         if let Some(chunk) = self.traced.get_mut(place) {
             (chunk.timed_to, chunk.is_exact) = (chunk.ids.end, is_exact);
+            let first = chunk.ids.start;
+            self.doubts.retain(|doubt| doubt.first != first);
         }
         Ok(())
     }
@@ -322,6 +391,8 @@ impl Samples {
         if let Some(chunk) = self.traced.get_mut(place) {
             let end = chunk.ids.end;
             (chunk.timed_to, chunk.read_to, chunk.is_exact) = (end, end, is_exact);
+            let first = chunk.ids.start;
+            self.doubts.retain(|doubt| doubt.first != first);
         }
         Ok(())
     }

@@ -262,6 +262,11 @@ impl SourceBlock {
         move |source| CompactError::Damaged { block, source }
     }
 
+    /// The block has no samples from this time on.
+    pub fn end_ms(&self) -> i64 {
+        self.meta.max_time_ms
+    }
+
     /// What was read so far.
     pub fn totals(&self) -> ReadTotals {
         self.totals

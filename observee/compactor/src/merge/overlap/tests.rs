@@ -75,12 +75,27 @@ fn source() -> impl Strategy<Value = Vec<BlockChunk>> {
 
 /// All chunks as one cluster, of which at most so many samples are held before what is settled is written.
 fn merged(sources: &[Vec<BlockChunk>], mode: MergeMode, most_held: usize) -> (Vec<BlockChunk>, usize) {
-    let mut cluster: Vec<BlockChunk> = sources.iter().flatten().cloned().collect();
-    cluster.sort_by_key(|chunk| (chunk.min_time_ms, chunk.max_time_ms));
+    try_merged(sources, mode, most_held).unwrap()
+}
+
+/// As one cluster, of whose blocks it is not known where they end.
+fn try_merged(
+    sources: &[Vec<BlockChunk>],
+    mode: MergeMode,
+    most_held: usize,
+) -> Result<(Vec<BlockChunk>, usize), MergeFailure> {
+    let members = sources.iter().flat_map(|source| {
+        source.iter().enumerate().map(|(at, chunk)| {
+            let until_ms = source.get(at + 1).map_or(i64::MAX, |next| next.min_time_ms);
+            Member { chunk: chunk.clone(), until_ms }
+        })
+    });
+    let mut cluster: Vec<Member> = members.collect();
+    cluster.sort_by_key(|member| (member.chunk.min_time_ms, member.chunk.max_time_ms));
     let mut scratch = Scratch { cluster, ..Scratch::default() };
     let mut out = Vec::new();
-    scratch.merge_cluster(mode, most_held, &mut out).unwrap();
-    (out, scratch.samples.len())
+    scratch.merge_cluster(mode, most_held, &mut out)?;
+    Ok((out, scratch.samples.len()))
 }
 
 proptest! {
@@ -228,5 +243,92 @@ fn a_chunk_that_turns_out_to_be_damaged_when_it_is_needed_is_blamed() {
         let failure = merge_series(job, MergeMode::Penalty, &mut Scratch::default(), &mut out).unwrap_err();
         let MergeFailure::Chunk { min_time_ms, max_time_ms, .. } = failure else { panic!("{failure:?}") };
         assert_eq!((min_time_ms, max_time_ms), (at_fault[0], *at_fault.last().unwrap()));
+    }
+}
+
+fn seconds(times: impl IntoIterator<Item = i64>) -> Vec<i64> {
+    times.into_iter().map(|time| time * 1000).collect()
+}
+
+fn every_15(times: std::ops::Range<i64>) -> impl Iterator<Item = i64> {
+    times.step_by(15)
+}
+
+/// A chunk that goes on behind where the index says that it ends.
+fn ends_early(times: &[i64], said_ms: i64) -> BlockChunk {
+    BlockChunk { max_time_ms: said_ms, ..floats(times) }
+}
+
+fn is_blamed(failure: &MergeFailure, chunk: &BlockChunk) -> bool {
+    matches!(failure, MergeFailure::Chunk { min_time_ms, max_time_ms, .. }
+        if (*min_time_ms, *max_time_ms) == (chunk.min_time_ms, chunk.max_time_ms))
+}
+
+#[test]
+fn a_chunk_that_ends_later_than_the_index_says_is_not_lost_in_a_gap() {
+    let end_ms = 300_000;
+    let other = ends_early(&seconds(every_15(5..505)), end_ms);
+    let sound = floats(&seconds(every_15(5..305)));
+    let before = || every_15(0..406);
+    let followed = [
+        // A gap in a chunk, behind one that ends, before the end of all.
+        vec![floats(&seconds(before().chain(every_15(900..1200))))],
+        vec![floats(&seconds(before())), floats(&seconds(every_15(900..1200)))],
+        vec![floats(&seconds(before()))],
+        // Behind the first sample of a chunk.
+        vec![floats(&seconds(before())), floats(&seconds([420].into_iter().chain(every_15(900..1200))))],
+    ];
+    for source in followed {
+        for (sources, is_sound) in [
+            (vec![source.clone(), vec![other.clone()]], false),
+            (vec![vec![other.clone()], source.clone()], false),
+            (vec![source.clone(), vec![sound.clone()]], true),
+        ] {
+            let check = |outcome: Result<(), MergeFailure>| match outcome {
+                Ok(()) => assert!(is_sound, "{sources:?}"),
+                Err(failure) => assert!(!is_sound && is_blamed(&failure, &other), "{failure:?}"),
+            };
+            let job = SeriesJob { sources: sources.clone(), ..SeriesJob::default() };
+            let (mut scratch, mut out) = (Scratch::default(), Vec::new());
+            check(merge_series(job, MergeMode::Penalty, &mut scratch, &mut out));
+            // In one cluster, of which much or nothing is held.
+            for most_held in [usize::MAX, 0] {
+                check(try_merged(&sources, MergeMode::Penalty, most_held).map(|_| ()));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_chunk_that_ends_later_than_the_index_says_is_not_lost_after_it_was_let_go() {
+    // Long after it was left out nothing follows it in its block, and what was followed has a gap.
+    let end_ms = 300_000;
+    let other = ends_early(&seconds(every_15(5..9005)), end_ms);
+    let chunks: Vec<BlockChunk> =
+        seconds(every_15(0..6000).chain(every_15(8000..9000))).chunks(40).map(floats).collect();
+    for most_held in [usize::MAX, 0] {
+        let sources = [chunks.clone(), vec![other.clone()]];
+        let failure = try_merged(&sources, MergeMode::Penalty, most_held).unwrap_err();
+        assert!(is_blamed(&failure, &other), "{failure:?}");
+    }
+}
+
+#[test]
+fn the_end_of_a_chunk_without_room_behind_it_is_not_read() {
+    let followed: Vec<i64> = seconds(every_15(0..406));
+    let times: Vec<i64> = seconds(every_15(5..396));
+    let mut other = floats(&times);
+    let half = other.chunk.data.len() / 2;
+    other.chunk.data.truncate(half);
+    // Whoever reads it finds that the half is missing.
+    for (end_s, is_read) in [(400, false), (1200, true)] {
+        let job = SeriesJob {
+            sources: vec![vec![floats(&followed)], vec![other.clone()]],
+            ends_ms: vec![end_s * 1000; 2],
+            ..SeriesJob::default()
+        };
+        let mut out = Vec::new();
+        let outcome = merge_series(job, MergeMode::Penalty, &mut Scratch::default(), &mut out);
+        assert_eq!(outcome.is_err(), is_read, "{outcome:?}");
     }
 }
