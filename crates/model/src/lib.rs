@@ -7,6 +7,7 @@ pub mod budget;
 pub mod columns;
 pub mod float;
 pub mod float_histogram;
+pub mod go_regex;
 pub mod histogram;
 pub mod labels;
 pub mod matcher;
@@ -14,6 +15,7 @@ pub mod time;
 
 pub use budget::{Budget, BudgetLimits, OverQuota, Quota};
 pub use columns::{FloatColumn, HistogramColumn, SeriesData};
+pub use go_regex::GoRegex;
 pub use histogram::{CounterResetHint, FloatHistogram, Histogram, Span};
 pub use labels::{Labels, LabelsBuilder, METRIC_NAME};
 pub use matcher::{MatchOp, Matcher, MatcherError};

@@ -2,9 +2,11 @@
 
 use std::fmt;
 
-use regex::Regex;
+use regex_automata::meta::Regex;
+use regex_syntax::hir::{Class, Hir, HirKind};
 
 use crate::Labels;
+use crate::go_regex::{MatcherPattern, RegexError};
 
 /// How a matcher compares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -31,7 +33,7 @@ impl MatchOp {
 #[error("error parsing regexp of matcher on label {name:?}: {reason}")]
 pub struct MatcherError {
     pub name: String,
-    pub reason: String,
+    pub reason: RegexError,
 }
 
 /// One condition on one label. A label that is absent matches as the empty string.
@@ -49,7 +51,10 @@ enum Test {
     Literal,
     /// Sorted alternatives.
     OneOf(Vec<String>),
-    Pattern(Regex),
+    Pattern {
+        regex: Regex,
+        prefix: String,
+    },
 }
 
 /// More alternatives than this stay a regular expression.
@@ -65,7 +70,10 @@ impl Matcher {
         let (name, value) = (name.into(), value.into());
         let test = match op {
             MatchOp::Equal | MatchOp::NotEqual => Test::Literal,
-            MatchOp::Regex | MatchOp::NotRegex => compile(&name, &value)?,
+            MatchOp::Regex | MatchOp::NotRegex => match compile(&value) {
+                Ok(test) => test,
+                Err(reason) => return Err(MatcherError { name, reason }),
+            },
         };
         Ok(Self { name, op, value, test })
     }
@@ -91,7 +99,7 @@ impl Matcher {
         let hit = match &self.test {
             Test::Literal => self.value == value,
             Test::OneOf(values) => values.binary_search_by(|v| v.as_str().cmp(value)).is_ok(),
-            Test::Pattern(regex) => regex.is_match(value),
+            Test::Pattern { regex, .. } => regex.is_match(value),
         };
         hit != self.is_negative()
     }
@@ -114,7 +122,7 @@ impl Matcher {
         match &self.test {
             Test::Literal => Some(std::slice::from_ref(&self.value)),
             Test::OneOf(values) => Some(values),
-            Test::Pattern(_) => None,
+            Test::Pattern { .. } => None,
         }
     }
 
@@ -123,34 +131,29 @@ impl Matcher {
         match &self.test {
             Test::Literal => self.value.clone(),
             Test::OneOf(_) => String::new(),
-            Test::Pattern(_) => literal_prefix(&self.value),
+            Test::Pattern { prefix, .. } => prefix.clone(),
         }
     }
 }
 
-fn compile(name: &str, value: &str) -> Result<Test, MatcherError> {
-    if let Some(mut values) = alternatives(value) {
+fn compile(value: &str) -> Result<Test, RegexError> {
+    let pattern = MatcherPattern::parse(value)?;
+    if let Some(mut values) = pattern.shallow().and_then(alternatives) {
         values.sort();
         values.dedup();
         return Ok(Test::OneOf(values));
     }
-    // Prometheus compiles `^(?s:value)$`: fully anchored, and a dot matches a newline.
-    regex::RegexBuilder::new(&format!("^(?s:{value})$"))
-        .size_limit(REGEX_SIZE_LIMIT_BYTES)
-        .build()
-        .map(Test::Pattern)
-        .map_err(|error| MatcherError { name: name.to_owned(), reason: error.to_string() })
+    let prefix = pattern.shallow().map(literal_prefix).unwrap_or_default();
+    Ok(Test::Pattern { regex: pattern.compile(REGEX_SIZE_LIMIT_BYTES)?, prefix })
 }
 
 /// The literals of `a|b|c`, if the whole expression is nothing else.
-fn alternatives(value: &str) -> Option<Vec<String>> {
-    let hir = regex_syntax::ParserBuilder::new().dot_matches_new_line(true).build().parse(value).ok()?;
+fn alternatives(hir: &Hir) -> Option<Vec<String>> {
     let mut found = Vec::new();
-    expand(&hir, &mut found).then_some(found)
+    expand(hir, &mut found).then_some(found)
 }
 
-fn expand(hir: &regex_syntax::hir::Hir, found: &mut Vec<String>) -> bool {
-    use regex_syntax::hir::HirKind;
+fn expand(hir: &Hir, found: &mut Vec<String>) -> bool {
     match hir.kind() {
         HirKind::Empty => found.push(String::new()),
         HirKind::Literal(literal) => match std::str::from_utf8(&literal.0) {
@@ -174,7 +177,7 @@ fn expand(hir: &regex_syntax::hir::Hir, found: &mut Vec<String>) -> bool {
             found.extend(whole);
         }
         HirKind::Class(class) => {
-            let regex_syntax::hir::Class::Unicode(class) = class else { return false };
+            let Class::Unicode(class) = class else { return false };
             let size: usize = class.ranges().iter().map(|r| r.end() as usize - r.start() as usize + 1).sum();
             if size > 16 {
                 return false;
@@ -186,9 +189,7 @@ fn expand(hir: &regex_syntax::hir::Hir, found: &mut Vec<String>) -> bool {
     found.len() <= MAX_ALTERNATIVES
 }
 
-fn literal_prefix(value: &str) -> String {
-    use regex_syntax::hir::HirKind;
-    let Ok(hir) = regex_syntax::parse(value) else { return String::new() };
+fn literal_prefix(hir: &Hir) -> String {
     let first = match hir.kind() {
         HirKind::Concat(parts) => parts.first().map(|part| part.kind()),
         kind => Some(kind),

@@ -14,7 +14,6 @@ mod float;
 mod literal;
 mod metric;
 mod options;
-mod regex_error;
 mod selector;
 
 pub use error::ParseError;

@@ -2,7 +2,7 @@
 
 use parallax_model::{METRIC_NAME, MatchOp, Matcher};
 
-use super::{Node, ParseError, Parser, regex_error};
+use super::{Node, ParseError, Parser};
 use crate::ast::{
     At, BinaryOp, DurationKind, Expr, ExprKind, MatrixSelector, PosRange, RangeExtension, Subquery,
     TimeModifiers, VectorSelector,
@@ -73,7 +73,7 @@ impl<'a> Parser<'a> {
         let value = self.string_value(literal)?;
         let pos = PosRange { start: label.pos.start, end: literal.pos.end };
         Matcher::new(op, name, value.as_str())
-            .map_err(|error| self.error(pos, regex_error::wording(&error.reason, &value)))
+            .map_err(|error| self.error(pos, format!("error parsing regexp: {}", error.reason)))
     }
 
     /// `[range]` or `[range:step]` after an expression.

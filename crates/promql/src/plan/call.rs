@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 
-use parallax_model::{FloatHistogram, Labels, LabelsBuilder, METRIC_NAME, MatchOp, Matcher};
+use parallax_model::{FloatHistogram, GoRegex, Labels, LabelsBuilder, METRIC_NAME, MatchOp, Matcher};
 
 use super::outline::name_of;
 use super::property::has_one_name;
@@ -254,7 +254,7 @@ impl<'e> Planner<'e> {
         let [target, replacement, source, pattern] = texts.as_slice() else {
             return Err(QueryError::Execution("label_replace needs four strings".to_owned()));
         };
-        let Ok(regex) = regex::RegexBuilder::new(&format!("^(?s:{pattern})$")).build() else {
+        let Ok(regex) = GoRegex::new(&format!("^(?s:{pattern})$")) else {
             return Err(QueryError::Execution(format!(
                 "invalid regular expression in label_replace(): {pattern}"
             )));
@@ -264,11 +264,11 @@ impl<'e> Planner<'e> {
                 "invalid destination label name in label_replace(): {target}"
             )));
         }
-        let (target, replacement, source) = (target.clone(), replacement.clone(), source.clone());
+        let (target, template, source) = (target.clone(), regex.template(replacement), source.clone());
         let function: RowFunction = Box::new(move |mut row, _| {
-            let Some(captures) = regex.captures(row.labels.value_of(&source)) else { return Ok(Some(row)) };
-            let mut value = String::new();
-            captures.expand(&replacement, &mut value);
+            let Some(value) = regex.expanded(row.labels.value_of(&source), &template) else {
+                return Ok(Some(row));
+            };
             let mut builder = LabelsBuilder::new(&row.labels);
             builder.set(&target, &value);
             row.labels = builder.build();

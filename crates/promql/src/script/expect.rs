@@ -1,7 +1,6 @@
 //! What an `eval` states about its answer: values, order, failure, warnings and infos.
 
-use parallax_model::Labels;
-use regex::Regex;
+use parallax_model::{GoRegex, Labels};
 
 use crate::engine::QueryRange;
 use crate::series_notation::SequenceValue;
@@ -36,12 +35,12 @@ impl Kind {
 pub(super) enum Matching {
     Anything,
     Exactly(String),
-    Pattern(Regex),
+    Pattern(GoRegex),
 }
 
 impl Matching {
     pub(super) fn pattern(pattern: &str) -> Result<Self, String> {
-        Regex::new(pattern).map(Self::Pattern).map_err(|error| error.to_string())
+        GoRegex::new(pattern).map(Self::Pattern).map_err(|error| error.to_string())
     }
 
     fn accepts(&self, text: &str) -> bool {
