@@ -41,6 +41,7 @@ const COUNTERS: &[&str] = &[
     "http_request_duration_seconds_bucket{le!=\"+Inf\"}",
     "late_series_total",
     "{__name__=~\"late_.*|http_requests_total\",instance=~\"10.0.0.[12]:9100\"}",
+    "http_requests_total{instance=~\"\\\\w+[.&&:]0\\\\Q.0.\\\\E.*\",code!~\"{id}|[[4]..\"}",
 ];
 const GAUGES: &[&str] = &[
     "node_memory_free_bytes",
@@ -62,6 +63,18 @@ const HISTOGRAMS: &[&str] = &[
     "queue_wait_seconds",
     "classic_as_custom_seconds",
     "float_then_histogram",
+];
+/// For `label_replace` of instances, as they stand in a query: what Go's templates and expressions have of their own.
+const TEMPLATES: &[&str] =
+    &["$1", "${1}é", "$1区", "$01", "${a-b}q", "${}$1", "$n", "$1_$2", "$$1", "$", "<${n}-$2>", "$10"];
+const PATTERNS: &[&str] = &[
+    "(.*):.*",
+    "(?P<n>[^:]*):(\\\\d+)",
+    "(\\\\w+)[.&&:](.*)",
+    "(?<n>10)(|.)*",
+    "(?P<n>10)\\\\Q.0.\\\\E.*|{id}",
+    "([[:^alpha:]]*)(?i)\\\\pL*",
+    "(.*?)(\\\\.[12])?\\\\x3a.*",
 ];
 const GROUPING: &[&str] = &["instance", "job", "code", "method", "instance, code", "le", "job, instance", ""];
 const WINDOWS: &[&str] = &["1m", "2m", "5m", "10m", "17m", "40s", "1h", "30m"];
@@ -391,7 +404,10 @@ impl QueryGenerator {
             1 => format!("clamp_min({inner}, {})", self.random.pick(&["1", "-Inf", "22"])),
             2 => format!("clamp_max({inner}, {})", self.random.pick(&["1", "1e9", "+Inf"])),
             3 => format!("round({inner}, {})", self.random.pick(&["0.5", "10", "1e3"])),
-            4 => format!("label_replace({inner}, \"host\", \"$1\", \"instance\", \"(.*):.*\")"),
+            4 => {
+                let (template, pattern) = (self.random.pick(TEMPLATES), self.random.pick(PATTERNS));
+                format!("label_replace({inner}, \"host\", \"{template}\", \"instance\", \"{pattern}\")")
+            }
             5 => format!("label_join({inner}, \"joined\", \"-\", \"job\", \"code\", \"instance\")"),
             6 => format!("vector(scalar({inner}))"),
             _ => format!("label_replace({inner}, \"__name__\", \"renamed_$1\", \"job\", \"(a.*|n.*)\")"),
