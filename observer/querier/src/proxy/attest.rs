@@ -29,7 +29,7 @@ struct Account {
     tier: String,
     store: String,
     /// Whether what it says of those beneath it is all that there is to say.
-    is_peer: bool,
+    speaks_for_all: bool,
     range: TimeRange,
     gaps: Vec<Gap>,
     warnings: Vec<String>,
@@ -54,7 +54,7 @@ impl Attested {
                 clusters: clusters(selected, selectors, cluster_label),
                 tier: selected.metadata.as_ref().map(|known| known.component.clone()).unwrap_or_default(),
                 store: selected.endpoint.name().to_owned(),
-                is_peer: selected.endpoint.is_peer(),
+                speaks_for_all: selected.endpoint.is_peer() || is_unknown(selected),
                 range: selected.metadata.as_ref().map_or(asked, |known| known.range.intersect(&asked)),
                 gaps: Vec::new(),
                 warnings: Vec::new(),
@@ -164,7 +164,7 @@ impl Account {
             (None, None) => (State::Complete, String::new()),
         };
         parts.extend(beneath.iter().cloned());
-        if self.beneath.is_some() && self.is_peer && state == State::Complete {
+        if self.beneath.is_some() && self.speaks_for_all && state == State::Complete {
             return;
         }
         let odd = self.warnings.iter().find(|text| Gap::parse(text).is_none());
@@ -172,7 +172,7 @@ impl Account {
             parts.push(match (state, odd) {
                 (State::Complete, _) if named.contains(cluster.as_str()) => continue,
                 (State::Complete, Some(warning)) => self.part(cluster, State::Partial, warning.as_str()),
-                (State::Complete, None) if self.tier == QUERIER => {
+                (State::Complete, None) if self.tier == QUERIER || self.beneath.is_some() => {
                     let reason = "this querier does not say what is missing beneath it";
                     self.part(cluster, State::Unattested, reason)
                 }
@@ -180,6 +180,11 @@ impl Account {
             });
         }
     }
+}
+
+/// Whether nothing is known that it might hold beside what it reports: it has not said what it is yet, nor is it expected to hold anything.
+fn is_unknown(selected: &Selected) -> bool {
+    selected.metadata.is_none() && selected.endpoint.expected().is_empty()
 }
 
 /// The clusters of an endpoint that a question concerns.
@@ -224,12 +229,12 @@ mod tests {
     }
 
     /// A querier over these clusters that answered to its end, with a report of one of ours beneath it.
-    fn querier(clusters: &[&str], is_peer: bool, beneath: &[Part], warnings: &[&str]) -> Account {
+    fn querier(clusters: &[&str], speaks_for_all: bool, beneath: &[Part], warnings: &[&str]) -> Account {
         Account {
             clusters: clusters.iter().map(|name| (*name).to_owned()).collect(),
             tier: QUERIER.to_owned(),
             store: "thanos:1".to_owned(),
-            is_peer,
+            speaks_for_all,
             range: TimeRange::new(0, 1000),
             gaps: Vec::new(),
             warnings: warnings.iter().map(|text| (*text).to_owned()).collect(),
@@ -258,6 +263,9 @@ mod tests {
         assert_eq!(states(&coverage), expected);
         let late = coverage.parts().iter().find(|part| part.cluster == "c").unwrap();
         assert_eq!((late.store.as_str(), late.reason.as_str()), ("x:1", "nothing came for 1.0 s"));
+
+        let unheard = Account { tier: String::new(), ..querier(&["a", "b"], false, &complete, &[]) };
+        assert_eq!(states(&told(&unheard)), [("a", State::Complete), ("b", State::Unattested)]);
 
         let odd = told(&querier(&["a", "b"], false, &complete, &["half a disk"]));
         assert_eq!(states(&odd), [("a", State::Complete), ("b", State::Partial)]);
